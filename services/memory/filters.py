@@ -19,7 +19,7 @@ from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import within_scope
 from services.memory.expressions import decided_by_columns, holds, leaves
 from services.memory.row_values import format_time, parse_boolean, parse_list, parse_time
-from services.memory.rows import ENVELOPE, Row, metadata_of, row_owner, row_subjects
+from services.memory.rows import ENVELOPE, Row, metadata_of, row_owner, row_ties
 from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, metadata_column
 
 _ORDERED = frozenset({Comparison.LESS, Comparison.LESS_OR_EQUAL, Comparison.GREATER, Comparison.GREATER_OR_EQUAL})
@@ -136,6 +136,7 @@ def residual(chosen: Filter) -> Filter | None:
         all_categories=chosen.all_categories,
         metadata=chosen.metadata,
         subject=chosen.subject,
+        subject_alone=chosen.subject_alone,
         expression=None if decided_by_columns(chosen.expression) else chosen.expression,
         include_private=True,
     )
@@ -173,7 +174,9 @@ def matches(kind: MemoryKind, chosen: Filter, row: Row) -> bool:
                 return False
             if not chosen.all_categories.issubset(own_categories):
                 return False
-    if chosen.subject and chosen.subject not in row_subjects(kind, row):
+    if chosen.subject and chosen.subject not in row_ties(kind, row).subjects:
+        return False
+    if chosen.subject_alone and not row_ties(kind, row).are_of_alone(chosen.subject):
         return False
     metadata = functools.cache(lambda: metadata_of(kind, row))
     if chosen.metadata and not _has_metadata(metadata(), chosen.metadata):

@@ -29,9 +29,13 @@ class RecordReader:
         try:
             return parse_row(self._kind, row)
         except UnreadableRow as error:
-            # Said once for each answer, and without what the row holds: it is somebody's memory.
-            if not self.unreadable:
-                logger.warning("unreadable_row", kind=self._kind.name, store=self._store, why=str(error))
-            self.unreadable += 1
-            _UNREADABLE_ROWS.labels(self._kind.name, self._store).inc()
+            self.leave_out(1, str(error))
             return None
+
+    def leave_out(self, rows: int, why: str) -> None:
+        """Count rows that are no records."""
+        # Said once for each answer, and without what the row holds: it is somebody's memory.
+        if not self.unreadable:
+            logger.warning("unreadable_row", kind=self._kind.name, store=self._store, why=why)
+        self.unreadable += rows
+        _UNREADABLE_ROWS.labels(self._kind.name, self._store).inc(rows)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from services.memory.domain.metadata import canonical_json
 from services.memory.domain.namespaces import NamespaceKey
-from services.memory.domain.owners import SUBJECT, agent, owner_of
+from services.memory.domain.owners import agent, owner_of
 from services.memory.domain.records import (
     Body,
     Document,
@@ -22,6 +22,7 @@ from services.memory.domain.records import (
     ShortTerm,
     Unified,
 )
+from services.memory.domain.subjects import Ties
 from services.memory.row_values import (
     format_time,
     parse_boolean,
@@ -326,16 +327,12 @@ def _revision(document: object) -> int:
     return max(1, read_integer(_stated(document).get("revision"), bits=32))
 
 
-def row_subjects(kind: MemoryKind, row: Row) -> frozenset[str]:
-    """Return the subjects that a row is tied to: those that saved it, its owner, and what its metadata name so."""
+def row_ties(kind: MemoryKind, row: Row) -> Ties:
+    """Return whom a row is tied to."""
     document = read_json(row[metadata_column(kind)])
-    subjects = set(parse_list(_stated(document).get("subjects")))
-    owner = read_text(_stated(document).get("owner"))
-    if owner.startswith(SUBJECT):
-        subjects.add(owner.removeprefix(SUBJECT))
-    if isinstance(named := _own_metadata(kind, document).get("subject"), str):
-        subjects.add(named)
-    return frozenset(subjects)
+    stated = _stated(document)
+    named = _own_metadata(kind, document).get("subject")
+    return Ties(parse_list(stated.get("subjects")), read_text(stated.get("owner")), named)
 
 
 def row_owner(row: Row) -> str:

@@ -11,6 +11,7 @@ from services.memory.domain.digest import digest
 from services.memory.domain.metadata import MOST_METADATA_BYTES, canonical_json
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import Body, Document, Entity, LongTerm, Record, ShortTerm, Unified
+from services.memory.domain.subjects import UNKNOWN
 
 _MOST_CATEGORIES = 64
 _MOST_RELATIONSHIPS = 1024
@@ -62,7 +63,7 @@ def merged(there: Record, again: Record, now: datetime) -> Record:
         metadata=_merged_metadata(there.metadata, again.metadata),
         created_at=now if isinstance(there.body, ShortTerm) else there.created_at,
         expires_at=_later(there.expires_at, again.expires_at),
-        subjects=_union(there.subjects, again.subjects, _MOST_SUBJECTS),
+        subjects=_merged_subjects(there.subjects, again.subjects),
         revision=there.revision + 1,
     )
 
@@ -125,6 +126,13 @@ def _later(some: datetime | None, other: datetime | None) -> datetime | None:
 
 def _union(some: tuple[Item, ...], others: tuple[Item, ...], limit: int) -> tuple[Item, ...]:
     return tuple(dict.fromkeys((*some, *others)))[: max(limit, len(some))]
+
+
+def _merged_subjects(there: tuple[str, ...], again: tuple[str, ...]) -> tuple[str, ...]:
+    """Return who has saved a record; who is not noted is not forgotten, as it is theirs too."""
+    if not there and not again:
+        return ()
+    return _union(there or (UNKNOWN,), again or (UNKNOWN,), _MOST_SUBJECTS)
 
 
 def _merged_metadata(there: str, again: str) -> str:

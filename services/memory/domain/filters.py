@@ -96,6 +96,8 @@ class Filter:
     expression: Expression | None = None
     subject: str = ""
     """Only records that are tied to this verified subject; empty means all."""
+    subject_alone: bool = False
+    """Of those only records that are nobody else's: see `Ties.are_of_alone`."""
     source: str = ""
     """Private records are of this source alone, unless it is empty."""
     owner: str = ""

@@ -129,7 +129,10 @@ class Record:
     owner: str = ""
     """Who saves it; kept while it is private. See `owners`."""
     subjects: tuple[str, ...] = ()
-    """The verified subjects that have saved it, each once: themselves or through executions that they started."""
+    """The verified subjects that have saved it, each once: themselves or through executions that they started.
+
+    An empty one among them stands for who saved it when subjects were not noted.
+    """
     revision: int = 0
     """How often it was saved; 0 until it is stored."""
     expected_revision: int | None = None

@@ -224,6 +224,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
                     crew_name=result.namespace.crew_name,
                     removed=result.removed,
                     kept=result.kept,
+                    problem=result.problem,
                 )
                 for result in results
             ],

@@ -114,12 +114,15 @@ class MemoryStore(Protocol):
         """Set the time of last access of unified or long-term records that match, and return how many there were."""
         ...
 
-    async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:
+    async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
         """Return figures of a scope and the scopes below it of a unified namespace, private records left out."""
         ...
 
     async def namespaces(
-        self, group_id: str, limit: int, after: tuple[str, MemoryKind] | None
+        self, group_id: str, limit: int, after: tuple[str, MemoryKind] | None, *, counted: bool = True
     ) -> Sequence[NamespaceInfo]:
-        """Return the group's namespaces after (memory id, kind), in that order."""
+        """Return the group's namespaces after (memory id, kind), in that order.
+
+        Without `counted` a store whose records have to be looked at for their number says 0.
+        """
         ...

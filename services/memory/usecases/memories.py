@@ -333,7 +333,7 @@ class Memories:
         """Return the scopes directly below `parent`, by path."""
         key = _scoped_key(principal, memory_id, kind)
         parent = normalise_scope(parent)
-        rows = await (await self._stores.of(principal.group_id, kind)).scope_rows(key, parent)
+        rows = await (await self._stores.of(principal.group_id, kind)).scope_rows(key, parent, utc_now())
         scopes = await asyncio.to_thread(summarise_children, parent, rows)
         self._check_size("parent", (text for scope in scopes for text in _texts_of(scope)))
         return scopes
@@ -342,7 +342,7 @@ class Memories:
         """Return the figures of a scope and all below it."""
         key = _scoped_key(principal, memory_id, kind)
         path = normalise_scope(path)
-        rows = await (await self._stores.of(principal.group_id, kind)).scope_rows(key, path)
+        rows = await (await self._stores.of(principal.group_id, kind)).scope_rows(key, path, utc_now())
         scope = await asyncio.to_thread(summarise_scope, path, rows)
         self._check_size("path", _texts_of(scope))
         return scope
@@ -354,7 +354,7 @@ class Memories:
         key = _scoped_key(principal, memory_id, kind)
         store = await self._stores.of(principal.group_id, kind)
         counts: Counter[str] = Counter()
-        for row in await store.scope_rows(key, normalise_scope(prefix)):
+        for row in await store.scope_rows(key, normalise_scope(prefix), utc_now()):
             for category in set(row.categories):
                 counts[category] += row.record_count
         self._check_size("scope_prefix", counts)

@@ -38,7 +38,7 @@ class ListPages:
         match decode_page_token(token, _LISTING, self._identity()):
             case None:
                 return None
-            case [int(created), str(stored_id)] if _is_moment(created) and _is_stored_id(stored_id):
+            case [int(created), str(stored_id)] if _is_moment(created) and is_stored_id(stored_id):
                 return ListPosition(created, stored_id)
             case _:
                 raise bad_page_token()
@@ -75,7 +75,7 @@ class SearchPages:
             case None:
                 return None, utc_now()
             case [int() | float() as score, str(stored_id), int(asked), int(rank)] if (
-                abs(score) < _MOST_SCORE and _is_stored_id(stored_id) and _is_moment(asked) and 0 < rank < _MOST_RESULTS
+                abs(score) < _MOST_SCORE and is_stored_id(stored_id) and _is_moment(asked) and 0 < rank < _MOST_RESULTS
             ):
                 return SearchPosition(score, stored_id, rank), moment_of(asked)
             case _:
@@ -109,5 +109,6 @@ def _is_moment(us: int) -> bool:
     return microseconds(datetime.min.replace(tzinfo=UTC)) <= us <= microseconds(datetime.max.replace(tzinfo=UTC))
 
 
-def _is_stored_id(text: str) -> bool:
+def is_stored_id(text: str) -> bool:
+    """Return whether a text of a token can be a primary key or another position of a store."""
     return 0 < len(text) <= MAX_ID_LENGTH and "\0" not in text and is_encodable(text)

@@ -7,34 +7,33 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.common.clock import utc_now
-from services.common.errors import Aborted
+from services.common.errors import Aborted, CoxswainError, FailedPrecondition
 from services.common.identity.principal import Principal
-from services.memory.domain.filters import EVERYTHING, Filter
-from services.memory.domain.listings import ListPosition
-from services.memory.domain.moments import microseconds
+from services.memory.domain.filters import Filter
 from services.memory.domain.namespaces import NamespaceInfo
 from services.memory.domain.records import MemoryKind, Record
-from services.memory.domain.subjects import is_of_subject_alone
+from services.memory.domain.subjects import ties_of
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.group_stores import BackendStores
 
 logger = structlog.get_logger(__name__)
 
 _NAMESPACES_AT_ONCE = 100
-_RECORDS_AT_ONCE = 200
 _MOST_ATTEMPTS = 5
 """Times that a record is tried which others save at the same moment."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ForgottenInNamespace:
     """What of a namespace is a subject's."""
 
     namespace: NamespaceInfo
-    removed: int
+    removed: int = 0
     """Records that are the subject's alone."""
-    kept: int
+    kept: int = 0
     """Records that others have saved as well: they stay, and no longer name the subject."""
+    problem: str = ""
+    """Why more of the subject's may be left; empty when nothing is."""
 
 
 class Subjects:
@@ -46,13 +45,18 @@ class Subjects:
     async def forget(self, principal: Principal, subject: str, *, dry_run: bool) -> Sequence[ForgottenInNamespace]:
         """Remove what is tied to a subject, or with `dry_run` only count it; namespaces without any are left out.
 
-        It can be repeated, and continues what an interrupted call has begun.
+        One that fails is among them, and keeps no other one from being gone through. It can be repeated, and continues
+        what an interrupted call has begun.
         """
         results: list[ForgottenInNamespace] = []
         for store in await self._stores.all_of(principal.group_id):
             async for namespace in _namespaces(store, principal.group_id):
-                result = await self._forget_in(store, namespace, subject, dry_run=dry_run)
-                if result.removed or result.kept:
+                result = ForgottenInNamespace(namespace)
+                try:
+                    await _Forgetting(store, subject, result).go_through(dry_run=dry_run)
+                except CoxswainError as error:
+                    result.problem = error.message
+                if result.removed or result.kept or result.problem:
                     results.append(result)
         if not dry_run:
             logger.info(
@@ -62,55 +66,82 @@ class Subjects:
                 subject_hash=hashlib.sha256(subject.encode()).hexdigest(),
                 removed=sum(result.removed for result in results),
                 kept=sum(result.kept for result in results),
+                failed=sum(bool(result.problem) for result in results),
             )
         return results
 
-    async def _forget_in(
-        self, store: MemoryStore, namespace: NamespaceInfo, subject: str, *, dry_run: bool
-    ) -> ForgottenInNamespace:
-        key, chosen = namespace.key, Filter(subject=subject, include_private=True)
-        removed = kept = 0
-        after: ListPosition | None = None
-        while True:
-            page = await store.page(key, chosen, _RECORDS_AT_ONCE, after, utc_now(), embeddings=not dry_run)
-            alone = [record.id for record in page.records if is_of_subject_alone(record, subject)]
-            shared = [record for record in page.records if not is_of_subject_alone(record, subject)]
-            if not dry_run:
-                if alone:
-                    await store.delete(key, alone, EVERYTHING, utc_now())
-                for record in shared:
-                    await self._unlink(store, namespace, record, subject)
-            removed, kept = removed + len(alone), kept + len(shared)
-            if not page.more:
-                return ForgottenInNamespace(namespace, removed, kept)
-            last = page.records[-1]
-            assert last.created_at is not None
-            after = ListPosition(microseconds(last.created_at), key.stored_id(last.id))
 
-    async def _unlink(self, store: MemoryStore, namespace: NamespaceInfo, record: Record, subject: str) -> None:
+class _Forgetting:
+    """One namespace, and what was done in it so far."""
+
+    def __init__(self, store: MemoryStore, subject: str, result: ForgottenInNamespace) -> None:
+        self._store = store
+        self._subject = subject
+        self._result = result
+        self._namespace = result.namespace
+
+    async def go_through(self, *, dry_run: bool) -> None:
+        """Remove what is the subject's alone, and take the subject out of what is not."""
+        chosen = Filter(subject=self._subject, include_private=True)
+        async for portion in self._store.read_through(
+            self._namespace.key, chosen, "", utc_now(), embeddings=not dry_run
+        ):
+            records = [record for _, record in portion]
+            alone = [record for record in records if self._is_alone(record)]
+            shared = [record for record in records if not self._is_alone(record)]
+            if dry_run:
+                self._result.removed += len(alone)
+                self._result.kept += len(shared)
+                continue
+            if alone:
+                shared += await self._remove([record.id for record in alone])
+            for record in shared:
+                await self._unlink(record)
+
+    def _is_alone(self, record: Record) -> bool:
+        return ties_of(record).are_of_alone(self._subject)
+
+    async def _remove(self, ids: Sequence[str]) -> Sequence[Record]:
+        """Remove records if they are still the subject's alone, and return those that are not any more."""
+        key = self._namespace.key
+        chosen = Filter(subject=self._subject, subject_alone=True, include_private=True)
+        removed = await self._store.delete(key, ids, chosen, utc_now())
+        self._result.removed += removed
+        if removed == len(ids) or not self._store.compares_revisions:
+            # Where reads lag behind writes, what was removed would come back.
+            return []
+        left = await self._store.get(key, ids, utc_now(), embeddings=True)
+        return [record for record in left if self._subject in ties_of(record).subjects]
+
+    async def _unlink(self, record: Record) -> None:
         """Save a record without the subject, as it is now."""
-        key, found = namespace.key, [record]
+        key, found = self._namespace.key, [record]
         for _ in range(_MOST_ATTEMPTS):
-            if not found or subject not in found[0].subjects:
+            if not found or self._subject not in ties_of(found[0]).subjects:
                 return
-            rest = tuple(name for name in found[0].subjects if name != subject)
-            expected = found[0].revision if store.compares_revisions else None
+            if self._is_alone(found[0]):
+                found = list(await self._remove([record.id]))
+                continue
+            if found[0].embedding is None:
+                raise FailedPrecondition(f'the record "{record.id}" has no vector that can be read: save it again')
+            rest = tuple(name for name in found[0].subjects if name != self._subject)
+            expected = found[0].revision if self._store.compares_revisions else None
+            changed = replace(found[0], subjects=rest, expected_revision=expected)
             try:
-                await store.save(
-                    key, namespace.space, [replace(found[0], subjects=rest, expected_revision=expected)], utc_now()
-                )
+                await self._store.save(key, self._namespace.space, [changed], utc_now())
             except Aborted as error:
                 if error.reason != "REVISION_MISMATCH":
                     raise
-                found = list(await store.get(key, [record.id], utc_now(), embeddings=True))
+                found = list(await self._store.get(key, [record.id], utc_now(), embeddings=True))
             else:
+                self._result.kept += 1
                 return
         raise Aborted(f'the record "{record.id}" is being saved all the time; call again to continue')
 
 
 async def _namespaces(store: MemoryStore, group_id: str) -> AsyncIterator[NamespaceInfo]:
     after: tuple[str, MemoryKind] | None = None
-    while page := await store.namespaces(group_id, _NAMESPACES_AT_ONCE, after):
+    while page := await store.namespaces(group_id, _NAMESPACES_AT_ONCE, after, counted=False):
         for namespace in page:
             yield namespace
         after = page[-1].key.memory_id, page[-1].key.kind

@@ -17,7 +17,7 @@ from services.memory.domain.saves import SaveOutcome
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.memories import Memories, namespace_key
-from services.memory.usecases.record_pages import fitting
+from services.memory.usecases.record_pages import fitting, is_stored_id
 
 _MESSAGE_BYTES = 1024 * 1024
 """Bytes of the records of a message of an export: enough for speed, and few for every client's limit."""
@@ -102,7 +102,7 @@ class Transfers:
         match decode_page_token(export.page_token, _EXPORT, identity):
             case None:
                 after = ""
-            case [str(after)] if after:
+            case [str(after)] if is_stored_id(after):
                 pass
             case _:
                 raise bad_page_token()

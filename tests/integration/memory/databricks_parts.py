@@ -95,7 +95,12 @@ def open_repository(
 
 
 def open_store(
-    client: VectorSearchClient, url: str, dimension: int = 3, *, settle_seconds: float = 0
+    client: VectorSearchClient,
+    url: str,
+    dimension: int = 3,
+    *,
+    settle_seconds: float = 0,
+    listed: ListedPositions | None = None,
 ) -> DatabricksMemoryStore:
     """The store of a backend whose notes of namespaces are kept in memory."""
     config = DatabricksConfig(
@@ -117,7 +122,8 @@ def open_store(
 
     repository = open_repository(client, url, settle_seconds=settle_seconds)
     notes = NamespaceNotes(note, page, lambda _: True)
-    return DatabricksMemoryStore(repository, backend, notes, listed=ListedPositions(60), pause_seconds=0.001)
+    listed = listed or ListedPositions(60)
+    return DatabricksMemoryStore(repository, backend, notes, listed=listed, pause_seconds=0.001)
 
 
 def unified_records(count: int, prefix: str = "r", **fields: Any) -> list[Record]:

@@ -142,3 +142,46 @@ async def test_the_service_serves_it_when_told_to(tmp_path: Path) -> None:
             found = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="cats"))
             assert [result.record.unified.content for result in found.results] == [content]
         assert len(list((tmp_path / "chroma").glob("*/coxswain_default_crew"))) == 2
+
+
+async def test_a_row_that_something_else_has_written_is_a_record_whose_id_is_its_primary_key(tmp_path: Path) -> None:
+    async with _store(tmp_path) as store:
+        key = KEYS[0]
+        own = {"group_id": key.group_id, "crew_id": key.memory_id, "content": "foreign"}
+        rows: dict[str, dict[str, Any]] = {
+            "plain": {**own, "created_at": "2026-01-02T03:04:05Z", "metadata": '{"k":1}'},
+            "timeless": {**own, "categories": "x, y", "metadata": "not json"},
+            "empty": {**own, "content": ""},
+            "theirs": {**own, "group_id": "somebody"},
+        }
+        await store.save(key, SPACE, [Record("r", Unified("own"), unit_vector([0, 1, 0]))], NOW)
+        await store._directories.run(
+            key,
+            lambda collection: collection.upsert(
+                ids=list(rows), embeddings=[[1.0, 0.0, 0.0]] * len(rows), metadatas=list(rows.values())
+            ),
+        )
+        page = await store.page(key, EVERYTHING, 10, None, NOW, embeddings=False)
+        assert [(record.id, record.metadata) for record in page.records] == [
+            ("r", "{}"),
+            ("plain", '{"k":1}'),
+            ("timeless", "{}"),
+        ]
+        assert page.unreadable == 1
+        read = [
+            record.id
+            async for portion in store.read_through(key, EVERYTHING, "", NOW, embeddings=True)
+            for _, record in portion
+        ]
+        assert sorted(read) == ["plain", "r", "timeless"]
+        for chosen in (EVERYTHING, Filter(categories=frozenset({"y"}), include_private=True)):
+            found = await store.search(key, Query(unit_vector([1, 0, 0]), 10, chosen), NOW)
+            ids = {result.record.id for result in found.results}
+            assert ids == ({"plain", "r", "timeless"} if chosen is EVERYTHING else {"timeless"})
+        (record,) = await store.get(key, ["plain"], NOW, embeddings=True)
+        assert record.embedding is not None
+        await store.save(key, SPACE, [Record("plain", Unified("new"), unit_vector([1, 0, 0]))], NOW)
+        (record,) = await store.get(key, ["plain"], NOW, embeddings=False)
+        assert (record.body, record.stored_id) == (Unified("new"), "plain")
+        assert await store.delete(key, ["plain", "timeless", "theirs"], None, NOW) == 2
+        assert [r.id for r in await store.get(key, ["r", "plain", "timeless"], NOW, embeddings=False)] == ["r"]

@@ -444,7 +444,7 @@ async def test_every_query_asks_for_the_group_of_its_rows() -> None:
             await store.page(KEY, EVERYTHING, 5, None, NOW, embeddings=True)
             await store.count(KEY, EVERYTHING, NOW)
             await store.touch(KEY, ["r"], NOW)
-            await store.scope_rows(KEY, "/")
+            await store.scope_rows(KEY, "/", NOW)
             await store.delete(KEY, ["r"], None, NOW)
             await store.clear(KEY)
         queries = [exchange.body for exchange in vectors.requests(path="/query")]

@@ -24,12 +24,14 @@ from services.common.errors import (
 from services.common.grpc.call import Call, enter_call
 from services.common.http import EgressClient
 from services.memory.domain.filters import EVERYTHING, Comparison, Condition, Filter
+from services.memory.domain.listings import ListPosition
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, ShortTerm, Unified
 from services.memory.domain.searches import Query, Ranking, SearchPosition
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.descriptions import ResourceState
+from services.memory.stores.databricks.listed_positions import ListedPositions
 from services.memory.stores.databricks.store import DatabricksMemoryStore
 from services.memory.stores.databricks.transport import ClientLimits, Transport
 from tests.integration.memory.databricks_parts import (
@@ -167,7 +169,7 @@ async def test_lists_beyond_ten_thousand_read_the_whole_index_and_stay_exact() -
             page = await store.page(KEY, EVERYTHING, 5, None, NOW, embeddings=False)
             assert [record.id for record in page.records] == [f"r{n}" for n in range(5)]
             assert page.more
-            rows = await store.scope_rows(KEY, "/")
+            rows = await store.scope_rows(KEY, "/", NOW)
             assert sum(row.record_count for row in rows) == 10_050
 
 
@@ -197,6 +199,32 @@ async def test_a_list_is_read_through_once_and_then_with_one_request_for_each_pa
                 after = page.last
             assert ids == [f"r{n}" for n in range(2500) if n != 600]
             assert asked == [4, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("most", [1, 20, 49, 1000])
+async def test_a_list_longer_than_what_is_remembered_goes_on_to_its_end(most: int) -> None:
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            listed = ListedPositions(60, most=most)
+            store = open_store(client, vectors.url, listed=listed)
+            records = unified_records(50)
+            for n, record in enumerate(records):
+                record.created_at = NOW - timedelta(seconds=n)
+            await open_repository(client, vectors.url).upsert(INDEX, KEY, records, "m")
+            places: list[ListPosition | None] = [None]
+            while True:
+                page = await store.page(KEY, EVERYTHING, 7, places[-1], NOW, embeddings=False)
+                first = 7 * (len(places) - 1)
+                assert [record.id for record in page.records] == [f"r{n}" for n in range(first, min(50, first + 7))]
+                if not page.more:
+                    break
+                places.append(page.last)
+            assert len(places) == 8
+            # Where a list is gone on with first, once it is not remembered any more, hides none of what comes before.
+            for reader in (open_store(client, vectors.url, listed=ListedPositions(60, most=most)), store):
+                for number in (5, 2):
+                    page = await reader.page(KEY, EVERYTHING, 7, places[number], NOW, embeddings=False)
+                    assert [record.id for record in page.records] == [f"r{7 * number + n}" for n in range(7)]
 
 
 async def test_reading_all_of_more_than_ten_thousand_is_one_pass() -> None:

@@ -14,10 +14,12 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
+from prometheus_client import REGISTRY
 
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import FailedPrecondition
+from services.memory import tables
 from services.memory.domain import copies
 from services.memory.domain.copies import identity_of
 from services.memory.domain.filters import EVERYTHING, Comparison, Condition, Filter
@@ -559,3 +561,70 @@ async def test_a_namespace_with_removed_rows_is_remembered_up_to_the_bound(datab
     with patch.object(search_module, "vector_block", side_effect=AssertionError("read again")):
         assert len((await store.search(key, query, NOW)).results) == 1
     await database.close()
+
+
+async def test_long_records_are_read_through_with_their_positions_found_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "_BYTES_AT_ONCE", 10_000)
+    async with _stores(database_url) as (store, *_):
+        key, chosen = KEYS[0], Filter(metadata={"t": "1"}, include_private=True)
+        records = [
+            Record(
+                f"r{n}",
+                Unified("x" * 1000),
+                unit_vector((1, n, 0)),
+                metadata=f'{{"t":{n % 2}}}',
+                created_at=NOW - timedelta(seconds=n),
+            )
+            for n in range(120)
+        ]
+        await store.save(key, SPACE, records, NOW)
+        found: list[object] = []
+        fetch = store._database.fetch
+
+        async def counted(statement: Any, *parameters: Any) -> Any:
+            found.append(statement)
+            return await fetch(statement, *parameters)
+
+        monkeypatch.setattr(store._database, "fetch", counted)
+        with patch.object(rows_module, "RECORDS_AT_ONCE", 2):
+            placed: list[tuple[str, str]] = []
+            portions = 0
+            async for portion in store.read_through(key, chosen, "", NOW, embeddings=True):
+                portions += 1
+                placed += [(position, record.id) for position, record in portion]
+            assert portions > 5
+            assert [record_id for _, record_id in placed] == [f"r{n}" for n in range(120) if n % 2]
+            assert len(found) == 1
+            after = placed[30][0]
+            rest = [
+                position
+                async for portion in store.read_through(key, chosen, after, NOW, embeddings=False)
+                for position, _ in portion
+            ]
+            assert rest == [position for position, _ in placed[31:]]
+
+
+@pytest.mark.parametrize("broken", [b"", b"abc", b"\0" * 16, np.array([1, np.nan, 0], "<f4").tobytes()])
+async def test_a_row_with_a_broken_vector_is_left_out_and_counted(database_url: str, broken: bytes) -> None:
+    def left_out() -> float:
+        return REGISTRY.get_sample_value("coxswain_memory_unreadable_rows_total", labels) or 0.0
+
+    labels = {"kind": "UNIFIED", "store": "default"}
+    async with _stores(database_url) as stores:
+        key, table = KEYS[0], tables.records[MemoryKind.UNIFIED]
+        await _fill(stores[0], key, 5)
+        [lost] = [
+            record.id for record in (await stores[0].page(key, EVERYTHING, 1, None, NOW, embeddings=False)).records
+        ]
+        async with stores[0]._database.write() as connection:
+            row = table.c.id == key.stored_id(lost)
+            await connection.execute(table.update().where(row).values(embedding=broken))
+        for store in stores:
+            before = left_out()
+            for limit in (2, 10):
+                outcome = await store.search(key, Query(unit_vector((1, 0, 0)), limit, EVERYTHING), NOW)
+                assert len(outcome.results) == min(limit, 4)
+                assert lost not in {found.record.id for found in outcome.results}
+            assert left_out() > before

@@ -74,3 +74,18 @@ async def test_a_memory_saved_again_ends_at_the_later_time_or_never(everywhere: 
     both[0].expire_time.GetCurrentTime()
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
         await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=both))
+
+
+async def test_what_has_ended_counts_in_no_figure_of_a_scope(everywhere: Harness) -> None:
+    memories = stub(everywhere.channel())
+    records = [unified(f"x {n}", f"r{n}", scope="/a/b", categories=[f"c{n}"]) for n in range(2)]
+    records[0].expire_time.FromDatetime(utc_now() - timedelta(seconds=1))
+    await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=records))
+    (below,) = (await memories.ListScopes(pb.ListScopesRequest(namespace=place(), parent="/a"))).scopes
+    whole = (await memories.GetScope(pb.GetScopeRequest(namespace=place(), path="/a"))).scope
+    assert [(info.path, info.record_count, list(info.categories)) for info in (below, whole)] == [
+        ("/a/b", 1, ["c1"]),
+        ("/a", 1, ["c1"]),
+    ]
+    counts = (await memories.ListCategories(pb.ListCategoriesRequest(namespace=place()))).counts
+    assert dict(counts) == {"c1": 1}

@@ -153,7 +153,7 @@ async def test_no_value_of_a_column_decides_over_other_rows(column: str) -> None
             assert (page.unreadable > 0) == (column == "content")
             got = await store.get(KEY, sorted(shown), NOW, embeddings=False)
             assert {record.id for record in got} == shown
-            await store.scope_rows(KEY, "/")
+            await store.scope_rows(KEY, "/", NOW)
             # Also what cannot be read is removed by its primary key.
             keys = [row["id"] for row in vectors.rows(INDEX) if row["id"] != KEY.stored_id("r0")]
             await store.delete(KEY, keys, None, NOW)

@@ -4,7 +4,7 @@ import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,7 +48,6 @@ _BLOCK_ID_LENGTH = 64
 _NEVER = 1 << 62
 _IDENTITIES_AT_ONCE = 500
 _CREATED, _EXPIRES, _IDENTITY = "created_us", "expires_us", "identity"
-_EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 
 
 class ChromaMemoryStore:
@@ -285,7 +284,7 @@ class ChromaMemoryStore:
                 return 0
             return await self._directories.run(key, touch)
 
-    async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:
+    async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
         """See `MemoryStore`."""
         chosen = Filter(scope_prefix=prefix)
 
@@ -293,7 +292,7 @@ class ChromaMemoryStore:
             found: dict[tuple[str, tuple[str, ...]], list[datetime]] = defaultdict(list)
             for rows in _chunks(collection, key, embeddings=False):
                 for row in rows:
-                    if _passes(key.kind, chosen, row, _EARLIEST):
+                    if _passes(key.kind, chosen, row, now):
                         scope, labels = read_text(row.get(Column.SCOPE)) or "/", parse_list(row.get(Column.CATEGORIES))
                         found[scope, labels].append(moment_of(row[_CREATED]))
             return [
@@ -304,9 +303,14 @@ class ChromaMemoryStore:
         return [] if await self.space(key) is None else await self._directories.run(key, read)
 
     async def namespaces(
-        self, group_id: str, limit: int, after: tuple[str, MemoryKind] | None
+        self,
+        group_id: str,
+        limit: int,
+        after: tuple[str, MemoryKind] | None,
+        *,
+        counted: bool = True,  # noqa: ARG002 - the numbers are at hand
     ) -> Sequence[NamespaceInfo]:
-        """See `MemoryStore`."""
+        """See `MemoryStore`; the numbers of records are kept with the namespaces."""
         async with self._database.read() as connection:
             return await NamespaceRepository(connection).page(group_id, limit, after)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from services.common.cache import ExpiringCache
 from services.memory.domain.listings import ListPosition
 
-MOST_POSITIONS = 250_000
+_MOST_POSITIONS = 250_000
 """Positions that are remembered in all, some 50 MB. Longer lists are read anew for each page."""
 
 Position = tuple[int, str]
@@ -20,17 +20,21 @@ class ListedPositions:
     What is saved meanwhile comes before it, and what is removed is noticed when the page is read.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float, clock: Callable[[], float] = time.monotonic, *, most: int = _MOST_POSITIONS
+    ) -> None:
+        """`most` is how many positions are remembered in all."""
+        self.most = most
         self._seconds = seconds
         self._clock = clock
-        self._lists: ExpiringCache[Hashable, Sequence[Position]] = ExpiringCache(MOST_POSITIONS, clock, weigh=len)
+        self._lists: ExpiringCache[Hashable, Sequence[Position]] = ExpiringCache(most, clock, weigh=len)
 
     def get(self, listing: Hashable) -> Sequence[Position] | None:
         """Return the positions of a list, oldest first, as `put` was given them."""
         return self._lists.get(listing)
 
     def put(self, listing: Hashable, positions: Sequence[Position]) -> None:
-        """Remember the positions of a list, oldest first."""
+        """Remember the positions of a whole list, oldest first: pages before and after this one are found in them."""
         self._lists.put(listing, positions, self._clock() + self._seconds)
 
 

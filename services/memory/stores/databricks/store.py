@@ -32,7 +32,6 @@ from services.memory.schemas import Column
 from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.listed_positions import (
-    MOST_POSITIONS,
     ListedPositions,
     Position,
     page_after,
@@ -227,10 +226,11 @@ class DatabricksMemoryStore:
         index, owner = self._index(key.kind), _owner(key)
         listing = (index, owner, repr(chosen))
         positions = None if after is None else self._listed.get(listing)
+        whole = False
         if positions is None:
-            positions = await self._positions(index, owner, chosen, after, limit, now)
+            positions, whole = await self._positions(index, owner, chosen, after, limit, now)
         on_page, more = page_after(positions, after, limit)
-        if more:
+        if more and whole:
             self._listed.put(listing, positions)
         keys = [stored_id for _, stored_id in on_page]
         found = await self._repository.fetch(index, owner, keys, embeddings=embeddings) if keys else {}
@@ -247,19 +247,21 @@ class DatabricksMemoryStore:
 
     async def _positions(
         self, index: str, owner: Owner, chosen: Filter, after: ListPosition | None, limit: int, now: datetime
-    ) -> Sequence[Position]:
-        """Return the positions of what matches, oldest first; of very many only those of the next page."""
-        newest: list[Position] = []
-        most = MOST_POSITIONS
+    ) -> tuple[Sequence[Position], bool]:
+        """Return the positions of what matches, oldest first, and whether they are all.
+
+        Of very many they are only those of the next page, and one that shows that there are more.
+        """
+        found: list[Position] = []
+        whole, most = True, self._listed.most
         async for rows in self._repository.rows(index, owner, chosen, now, _TIMES):
-            positions = map(_position, rows)
-            newest.extend(entry for entry in positions if after is None or entry < (after.created, after.stored_id))
-            if len(newest) > most:
-                most = limit + 1
-                newest.sort()
-                del newest[:-most]
-        newest.sort()
-        return newest
+            found.extend(map(_position, rows))
+            if len(found) > most:
+                whole, most = False, limit + 1
+                found = sorted(entry for entry in found if after is None or entry < (after.created, after.stored_id))
+                del found[:-most]
+        found.sort()
+        return found, whole
 
     async def read_through(
         self, key: NamespaceKey, chosen: Filter, after: str, now: datetime, *, embeddings: bool
@@ -343,12 +345,12 @@ class DatabricksMemoryStore:
             await self._repository.write_rows(index, touched)
         return sum(bool(rows) for rows in living)
 
-    async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:
+    async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
         """See `MemoryStore`."""
         found: dict[tuple[str, tuple[str, ...]], list[datetime]] = defaultdict(list)
         chosen = Filter(scope_prefix=prefix)
         columns = [Column.SCOPE, Column.CATEGORIES, *_TIMES]
-        async for rows in self._repository.rows(self._index(key.kind), _owner(key), chosen, _EARLIEST, columns):
+        async for rows in self._repository.rows(self._index(key.kind), _owner(key), chosen, now, columns):
             for row in rows:
                 scope = read_text(row[Column.SCOPE]) or "/"
                 found[scope, parse_list(row[Column.CATEGORIES])].append(created_of(row) or _UNKNOWN)
@@ -358,7 +360,7 @@ class DatabricksMemoryStore:
         ]
 
     async def namespaces(
-        self, group_id: str, limit: int, after: tuple[str, MemoryKind] | None
+        self, group_id: str, limit: int, after: tuple[str, MemoryKind] | None, *, counted: bool = True
     ) -> Sequence[NamespaceInfo]:
         """See `MemoryStore`; versions are 0, as nothing is remembered by them."""
         notes = await self._notes.page(limit, after)
@@ -370,6 +372,8 @@ class DatabricksMemoryStore:
             index = self._config.index_name(written.kind)
             if index is None:
                 return replace(info, problem=f"the backend has no index for {written.kind.name} any more")
+            if not counted:
+                return info
             async with gate:
                 try:
                     tally = await self._repository.count_documents(

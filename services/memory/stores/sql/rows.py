@@ -1,8 +1,10 @@
 """Records to rows of the default store and back."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import structlog
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.engine import Row as DatabaseRow
@@ -25,6 +27,8 @@ logger = structlog.get_logger(__name__)
 
 RECORDS_AT_ONCE = 50
 """Whole records read before it is known how long they are."""
+_VECTOR = itemgetter(1)
+"""The vector of a row that begins with `vector_columns`."""
 _BYTES_AT_ONCE = 16 * 1024 * 1024
 """A few full messages: a request for thousands of long records gets that much, then the next page."""
 
@@ -90,7 +94,26 @@ def vector_columns(kind: MemoryKind) -> list[ColumnElement[Any]]:
 def vector_block(
     kind: MemoryKind, rows: Sequence[DatabaseRow[Any]], dimension: int, *, room_for: int = 0
 ) -> VectorBlock:
-    """Return rows that begin with `vector_columns` as arrays, with room for so many in all."""
+    """Return rows that begin with `vector_columns` as arrays, with room for so many in all.
+
+    Rows whose vector is none of so many finite numbers are left out and counted: nothing can be compared with them.
+    """
+    vectors = map(_VECTOR, rows)
+    usable = [
+        row
+        for row, vector in zip(rows, vectors, strict=True)
+        if isinstance(vector, bytes) and len(vector) == 4 * dimension
+    ]
+    block = _vector_block(kind, usable, dimension, room_for)
+    if not np.isfinite(block.matrix).all():
+        usable = [usable[position] for position in np.flatnonzero(np.isfinite(block.matrix).all(axis=1))]
+        block = _vector_block(kind, usable, dimension, room_for)
+    if len(usable) < len(rows):
+        RecordReader(kind, "default").leave_out(len(rows) - len(usable), "its vector cannot be read")
+    return block
+
+
+def _vector_block(kind: MemoryKind, rows: Sequence[DatabaseRow[Any]], dimension: int, room_for: int) -> VectorBlock:
     columns = dict(zip(_vector_names(kind), zip(*rows, strict=True), strict=False))
     return VectorBlock.of(
         dimension,

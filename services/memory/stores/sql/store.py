@@ -10,7 +10,6 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.memory import filters
 from services.memory.domain.copies import identities_of
@@ -150,38 +149,42 @@ class SqlMemoryStore:
             positions += some
             if len(positions) > limit:
                 break
-        on_page = {position.stored_id: position for position in positions[:limit]}
-        clauses = living(key, chosen, microseconds(now), self._database.dialect)
-        async with self._database.read() as connection:
-            found, looked_up = await read_records(
-                connection, key, list(on_page), embeddings=embeddings, clauses=clauses
-            )
-        # Records removed or moved since their positions were read are left out, which never ends a list early.
-        shown = [
-            record
-            for stored_id, position in on_page.items()
-            if (record := found.get(stored_id)) and microseconds(record.created_at or now) == position.created
-        ]
+        placed, looked_up = await self._read_at(key, chosen, positions[:limit], now, embeddings=embeddings)
         more = looked_up < len(positions)
-        if more and not shown:
+        if more and not placed:
+            # What is gone never ends a list early.
             return await self.page(key, chosen, limit, positions[looked_up - 1], now, embeddings=embeddings)
-        return RecordPage(shown, more=more)
+        return RecordPage([record for _, record in placed], more=more)
 
     async def read_through(
         self, key: NamespaceKey, chosen: Filter, after: str, now: datetime, *, embeddings: bool
     ) -> AsyncIterator[Sequence[tuple[str, Record]]]:
         """See `MemoryStore`; newest first."""
         last = ListPosition.parse(after) if after else None
-        while True:
-            page = await self.page(key, chosen, ROWS_IN_CHUNK, last, now, embeddings=embeddings)
-            positions = [
-                ListPosition(microseconds(record.created_at or now), key.stored_id(record.id))
-                for record in page.records
-            ]
-            yield [(position.text, record) for position, record in zip(positions, page.records, strict=True)]
-            if not page.more:
-                return
-            last = page.last or positions[-1]
+        async for positions in self._positions(key, chosen, now, last, ROWS_IN_CHUNK):
+            left = positions
+            while left:
+                placed, looked_up = await self._read_at(key, chosen, left, now, embeddings=embeddings)
+                yield [(position.text, record) for position, record in placed]
+                left = left[looked_up:]
+
+    async def _read_at(
+        self, key: NamespaceKey, chosen: Filter, positions: Sequence[ListPosition], now: datetime, *, embeddings: bool
+    ) -> tuple[Sequence[tuple[ListPosition, Record]], int]:
+        """Return the records at positions of a list, and at how many of them was looked before so many bytes were read.
+
+        Those that were removed or moved since their positions were read are left out.
+        """
+        clauses = living(key, chosen, microseconds(now), self._database.dialect)
+        ids = [position.stored_id for position in positions]
+        async with self._database.read() as connection:
+            found, looked_up = await read_records(connection, key, ids, embeddings=embeddings, clauses=clauses)
+        placed = [
+            (position, record)
+            for position in positions[:looked_up]
+            if (record := found.get(position.stored_id)) and microseconds(record.created_at or now) == position.created
+        ]
+        return placed, looked_up
 
     async def _positions(
         self, key: NamespaceKey, chosen: Filter, now: datetime, after: ListPosition | None, portion: int
@@ -297,12 +300,12 @@ class SqlMemoryStore:
                 await namespaces.raise_version(key.id)
         return touched
 
-    async def scope_rows(self, key: NamespaceKey, prefix: str) -> Sequence[ScopeRow]:
+    async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
         """See `MemoryStore`."""
         table = records[key.kind]
         scope, categories = table.c[Column.SCOPE], table.c[Column.CATEGORIES]
         created = table.c[Column.CREATED_AT]
-        clauses = self._clauses(key, Filter(scope_prefix=prefix), utc_now())
+        clauses = self._clauses(key, Filter(scope_prefix=prefix), now)
         statement = (
             select(
                 scope,
@@ -319,9 +322,14 @@ class SqlMemoryStore:
         return await asyncio.to_thread(_scope_rows, rows)
 
     async def namespaces(
-        self, group_id: str, limit: int, after: tuple[str, MemoryKind] | None
+        self,
+        group_id: str,
+        limit: int,
+        after: tuple[str, MemoryKind] | None,
+        *,
+        counted: bool = True,  # noqa: ARG002 - the numbers are at hand
     ) -> Sequence[NamespaceInfo]:
-        """See `MemoryStore`."""
+        """See `MemoryStore`; the numbers of records are kept with the namespaces."""
         async with self._database.read() as connection:
             return await NamespaceRepository(connection).page(group_id, limit, after)
 

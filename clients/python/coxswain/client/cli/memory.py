@@ -19,6 +19,7 @@ from coxswain.client.cli.namespaces import (
     warn_if_unknown,
 )
 from coxswain.client.cli.session import (
+    EXIT_NOT_SUCCEEDED,
     JsonOption,
     add_row,
     confirm,
@@ -255,24 +256,30 @@ def forget(
 ) -> None:
     """Remove what the memories of all crews hold of a person. Asks first; needs the role admin.
 
-    What others have saved too stays, without the person.
+    What others have saved too stays, without the person. Fails when some may be left in a memory: see its problem.
 
     Example: `coxswain memory forget "dev|ann" --dry-run`
     """
     session = session_of(context, as_json)
     with session.client() as client:
         response = client.memory.ForgetSubject(ForgetSubjectRequest(subject=subject, dry_run=True))
-        if not dry_run and response.namespaces:
+        if not dry_run and (response.removed or response.kept):
             confirm(session, f"{response.removed:,} memories of {subject}", "remove", yes=yes)
             response = client.memory.ForgetSubject(ForgetSubjectRequest(subject=subject))
     if session.json:
-        return session.print_json(response)
-    made = table("crew", "memory id", "kind", ">to remove" if dry_run else ">removed", ">kept without them")
-    for found in response.namespaces:
-        kind = kind_name(found.namespace.kind)
-        add_row(made, found.crew_name, found.namespace.memory_id, kind, f"{found.removed:,}", f"{found.kept:,}")
-    session.out.print(made if response.namespaces else "nothing of them is remembered")
-    return None
+        session.print_json(response)
+    else:
+        made = table("crew", "memory id", "kind", ">to remove" if dry_run else ">removed", ">kept without them")
+        for found in response.namespaces:
+            kind = kind_name(found.namespace.kind)
+            add_row(made, found.crew_name, found.namespace.memory_id, kind, f"{found.removed:,}", f"{found.kept:,}")
+        session.out.print(made if response.namespaces else "nothing of them is remembered")
+    failed = [found for found in response.namespaces if found.problem]
+    for found in failed:
+        memory_id, kind = found.namespace.memory_id, kind_name(found.namespace.kind)
+        session.say(f"some may be left in {memory_id} ({kind}): {one_line(found.problem)}", "red")
+    if failed:
+        raise typer.Exit(EXIT_NOT_SUCCEEDED)
 
 
 memory_transfer.register(app)
