@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -86,6 +87,7 @@ class ScriptedHost:
             "end_tool": self._end_tool,
             "save_records": self._save,
             "delete_records": self._delete,
+            "list_records": self._list,
             "search_records": self._search,
             **(handlers or {}),
         }
@@ -93,6 +95,7 @@ class ScriptedHost:
         self.failures: list[BaseException] = []
         self.tool_journal: dict[str, dict[str, str]] = {}
         self.memories: list[Record] = []
+        self._numbers = itertools.count()
 
     def calls(self, name: str) -> list[Any]:
         """Return the requests of that name."""
@@ -136,9 +139,34 @@ class ScriptedHost:
         deleted, self.memories = len(self.memories) - len(left), left
         return memory_pb2.DeleteRecordsResponse(deleted=deleted)
 
-    def _save(self, request: memory_pb2.SaveRecordsRequest) -> None:
-        ids = {record.id for record in request.records}
-        self.memories = [record for record in self.memories if record.id not in ids] + list(request.records)
+    def _save(self, request: memory_pb2.SaveRecordsRequest) -> memory_pb2.SaveRecordsResponse:
+        """Store records by their ids; those without touch the one of the same text and scope, if there is one."""
+        ids = []
+        for record in request.records:
+            there = next((old for old in self.memories if _is_same(old, record)), None)
+            if there is None:
+                record.id = record.id or f"memory-{next(self._numbers)}"
+                record.revision = 1
+                self.memories.append(record)
+            else:
+                there.revision += 1
+                if record.id:
+                    there.MergeFrom(record)
+            ids.append((there or record).id)
+        return memory_pb2.SaveRecordsResponse(ids=ids)
+
+    def _list(self, request: memory_pb2.ListRecordsRequest) -> memory_pb2.ListRecordsResponse:
+        wanted = dict(request.filter.metadata)
+        found = [
+            record for record in self.memories if all(record.metadata.fields.get(k) == v for k, v in wanted.items())
+        ]
+        return memory_pb2.ListRecordsResponse(records=found[: request.page_size])
+
+
+def _is_same(old: Record, new: Record) -> bool:
+    if new.id:
+        return old.id == new.id
+    return (old.unified.content, old.unified.scope) == (new.unified.content, new.unified.scope)
 
 
 def _answer_to_proto(answer: Json) -> CompleteResponse:

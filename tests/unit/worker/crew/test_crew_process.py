@@ -425,11 +425,11 @@ async def test_memory_stores_the_result_once_and_recalls_it_without_model_calls(
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
         await run.all()
         await run.task(0)  # as after a crash
-    assert [(memory.id, memory.unified.content, memory.unified.scope) for memory in host.memories] == [
-        ("execution-1.1.0", "A page.", "/crew/brief/agent/writer"),
-        ("execution-1.0.0", "Ships float.", "/crew/brief/agent/reader"),
+    assert [(memory.unified.content, memory.unified.scope) for memory in host.memories] == [
+        ("Ships float.", "/crew/brief/agent/reader"),
+        ("A page.", "/crew/brief/agent/writer"),
     ]
-    assert from_struct("metadata", host.memories[0].metadata) == {"execution_id": "execution-1", "task": "write"}
+    assert from_struct("metadata", host.memories[1].metadata) == {"execution_id": "execution-1", "task": "write"}
     assert len(host.requests) == 3
     assert "Relevant memories:" in said(host.requests[1])
     assert "Ships float." in said(host.requests[1])
@@ -450,13 +450,12 @@ async def test_a_result_too_long_to_be_embedded_is_remembered_in_parts(fork_serv
     metadata = [from_struct("metadata", memory.metadata) for memory in host.memories]
     places = [(kept["part"], kept["parts"]) for kept in metadata]
     assert places == [(part, count) for part in range(1, count + 1)]
-    assert [memory.id for memory in host.memories] == [f"execution-1.0.{position}" for position in range(count)]
     assert max(len(memory.unified.content) for memory in host.memories) <= 8000
     assert len(host.calls("save_records")) == -(-count // 100)
 
 
 async def test_an_attempt_leaves_nothing_of_those_before_it_in_memory(fork_server: ForkServer) -> None:
-    long, short = "Ships float. " * 150_000, "Ships sink."
+    long, short = "".join(f"Ship {number} floats. " for number in range(150_000)), "Ships sink."
     results = iter([long, short])
     host = ScriptedHost(lambda _: answer(next(results)))
     async with segment(fork_server, host, crew(READ, memory=REMEMBERING), inputs=INPUTS) as run:
@@ -534,7 +533,7 @@ async def test_analysis_has_a_model_extract_what_is_stored(fork_server: ForkServ
     (memory,) = host.memories
     assert memory.unified.content == "Ships float on water."
     assert memory.unified.categories == ["ships"]
-    assert memory.id == "execution-1.0.0"
+    assert from_struct("metadata", memory.metadata)["execution_id"] == "execution-1"
     assert len(memory.embedding) == 26
 
 
