@@ -127,6 +127,11 @@ def is_empty(chosen: Filter) -> bool:
     )
 
 
+def visibility(chosen: Filter) -> Filter:
+    """Return the part of a filter that says whose private records are there."""
+    return Filter(source=chosen.source, owner=chosen.owner, include_private=chosen.include_private)
+
+
 def residual(chosen: Filter) -> Filter | None:
     """Return the part of a filter that SQL cannot decide exactly, or None."""
     words = tuple(condition for condition in chosen.conditions if condition.comparison is Comparison.CONTAINS)

@@ -67,6 +67,7 @@ class MemoryService:
         )
         client = VectorSearchClient(transport, client_limits)
         default = self._store if settings.default_store == "sql" else _chroma_store(runtime)
+        private_ids = runtime.identity.derive("ids of private memories")
         stores = BackendStores(
             default,
             runtime.database,
@@ -74,6 +75,7 @@ class MemoryService:
             pause_seconds=settings.databricks_visibility_seconds,
             settle_seconds=settings.databricks_settle_seconds,
             sweep_seconds=settings.sweep_seconds,
+            private_ids=private_ids,
         )
         registered = RegisteredIndexes(runtime.database, stores)
         limits = ProvisionLimits(settings.provision_poll_seconds, settings.provision_seconds)
@@ -96,6 +98,7 @@ class MemoryService:
                 IndexLimits(
                     pause_seconds=settings.databricks_visibility_seconds,
                     short_term_ttl_hours=settings.short_term_ttl_hours,
+                    private_ids=private_ids,
                 ),
             ),
             IndexResources(registered),

@@ -1,5 +1,6 @@
 """When two records of a namespace are the same memory, and what becomes of one that is saved again."""
 
+import hmac
 import json
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -35,11 +36,14 @@ def identities_of(records: Sequence[Record]) -> list[str]:
     return [identity_of(record) for record in records]
 
 
-def chosen_ids(identity: str) -> Iterator[str]:
+def chosen_ids(record: Record, identity: str, key: bytes) -> Iterator[str]:
     """Yield the ids that a record without one may get, best first: equal records get equal ids from every server.
 
-    Later ones are for where a record that has been given another text since has an earlier one.
+    Those of private records take the key: nobody else can find out by an id whether there is one of a text. Later ones
+    are for where a record that has been given another text since has an earlier one.
     """
+    if owner_of(record) is not None:
+        identity = hmac.digest(key, identity.encode(), "sha256").hex()
     yield identity[:32]
     turn = 0
     while True:

@@ -1,5 +1,6 @@
 """Namespaces: which records belong together, and under which ids they are stored."""
 
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,11 @@ class NamespaceKey:
     def stored_id(self, client_id: str) -> str:
         """Return the id of a record in any store: no other namespace can produce it."""
         return digest("record", self.group_id, self.kind.name, self.memory_id, client_id)
+
+
+def namespace_secret(secret: bytes, key: NamespaceKey) -> bytes:
+    """Return what a secret is for one namespace: agents of one name in two of them are two owners."""
+    return hmac.digest(secret, key.id.encode(), "sha256")
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,8 +140,11 @@ class Record:
     stored_id: str = field(default="", compare=False)
     """Its primary key in the store, as it was read from there; empty in a record to be stored under one made of its id.
     """
-    encoded: bytes | None = field(default=None, compare=False, repr=False)
-    """The record without its vector as the servicer sends it, once it was sent: some records are found often."""
+    encoded: bytes | None = field(default=None, init=False, compare=False, repr=False)
+    """The record without its vector as the servicer sends it, once it was sent: some records are found often.
+
+    A copy that `replace` changes has none.
+    """
 
     @property
     def kind(self) -> MemoryKind:

@@ -52,13 +52,19 @@ class SavePlan:
 
 
 def ids_to_read(
-    records: Sequence[Record], identities: Sequence[str], stored: Mapping[str, StoredRecord | None]
+    records: Sequence[Record],
+    identities: Sequence[str],
+    stored: Mapping[str, StoredRecord | None],
+    private_ids: bytes,
 ) -> list[str]:
     """Return the ids that have to be read before `plan_save` can decide; none when `stored` has all of them.
 
     `identities` has that of each record.
     """
-    wanted = (record.id or _free_id(identity, stored) for record, identity in zip(records, identities, strict=True))
+    wanted = (
+        record.id or _free_id(record, identity, stored, private_ids)
+        for record, identity in zip(records, identities, strict=True)
+    )
     return list(dict.fromkeys(record_id for record_id in wanted if record_id not in stored))
 
 
@@ -68,12 +74,14 @@ def plan_save(
     stored: Mapping[str, StoredRecord | None],
     same: Mapping[str, Record],
     now: datetime,
+    private_ids: bytes,
 ) -> SavePlan:
     """Decide a save as one call for each of the records would, in their order.
 
     A record with an id is stored under it. One without touches the record that is the same memory, if there is one.
     `identities` has that of each record, `stored` says what has which of the ids, None for nothing that lives; `same`
-    holds records by their identity.
+    holds records by their identity. `private_ids` is the key of the ids of private records without one: a new one for
+    each save where copies are found by their identity, else one that stays.
 
     Raises:
         PermissionDenied: somebody else's private record has one of the ids.
@@ -89,9 +97,12 @@ def plan_save(
         if there is not None:
             final, outcome = merged(there, record, now), SaveOutcome.EXISTING
         else:
-            record_id = record.id or _free_id(identity, known)
+            record_id = record.id or _free_id(record, identity, known, private_ids)
             before = known.get(record_id)
             if before and before.owner is not None and before.owner != record.owner:
+                if record.expected_revision:
+                    # The answer is the same where nothing is there: nobody finds out without leaving a record.
+                    raise _changed(record_id, record.expected_revision, 0)
                 raise _foreign_private(record_id)
             revision = before.revision if before else 0
             if record.expected_revision not in (None, revision):
@@ -126,9 +137,9 @@ def _foreign_private(record_id: str) -> PermissionDenied:
     )
 
 
-def _free_id(identity: str, stored: Mapping[str, StoredRecord | None]) -> str:
+def _free_id(record: Record, identity: str, stored: Mapping[str, StoredRecord | None], private_ids: bytes) -> str:
     """Return the first id for a new record that nothing else is known to have."""
-    for record_id in chosen_ids(identity):
+    for record_id in chosen_ids(record, identity, private_ids):
         there = stored.get(record_id)
         if there is None or there.identity == identity:
             return record_id

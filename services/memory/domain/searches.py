@@ -81,6 +81,8 @@ class WordQuery:
     limit: int
     filter: Filter = field(default_factory=Filter)
     include_embeddings: bool = False
+    skip: int = 0
+    """How many of the best to pass over, as earlier pages have shown them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,14 +40,16 @@ class BackendStores:
         pause_seconds: float,
         settle_seconds: float,
         sweep_seconds: float,
+        private_ids: bytes,
     ) -> None:
         """`pause_seconds` is how long to wait for removals in a vector store to be seen before looking again,
         `settle_seconds` how long what is read there may be older than what was written, `sweep_seconds` how often a
-        crew's saves remove what has expired there.
+        crew's saves remove what has expired there, `private_ids` the key of the ids that private records get there.
         """
         self._default = default
         self._database = database
         self._client = client
+        self._private_ids = private_ids
         self._pause_seconds = pause_seconds
         self._endpoint_types = EndpointTypes()
         self._recent_writes = RecentWrites(settle_seconds)
@@ -125,7 +127,12 @@ class BackendStores:
 
         notes = NamespaceNotes(note, page, sweep_due)
         return DatabricksMemoryStore(
-            self.repository(backend), backend, notes, listed=self._listed, pause_seconds=self._pause_seconds
+            self.repository(backend),
+            backend,
+            notes,
+            listed=self._listed,
+            pause_seconds=self._pause_seconds,
+            private_ids=self._private_ids,
         )
 
     def _sweep_due(self, namespace: tuple[str, str]) -> bool:

@@ -211,19 +211,21 @@ class Memories:
             after=after,
             asked_at=asked_at,
         )
+        by_rank = search.mode is not SearchMode.VECTOR or search.diversity is not None
         outcome = (
-            await store.search(key, query, utc_now())
-            if search.mode is SearchMode.VECTOR and search.diversity is None
-            else await search_by_rank(
+            await search_by_rank(
                 store, key, query, utc_now(), mode=search.mode, terms=terms, diversity=search.diversity
             )
+            if by_rank
+            else await store.search(key, query, utc_now())
         )
         shown = outcome.results[: fitting([found.record for found in outcome.results], self._max_bytes)]
         more = outcome.cut or len(shown) < len(outcome.results) or len(shown) == query.limit
         if not more or not shown:
             return outcome, ""
         rank = len(shown) + (after.rank if after else 0)
-        return replace(outcome, results=shown), pages.token_after(shown[-1], rank, asked_at)
+        last = replace(shown[-1], score=0.0) if by_rank else shown[-1]
+        return replace(outcome, results=shown), pages.token_after(last, rank, asked_at)
 
     async def get(
         self, principal: Principal, memory_id: str, kind: MemoryKind, record_id: str, seen: Filter, *, embedding: bool
@@ -297,8 +299,7 @@ class Memories:
         if narrowing.scope_prefix or narrowing.categories or narrowing.all_categories or narrowing.metadata:
             return False
         now = utc_now()
-        seen = Filter(source=chosen.source, owner=chosen.owner, include_private=chosen.include_private)
-        there = (await store.count(key, seen, now)).count
+        there = (await store.count(key, filters.visibility(chosen), now)).count
         return 0 < there <= (await store.count(key, chosen, now)).count
 
     async def count(self, principal: Principal, memory_id: str, kind: MemoryKind, chosen: Filter) -> Tally:

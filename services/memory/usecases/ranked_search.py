@@ -1,12 +1,14 @@
 """Searches whose pages are counted by results: by words, by words and vectors, and for results that differ."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from services.memory.domain.diversity import diversified
 from services.memory.domain.namespaces import NamespaceKey
@@ -22,8 +24,8 @@ _SMOOTHING = 60
 """The constant of reciprocal rank fusion, as it was published and is used everywhere."""
 _BEST_RANK = 1 / (_SMOOTHING + 1)
 
-_Find: TypeAlias = Callable[[int, bool], Awaitable[SearchOutcome]]
-"""Finds so many of the best, with or without their vectors."""
+_Find: TypeAlias = Callable[[int, int, bool], Awaitable[SearchOutcome]]
+"""Finds the best from one place to another, with or without their vectors."""
 
 
 async def search_by_rank(
@@ -46,36 +48,42 @@ async def search_by_rank(
     end = before + query.limit
     bounded = mode is SearchMode.HYBRID or diversity is not None
     count = CANDIDATES if bounded else min(end, MOST_RESULTS)
-    found = await find(count, query.include_embeddings or diversity is not None)
-    results = found.results
-    if diversity is not None and len(results) > before:
-        vectors = np.stack([_vector_of(result) for result in results])
-        order = await asyncio.to_thread(diversified, vectors, [result.score for result in results], diversity, end)
-        results = [results[position] for position in order]
-    shown = results[before:end]
+    # What earlier pages have shown is read again only where it takes part in the choice.
+    skip = 0 if bounded else before
+    if skip >= count:
+        return SearchOutcome(truncated=True)
+    found = await find(skip, count, query.include_embeddings or diversity is not None)
+    results, full = found.results, skip + len(found.results) >= count and (bounded or count == MOST_RESULTS)
+    if diversity is not None:
+        vectors, results = _with_vectors(results)
+        found = replace(found, unreadable=found.unreadable + len(found.results) - len(results), results=results)
+        if len(results) > before:
+            order = await asyncio.to_thread(diversified, vectors, [result.score for result in results], diversity, end)
+            results = [results[position] for position in order]
+    shown = results[before - skip : end - skip]
     if not query.include_embeddings:
         for result in shown:
             if result.record.embedding is not None:
                 result.record.embedding = None
-    more = end < len(found.results) or (found.cut and bool(shown))
-    full = len(found.results) >= count and (bounded or count == MOST_RESULTS)
-    return replace(found, results=shown, cut=more, truncated=found.truncated or full)
+    # Candidates that were cut off are on no page: the choice was made without them.
+    more = end < len(found.results) if bounded else found.cut and bool(shown)
+    return replace(found, results=shown, cut=more, truncated=found.truncated or full or (bounded and found.cut))
 
 
 def _finder(
     store: MemoryStore, key: NamespaceKey, query: Query, now: datetime, mode: SearchMode, terms: Sequence[Term]
 ) -> _Find:
-    async def by_vector(count: int, embeddings: bool) -> SearchOutcome:
+    async def by_vector(_skip: int, count: int, embeddings: bool) -> SearchOutcome:
         return await store.search(key, replace(query, limit=count, include_embeddings=embeddings, after=None), now)
 
-    async def by_words(count: int, embeddings: bool) -> SearchOutcome:
+    async def by_words(skip: int, count: int, embeddings: bool) -> SearchOutcome:
         if not terms:
             return SearchOutcome()
-        return await store.search_words(key, WordQuery(terms, count, query.filter, embeddings), now)
+        return await store.search_words(key, WordQuery(terms, count - skip, query.filter, embeddings, skip), now)
 
-    async def by_both(count: int, embeddings: bool) -> SearchOutcome:
+    async def by_both(skip: int, count: int, embeddings: bool) -> SearchOutcome:
         # What words find is compared with the query here: its vector may not be near enough to be found by it.
-        worded, near = await asyncio.gather(by_words(count, True), by_vector(count, embeddings))
+        worded, near = await asyncio.gather(by_words(skip, count, True), by_vector(skip, count, embeddings))
         return SearchOutcome(
             _joined(key, [worded, near], query.vector),
             scanned=worded.scanned + near.scanned,
@@ -107,13 +115,25 @@ def _joined(key: NamespaceKey, outcomes: list[SearchOutcome], vector: Vector) ->
     return [replace(_compared(found[stored_id], vector), score=ranks[stored_id] / best) for stored_id in order]
 
 
-def _vector_of(found: Found) -> Vector:
-    assert found.record.embedding is not None
-    return found.record.embedding
+def _with_vectors(results: Sequence[Found]) -> tuple[npt.NDArray[np.float32], Sequence[Found]]:
+    """Return the results that can be compared with each other and their vectors, as rows.
+
+    A row that something else has written may have no vector, or one of another length than the rest.
+    """
+    lengths = Counter(len(found.record.embedding) for found in results if found.record.embedding is not None)
+    if not lengths:
+        return np.empty((0, 0), dtype=np.float32), ()
+    [(length, _)] = lengths.most_common(1)
+    pairs = [
+        (found.record.embedding, found)
+        for found in results
+        if found.record.embedding is not None and len(found.record.embedding) == length
+    ]
+    return np.stack([vector for vector, _ in pairs]), [found for _, found in pairs]
 
 
 def _compared(found: Found, vector: Vector) -> Found:
     """Return what words found with its similarity; what vectors found has it."""
-    if found.record.embedding is None:
+    if found.record.embedding is None or len(found.record.embedding) != len(vector):
         return found
     return replace(found, similarity=float(np.clip(found.record.embedding @ vector, -1.0, 1.0)))

@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from services.common.clock import utc_now
 from services.common.errors import InvalidArgument
-from services.common.identity.principal import Principal
+from services.common.identity.principal import Principal, Role
 from services.memory.domain.copies import chosen_ids, identity_of
 from services.memory.domain.filters import EVERYTHING, Condition, Filter
 from services.memory.domain.listings import Tally
-from services.memory.domain.namespaces import NamespaceKey
-from services.memory.domain.owners import assign_owner
+from services.memory.domain.namespaces import NamespaceKey, namespace_secret
+from services.memory.domain.owners import assign_owner, caller
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
 from services.memory.domain.vectors import embedding_mismatch
 from services.memory.repositories.memory_backends import MemoryBackendRepository, RemoteNamespace
@@ -66,6 +66,8 @@ class IndexLimits:
     pause_seconds: float
     """Wait for removals to be seen."""
     short_term_ttl_hours: int
+    private_ids: bytes
+    """The key of the ids that private records get."""
 
 
 class VectorIndexes:
@@ -86,6 +88,7 @@ class VectorIndexes:
         registered, repository = await self._registered.open(principal, index)
         key = NamespaceKey(principal.group_id, memory_of(registered.kind, memory_id, required=True), registered.kind)
         space = config_of(registered.backend).space
+        private_ids = namespace_secret(self._limits.private_ids, key)
         now = utc_now()
         for position, record in enumerate(records):
             if record.kind is not registered.kind:
@@ -107,7 +110,7 @@ class VectorIndexes:
                 )
             assign_owner(record, principal)
             record.created_at = record.created_at or now
-            record.id = record.id or next(chosen_ids(identity_of(record)))
+            record.id = record.id or next(chosen_ids(record, identity_of(record), private_ids))
         records = list({record.id: record for record in records}.values())
         await repository.place(index, key, records)
         async with self._registered.database.write() as connection:
@@ -187,7 +190,7 @@ class VectorIndexes:
         return len(wanted)
 
     async def count(self, principal: Principal, index: str, memory_id: str, conditions_for: ConditionsFor) -> Tally:
-        """Count the group's records.
+        """Count the group's records; of the private ones the caller's own, for editors all.
 
         Raises:
             NotFound: no backend of the group names the index.
@@ -196,7 +199,7 @@ class VectorIndexes:
         registered, repository = await self._registered.open(principal, index)
         conditions = conditions_for(registered.kind)
         owner = owner_of(principal, registered.kind, memory_id)
-        chosen = Filter(tuple(conditions), include_private=True)
+        chosen = Filter(tuple(conditions), owner=caller(principal, ""), include_private=principal.role >= Role.EDITOR)
         return await repository.count_documents(registered.name, owner, chosen, utc_now())
 
     async def empty(

@@ -122,8 +122,14 @@ def open_store(
 
     repository = open_repository(client, url, settle_seconds=settle_seconds)
     notes = NamespaceNotes(note, page, lambda _: True)
-    listed = listed or ListedPositions(60)
-    return DatabricksMemoryStore(repository, backend, notes, listed=listed, pause_seconds=0.001)
+    return DatabricksMemoryStore(
+        repository,
+        backend,
+        notes,
+        listed=listed or ListedPositions(60),
+        pause_seconds=0.001,
+        private_ids=b"test",
+    )
 
 
 def unified_records(count: int, prefix: str = "r", **fields: Any) -> list[Record]:

@@ -628,3 +628,33 @@ async def test_a_row_with_a_broken_vector_is_left_out_and_counted(database_url: 
                 assert len(outcome.results) == min(limit, 4)
                 assert lost not in {found.record.id for found in outcome.results}
             assert left_out() > before
+
+
+async def test_a_private_record_is_not_found_even_where_what_is_remembered_is_wrong(tmp_path: Path) -> None:
+    async with _stores(f"sqlite:///{tmp_path / 'memory.db'}") as (store, *_):
+        key = KEYS[0]
+        secret = Record("s", Unified("secret", private=True), unit_vector((1, 0, 0)), owner="subject:bob")
+        await store.save(key, SPACE, [secret, Record("p", Unified("public"), unit_vector((1, 1, 0)))], NOW)
+        for limit in (10, 10, 100):
+            seen = await store.search(key, Query(unit_vector((1, 0, 0)), limit), NOW)
+            assert [found.record.id for found in seen.results] == ["p"]
+            remembered = store._search._cache.get(key.id)
+            assert remembered is not None
+            block = remembered[1]
+            block.private[:] = False
+            block._some_private = False
+
+
+async def test_what_somebody_is_tied_to_is_found_in_what_is_remembered(database_url: str) -> None:
+    async with _stores(database_url) as stores:
+        key = KEYS[0]
+        records = [
+            Record(name, Unified(name), unit_vector((1, number, 0)), subjects=(name,))
+            for number, name in enumerate(("bob", "olaf"))
+        ]
+        await stores[0].save(key, SPACE, records, NOW)
+        chosen = Filter(subject="olaf", include_private=True)
+        for store in stores:
+            for limit in (10, 10, 100):
+                found = (await store.search(key, Query(unit_vector((1, 0, 0)), limit, chosen), NOW)).results
+                assert [result.record.id for result in found] == ["olaf"]

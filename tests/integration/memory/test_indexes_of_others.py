@@ -31,6 +31,7 @@ from tests.support.databricks_http import ApiFault
 from tests.support.harness import ALICE, BOB
 from tests.support.text_vectors import embed_text
 from tests.support.vector_search_emulator import VectorSearchEmulator
+from tests.support.vector_search_table import VectorTable
 
 CODE = grpc.StatusCode
 TEXTS = {"content": "foreign", "entity_name": "foreign"}
@@ -475,3 +476,31 @@ async def test_a_workspace_finds_words_of_the_groups_own_records_alone(world: Wo
         assert [result.record.id for result in (await memories.SearchRecords(request)).results] == ids
     (asked,) = {e.body["query_text"] for e in world.vectors.requests(path="/query") if "query_text" in e.body}
     assert asked == "ab 17"
+
+
+async def test_pages_of_words_continue_whatever_scores_a_workspace_gives(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = VectorTable.full_text
+
+    def raw(self: VectorTable, *asked: Any) -> list[Any]:
+        return [(place, 7.5 * score) for place, score in given(self, *asked)]
+
+    monkeypatch.setattr(VectorTable, "full_text", raw)
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    texts = ["order AB-17", "order AB", "order of ab", "ab 17"]
+    for number, text in enumerate(texts):
+        put(world.vectors, index_name(), foreign("unified", f"r{number}", content=text))
+    memories = stub(world.harness.channel())
+    found: list[str] = []
+    scores: list[float] = []
+    request = pb.SearchRecordsRequest(namespace=place(), text="order AB-17", mode=pb.SEARCH_MODE_TEXT, limit=2)
+    while not found or request.page_token:
+        response = await memories.SearchRecords(request)
+        found += [result.record.id for result in response.results]
+        scores += [result.score for result in response.results]
+        request.page_token = response.next_page_token
+    assert sorted(found) == ["r0", "r1", "r2", "r3"]
+    assert scores[0] == 1
+    assert all(0 < score < 1 for score in scores[1:])

@@ -208,6 +208,31 @@ async def test_records_are_written_found_counted_and_removed_in_an_index(world: 
         await indexes.CountIndexRecords(index_pb.CountIndexRecordsRequest(index=name, conditions=[owner]))
 
 
+async def test_private_records_in_an_index_are_neither_counted_nor_found_for_others(world: World) -> None:
+    make_indexes(world.vectors)
+    await use_workspace(world.harness, world.url, ALICE)
+    bob, olaf, editor = (
+        f"dev:{name}:sales={role}" for name, role in (("bob", "operator"), ("olaf", "operator"), ("ed", "editor"))
+    )
+    records = [unified("secret", "s", private=True), unified("known", "k")]
+    await stub(world.harness.channel(bob)).SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=records))
+
+    def condition(column: str, operator: Any, **value: Any) -> record_pb2.Condition:
+        return record_pb2.Condition(column=column, operator=operator, values=[record_pb2.ConditionValue(**value)])
+
+    beginning = condition("content", record_pb2.COMPARISON_OPERATOR_STARTS_WITH, text="sec")
+    private = condition("private", record_pb2.COMPARISON_OPERATOR_EQUAL, boolean=True)
+    for conditions in ([beginning], [private], [private, beginning]):
+        request = index_pb.CountIndexRecordsRequest(index=index_name(), conditions=conditions)
+        search = index_pb.SimilaritySearchRequest(
+            index=index_name(), query_vector=_vector("secret"), conditions=conditions
+        )
+        for bearer, count in ((olaf, 0), (bob, 1), (editor, 1)):
+            indexes = indexes_stub(world.harness, bearer)
+            assert (await indexes.CountIndexRecords(request)).count == count
+            assert not (await indexes.SimilaritySearch(search)).records
+
+
 async def _create(backends: Any, message: backend_pb.MemoryBackend, request_id: str = "") -> backend_pb.MemoryBackend:
     request = backend_pb.CreateMemoryBackendRequest(backend=message, request_id=request_id)
     created: backend_pb.MemoryBackend = (await backends.CreateMemoryBackend(request)).backend

@@ -1,11 +1,14 @@
 """Private records are there for their owner alone, and for editors who ask for them: in every method and store."""
 
+import itertools
 from typing import Any
 
 import grpc
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
+from services.memory.domain.copies import chosen_ids, identity_of
+from services.memory.domain.records import Record, Unified
 from tests.integration.auth.support import refused
 from tests.integration.memory.support import place, stub, unified
 from tests.support.harness import Harness
@@ -128,3 +131,26 @@ async def test_everything_is_removed_by_editors_alone_whatever_selects_it(everyw
     assert (await olaf.DeleteRecords(by(conditions=[condition]))).deleted == 1
     assert (await editor.DeleteRecords(everything[0])).deleted == 1
     assert await _seen(editor) == set()
+
+
+async def test_the_id_of_a_private_record_cannot_be_guessed_from_its_text(everywhere: Harness) -> None:
+    bob, olaf = stub(everywhere.channel(BOB)), stub(everywhere.channel(OLAF))
+    [own] = await _save(bob, unified("secret", private=True))
+    assert await _save(bob, unified("secret", private=True)) == [own]
+    record = Record("", Unified("secret", private=True), owner="subject:dev|bob")
+    guesses = [*itertools.islice(chosen_ids(record, identity_of(record), b""), 3), identity_of(record)[:32]]
+    assert own not in guesses
+    # Whoever guesses has saved a record of their own.
+    assert await _save(olaf, *(unified("guess", guess) for guess in guesses)) == guesses
+    [info] = (await bob.ListNamespaces(pb.ListNamespacesRequest())).namespaces
+    if info.version == 0:
+        # A Databricks index compares no revisions.
+        return
+    answers = []
+    for record_id in (own, "missing"):
+        probe = unified("guess", record_id)
+        probe.expected_revision = 1
+        with refused(CODE.ABORTED, "REVISION_MISMATCH") as refusal:
+            await _save(olaf, probe)
+        answers.append((refusal.message.replace(record_id, "ID"), refusal.metadata["actual"]))
+    assert answers[0] == answers[1]

@@ -6,6 +6,7 @@ import functools
 import sqlite3
 import tempfile
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ from services.memory.domain.records import Body, Document, Entity, MemoryKind, R
 from services.memory.domain.searches import WordQuery
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.domain.words import WordedText, ranked_by_words, terms_of
+from services.memory.filters import visibility
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.chroma.directories import ChromaDirectories
 from services.memory.stores.chroma.store import ChromaMemoryStore
+from services.memory.stores.sql import rows as rows_module
 from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.tables import record_words
 from tests.integration.auth.support import refused
-from tests.integration.memory.store_model import KEYS, NOW, OPERATIONS, Model, apply, matches
+from tests.integration.memory.store_model import KEYS, NOW, OPERATIONS, SPACE, Model, apply, matches
 from tests.integration.memory.support import EmbeddingModels, place, stub, unified
 from tests.support.harness import Harness
 
@@ -53,6 +56,7 @@ async def _check(store: MemoryStore, model: Model, question: str, chosen: Filter
         texts = [
             WordedText(key.stored_id(record.id), microseconds(record.created_at or NOW), record.searched_text)
             for record in rows.values()
+            if matches(key, visibility(chosen), record)
         ]
         names = {key.stored_id(record.id): record for record in rows.values()}
         expected = [
@@ -163,6 +167,60 @@ async def test_words_of_earlier_records_are_found_after_the_upgrade(database_url
     await database.close()
 
 
+async def _scores(store: MemoryStore, key: NamespaceKey, owner: str) -> list[tuple[str, float]]:
+    query = WordQuery(terms_of("storm sea"), 5, Filter(owner=owner))
+    return [(found.record.id, found.score) for found in (await store.search_words(key, query, NOW)).results]
+
+
+async def _check_that_scores_keep_secrets(store: MemoryStore) -> None:
+    """Scores are the same whatever private and expired records hold, for everybody but their owner."""
+    key, vector = KEYS[0], unit_vector([1, 0, 0])
+    ended = NOW - timedelta(hours=1)
+    public = [Record(f"p{n}", Unified(text), vector) for n, text in enumerate(("a storm", "a sea", "the sea"))]
+    hidden = [
+        Record("s0", Unified("storm", private=True), vector, owner="subject:bob"),
+        Record("s1", Unified("storm again", private=True), vector, owner="subject:bob"),
+    ]
+    await store.save(key, SPACE, public, ended)
+    before = await _scores(store, key, "")
+    assert len(before) == 3
+    gone = Record("e", Unified("storm"), vector, expires_at=NOW)
+    for new in (hidden, [gone]):
+        await store.save(key, SPACE, new, ended)
+        assert await _scores(store, key, "") == await _scores(store, key, "subject:olaf") == before
+    own = dict(await _scores(store, key, "subject:bob"))
+    assert own.keys() == {"p0", "p1", "p2", "s0", "s1"}
+    assert own["p0"] < dict(before)["p0"]
+
+
+async def test_scores_do_not_tell_which_words_hidden_records_hold(database_url: str) -> None:
+    await upgrade_database("memory", database_url)
+    database = Database(database_url, "memory")
+    await _check_that_scores_keep_secrets(SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0))
+    await database.close()
+
+
+async def test_a_page_of_long_records_is_read_without_those_of_earlier_pages(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "_BYTES_AT_ONCE", 10_000)
+    monkeypatch.setattr(rows_module, "RECORDS_AT_ONCE", 4)
+    await upgrade_database("memory", database_url)
+    database = Database(database_url, "memory")
+    store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
+    key = KEYS[0]
+    records = [Record(f"r{n:02}", Unified("sea " + "x" * 1000), unit_vector([1, 0, 0])) for n in range(40)]
+    await store.save(key, SPACE, records, NOW)
+    found: list[str] = []
+    for _ in range(20):
+        page = await store.search_words(key, WordQuery(terms_of("sea"), 15, skip=len(found)), NOW)
+        found += [result.record.id for result in page.results]
+        if not page.cut and len(page.results) < 15:
+            break
+    assert sorted(found) == [record.id for record in records]
+    await database.close()
+
+
 def test_chroma_finds_words_as_defined(tmp_path: Path) -> None:
     async def scenario() -> None:
         url = f"sqlite:///{tmp_path / 'memory.db'}"
@@ -176,6 +234,8 @@ def test_chroma_finds_words_as_defined(tmp_path: Path) -> None:
         await apply([store], model, operation)
         for question in ("order ab-17", "storm"):
             await _check(store, model, question, EVERYTHING)
+        await store.clear(KEYS[0])
+        await _check_that_scores_keep_secrets(store)
         await database.close()
 
     asyncio.run(scenario())

@@ -1,8 +1,9 @@
 """Exact search by NumPy against the plain definition, and the bound of what is remembered."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from services.memory.domain.filters import Filter
 from services.memory.domain.searches import Query, Ranking
 from services.memory.domain.vectors import unit_vector
-from services.memory.stores.sql.blocks import VectorBlock
+from services.memory.stores.sql.blocks import VectorBlock, _Room
 from services.memory.stores.sql.removals import RecentRemovals
 from services.memory.stores.sql.vectors import Candidates, VectorCache, nearest
 
@@ -268,3 +269,28 @@ def test_the_cache_forgets_what_was_not_used_for_longest() -> None:
 def test_rows_of_another_dimension_are_refused() -> None:
     with pytest.raises(ValueError, match="reshape"):
         _block(_rows(1, 3, dimension=4), 5)
+
+
+class _Interrupted:
+    """A column during whose copying another thread adds rows, too."""
+
+    def __init__(self, rows: np.ndarray, between: Callable[[], None]) -> None:
+        self._rows = rows
+        self._between = between
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        self._between()
+        return self._rows
+
+
+def test_two_threads_that_add_rows_never_write_to_the_same_place() -> None:
+    room = _Room([np.zeros(1, dtype=np.int64)], 8)
+    taken: list[bool] = []
+    mine, theirs = np.array([1, 2]), np.array([7, 8])
+    interrupted: Any = _Interrupted(mine, lambda: taken.append(room.take(1, [theirs])))
+    assert room.take(1, [interrupted])
+    assert taken == [False]
+    assert room.arrays[0][:3].tolist() == [0, 1, 2]

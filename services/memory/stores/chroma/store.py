@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -116,14 +117,17 @@ class ChromaMemoryStore:
 
     async def search_words(self, key: NamespaceKey, query: WordQuery, now: datetime) -> SearchOutcome:
         """See `MemoryStore`; every record of the namespace is read."""
+        seen = filters.visibility(query.filter)
 
         def search(collection: Any) -> SearchOutcome:
             reader = RecordReader(key.kind, "chroma")
             texts: list[WordedText] = []
             matching: dict[str, Record] = {}
+            scanned = 0
             for rows in _chunks(collection, key, embeddings=query.include_embeddings):
+                scanned += len(rows)
                 for row in rows:
-                    record = reader.read(row)
+                    record = reader.read(row) if _passes(key.kind, seen, row, now) else None
                     if record is None:
                         continue
                     texts.append(WordedText(row[Column.ID], row[_CREATED], record.searched_text))
@@ -131,7 +135,8 @@ class ChromaMemoryStore:
                         matching[row[Column.ID]] = record
             ranked = ranked_by_words(query.terms, texts)
             found = [Found(matching[stored_id], score, 0.0) for stored_id, score in ranked if stored_id in matching]
-            return SearchOutcome(found[: query.limit], scanned=len(texts), unreadable=reader.unreadable)
+            found = found[query.skip : query.skip + query.limit]
+            return SearchOutcome(found, scanned=scanned, unreadable=reader.unreadable)
 
         return SearchOutcome() if await self.space(key) is None else await self._directories.run(key, search)
 
@@ -319,8 +324,9 @@ def _plan(collection: Any, key: NamespaceKey, new: Sequence[Record], now: dateti
     """Return what to write for new records, of which what has expired is removed already."""
     stored: dict[str, StoredRecord | None] = {}
     placed: dict[str, str] = {}
+    private_ids = secrets.token_bytes()
     identities = identities_of(new)
-    while ids := ids_to_read(new, identities, stored):
+    while ids := ids_to_read(new, identities, stored, private_ids):
         stored |= dict.fromkeys(ids)
         for row in _rows(collection.get(ids=_candidates(key, ids), include=["metadatas"]), key):
             own = record_id(key.kind, row)
@@ -340,7 +346,7 @@ def _plan(collection: Any, key: NamespaceKey, new: Sequence[Record], now: dateti
             if record is not None:
                 record.created_at = record.created_at or now
                 same.setdefault(row[_IDENTITY], record)
-    plan = plan_save(new, identities, stored, same, now)
+    plan = plan_save(new, identities, stored, same, now, private_ids)
     for record in plan.writes:
         # A row that something else has written under a record's id is replaced where it is.
         record.stored_id = record.stored_id or placed.get(record.id, "")

@@ -16,7 +16,7 @@ from services.memory.domain.copies import identities_of, identity_of
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
-from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey, namespace_secret
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
@@ -81,8 +81,12 @@ class DatabricksMemoryStore:
         *,
         listed: ListedPositions,
         pause_seconds: float,
+        private_ids: bytes,
     ) -> None:
-        """`listed` is what lists remember, `pause_seconds` how long to wait for removals to be seen."""
+        """`listed` is what lists remember, `pause_seconds` how long to wait for removals to be seen.
+
+        `private_ids` is the key of the ids that private records get here, the same in every process.
+        """
         assert backend.databricks is not None
         self._repository = repository
         self._backend = backend
@@ -90,6 +94,7 @@ class DatabricksMemoryStore:
         self._notes = notes
         self._listed = listed
         self._pause_seconds = pause_seconds
+        self._private_ids = private_ids
 
     async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
         """See `MemoryStore`; every namespace of a backend has the embedding space of its indexes."""
@@ -126,8 +131,9 @@ class DatabricksMemoryStore:
         same: dict[str, Record] = {}
         placed: dict[str, str] = {}
         reader = RecordReader(key.kind, "databricks")
+        private_ids = namespace_secret(self._private_ids, key)
         identities = await asyncio.to_thread(identities_of, new)
-        while ids := ids_to_read(new, identities, stored):
+        while ids := ids_to_read(new, identities, stored, private_ids):
             stored |= dict.fromkeys(ids)
             found = await self._repository.find(index, key, ids)
             for record_id, rows in found.items():
@@ -139,7 +145,7 @@ class DatabricksMemoryStore:
                     identity = identity_of(record)
                     stored[record_id] = StoredRecord(identity, record.created_at, owner_of(record), record.revision)
                     same.setdefault(identity, record)
-        plan = plan_save(new, identities, stored, same, now)
+        plan = plan_save(new, identities, stored, same, now, private_ids)
         for record in plan.writes:
             # A row that something else has written under a record's id is replaced where it is.
             record.stored_id = record.stored_id or placed.get(record.id, "")
@@ -192,11 +198,16 @@ class DatabricksMemoryStore:
             _owner(key),
             text,
             query.filter,
-            query.limit,
+            query.skip + query.limit,
             now,
             embeddings=query.include_embeddings,
         )
-        results = [Found(hit.record, hit.similarity, 0.0) for hit in found.hits]
+        # The workspace's scores have no upper bound: the best record has 1, as where all terms are found.
+        best = max((hit.similarity for hit in found.hits), default=0.0)
+        results = [
+            Found(hit.record, max(0.0, hit.similarity / best) if best > 0 else 0.0, 0.0)
+            for hit in found.hits[query.skip :]
+        ]
         return SearchOutcome(results, truncated=found.truncated, unreadable=found.unreadable)
 
     async def get(

@@ -1,5 +1,6 @@
 """What is held in memory of a namespace: its rows as arrays that grow in place."""
 
+import threading
 from collections.abc import Sequence
 from itertools import repeat
 from typing import Any, Self, TypeAlias
@@ -25,12 +26,16 @@ _Array: TypeAlias = npt.NDArray[Any]
 
 
 class _Room:
-    """Arrays of one capacity, of which the first rows are used. Rows are only ever added behind those."""
+    """Arrays of one capacity, of which the first rows are used. Rows are only ever added behind those.
 
-    __slots__ = ("arrays", "used")
+    Threads may add at once: one whose search was cancelled goes on beside the next one's.
+    """
+
+    __slots__ = ("_taking", "arrays", "used")
 
     def __init__(self, columns: Sequence[_Array], rows: int) -> None:
         """Copy columns into room for so many rows. What is not used of it takes no memory yet."""
+        self._taking = threading.Lock()
         self.used = len(columns[0])
         self.arrays = [np.empty((rows, *column.shape[1:]), dtype=column.dtype) for column in columns]
         for array, column in zip(self.arrays, columns, strict=True):
@@ -39,11 +44,12 @@ class _Room:
     def take(self, begin: int, columns: Sequence[_Array]) -> bool:
         """Add rows behind the first `begin`; False when others are there already, or they do not fit."""
         end = begin + len(columns[0])
-        if self.used != begin or end > len(self.arrays[0]):
-            return False
+        with self._taking:
+            if self.used != begin or end > len(self.arrays[0]):
+                return False
+            self.used = end
         for array, column in zip(self.arrays, columns, strict=True):
             array[begin:end] = column
-        self.used = end
         return True
 
 

@@ -1,5 +1,6 @@
 """What the default store holds of the records of a save."""
 
+import secrets
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -33,6 +34,7 @@ class SavedBefore:
         self._key = key
         self._table = records[key.kind]
         self._now = now
+        self._private_ids = secrets.token_bytes()
         self._names = [Column.ID, "identity", "created_us", "expires_us", metadata_column(key.kind)]
         if key.kind is MemoryKind.UNIFIED:
             self._names += [Column.PRIVATE, "owner"]
@@ -42,10 +44,11 @@ class SavedBefore:
 
     async def plan(self, new: Sequence[Record], identities: Sequence[str]) -> SavePlan:
         """Return what to write for new records, given the identity of each."""
-        while ids := ids_to_read(new, identities, self._stored):
+        while ids := ids_to_read(new, identities, self._stored, self._private_ids):
             await self._read(ids)
         looked_for = {identity for record, identity in zip(new, identities, strict=True) if not record.id}
-        return plan_save(new, identities, self._stored, await self._same(list(looked_for)), self._now)
+        same = await self._same(list(looked_for))
+        return plan_save(new, identities, self._stored, same, self._now, self._private_ids)
 
     async def _read(self, ids: Sequence[str]) -> None:
         by_stored_id = {self._key.stored_id(record_id): record_id for record_id in ids}

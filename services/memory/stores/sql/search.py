@@ -18,6 +18,7 @@ from services.memory import filters
 from services.memory.domain.filters import Filter
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import embedding_mismatch
@@ -108,7 +109,11 @@ class VectorSearch:
                     best, read = await self._scan(connection, namespace, query, microseconds(now))
                     scanned += read
                 ids = _ids(best)
-                by_id, looked_up = await read_records(connection, key, ids, embeddings=query.include_embeddings)
+                # What is remembered decides who is nearest, the rows themselves whose private ones are shown.
+                seen = living(key, filters.visibility(query.filter), microseconds(now), self._database.dialect)
+                by_id, looked_up = await read_records(
+                    connection, key, ids, embeddings=query.include_embeddings, clauses=seen
+                )
             found, cut = _found(best, by_id), looked_up < len(ids)
             # A winner removed between the two statements leaves its place to the next one.
             if len(found) == looked_up:
@@ -133,13 +138,16 @@ class VectorSearch:
         known = None if query.include_embeddings else self._records.of(key.id, version, _ids(best))
         if known is not None:
             proof = await self._version.fetch(key.id, key.group_id)
-            return _found(best, known) if proof is not None and proof[0] == version else None
+            current = proof is not None and proof[0] == version
+            return _found(best, known) if current and _all_seen(query.filter, known) else None
         rows = await self._database.fetch(
             winners(key.kind, embeddings=query.include_embeddings), {**owner_parameters(key), WINNERS: _ids(best)}
         )
         if not rows or rows[0][NAMESPACE_VERSION] != version:
             return None
         by_id = parse_rows(key, [row for row in rows if row[Column.ID] is not None])
+        if not _all_seen(query.filter, by_id):
+            return None
         if not query.include_embeddings:
             self._records.put(key.id, version, by_id)
         return _found(best, by_id)
@@ -279,7 +287,19 @@ def _needs_database(chosen: Filter) -> bool:
     """Return whether a filter asks for more than what is remembered of rows."""
     if chosen.owner and not chosen.include_private:
         return True
-    return bool(chosen.conditions or chosen.categories or chosen.all_categories or chosen.metadata or chosen.expression)
+    return bool(
+        chosen.conditions
+        or chosen.categories
+        or chosen.all_categories
+        or chosen.metadata
+        or chosen.subject
+        or chosen.expression
+    )
+
+
+def _all_seen(chosen: Filter, by_id: Mapping[str, Record]) -> bool:
+    """Return whether no record is private, unless all are asked for: one of the caller's own takes the database."""
+    return chosen.include_private or all(owner_of(record) is None for record in by_id.values())
 
 
 def _residual_columns(kind: MemoryKind, rest: Filter | None) -> list[Any]:

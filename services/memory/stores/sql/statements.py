@@ -173,11 +173,16 @@ def _filtered(table: Table, kind: MemoryKind, chosen: Filter, dialect: str) -> I
             yield clause
 
 
-def _unified(table: Table, chosen: Filter, dialect: str) -> Iterator[ColumnElement[bool]]:
+def visible(table: Table, chosen: Filter) -> Iterator[ColumnElement[bool]]:
+    """Yield the clause that holds for the unified records whose private ones are there for a filter's caller."""
     if not chosen.include_private:
         public = table.c[Column.PRIVATE].is_(False)
         own = and_(table.c.owner == chosen.owner, *([table.c[Column.SOURCE] == chosen.source] if chosen.source else []))
         yield or_(public, own) if chosen.owner else public
+
+
+def _unified(table: Table, chosen: Filter, dialect: str) -> Iterator[ColumnElement[bool]]:
+    yield from visible(table, chosen)
     if chosen.scope_prefix not in ("", "/"):
         scope, below = table.c[Column.SCOPE], chosen.scope_prefix + "/"
         yield or_(scope == chosen.scope_prefix, func.substr(scope, 1, len(below)) == below)

@@ -111,8 +111,9 @@ class SqlMemoryStore:
             if namespace is None:
                 return SearchOutcome()
             index = WordIndex(connection, namespace, self._database.dialect)
-            weights = await index.weights(query.terms)
-            ids, scores = await index.best(weights, query.filter, query.limit, microseconds(now))
+            weights = await index.weights(query.terms, query.filter, microseconds(now))
+            ids, scores = await index.best(weights, query.filter, query.skip + query.limit, microseconds(now))
+            ids, scores = ids[query.skip :], scores[query.skip :]
             by_id, looked_up = await read_records(connection, key, ids, embeddings=query.include_embeddings)
         ranked = zip(ids, scores, strict=True)
         found = [Found(by_id[stored_id], score, 0.0) for stored_id, score in ranked if stored_id in by_id]

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, cast, column, func, literal, select, table, union_all
+from sqlalchemy import ColumnElement, Select, and_, cast, column, func, literal, not_, select, table, union, union_all
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -22,6 +22,7 @@ from services.memory.stores.sql.statements import (
     living,
     named,
     owned,
+    visible,
 )
 from services.memory.tables import record_words, records
 
@@ -79,18 +80,40 @@ class WordIndex:
         self._namespace = namespace
         self._dialect = dialect
 
-    async def weights(self, terms: Sequence[Term]) -> TermWeights:
-        """Return how much terms count in the namespace. Other namespaces' records do not matter."""
+    async def weights(self, terms: Sequence[Term], chosen: Filter, now_us: int) -> TermWeights:
+        """Return how much terms count among the namespace's records that a filter's caller sees.
+
+        The rest of the filter does not matter, nor do other namespaces' records: scores say nothing of what is hidden.
+        """
+        hidden = self._hidden(chosen, now_us).cte("hidden")
+        every = select(literal(-1).label("place"), func.count().label("records")).select_from(hidden)
+        found = [self._matching(term).subquery() for term in terms]
         counted = union_all(
+            every,
             *(
-                select(literal(place).label("place"), func.count().label("records")).select_from(
-                    self._matching(term).subquery()
-                )
-                for place, term in enumerate(terms)
-            )
+                select(literal(place), func.count())
+                .select_from(hits.outerjoin(hidden, hidden.c.doc == hits.c.doc))
+                .where(hidden.c.doc.is_(None))
+                for place, hits in enumerate(found)
+            ),
         )
-        counts = {terms[row.place]: row.records for row in await self._connection.execute(counted)}
-        return TermWeights.of(counts, self._namespace.record_count)
+        counts = {row.place: row.records for row in await self._connection.execute(counted)}
+        seen = max(0, self._namespace.record_count - counts.pop(-1))
+        return TermWeights.of({terms[place]: count for place, count in counts.items()}, seen)
+
+    def _hidden(self, chosen: Filter, now_us: int) -> Select[Any]:
+        """Return the statement for the rows the filter's caller does not see: others' private ones, and expired."""
+        key = self._namespace.key
+        own = records[key.kind]
+        rows = select(own.c[Column.ID]).where(owned(own, key))
+        # Two statements, as each finds its rows without reading the others'.
+        hidden = [rows.where(own.c.expires_us <= now_us)]
+        if key.kind is MemoryKind.UNIFIED and not chosen.include_private:
+            private = rows.where(own.c[Column.PRIVATE].is_(True))
+            seen = and_(*visible(own, chosen))
+            hidden.append(private.where(not_(seen)))
+        ids = union(*hidden).subquery()
+        return select(record_words.c.doc).join(ids, ids.c[Column.ID] == record_words.c.record_id)
 
     async def best(
         self, weights: TermWeights, chosen: Filter, limit: int, now_us: int
