@@ -59,7 +59,7 @@ class OrchestratorSettings(BaseSettings):
         "ever.",
     )
     tool_usage_retention_seconds: float = Field(
-        0,
+        400 * 24 * 3600,
         ge=0,
         description="Seconds for which calls are kept that QueryToolUsage sums up; 0: for ever. They outlive their "
         "executions.",

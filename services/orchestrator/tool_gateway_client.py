@@ -121,10 +121,11 @@ class RemoteToolGateway:
 
 
 def _tested(call_id: str, outcome: pb.ToolOutcome) -> TestedCall:
+    replayed = outcome.replayed
     match outcome.WhichOneof("outcome"):
         case "result":
             result = outcome.result
-            return TestedCall(call_id, result.text, result.structured_json, is_error=result.is_error)
+            return TestedCall(call_id, result.text, result.structured_json, is_error=result.is_error, replayed=replayed)
         case "failure":
             failure = outcome.failure
             return TestedCall(
@@ -132,9 +133,12 @@ def _tested(call_id: str, outcome: pb.ToolOutcome) -> TestedCall:
                 failure_reason=failure.reason or "TOOL_UNAVAILABLE",
                 failure=failure.message,
                 temporary=failure.temporary,
+                made=failure.made,
+                replayed=replayed,
             )
         case _:
-            return TestedCall(call_id, unknown=outcome.unknown.message or "the end of the call is not known")
+            unknown = outcome.unknown.message or "the end of the call is not known"
+            return TestedCall(call_id, unknown=unknown, replayed=replayed)
 
 
 def _listed(tool: pb.SourceTool) -> ListedTool:

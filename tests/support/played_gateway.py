@@ -25,10 +25,10 @@ def result(text: str = "done", **fields: Any) -> pb.ToolOutcome:
 
 
 def failure(
-    reason: str = "TOOL_UNAVAILABLE", message: str = "no connection", *, temporary: bool = False
+    reason: str = "TOOL_UNAVAILABLE", message: str = "no connection", *, temporary: bool = False, made: bool = False
 ) -> pb.ToolOutcome:
-    """A call that was not made."""
-    return pb.ToolOutcome(failure=pb.ToolFailure(reason=reason, message=message, temporary=temporary))
+    """A call that was not made, unless `made`."""
+    return pb.ToolOutcome(failure=pb.ToolFailure(reason=reason, message=message, temporary=temporary, made=made))
 
 
 def unknown(message: str = "the connection ended before an answer came") -> pb.ToolOutcome:

@@ -18,13 +18,15 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The call has no result, and that is certain."""
+    """The call has no result, and that is certain. It was not made, unless `made`."""
 
     reason: str
     """Name of an ErrorReason."""
     message: str
     temporary: bool = False
-    """Whether the same call may succeed later; it was not made then."""
+    """Whether the same call may succeed later."""
+    made: bool = False
+    """Whether it was made all the same, or may have been: its result is too large, or it may be made twice."""
     kind: Literal["FAILED"] = "FAILED"
 
 

@@ -35,7 +35,7 @@ class ToolUsageRecord:
     """One call that has ended, or that was refused."""
 
     id: str
-    """The call's id: a call that ends again replaces what was known of it."""
+    """The call's id: a call that ends again replaces what its execution knew of it."""
     group_id: str
     subject: str
     tool: str

@@ -166,7 +166,7 @@ async def read_calls_of_tools(database: Database, execution_id: str) -> list[tup
     """Return the tool, the task's index and the key of each call that an execution has made, as far as is known."""
     rows = await database.fetch(
         select(tool_journal.c.tool_name, tool_journal.c.task_index, tool_journal.c.call_key).where(
-            tool_journal.c.execution_id == execution_id, tool_journal.c.reason == ""
+            tool_journal.c.execution_id == execution_id, tool_journal.c.reason.in_(_REASONS_OF_MADE_CALLS)
         )
     )
     return [(row["tool_name"], row["task_index"], row["call_key"]) for row in rows]

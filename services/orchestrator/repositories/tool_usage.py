@@ -5,11 +5,11 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, delete, func, select
+from sqlalchemy import ColumnElement, case, delete, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.sums import SumStatements, within
-from services.common.db.upsert import insert_ignore, insert_or_replace
+from services.common.db.upsert import insert_or_replace, insert_or_update
 from services.orchestrator.domain.tool_usage import (
     ToolCallOutcome,
     ToolUsageGrouping,
@@ -30,12 +30,19 @@ class ToolUsageRepository:
         self._connection = connection
 
     async def put(self, records: Sequence[ToolUsageRecord]) -> None:
-        """Store calls, at least one, in place of what was known of them; of several of one id, the last one."""
-        await insert_or_replace(self._connection, tool_usage, [_columns(record) for record in records], key=("id",))
+        """Store calls, at least one, in place of what their executions knew of them; of several of one id, the last."""
+        rows = [_columns(record) for record in records]
+        await insert_or_replace(self._connection, tool_usage, rows, key=("id", "execution_id"))
 
-    async def add(self, record: ToolUsageRecord) -> None:
-        """Store a call, unless it is known."""
-        await insert_ignore(self._connection, tool_usage, _columns(record))
+    async def settle(self, record: ToolUsageRecord) -> None:
+        """Store what has come of a call that was made before; when, and how long it took, stays if it is known."""
+        await insert_or_update(
+            self._connection,
+            tool_usage,
+            _columns(record),
+            key=("id", "execution_id"),
+            update=("outcome", "result_bytes", "cost"),
+        )
 
     async def sums(
         self, group_id: str, query: ToolUsageQuery, after: Sequence[str] | None, limit: int
@@ -77,14 +84,15 @@ class ToolUsageRepository:
 
     async def forget(self, group_id: str, before: datetime, limit: int) -> int:
         """Delete up to `limit` of a group's calls that began before a time, oldest first; return how many."""
+        key = (tool_usage.c.id, tool_usage.c.execution_id)
         old = (
-            select(tool_usage.c.id)
+            select(*key)
             .where(tool_usage.c.group_id == group_id, tool_usage.c.called_at < before)
             .order_by(tool_usage.c.called_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        deleted = await self._connection.execute(delete(tool_usage).where(tool_usage.c.id.in_(old)))
+        deleted = await self._connection.execute(delete(tool_usage).where(tuple_(*key).in_(old)))
         return deleted.rowcount
 
 

@@ -78,14 +78,15 @@ gateway_calls = Table(
     partial_index("gateway_calls", "outcome IS NOT NULL", "ended_at"),
 )
 
-# Calls of tools that have ended. They outlive their executions, as what models have used does.
+# Calls of tools that have ended. They outlive their executions, as what models have used does. Two executions that
+# continue the same one may have made one call; each of them has its row.
 tool_usage = Table(
     "tool_usage",
     metadata,
     Column("id", ID, primary_key=True),  # the call's id
     Column("group_id", GROUP, nullable=False),
     Column("subject", String(512), nullable=False),
-    Column("execution_id", ID, nullable=False),  # empty for a call of TestTool, like the crew and the task
+    Column("execution_id", ID, primary_key=True),  # empty for a call of TestTool, like the crew and the task
     Column("crew", String(256), nullable=False),  # names: usage outlives what it is of
     Column("task", String(128), nullable=False),
     Column("source", String(64), nullable=False),  # empty: built in

@@ -155,18 +155,19 @@ class Batches:
         # Without the rows nobody would know that there are grants.
         await self._grants.revoke(batch_id)
         deleted = 0
-        while portion := await self._delete_portion(group_id, batch_id):
+        while (portion := await self._delete_portion(group_id, batch_id)) is not None:
             deleted += portion
         async with self._database.write() as connection:
             return await BatchRepository(connection).delete(group_id, batch_id), deleted
 
-    async def _delete_portion(self, group_id: str, batch_id: str) -> int:
+    async def _delete_portion(self, group_id: str, batch_id: str) -> int | None:
+        """Delete some executions, and return how many were still there; None: there are no more."""
         async with self._database.read() as connection:
             ended = await BatchRepository(connection).ended_executions(group_id, batch_id, _DELETED_AT_ONCE)
         for execution_id in (execution_id for execution_id, grant_open in ended.items() if grant_open):
             await self._grants.revoke(execution_id)
         if not ended:
-            return 0
+            return None
         async with self._database.write() as connection:
             return await RetentionRepository(connection).delete(group_id, ended)
 

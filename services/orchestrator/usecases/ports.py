@@ -114,11 +114,15 @@ class TestedCall:
     structured_json: str = ""
     is_error: bool = False
     failure_reason: str = ""
-    """ErrorReason of a call that was not made; empty: it was."""
+    """ErrorReason of a call without a result; empty: it has one, or its end is unknown."""
     failure: str = ""
     temporary: bool = False
+    made: bool = False
+    """Whether a call that failed was made all the same, or may have been."""
     unknown: str = ""
     """What was seen of a call that may have had an effect; empty: its end is known."""
+    replayed: bool = False
+    """Whether it was made before, by an earlier request."""
 
 
 class KnownSources(Protocol):

@@ -176,13 +176,14 @@ class Tools:
             if error.reason != "TOOL_OUTCOME_UNKNOWN":
                 raise
             tested = TestedCall(call_id, unknown=error.message)
-        await self._store_usage(_usage(principal, tool, arguments, tested, begun))
+        await self._store_usage(_usage(principal, tool, arguments, tested, begun), replayed=tested.replayed)
         return tested
 
-    async def _store_usage(self, record: ToolUsageRecord) -> None:
+    async def _store_usage(self, record: ToolUsageRecord, *, replayed: bool) -> None:
         try:
             async with self._database.write() as connection:
-                await ToolUsageRepository(connection).add(record)
+                usage = ToolUsageRepository(connection)
+                await (usage.settle(record) if replayed else usage.put([record]))
         except Unavailable:
             # What has come of the call matters more to the caller.
             logger.warning("tool_usage_not_stored", group_id=record.group_id, tool=record.tool)
@@ -255,7 +256,7 @@ def _usage(
         seconds=(utc_now() - begun).total_seconds(),
         argument_bytes=len(to_json(dict(arguments))),
         result_bytes=len((tested.structured_json or tested.text).encode()),
-        cost=0.0 if tested.failure_reason else tool.cost,
+        cost=0.0 if tested.failure_reason and not tested.made else tool.cost,
     )
 
 

@@ -23,6 +23,7 @@ from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
+from services.orchestrator.worker.host.tool_calls import ToolCalls
 from services.orchestrator.worker.link.errors import TaskError
 from tests.integration.memory.databricks_support import make_indexes, use_workspace
 from tests.integration.memory.support import DIMENSION, MODEL, place, serve_memory, stub
@@ -71,7 +72,13 @@ class _Attempt:
             retry_seconds=5,
             confirm_claim=_confirmed,
         )
-        self._calls = CrewCalls(cast("Any", None), memory, cast("Any", None), cast("Any", None), Activity())
+        self._calls = CrewCalls(
+            cast("Any", None),
+            memory,
+            ToolCalls(execution_id, cast("Any", None), cast("Any", None)),
+            cast("Any", None),
+            Activity(),
+        )
         self._calls.begin_task(0, TaskJournal(TaskRef(0, "read", 1)))
 
     def _ask(self, request: CrewRequest) -> HostReply:
@@ -274,6 +281,18 @@ async def test_a_task_done_again_removes_what_it_saved_before_and_nothing_else(m
     # What a later execution has saved too is its own as well.
     await asyncio.to_thread(_storage(_Attempt(memories, "execution-1")).forget_earlier_attempts)
     assert set(await _stored(memories)) == {"masts are tall", "gulls cry"}
+
+
+async def test_a_task_done_again_removes_more_than_fits_a_page(
+    memories: Any, crewai: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from services.orchestrator.worker.crew import memory_storage
+
+    monkeypatch.setattr(memory_storage, "_FORGOTTEN_AT_ONCE", 1)
+    await _storage(_Attempt(memories)).asave(_records(crewai)[:2])
+    assert len(await _stored(memories)) == 2
+    await asyncio.to_thread(_storage(_Attempt(memories)).forget_earlier_attempts)
+    assert await _stored(memories) == {}
 
 
 async def test_tools_that_save_side_by_side_lose_nothing(memories: Any, crewai: Any) -> None:

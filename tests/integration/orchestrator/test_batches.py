@@ -22,6 +22,7 @@ from services.orchestrator.domain.execution import (
     Start,
     TaskOutput,
 )
+from services.orchestrator.repositories.batches import BatchRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.tables import batch_inputs, executions
 from tests.integration.orchestrator.support import Worker, create_crew, executions_of, refused, start_request
@@ -291,3 +292,33 @@ async def test_a_batch_stops_when_nobody_may_act_for_it_any_more(orchestrator: O
     await orchestrator.batch_runner.once()
     assert (await orchestrator.batches.get(PRINCIPAL, batch.id)).batch.ended_at is not None
     assert await orchestrator.rows() == []
+
+
+async def test_a_batch_stays_until_its_last_execution_is_gone(
+    harness: Harness, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may delete what a portion has just found."""
+    crew = await create_crew(harness)
+    stub = batches(harness)
+    batch = (await stub.StartBatch(batch_request(crew.id, 2, max_parallel=2))).batch
+
+    async def made() -> bool:
+        return len(await listed(harness, batch.id)) == 2
+
+    await until(made)
+    await stub.CancelBatch(pb.CancelBatchRequest(id=batch.id))
+
+    async def ended() -> bool:
+        shown: pb.Batch = (await stub.GetBatch(pb.GetBatchRequest(id=batch.id))).batch
+        return shown.HasField("end_time")
+
+    await until(ended)
+    read, stale = BatchRepository.ended_executions, [{"deleted by another": False}]
+
+    async def overtaken(self: BatchRepository, *asked: Any) -> dict[str, bool]:
+        return stale.pop() if stale else await read(self, *asked)
+
+    monkeypatch.setattr(BatchRepository, "ended_executions", overtaken)
+    deleted = await batches(harness, EDITOR).DeleteBatch(pb.DeleteBatchRequest(id=batch.id))
+    assert (deleted.deleted, deleted.deleted_executions) == (True, 2)
+    assert not await listed(harness, batch.id)

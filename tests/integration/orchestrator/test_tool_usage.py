@@ -15,6 +15,7 @@ from services.common.db.database import Database
 from services.common.ids import new_id
 from services.orchestrator.domain.tool_usage import ToolCallOutcome, ToolUsageGrouping, ToolUsageQuery, ToolUsageRecord
 from services.orchestrator.repositories.tool_usage import ToolUsageRepository
+from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.usecases.tool_usage import ToolUsage
 from tests.integration.orchestrator.support import Worker, refused
 from tests.integration.orchestrator.use_cases import ALICE as PRINCIPAL
@@ -208,6 +209,33 @@ async def test_a_call_that_ends_again_replaces_what_was_known_of_it(orchestrator
     known = record(outcome=ToolCallOutcome.REFUSED, cost=0.0)
     await store(orchestrator.database, known, record(id=known.id, cost=1.0), record(id=known.id, cost=2.0))
     async with orchestrator.database.write() as connection:
-        await ToolUsageRepository(connection).add(record(id=known.id, cost=3.0))
-        [row] = await ToolUsageRepository(connection).sums("sales", EVERYTHING, None, 9)
-    assert (row.calls, row.cost, row.outcomes[ToolCallOutcome.REFUSED]) == (1, 2.0, 0)
+        usage = ToolUsageRepository(connection)
+        [row] = await usage.sums("sales", EVERYTHING, None, 9)
+        assert (row.calls, row.cost, row.outcomes[ToolCallOutcome.REFUSED]) == (1, 2.0, 0)
+        # What another request finds out of it later counts; how long it took the first one to wait is not its time.
+        settled = record(id=known.id, cost=3.0, seconds=0.0, outcome=ToolCallOutcome.FAILED, result_bytes=7)
+        await usage.settle(settled)
+        [row] = await usage.sums("sales", EVERYTHING, None, 9)
+    assert (row.calls, row.cost, row.outcomes[ToolCallOutcome.FAILED]) == (1, 3.0, 1)
+    assert (row.seconds, row.result_bytes) == (1.5, 7)
+
+
+async def test_a_call_of_two_executions_that_continue_one_is_counted_for_each(orchestrator: Orchestrator) -> None:
+    database, now = orchestrator.database, utc_now()
+    first = record(execution_id="e1", called_at=now - timedelta(days=31))
+    await store(database, first, record(id=first.id, execution_id="e2", called_at=now))
+
+    async def of_executions() -> list[tuple[str, ...]]:
+        query = ToolUsageQuery(group_by=(ToolUsageGrouping.EXECUTION,))
+        async with database.read() as connection:
+            return [row.keys for row in await ToolUsageRepository(connection).sums("sales", query, None, 9)]
+
+    assert await of_executions() == [("e1",), ("e2",)]
+    # Each is kept for its own time.
+    await ToolUsage(database, retention_seconds=timedelta(days=30).total_seconds()).forget()
+    assert await of_executions() == [("e2",)]
+
+
+def test_calls_are_not_kept_for_ever_by_default() -> None:
+    kept = OrchestratorSettings.model_fields["tool_usage_retention_seconds"].default
+    assert timedelta(seconds=kept) == timedelta(days=400)

@@ -357,6 +357,7 @@ async def test_only_what_does_no_harm_is_tried_again(
     else:
         assert isinstance(outcome, Failed)
         assert "a fault" not in outcome.message
+        assert outcome.made is (not isinstance(failure, NotSent | CallRefused))
 
 
 async def test_a_fault_after_something_was_sent_is_no_failure(database: Database, identity: ServiceIdentity) -> None:
@@ -367,6 +368,16 @@ async def test_a_fault_after_something_was_sent_is_no_failure(database: Database
     replica = Replica(database, identity, PlayedSource(call, _cannot_tell))
     async with running(replica):
         assert isinstance(await replica.call(order()), Unknown)
+
+
+async def test_a_call_that_may_be_made_twice_and_ran_out_of_time_says_that_it_was_made(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    replica = Replica(database, identity, held(asyncio.Event(), asyncio.Event(), sent=True))
+    async with running(replica):
+        outcome = await replica.call(order(timeout=2, idempotent=True))
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.made) == ("TOOL_TIMEOUT", True)
 
 
 @pytest.mark.parametrize("sent", [False, True])

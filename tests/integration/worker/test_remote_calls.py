@@ -280,6 +280,111 @@ async def test_an_unknown_outcome_is_asked_of_a_person_and_the_call_goes_on_with
     assert (await (await scene.host()).call()).output == answer.output
 
 
+async def _lost(scene: CallScene, **execution: Any) -> None:
+    """Make a call whose outcome is unknown, and say that it had no effect."""
+    outcomes = [unknown("cut off")]
+
+    async def pay(call: PlayedCall) -> pb.ToolOutcome:
+        scene.gateway.did(call)
+        return outcomes.pop() if outcomes else result("paid")
+
+    scene.gateway.tools["billing/pay"] = pay
+    with pytest.raises(TaskError):
+        await (await scene.host(**execution)).call()
+    await scene.answer((await scene.questions())[0], QuestionState.ACCEPTED, {"happened": False})
+
+
+async def test_a_call_is_not_made_again_with_a_tool_that_cannot_be_used_any_more(scene: CallScene) -> None:
+    await _lost(scene)
+    scene.tools = [replace(PAY, problem_reason="TOOL_DISABLED", problem="it is switched off")]
+    for _ in range(2):
+        host = await scene.host()
+        assert (await host.call()).error == "it is switched off"
+        await host.recorder.flush()
+    assert len(scene.gateway.requests) == 1
+    # It is another call than the one of unknown outcome.
+    unmade = {event.call_id for event in await scene.events("tool_call_failed")}
+    assert unmade.isdisjoint({scene.gateway.requests[0].call_id})
+    scene.tools = [PAY]
+    assert (await (await scene.host()).call()).output == "paid"
+    assert {scene.gateway.requests[1].call_id} == unmade
+    assert (await scene.rows())["k"].round == 1
+
+
+async def test_a_call_is_made_again_only_once_it_is_approved(scene: CallScene) -> None:
+    await _lost(scene)
+    scene.tools = [replace(PAY, approval=ApprovalRule.ALWAYS)]
+    for _ in range(2):
+        with pytest.raises(TaskError) as waits:
+            await (await scene.host()).call()
+        assert waits.value.reason == WAITS_FOR_PERSON
+    _, question = await scene.questions()
+    assert question.kind is QuestionKind.TOOL_APPROVAL
+    assert len(scene.gateway.requests) == 1
+    await scene.answer(question, QuestionState.ACCEPTED, {"decision": "call"})
+    assert (await (await scene.host()).call()).output == "paid"
+    assert question.call is not None
+    assert scene.gateway.requests[1].call_id == question.call.call_id
+
+
+async def test_a_call_is_made_again_only_within_the_limits_of_the_execution(scene: CallScene) -> None:
+    await _lost(scene, limits=ExecutionLimits(max_tool_calls=1))
+    with pytest.raises(ResourceExhausted, match="max_tool_calls"):
+        await (await scene.host()).call()
+    assert len(scene.gateway.requests) == 1
+
+
+async def test_a_call_that_was_taken_back_elsewhere_is_checked_before_it_is_made_again(scene: CallScene) -> None:
+    outcomes = [failure("TOOL_CANCELLED", "taken back")]
+
+    async def pay(call: PlayedCall) -> pb.ToolOutcome:
+        return outcomes.pop() if outcomes else result("paid")
+
+    scene.gateway.tools["billing/pay"] = pay
+    host = await scene.host(limits=ExecutionLimits(max_tool_calls=1))
+    # The round before counts no more: it would be one call too many.
+    assert (await host.call()).output == "paid"
+    outcomes.append(failure("TOOL_CANCELLED", "taken back"))
+    scene.gateway.calls.clear()
+    heir = await scene.host()
+    row = (await scene.rows())["k"]
+    heir.journal.tool_calls["k"] = replace(row, state=ToolCallState.INTENT, output="")
+    with pytest.raises(ResourceExhausted, match="max_tool_calls"):
+        await heir.call()
+    assert [request.begun_before for request in scene.gateway.requests] == [False, False, True]
+
+
+async def test_a_failed_call_that_was_made_costs_and_counts(scene: CallScene) -> None:
+    reasons = ["TOOL_RESULT_TOO_LARGE", "TOOL_TIMEOUT", "TOOL_DISABLED"]
+
+    async def look(_call: PlayedCall) -> pb.ToolOutcome:
+        reason = reasons.pop(0)
+        return failure(reason, reason, made=reason != "TOOL_DISABLED")
+
+    scene.gateway.tools |= {"billing/pay": look, "billing/look": look}
+    host = await scene.host(limits=ExecutionLimits(max_tool_calls=2))
+    assert (await host.call("k0")).error == "TOOL_RESULT_TOO_LARGE"
+    assert (await host.call("k1", tool="1")).error == "TOOL_TIMEOUT"
+    assert (host.usage.value.tool_calls, host.usage.value.cost) == (2, 1.0)
+    with pytest.raises(ResourceExhausted, match="max_tool_calls"):
+        await host.call("k2")
+    # The next host knows of it too.
+    scene.tools = [replace(PAY, max_calls=1), LOOK]
+    assert "as often as it may" in (await (await scene.host()).call("k3")).error
+
+
+async def test_a_call_that_may_have_been_made_before_it_failed_counts_as_made(scene: CallScene) -> None:
+    outcomes = [failure(temporary=True, made=True), failure("TOOL_DISABLED", "switched off")]
+
+    async def look(_call: PlayedCall) -> pb.ToolOutcome:
+        return outcomes.pop(0)
+
+    scene.gateway.tools["billing/look"] = look
+    host = await scene.host()
+    assert (await host.call(tool="1")).error == "switched off"
+    assert host.usage.value.tool_calls == 1
+
+
 async def test_a_person_may_end_the_task_instead(scene: CallScene) -> None:
     async def pay(_call: PlayedCall) -> pb.ToolOutcome:
         return unknown()

@@ -35,7 +35,7 @@ def upgrade() -> None:
         sa.Column("result_bytes", sa.BigInteger(), nullable=False),
         sa.Column("outcome", sa.String(length=16), nullable=False),
         sa.Column("cost", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_tool_usage")),
+        sa.PrimaryKeyConstraint("id", "execution_id", name=op.f("pk_tool_usage")),
     )
     op.create_index("ix_tool_usage_group_id_called_at", "tool_usage", ["group_id", "called_at"])
     op.create_index("ix_tool_usage_group_id_execution_id", "tool_usage", ["group_id", "execution_id"])

@@ -115,6 +115,7 @@ def outcome_to_proto(outcome: Outcome, *, replayed: bool) -> pb.ToolOutcome:
             message.failure.reason = outcome.reason
             message.failure.message = outcome.message
             message.failure.temporary = outcome.temporary
+            message.failure.made = outcome.made
         case _:
             message.unknown.message = outcome.message
     return message

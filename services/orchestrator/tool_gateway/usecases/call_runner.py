@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import structlog
@@ -164,7 +164,8 @@ class CallRunner:
                 return await self._attempts(order, call, maker, key, handle)
         except TimeoutError:
             if not call.is_sent or order.request.idempotent:
-                return Failed("TOOL_TIMEOUT", f"{order.name}: {call.time.text}", temporary=not call.is_sent)
+                text = f"{order.name}: {call.time.text}"
+                return Failed("TOOL_TIMEOUT", text, temporary=not call.is_sent, made=call.is_sent)
             return Unknown(f"{order.name}: {call.time.text}, so that the call may or may not have taken effect")
 
     async def _attempts(
@@ -172,18 +173,20 @@ class CallRunner:
     ) -> Outcome:
         step = _Step(Unknown(""), handle)
         attempt, is_first = 1, handle is None
+        may_be_made = False
         while True:
             trial = self._limits.attempt(key, first=is_first, counted=order.request.source is not None)
             is_first = False
             step = await self._attempt(order, call, maker, trial, step)
+            may_be_made = may_be_made or isinstance(step.outcome, Unknown)
             if step.is_final or call.is_lost:
-                return step.outcome
+                return _marked(step.outcome, made=may_be_made)
             if step.at_once:
                 continue
             pause = _PAUSES.pause(attempt, step.pause_seconds)
             # What has a handle is asked for as long as the call may take.
             if pause >= call.time.remaining or (attempt >= _ATTEMPTS and not step.handle):
-                return _repeatable(step.outcome, order)
+                return _marked(_repeatable(step.outcome, order), made=may_be_made)
             attempt += 1
             await asyncio.sleep(pause)
 
@@ -241,7 +244,7 @@ class CallRunner:
             logger.error("tool_call_failed", tool=order.name, exc_info=error)
             reason, text, temporary = "INTERNAL", "the gateway failed; its log says why", False
         if not call.is_sent or order.request.idempotent:
-            return Failed(reason, f"{order.name}: {text}", temporary=temporary)
+            return Failed(reason, f"{order.name}: {text}", temporary=temporary, made=call.is_sent)
         return Unknown(f"{order.name}: {text}; it is not known whether the call took effect")
 
     async def _kept(self, order: CallOrder, result: ToolResult) -> Outcome:
@@ -256,6 +259,7 @@ class CallRunner:
                 "TOOL_RESULT_TOO_LARGE",
                 f"{order.name}: the call was made, and its result of {size} bytes is larger than the "
                 f"{self._max_result_bytes} that the operator allows",
+                made=True,
             )
         artifacts: list[str] = []
         if result.files:
@@ -281,7 +285,7 @@ def _refused(order: CallOrder, call: RunningCall, refused: CallRefused, *, askin
     if asking and not order.request.idempotent:
         return Unknown(f"{order.name}: it cannot be found out what became of the call: {refused}")
     temporary = refused.reason in ("TOOL_RATE_LIMITED", "TOOL_UNAVAILABLE") and not call.is_sent
-    return Failed(refused.reason, f"{order.name}: {refused}", temporary=temporary)
+    return Failed(refused.reason, f"{order.name}: {refused}", temporary=temporary, made=asking)
 
 
 def _seen(step: _Step, order: CallOrder, failure: Exception) -> Unknown:
@@ -295,6 +299,11 @@ def _repeatable(outcome: Outcome, order: CallOrder) -> Outcome:
     if isinstance(outcome, Unknown) and order.request.idempotent:
         return Failed("TOOL_UNAVAILABLE", outcome.message, temporary=True)
     return outcome
+
+
+def _marked(outcome: Outcome, *, made: bool) -> Outcome:
+    """Return the outcome of a call of which an attempt was `made`, or may have been."""
+    return replace(outcome, made=True) if made and isinstance(outcome, Failed) else outcome
 
 
 def _calls_per_minute(request: ToolCallRequest) -> int | None:

@@ -8,15 +8,17 @@ import asyncio
 import contextvars
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
 from crewai.flow.flow_definition import FlowDefinition
 from pydantic import PrivateAttr
 
 Step = Callable[[Any], Any]
+Following = Generator[str, str | None, None]
+"""The steps that follow one, which is told what each of them comes to once all that follows that has been done."""
 
 
 class AgentLoop(AgentExecutor):
@@ -30,13 +32,34 @@ class AgentLoop(AgentExecutor):
         return AgentExecutor.flow_definition()
 
     def kickoff(self, *_: Any, **__: Any) -> None:
-        """Run the loop until no step follows any more."""
+        """Run the loop until no step follows any more.
+
+        Steps follow one another depth first, on a stack of our own: Python's would end after some hundred rounds.
+        """
         self._done.clear()
-        for name in _STARTS:
-            self._run(name)
+        under_way: list[tuple[Following, str]] = [(_starts(), "")]
+        result: str | None = None
+        while under_way:
+            following, own_result = under_way[-1]
+            try:
+                name = following.send(result)
+            except StopIteration:
+                under_way.pop()
+                result = own_result
+            else:
+                under_way.append((_following_step(name), self._run(name)))
+                result = None
+
+    async def kickoff_async(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: CrewAI's engine would find no steps here, and end at once.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("the loop of an agent is not run within an event loop")
 
     def _run(self, name: str) -> str:
-        """Do a step and all that follows it, and return its result."""
+        """Do a step, and return what it comes to."""
         self._done[name] += 1
         if self._done[name] > self.max_method_calls:
             raise RecursionError(f"the agent's step {name} was done {self.max_method_calls} times")
@@ -44,16 +67,7 @@ class AgentLoop(AgentExecutor):
         result = contextvars.copy_context().run(_STEPS[name], self)
         if inspect.iscoroutine(result):
             result = asyncio.run(result)
-        self._follow(name)
         return str(result)
-
-    def _follow(self, name: str) -> None:
-        triggers = [name]
-        while routers := _ROUTERS.get(triggers[-1]):
-            triggers += [self._run(router) for router in routers]
-        for trigger in triggers:
-            for step in _LISTENERS.get(trigger, ()):
-                self._run(step)
 
     # Made for each agent by CrewAI and used by its engine alone.
     def _class_bound_methods(self) -> dict[Any, Any]:
@@ -71,7 +85,22 @@ def _step(name: str) -> Step:
     return step
 
 
-def _following(names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+def _starts() -> Following:
+    for name in _STARTS:  # noqa: UP028 - a list takes no results
+        yield name
+
+
+def _following_step(name: str) -> Following:
+    triggers = [name]
+    while routers := _ROUTERS.get(triggers[-1]):
+        for router in routers:
+            triggers.append(str((yield router)))
+    for trigger in triggers:
+        for listener in _LISTENERS.get(trigger, ()):  # noqa: UP028 - a tuple takes no results
+            yield listener
+
+
+def _by_trigger(names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
     """Return those of some steps that follow a step or a step's result, by its name."""
     following: dict[str, tuple[str, ...]] = {}
     for name in names:
@@ -92,5 +121,5 @@ def _alternatives(condition: Any) -> list[str]:
 _METHODS = AgentExecutor.flow_definition().methods
 _STEPS = {name: _step(name) for name in _METHODS}
 _STARTS = [name for name, method in _METHODS.items() if method.start]
-_ROUTERS = _following(name for name, method in _METHODS.items() if method.router and not method.start)
-_LISTENERS = _following(name for name, method in _METHODS.items() if not method.router and not method.start)
+_ROUTERS = _by_trigger(name for name, method in _METHODS.items() if method.router and not method.start)
+_LISTENERS = _by_trigger(name for name, method in _METHODS.items() if not method.router and not method.start)

@@ -27,7 +27,7 @@ OWN_METADATA = ("execution_id", "task")
 # What the memory service takes.
 _CATEGORIES, _CATEGORY_CHARACTERS = 64, 128
 _SAVED_AT_ONCE = 100
-_MOST_FORGOTTEN = 1000
+_FORGOTTEN_AT_ONCE = 1000
 _PART_CHARACTERS = 96
 """A longer part of a scope (roles may be whole paragraphs) is cut and gets a hash instead of its end."""
 
@@ -90,10 +90,13 @@ class ServiceMemoryStorage:
         What has been saved again since is another execution's memory by now, too, and stays.
         """
         own = pb.RecordFilter(metadata={name: to_value(value) for name, value in self._own.items()})
-        saved = self._host.list_records(pb.ListRecordsRequest(filter=own, page_size=_MOST_FORGOTTEN)).records
-        ids = [record.id for record in saved if record.revision == 1]
-        if ids:
-            self._host.delete_records(pb.DeleteRecordsRequest(ids=ids))
+        is_more = True
+        while is_more:
+            request = pb.ListRecordsRequest(filter=own, page_size=_FORGOTTEN_AT_ONCE)
+            saved = self._host.list_records(request).records
+            ids = [record.id for record in saved if record.revision == 1]
+            deleted = self._host.delete_records(pb.DeleteRecordsRequest(ids=ids)) if ids else 0
+            is_more = len(saved) == _FORGOTTEN_AT_ONCE and deleted > 0
 
     @property
     def _own(self) -> dict[str, str]:

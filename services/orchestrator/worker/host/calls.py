@@ -60,6 +60,7 @@ class CrewCalls:
     def begin_task(self, index: int, journal: TaskJournal) -> None:
         """Serve calls of an attempt at a task from now on."""
         self._journals[index] = journal
+        self._tools.begin_task(index)
 
     async def serve(self, request: CrewRequest) -> HostReply:
         """Answer one call of the crew process."""

@@ -32,6 +32,8 @@ class RemoteCall:
     journal: TaskJournal
     request: CallTool
     tool: ResolvedTool
+    before: ToolCall | None = None
+    """The call as it was made before, without effect, if it is to be made again."""
 
     @property
     def key(self) -> Key:
@@ -45,8 +47,8 @@ class RemoteCall:
 
     @property
     def arguments(self) -> str:
-        """What the model wrote, as JSON text."""
-        return self.request.arguments_json
+        """What is to be sent, as JSON text: what the model wrote, or what was sent before."""
+        return self.request.arguments_json if self.before is None else self.before.arguments
 
     @cached_property
     def source(self) -> str:
@@ -56,19 +58,18 @@ class RemoteCall:
     # ---- rows of the journal
 
     def to_approve(self) -> ToolCall:
-        """Return the call as a person is asked about it."""
-        return ToolCall(ToolCallState.INTENT, "", "", self.tool.name, self._first_id, arguments=self.arguments)
+        """Return the call as a person is asked about it. The answer counts for all rounds."""
+        return ToolCall(ToolCallState.INTENT, "", "", self.tool.name, self._id, arguments=self.arguments)
 
-    def intent(self, arguments: str, before: ToolCall | None = None) -> ToolCall:
-        """Return the call as it is about to be made, with the arguments that are sent; again after `before`."""
-        round_ = 0 if before is None else before.round + 1
+    def intent(self, arguments: str) -> ToolCall:
+        """Return the call as it is about to be made, with the arguments that are sent."""
         return ToolCall(
             ToolCallState.INTENT,
             "",
             "",
             self.tool.name,
-            self._first_id if before is None else next_call_id(before.call_id, round_),
-            round_,
+            self._id,
+            self._round,
             arguments,
             self.tool.hash,
             self.tool.idempotent,
@@ -82,7 +83,8 @@ class RemoteCall:
             "",
             storable(message),
             self.tool.name,
-            self._first_id,
+            self._id,
+            self._round,
             arguments=self.arguments,
             tool_hash=self.tool.hash,
             idempotent=self.tool.idempotent,
@@ -146,6 +148,12 @@ class RemoteCall:
             grant_id=self.execution.grant_id,
         )
 
+    @property
+    def _round(self) -> int:
+        return 0 if self.before is None else self.before.round + 1
+
     @cached_property
-    def _first_id(self) -> str:
-        return call_id(self.execution.id, *self.key)
+    def _id(self) -> str:
+        if self.before is None:
+            return call_id(self.execution.id, *self.key)
+        return next_call_id(self.before.call_id, self._round)

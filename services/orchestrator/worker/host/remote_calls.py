@@ -149,6 +149,7 @@ class RemoteCalls:
                 return await self._begin(call)
 
     async def _begin(self, call: RemoteCall) -> ToolAnswer:
+        """Have a call made, for the first time or again, if that complies with what is in force now."""
         call = replace(call, tool=await self._current.now(call.tool))
         tool, arguments = call.tool, call.arguments
         refusal = await self._rules.refusal(tool, *call.key, arguments)
@@ -166,6 +167,8 @@ class RemoteCalls:
                 if refusal is not None:
                     reason, message = refusal
                     return await self._fail_unmade(call, reason, f"a person changed the arguments, but {message}")
+        # It may have been admitted in the round before.
+        self._admitted.pop(call.key, None)
         self._meter.check(tool.cost, self._admitted.values())
         self._admitted[call.key] = tool.cost
         if not await self._executors.reachable(tool):
@@ -199,15 +202,19 @@ class RemoteCalls:
     async def _outcome(
         self, call: RemoteCall, row: ToolCall, listener: Listener, *, begun_before: bool
     ) -> pb.ToolOutcome:
-        """Return what comes of a call, made again for a while if nothing was sent since its source is busy or away."""
+        """Return what comes of a call, asked for again for a while if its source is busy or away."""
         request = call.to_execute(row, begun_before=begun_before)
         outcome = await self._executors.execute(call.tool, request, listener)
+        made = outcome.failure.made
         for attempt in range(1, _ATTEMPTS):
             if not outcome.failure.temporary or outcome.failure.reason == "TOOL_TIMEOUT":
                 break
             await asyncio.sleep(_PAUSES.pause(attempt))
             request = call.to_execute(row, begun_before=False)
             outcome = await self._executors.execute(call.tool, request, listener)
+            made = made or outcome.failure.made
+        if made and outcome.HasField("failure"):
+            outcome.failure.made = True
         return outcome
 
     async def _end(self, call: RemoteCall, row: ToolCall, outcome: pb.ToolOutcome, seconds: float) -> ToolAnswer:
@@ -216,7 +223,7 @@ class RemoteCalls:
             raise CredentialExpired(outcome.failure.message)
         if outcome.HasField("failure") and outcome.failure.reason == "TOOL_CANCELLED":
             # An execution that this one continues has taken it back, for good under that id.
-            return await self._make_again(call, row)
+            return await self._begin(replace(call, before=row))
         if outcome.HasField("unknown") and not row.idempotent:
             unknown = unknown_by(row, outcome)
             self._count(call, unknown, outcome, seconds)
@@ -235,7 +242,7 @@ class RemoteCalls:
         if outcome.HasField("unknown"):
             # What may be called twice has failed for the model; it may have been made all the same.
             ended = replace(ended, state=ToolCallState.UNKNOWN)
-        made = not outcome.HasField("failure")
+        made = outcome.failure.made or not outcome.HasField("failure")
         self._meter.count(call.journal, ended, made=made, cost=call.tool.cost, seconds=seconds)
 
     async def _store_end(self, call: RemoteCall, ended: ToolCall, seconds: float | None) -> None:
@@ -255,13 +262,10 @@ class RemoteCalls:
         """Go on with a call of unknown outcome by what a person has found out."""
         found = await self._decisions.what_happened(call, unknown)
         if found is None:
-            return await self._make_again(call, unknown)
+            return await self._begin(replace(call, before=unknown))
         ended = replace(unknown, state=ToolCallState.COMPLETED, output=storable(found), error="")
         await self._store_end(call, ended, None)
         return call.answer(ended)
-
-    async def _make_again(self, call: RemoteCall, without_effect: ToolCall) -> ToolAnswer:
-        return await self._make_now(call, call.intent(without_effect.arguments, without_effect))
 
     def _refuse(self, call: RemoteCall, reason: str, message: str) -> ToolAnswer:
         """Tell the model why there is no call. It is told the same when it is asked again, so nothing is kept."""

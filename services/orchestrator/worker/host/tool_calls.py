@@ -30,6 +30,10 @@ class ToolCalls:
         self._under_way: dict[tuple[int, str], datetime] = {}
         """When each began."""
 
+    def begin_task(self, index: int) -> None:
+        """Forget calls of the attempt before: if it has not told of their end, it does so no more."""
+        self._under_way = {key: begun for key, begun in self._under_way.items() if key[0] != index}
+
     async def begin_tool(self, journal: TaskJournal, request: BeginTool) -> ToolPermission:
         """Return whether a tool call may run, or its result if it has one already.
 

@@ -59,7 +59,8 @@ class ToolExecutors:
         except CoxswainError as error:
             return _failed(error.reason, error.message, temporary=is_absence(error))
         except TimeoutError:
-            return _failed("TOOL_TIMEOUT", f"{tool.name} took longer than {tool.max_timeout:g} s", temporary=True)
+            message = f"{tool.name} took longer than {tool.max_timeout:g} s"
+            return _failed("TOOL_TIMEOUT", message, temporary=True, made=True)
 
     async def _with_files(self, outcome: pb.ToolOutcome, call_id: str, listener: Listener) -> pb.ToolOutcome:
         """Store the files that a call has made, and name them to the model."""
@@ -84,5 +85,6 @@ def _returned(text: str, *, is_error: bool = False) -> pb.ToolOutcome:
     return pb.ToolOutcome(result=pb.ToolCallResult(text=text, is_error=is_error))
 
 
-def _failed(reason: str, message: str, *, temporary: bool) -> pb.ToolOutcome:
-    return pb.ToolOutcome(failure=pb.ToolFailure(reason=reason, message=message, temporary=temporary))
+def _failed(reason: str, message: str, *, temporary: bool, made: bool = False) -> pb.ToolOutcome:
+    failure = pb.ToolFailure(reason=reason, message=message, temporary=temporary, made=made)
+    return pb.ToolOutcome(failure=failure)

@@ -1,6 +1,8 @@
 """The loop of an agent takes the steps that CrewAI's own engine takes, whatever the steps come to."""
 
 import random
+import sys
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -56,3 +58,57 @@ def test_it_takes_the_steps_that_crewai_takes(monkeypatch: pytest.MonkeyPatch) -
         assert ours == by_crewai(seed), f"seed {seed}"
         reached.update(ours[0])
     assert reached == set(METHODS)
+
+
+ROUND = {
+    "check_todos_available": "planning_disabled",
+    "initialize_reasoning": "initialized",
+    "execute_tool_action": "tool_completed",
+    "execute_native_tool": "native_tool_completed",
+    "check_todo_completion": "todo_not_satisfied",
+    "check_native_todo_completion": "todo_not_satisfied",
+    "increment_and_continue": "initialized",
+}
+
+
+def _depth() -> int:
+    depth, frame = 0, sys._getframe()
+    while frame.f_back is not None:
+        depth, frame = depth + 1, frame.f_back
+    return depth
+
+
+@pytest.mark.parametrize(
+    ("call", "asks", "answers", "goes_on"),
+    [
+        ("call_llm_native_tools", "native_tool_calls", "native_finished", "continue_reasoning_native"),
+        ("route_by_answer_type", "execute_tool", "agent_finished", "continue_reasoning"),
+    ],
+    ids=["natively", "in words"],
+)
+def test_a_thousand_rounds_take_no_deeper_stack_than_one(
+    monkeypatch: pytest.MonkeyPatch, call: str, asks: str, answers: str, goes_on: str
+) -> None:
+    rounds, depths = 1000, set[int]()
+    taken: Counter[str] = Counter()
+
+    def step(name: str) -> Any:
+        def take(*_: Any) -> str | None:
+            taken[name] += 1
+            depths.add(_depth())
+            if name == call:
+                return answers if taken[call] > rounds else asks
+            return {**ROUND, "check_max_iterations": goes_on, "call_llm_and_parse": "parsed"}.get(name)
+
+        return take
+
+    monkeypatch.setattr(agent_loop, "_STEPS", {name: step(name) for name in METHODS})
+    AgentLoop(max_iter=rounds).kickoff()
+    assert taken["increment_and_continue"] == rounds
+    assert taken["finalize"]
+    assert len(depths) == 1
+
+
+async def test_it_refuses_to_run_within_an_event_loop() -> None:
+    with pytest.raises(NotImplementedError, match="event loop"):
+        await AgentLoop(max_iter=1).kickoff_async()

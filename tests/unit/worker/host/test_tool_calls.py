@@ -2,9 +2,14 @@
 
 import pytest
 
+from services.orchestrator.domain.execution import Usage
+from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.domain.tool_usage import ToolCallOutcome
 from services.orchestrator.repositories.journal import ToolCall
+from services.orchestrator.worker.host.recorder import TaskRef
+from services.orchestrator.worker.host.task_journal import TaskJournal
+from services.orchestrator.worker.host.usage_total import UsageTotal
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.host.call_world import World
 
@@ -66,3 +71,14 @@ async def test_tool_events_are_stored_as_they_come(world: World) -> None:
     for name in ("tool_call_started", "tool_call_completed", "tool_call_failed"):
         await world.ask(**{name: {"call_id": "c", "tool_name": "mail"}})
     assert world.kinds == ["ToolCallStarted", "ToolCallCompleted", "ToolCallFailed"]
+
+
+async def test_a_call_that_an_attempt_has_left_open_counts_toward_no_limit_in_the_next_one(world: World) -> None:
+    world.usage = UsageTotal(Usage(), ExecutionLimits(max_tool_calls=1))
+    world.calls._tools._meter._usage = world.usage
+    await world.ask(begin_tool={"key": "k", "tool": "calculator", "idempotent": True})
+    with pytest.raises(TaskError, match="max_tool_calls"):
+        await world.ask(begin_tool={"key": "l", "tool": "calculator", "idempotent": True})
+    world.calls.begin_task(0, TaskJournal(TaskRef(0, "t", 2)))
+    again = (await world.ask(begin_tool={"key": "k", "tool": "calculator", "idempotent": True})).begin_tool
+    assert not again.done
