@@ -64,7 +64,7 @@ async def test_an_execution_without_limits_shows_none(run: Run, crew_file: str) 
     assert "limits" not in (await run("get", ended)).stdout
     refused = await run("fork", ended, "--max-cost", "0")
     assert refused.exit_code == 13
-    assert "limits.max_cost" in refused.stderr
+    assert "--max-cost" in refused.stderr
 
 
 async def test_faults_of_changes_are_told_in_words(run: Run, crew_file: str) -> None:
@@ -91,7 +91,7 @@ async def test_executions_are_compared(run: Run, crew_file: str) -> None:
     assert [execution["id"] for execution in compared["executions"]] == [first, second["id"]]
     lonely = await run("compare", first)
     assert lonely.exit_code == 13
-    assert "ids" in lonely.stderr
+    assert "ID ID..." in lonely.stderr
 
 
 async def test_the_client_continues_and_compares(run: Run, crew_file: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import InvalidArgument
+from services.common.visible_text import has_visible_text
 from services.memory import filters
 from services.memory.domain.filters import (
     AllOf,
@@ -85,10 +86,12 @@ METADATA_CONDITIONS = [
     MetadataCondition(("a",), MetadataComparison.GREATER, ("\\",)),
     MetadataCondition(("a",), MetadataComparison.LESS_OR_EQUAL, ("\\",)),
 ]
+# A record without any is none.
+VISIBLE = [text for text in TEXTS if has_visible_text(text)]
 
 BODIES: Mapping[MemoryKind, Callable[[random.Random], Body]] = {
     MemoryKind.UNIFIED: lambda r: Unified(
-        content=r.choice(TEXTS),
+        content=r.choice(VISIBLE),
         scope="/" + r.choice(["", "a", "a/b", "%", "é"]),
         categories=tuple(r.sample(TEXTS, 2)),
         importance=r.choice(NUMBERS),
@@ -98,27 +101,27 @@ BODIES: Mapping[MemoryKind, Callable[[random.Random], Body]] = {
         session_id=r.choice(TEXTS),
     ),
     MemoryKind.SHORT_TERM: lambda r: ShortTerm(
-        content=r.choice(TEXTS),
+        content=r.choice(VISIBLE),
         query_text=r.choice(TEXTS),
         session_id=r.choice(TEXTS),
         interaction_sequence=r.choice([*INTEGERS, -(2**63), 2**63 - 1]),
         ttl_hours=r.choice([1, 87600]),
     ),
     MemoryKind.LONG_TERM: lambda r: LongTerm(
-        content=r.choice(TEXTS),
+        content=r.choice(VISIBLE),
         task_description=r.choice(TEXTS),
         quality=r.choice(NUMBERS),
         importance=r.choice(NUMBERS),
         last_accessed=r.choice([None, *MOMENTS]),
     ),
     MemoryKind.ENTITY: lambda r: Entity(
-        entity_name=r.choice(TEXTS),
+        entity_name=r.choice(VISIBLE),
         entity_type=r.choice(TEXTS),
         description=r.choice(TEXTS),
         relationships=(Relationship(r.choice(TEXTS), r.choice(TEXTS)),),
     ),
     MemoryKind.DOCUMENT: lambda r: Document(
-        content=r.choice(TEXTS),
+        content=r.choice(VISIBLE),
         title=r.choice(TEXTS),
         source=r.choice(TEXTS),
         chunk_index=r.choice(INTEGERS),

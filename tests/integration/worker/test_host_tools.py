@@ -130,9 +130,9 @@ async def test_agents_write_read_and_list_files(scene: CallScene) -> None:
     await ask(host, "4", "file_write", name="odd.md", content="a\0b\ud83d")
     assert await ask(host, "5", "file_read", name="notes/a.md") == "Two, and more."
     assert await ask(host, "6", "file_read", name="notes/a.md", start=5) == "and more."
-    assert await ask(host, "7", "file_read", name="odd.md") == "a\N{REPLACEMENT CHARACTER}b?"
+    assert await ask(host, "7", "file_read", name="odd.md") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"
     listed = await ask(host, "8", "file_list", prefix="")
-    assert listed.splitlines() == ["notes/a.md (text/markdown, 14 bytes)", "odd.md (text/markdown, 6 bytes)"]
+    assert listed.splitlines() == ["notes/a.md (text/markdown, 14 bytes)", "odd.md (text/markdown, 8 bytes)"]
     stored = await read_artifact(scene.database, "sales", scene.execution_id, "notes/a.md")
     row = (await scene.rows())["2"]
     assert stored is not None

@@ -111,6 +111,8 @@ class ModelCalls:
             return await self._ask(journal, request, key)
 
     async def _ask(self, journal: TaskJournal, request: Complete, key: tuple[str, int]) -> Answer:
+        # However slow the database is, a host that dies loses one answer at most.
+        await self._recorder.keep_costly()
         before = self._recorder.last_sequence
         call_id = self._start(journal.task, request)
         try:

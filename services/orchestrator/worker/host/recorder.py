@@ -59,6 +59,8 @@ class _Batch:
     used: dict[int, Usage] = field(default_factory=dict)
     """By the task's index."""
     tool_calls: list[ToolUsageRecord] = field(default_factory=list)
+    costly: bool = False
+    """Whether it holds what is expensive to get again."""
     error: BaseException | None = None
     """Why it was not stored."""
 
@@ -117,7 +119,17 @@ class Recorder:
         self._close_chunk(call_id)
         self._batch.events.append(_event(task, body, call_id))
         self._batch.changes += also_store
+        self._batch.costly |= flush_soon
         self._schedule(_SOON_SECONDS if flush_soon else self._interval)
+
+    async def keep_costly(self) -> None:
+        """Wait until all that is expensive to get again is stored, before more of it is asked for.
+
+        Raises:
+            Fenced: the claim is not the newest one.
+        """
+        if self._batch.costly or self._writing.locked():
+            await self.flush()
 
     def add_with_next(self, task: TaskRef, body: Message, *also_store: Change) -> None:
         """Store an event and the changes that go with it together with the next one, which is about to come."""

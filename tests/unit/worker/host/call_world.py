@@ -95,6 +95,8 @@ class Recording:
     def add(self, _: TaskRef, body: Any, *also_store: Any, call_id: str = "", flush_soon: bool = False) -> None:
         self.events.append(body)
 
+    async def keep_costly(self) -> None: ...
+
     def use(self, index: int, used: Any) -> None:
         pass
 
