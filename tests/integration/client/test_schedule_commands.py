@@ -209,7 +209,9 @@ async def test_what_is_no_time_is_refused_by_its_field(run: Run, arguments: list
 
 async def test_missing_inputs_are_named_when_it_is_created(run: Run) -> None:
     result = await run("schedule", "create", "morning", "--cron", NEW_YEAR, "--crew", "brief")
-    assert "{text}" in refused(result, 13)
+    told = refused(result, 13)
+    assert "--input: is missing" in told
+    assert "{text}" in told
 
 
 async def test_a_second_schedule_of_a_name_is_refused(run: Run) -> None:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import ClassVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from services.memory.record_reader import RecordReader
 from services.memory.repositories.memory_backends import RemoteNamespace
 from services.memory.row_values import parse_list, read_text
 from services.memory.rows import Row, created_of
-from services.memory.schemas import Column
+from services.memory.schemas import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.listed_positions import (
@@ -235,6 +236,8 @@ class DatabricksMemoryStore:
     ) -> RecordPage:
         """See `MemoryStore`."""
         index, owner = self._index(key.kind), _owner(key)
+        if limit > _KEYS_AT_ONCE and after is None and not embeddings:
+            return await self._whole_page(index, owner, chosen, limit, now)
         listing = (index, owner, repr(chosen))
         positions = None if after is None else self._listed.get(listing)
         whole = False
@@ -254,6 +257,24 @@ class DatabricksMemoryStore:
             more=more,
             unreadable=reader.unreadable,
             last=ListPosition(*on_page[-1]) if more else None,
+        )
+
+    async def _whole_page(self, index: str, owner: Owner, chosen: Filter, limit: int, now: datetime) -> RecordPage:
+        """Return a first page so large that its rows are read at once, not after their positions."""
+        newest: list[tuple[Position, Row]] = []
+        columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
+        async for rows in self._repository.rows(index, owner, chosen, now, columns):
+            newest.extend((_position(row), row) for row in rows)
+            newest.sort(key=itemgetter(0), reverse=True)
+            del newest[limit + 1 :]
+        reader = RecordReader(owner.kind, "databricks")
+        records = [reader.read(row) for _, row in newest[:limit]]
+        more = len(newest) > limit
+        return RecordPage(
+            [record for record in records if record is not None],
+            more=more,
+            unreadable=reader.unreadable,
+            last=ListPosition(*newest[limit - 1][0]) if more else None,
         )
 
     async def _positions(

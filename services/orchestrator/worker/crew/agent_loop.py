@@ -54,9 +54,9 @@ class AgentLoop(AgentExecutor):
         """Refuse: CrewAI's engine would find no steps here, and end at once.
 
         Raises:
-            NotImplementedError: always.
+            RuntimeError: always.
         """
-        raise NotImplementedError("the loop of an agent is not run within an event loop")
+        raise RuntimeError("the loop of an agent is not run within an event loop")
 
     def _run(self, name: str) -> str:
         """Do a step, and return what it comes to."""

@@ -110,5 +110,5 @@ def test_a_thousand_rounds_take_no_deeper_stack_than_one(
 
 
 async def test_it_refuses_to_run_within_an_event_loop() -> None:
-    with pytest.raises(NotImplementedError, match="event loop"):
+    with pytest.raises(RuntimeError, match="event loop"):
         await AgentLoop(max_iter=1).kickoff_async()
