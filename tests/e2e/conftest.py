@@ -25,18 +25,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def llm() -> Iterator[LlmEmulator]:
-    """The upstream of all models that need one."""
+def shared_llm() -> Iterator[LlmEmulator]:
+    """The upstream of all models that need one, with whatever script the test before has left."""
     with LlmEmulator() as emulator:
         yield emulator
 
 
+@pytest.fixture
+def llm(shared_llm: LlmEmulator) -> Iterator[LlmEmulator]:
+    """The upstream of all models, without a script; nothing hangs beyond the test."""
+    shared_llm.clear_rules()
+    shared_llm.clear_log()
+    yield shared_llm
+    shared_llm.release()
+
+
 @pytest.fixture(scope="session")
-def model_environment(llm: LlmEmulator) -> dict[str, str]:
+def model_environment(shared_llm: LlmEmulator) -> dict[str, str]:
     """What points an installation at the emulated upstream, and lets tools call this machine."""
     return {
         "OPENAI_API_KEY": API_KEY,
-        "OPENAI_BASE_URL": f"{llm.url}/v1",
+        "OPENAI_BASE_URL": f"{shared_llm.url}/v1",
         "COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS": '["127.0.0.0/8"]',
     }
 
@@ -91,12 +100,9 @@ def alice(installation: Installation) -> Iterator[Caller]:
 
 
 @pytest.fixture
-def scene(llm: LlmEmulator) -> Iterator[Scene]:
-    """A crew and a scripted model of this test's own; nothing hangs beyond it."""
-    llm.clear_rules()
-    llm.clear_log()
-    yield Scene(llm)
-    llm.release()
+def scene(llm: LlmEmulator) -> Scene:
+    """A crew and a scripted model of this test's own."""
+    return Scene(llm)
 
 
 @pytest.hookimpl(wrapper=True)

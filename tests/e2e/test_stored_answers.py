@@ -18,7 +18,6 @@ def test_a_call_repeated_after_a_kill_gets_its_answer_and_no_prompt_or_answer_ca
     marks = MarkedSecrets()
     prompt = marks.add("prompt", "prompt-2f8b6d4a9c1e7053")
     reply = marks.add("answer", "answer-8c3a5e1f7b9d2640")
-    llm.clear_rules()
     llm.on(Reply(text=reply), contains=prompt)
     llm.on(Reply(hang=True), contains="under way")
     request = pb.CompleteRequest(completion=_completion(prompt), request_id="report-1")
