@@ -59,11 +59,18 @@ class HelperProcess:
             async with asyncio.timeout(self._longest_seconds), self._group(group_id), self._turn:
                 if outcome.done():
                     return
-                response = await self._answer(request)
+                response = await self._answer_by_a_live_one(request)
             if not outcome.done():
                 outcome.set_result(response)
         except (BadFrame, OSError) as error:
             _fail(outcome, error)
+
+    async def _answer_by_a_live_one(self, request: bytes) -> Mapping[str, Any]:
+        """Ask once more where the process was there before: it may have ended since, of something else."""
+        if self._process is not None:
+            with contextlib.suppress(BadFrame, OSError):
+                return await self._answer(request)
+        return await self._answer(request)
 
     async def _answer(self, request: bytes) -> Mapping[str, Any]:
         answered = False

@@ -212,6 +212,8 @@ class Tools:
 
     async def _refuse_arguments(self, principal: Principal, tool: ResolvedTool, arguments: Mapping[str, Any]) -> None:
         checked = await self._checker.check(principal.group_id, tool.arguments_schema, json.dumps(dict(arguments)))
+        if checked.unchecked in {"process", "queue"}:
+            raise Unavailable("the arguments cannot be checked now; try again", retry_after=1.0)
         if checked.unchecked:
             raise InvalidArgument.fields(
                 [FieldViolation("arguments", f"could not be checked by the tool's schema ({checked.unchecked})")],

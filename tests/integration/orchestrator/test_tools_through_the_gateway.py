@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
 from coxswain.orchestrator.v1 import tool_pb2
@@ -92,6 +93,28 @@ async def test_a_call_outside_an_execution_is_made_once(harness: Harness) -> Non
         assert used.rows[1].result_bytes == len('{"stock":3}')
         listed = await tools.ListTools(tool_pb2.ListToolsRequest(source="shop"))
         assert [(tool.name, tool.idempotent) for tool in listed.tools] == [("shop/look", True), ("shop/order", False)]
+
+
+async def test_arguments_that_cannot_be_checked_now_are_no_fault_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ends.py").write_text("raise SystemExit(1)")
+    monkeypatch.setattr("services.common.schema_checks.checker._PROGRAM", tmp_path / "ends.py")
+    settings = OrchestratorSettings(tool_egress_allowed_networks=["127.0.0.0/8"])
+    async with (
+        serve_services(tmp_path, "models", "orchestrator", "tools", settings={"orchestrator": settings}) as harness,
+        RecordingApi() as api,
+    ):
+        spec = pb.ToolSourceSpec(name="shop", http=pb.HttpApi(base_url=api.url))
+        spec.http.operations.add(
+            name="look", description="It.", method="GET", path="/{id}", arguments_schema=to_struct(SCHEMA)
+        )
+        sources, tools = ToolSourceServiceStub(harness.channel()), ToolServiceStub(harness.channel())
+        await sources.CreateToolSource(pb.CreateToolSourceRequest(spec=spec))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await tools.TestTool(tool_pb2.TestToolRequest(name="shop/look", arguments=to_struct({"id": "7"})))
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert api.requests == []
 
 
 async def test_a_check_tells_where_the_way_ends(harness: Harness) -> None:

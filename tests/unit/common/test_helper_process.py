@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -70,6 +71,14 @@ async def test_a_process_that_dies_is_replaced(helper: HelperProcess) -> None:
     with pytest.raises(ProcessGone):
         await helper.ask("g", {"die": True})
     assert (await helper.ask("g", {}))["pid"] != first
+
+
+async def test_a_request_does_not_pay_for_a_process_that_has_ended_before_it(helper: HelperProcess) -> None:
+    first = (await helper.ask("g", {}))["pid"]
+    os.kill(first, signal.SIGKILL)
+    answer = await helper.ask("g", {"echo": 1})
+    assert answer["echo"] == 1
+    assert answer["pid"] != first
 
 
 async def test_a_cancelled_request_leaves_nothing_to_the_next_one(helper: HelperProcess) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -190,13 +191,18 @@ async def test_very_long_and_very_deep_answers_are_not_checked(checker: SchemaCh
         assert found.unchecked
 
 
-async def test_an_answer_is_not_checked_when_the_process_dies(checker: SchemaChecker) -> None:
+async def test_an_answer_is_checked_by_another_process_when_the_first_has_died(checker: SchemaChecker) -> None:
     assert (await checker.check("g", PRICE, "{}")).violations
     for child in psutil.Process().children():
         if any("schema_checks" in argument for argument in child.cmdline()):
             child.kill()
-    assert await checker.check("g", PRICE, "{}") == Checked("{}", unchecked="process")
     assert (await checker.check("g", PRICE, "{}")).violations
+
+
+async def test_an_answer_is_not_checked_when_no_process_lives(checker: SchemaChecker, tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text("raise SystemExit(1)")
+    checker._helper._program = tmp_path / "ends.py"
+    assert await checker.check("g", PRICE, "{}") == Checked("{}", unchecked="process")
 
 
 class Again:

@@ -63,9 +63,6 @@ class ToolRules:
             return f"the arguments have more than {MAX_CHARACTERS:,} characters; send less"
         # A source may send any schema: it is checked in a process of its own, and a text that is no object fails there.
         found = await self._checker.check(self._group_id, tool.arguments_schema, arguments)
-        if found.unchecked == "process":
-            # It has died; another check starts another one.
-            found = await self._checker.check(self._group_id, tool.arguments_schema, arguments)
         if found.unchecked in {"process", "queue", "time"}:
             return "the arguments could not be checked in time; send less, or try again"
         if found.unchecked:
