@@ -36,6 +36,7 @@ from services.memory.usecases.index_adoption import IndexAdoptions
 from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.memories import Memories
 from services.memory.usecases.memory_backends import MemoryBackends
+from services.memory.usecases.namespaces import Namespaces
 from services.memory.usecases.registered_indexes import RegisteredIndexes
 from services.memory.usecases.subjects import Subjects
 from services.memory.usecases.transfers import Transfers
@@ -86,7 +87,8 @@ class MemoryService:
             short_term_ttl_hours=settings.short_term_ttl_hours,
             max_message_bytes=runtime.settings.max_message_bytes,
         )
-        self._memory = MemoryServicer(memories, Subjects(stores), Transfers(stores, memories))
+        namespaces = Namespaces(stores, max_message_bytes=runtime.settings.max_message_bytes)
+        self._memory = MemoryServicer(memories, namespaces, Subjects(stores), Transfers(stores, memories))
         self._backends = MemoryBackendServicer(
             MemoryBackends(runtime.database, stores, limits),
             BackendChecks(registered),

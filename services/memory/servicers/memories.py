@@ -22,6 +22,7 @@ from services.memory.servicers.messages.records import (
 )
 from services.memory.servicers.messages.transfers import origin_to_proto, progress_to_proto
 from services.memory.usecases.memories import ListInput, Memories, SearchInput
+from services.memory.usecases.namespaces import Namespaces
 from services.memory.usecases.subjects import Subjects
 from services.memory.usecases.transfers import (
     ExportInput,
@@ -38,8 +39,9 @@ _NO_FILTER = Filter()
 class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     """Records of crews: saved, searched, listed and removed."""
 
-    def __init__(self, memories: Memories, subjects: Subjects, transfers: Transfers) -> None:
+    def __init__(self, memories: Memories, namespaces: Namespaces, subjects: Subjects, transfers: Transfers) -> None:
         self._memories = memories
+        self._namespaces = namespaces
         self._subjects = subjects
         self._transfers = transfers
 
@@ -173,7 +175,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
 
     async def ClearNamespace(self, request: pb.ClearNamespaceRequest, context: Context) -> pb.ClearNamespaceResponse:
         """See the proto."""
-        deleted = await self._memories.clear(current_principal(), *_namespace(request.namespace))
+        deleted = await self._namespaces.clear(current_principal(), *_namespace(request.namespace))
         return pb.ClearNamespaceResponse(deleted=deleted)
 
     async def TouchRecords(self, request: pb.TouchRecordsRequest, context: Context) -> pb.TouchRecordsResponse:
@@ -187,7 +189,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         self, request: pb.TraverseEntitiesRequest, context: Context
     ) -> pb.TraverseEntitiesResponse:
         """See the proto."""
-        graph = await self._memories.traverse(
+        graph = await self._namespaces.traverse(
             current_principal(),
             *_namespace(request.namespace),
             request.start,
@@ -199,17 +201,19 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
 
     async def ListScopes(self, request: pb.ListScopesRequest, context: Context) -> pb.ListScopesResponse:
         """See the proto."""
-        scopes = await self._memories.child_scopes(current_principal(), *_namespace(request.namespace), request.parent)
+        scopes = await self._namespaces.child_scopes(
+            current_principal(), *_namespace(request.namespace), request.parent
+        )
         return pb.ListScopesResponse(scopes=[scope_to_proto(scope) for scope in scopes])
 
     async def GetScope(self, request: pb.GetScopeRequest, context: Context) -> pb.GetScopeResponse:
         """See the proto."""
-        scope = await self._memories.scope(current_principal(), *_namespace(request.namespace), request.path)
+        scope = await self._namespaces.scope(current_principal(), *_namespace(request.namespace), request.path)
         return pb.GetScopeResponse(scope=scope_to_proto(scope))
 
     async def ListCategories(self, request: pb.ListCategoriesRequest, context: Context) -> pb.ListCategoriesResponse:
         """See the proto."""
-        counts = await self._memories.categories(
+        counts = await self._namespaces.categories(
             current_principal(), *_namespace(request.namespace), request.scope_prefix
         )
         return pb.ListCategoriesResponse(counts=counts)
@@ -234,14 +238,14 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
 
     async def ListNamespaces(self, request: pb.ListNamespacesRequest, context: Context) -> pb.ListNamespacesResponse:
         """See the proto."""
-        page = await self._memories.namespaces(current_principal(), request.page_size, request.page_token)
+        page = await self._namespaces.page(current_principal(), request.page_size, request.page_token)
         return pb.ListNamespacesResponse(
             namespaces=[namespace_to_proto(info) for info in page.items], next_page_token=page.next_page_token
         )
 
     async def DeriveMemoryId(self, request: pb.DeriveMemoryIdRequest, context: Context) -> pb.DeriveMemoryIdResponse:
         """See the proto."""
-        memory_id = self._memories.memory_id(
+        memory_id = self._namespaces.memory_id(
             current_principal(),
             agent_roles=list(request.agent_roles),
             task_names=list(request.task_names),

@@ -15,6 +15,8 @@ from services.memory.domain.searches import Found, SearchPosition
 from services.memory.row_values import is_encodable
 from services.memory.rows import MAX_ID_LENGTH
 
+ENVELOPE_BYTES = 64 * 1024
+"""Bytes of a message left to what stands beside the records."""
 _LISTING = "memories"
 _SEARCH = "search"
 _MOST_RESULTS = 1 << 62

@@ -12,7 +12,7 @@ from services.memory.repositories.memory_backends import MemoryBackendRepository
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.group_stores import BackendStores
-from services.memory.usecases.memories import check_memory_id
+from services.memory.usecases.namespaces import check_memory_id
 
 
 @dataclass(frozen=True, slots=True)

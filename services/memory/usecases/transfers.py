@@ -16,7 +16,8 @@ from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SaveOutcome
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.stores.group_stores import BackendStores
-from services.memory.usecases.memories import Memories, namespace_key
+from services.memory.usecases.memories import Memories
+from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.record_pages import fitting, is_stored_id
 
 _MESSAGE_BYTES = 1024 * 1024
