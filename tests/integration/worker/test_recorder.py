@@ -74,6 +74,19 @@ async def test_what_is_added_is_stored_soon_by_itself(database: Database, store:
     await recorded.recorder.close()
 
 
+async def test_what_is_costly_can_be_waited_for_and_nothing_else_is(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=60)
+    recorder = recorded.recorder
+    recorder.add(TASK, execution_pb2.LlmCallStarted(call_id="a"))
+    await recorder.keep_costly()
+    assert len(await event_rows(database, execution_id)) == 1
+    recorder.add(TASK, execution_pb2.LlmCallCompleted(call_id="a", text="Paid."), flush_soon=True)
+    await recorder.keep_costly()
+    assert len(await event_rows(database, execution_id)) == 3
+    await recorder.close()
+
+
 async def test_a_recorder_whose_claim_is_lost_writes_nothing_and_says_so(database: Database, store: RunStore) -> None:
     execution_id = await queue(database)
     recorded = Recorded(store, await claimed(store, execution_id), interval=0.001)

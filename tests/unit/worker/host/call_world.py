@@ -91,11 +91,15 @@ class Recording:
         self.commits = 0
         self.pruned: list[tuple[str, int]] = []
         self.last_sequence = 7
+        self.stored = asyncio.Event()
+        """Whether what was costly is stored; a test may clear it."""
+        self.stored.set()
 
     def add(self, _: TaskRef, body: Any, *also_store: Any, call_id: str = "", flush_soon: bool = False) -> None:
         self.events.append(body)
 
-    async def keep_costly(self) -> None: ...
+    async def keep_costly(self) -> None:
+        await self.stored.wait()
 
     def use(self, index: int, used: Any) -> None:
         pass

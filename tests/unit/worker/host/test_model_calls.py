@@ -36,6 +36,17 @@ def said(*texts: str, finish: bool = True) -> list[pb.StreamCompleteResponse]:
     return pieces
 
 
+async def test_a_model_is_asked_when_the_answers_before_are_stored(world: World) -> None:
+    world.services.streams = [said("First.")]
+    world.recorder.stored.clear()
+    call = asyncio.ensure_future(world.complete(REQUEST))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert world.services.asked == []
+    world.recorder.stored.set()
+    assert (await call).text == "First."
+
+
 async def test_an_answer_is_put_together_told_of_and_counted(world: World) -> None:
     call = [
         pb.StreamCompleteResponse(reasoning="Hm."),
