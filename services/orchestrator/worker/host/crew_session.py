@@ -16,13 +16,11 @@ from services.orchestrator.messages.executions import output_from_proto, output_
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.host.crew_opener import Crew, CrewOpener
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
-from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.metrics import CREW_LOSSES
-from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
-from services.orchestrator.worker.host.stop_signal import Failed, StopSignal, TaskWaits
+from services.orchestrator.worker.host.stop_signal import Failed, TaskWaits
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
 from services.orchestrator.worker.link.host_end import CrewProcessLost
@@ -39,22 +37,14 @@ _CONDITION_SECONDS = 60.0
 
 
 class CrewSession:
-    """Has tasks done by a crew process. What goes wrong while its calls are served goes to `signal`."""
+    """Has tasks done by a crew process, opened when the first one is due."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        state: RunState,
-        recorder: Recorder,
-        principal: ExecutionPrincipal,
-        signal: StopSignal,
-        files: ExecutionFiles,
-    ) -> None:
+    def __init__(self, context: RunContext, state: RunState, recorder: Recorder, opener: CrewOpener) -> None:
         self._context = context
         self._state = state
         self._execution = state.execution
         self._recorder = recorder
-        self._opener = CrewOpener(context, state, recorder, principal, signal, files)
+        self._opener = opener
         self.questions = self._opener.questions
         """What calls of tools ask people."""
         self._remote = self._opener.remote

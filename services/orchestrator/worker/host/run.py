@@ -9,6 +9,7 @@ from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, T
 from services.orchestrator.domain.task_order import context_of, startable
 from services.orchestrator.messages.executions import output_to_proto
 from services.orchestrator.worker.host.completion import Completion
+from services.orchestrator.worker.host.crew_opener import CrewOpener
 from services.orchestrator.worker.host.crew_session import CrewSession
 from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
@@ -54,7 +55,8 @@ class ExecutionRun:
             limits=context.artifact_limits,
             retry_seconds=context.settings.peer_retry_seconds,
         )
-        self._crew = CrewSession(context, self._state, self._recorder, principal, self._signal, files)
+        opener = CrewOpener(context, self._state, self._recorder, principal, self._signal, files)
+        self._crew = CrewSession(context, self._state, self._recorder, opener)
         self._completion = Completion(context, self._state, self._recorder, files)
         self._parking = Parking(context, self._state, self._recorder, principal, self._completion)
         self._questions = Questions(context, self._state, self._recorder, self._crew, self._completion)
