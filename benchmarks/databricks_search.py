@@ -165,7 +165,7 @@ def _repository_search(repository: DatabricksVectorIndexRepository) -> Search:
 
     async def search(vector: Vector) -> list[str]:
         now = datetime.now(UTC)
-        found = await repository.similarity_search(_INDEX, owner, vector, Filter(), _K, now, embeddings=False)
+        found = await repository.searches.similarity_search(_INDEX, owner, vector, Filter(), _K, now, embeddings=False)
         return [hit.record.stored_id for hit in found.hits]
 
     return search

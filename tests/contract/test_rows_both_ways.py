@@ -105,7 +105,7 @@ async def test_a_row_of_an_official_client_is_a_record(
     async with workspace_client() as client:
         repository = open_repository(client, vectors.url)
         owner = Owner(kind, key.group_id, key.memory_id)
-        found = await repository.similarity_search(
+        found = await repository.searches.similarity_search(
             INDEX, owner, unit_vector([1, 0, 0]), EVERYTHING, 5, NOW, embeddings=True
         )
         (hit,) = found.hits

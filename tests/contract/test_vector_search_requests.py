@@ -143,7 +143,7 @@ async def _our_requests(workspace: DatabricksWorkspace, token: str) -> list[Exch
     assert (await repository.resources.describe_index(INDEX)).dimension == DIMENSION
     await repository.upsert(INDEX, KEY, _records(), "m")
     assert (await repository.count_documents(INDEX, OWNER, EVERYTHING, NOW)).count == ROWS
-    found = await repository.similarity_search(
+    found = await repository.searches.similarity_search(
         INDEX, OWNER, unit_vector([1, 0, 0]), EVERYTHING, 7, NOW, embeddings=False
     )
     assert len(found.hits) == 7

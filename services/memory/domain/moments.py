@@ -1,8 +1,12 @@
 """Moments as whole microseconds, which sort and compare exactly."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+UNKNOWN: Final = _EPOCH
+"""Stands for the time of a row that does not say it."""
 
 
 def microseconds(moment: datetime) -> int:

@@ -17,7 +17,8 @@ from services.memory.repositories.memory_backends import MemoryBackendRepository
 from services.memory.stores.databricks.descriptions import IndexDescription, ResourceState
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import index_faults, wanted_indexes
-from services.memory.stores.databricks.repository import MAX_RESULTS, DatabricksVectorIndexRepository
+from services.memory.stores.databricks.queries import MAX_RESULTS
+from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.resources import WorkspaceResources
 from services.memory.stores.databricks.survey import Survey
 from services.memory.usecases.registered_indexes import RegisteredIndexes
@@ -180,7 +181,7 @@ async def _check_index(
     await repository.count_documents(name, owner, EVERYTHING, utc_now(), most=1)
     if not description.source_table:
         await repository.delete_records(name, [f"probe-{new_id()}"])
-    return [Check(subject, _usable(description)), *_check_rows(name, await repository.survey(name, owner))]
+    return [Check(subject, _usable(description)), *_check_rows(name, await repository.probes.survey(name, owner))]
 
 
 def _usable(description: IndexDescription) -> str:

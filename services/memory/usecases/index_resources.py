@@ -145,7 +145,7 @@ async def _is_shared(
     """Return whether dropping an index would affect other groups: their rows stay when their backends are removed."""
     if registered.shared or description.state is not ResourceState.READY:
         return registered.shared
-    return await repository.holds_others(registered.name, registered.backend.group_id)
+    return await repository.probes.holds_others(registered.name, registered.backend.group_id)
 
 
 def registration(index: str, kind: MemoryKind) -> Edit:

@@ -24,13 +24,13 @@ async def measure(repository: DatabricksVectorIndexRepository, index: str, owner
     Raises:
         ScoreUnknown: by none of the formulas that are known.
     """
-    found = await repository.unit_vector_of(index, owner)
+    found = await repository.probes.unit_vector_of(index, owner)
     if found is None:
         return None
     stored_id, vector = found
     scores = []
     for cosine in (1.0, _COSINE):
-        score = await repository.score(index, owner, stored_id, turned(vector, cosine))
+        score = await repository.probes.score(index, owner, stored_id, turned(vector, cosine))
         if score is None:
             return None
         scores.append((cosine, score))

@@ -142,7 +142,7 @@ class VectorIndexes:
         if len(vector) != space.dimension:
             raise embedding_mismatch(space, "", len(vector))
         owner = owner_of(principal, registered.kind, memory_id)
-        found = await repository.similarity_search(
+        found = await repository.searches.similarity_search(
             registered.name,
             owner,
             vector,

@@ -35,7 +35,7 @@ from services.memory.rows import build_row
 from services.memory.schemas import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.emptying import empty_index
-from services.memory.stores.databricks.repository import MAX_RESULTS
+from services.memory.stores.databricks.queries import MAX_RESULTS
 from services.memory.stores.databricks.store import DatabricksMemoryStore
 from services.memory.stores.databricks.transport import ClientLimits, Transport
 from services.memory.stores.databricks.wire import encode_vector, wire_row
@@ -546,10 +546,12 @@ async def test_a_token_for_indexes_alone_learns_the_language_of_the_endpoint_and
             # A failure of another sort teaches nothing.
             vectors.fail(ApiFault(path="/query", status=500, times=None))
             with pytest.raises(Unavailable):
-                await repository.similarity_search(INDEX, OWNER, VECTOR, EVERYTHING, 1, NOW, embeddings=False)
+                await repository.searches.similarity_search(INDEX, OWNER, VECTOR, EVERYTHING, 1, NOW, embeddings=False)
             vectors.clear_faults()
             client._transport._credentials = FixedCredentials("all")
-            found = await repository.similarity_search(INDEX, OWNER, VECTOR, EVERYTHING, 1, NOW, embeddings=False)
+            found = await repository.searches.similarity_search(
+                INDEX, OWNER, VECTOR, EVERYTHING, 1, NOW, embeddings=False
+            )
             assert found.hits == []
 
 

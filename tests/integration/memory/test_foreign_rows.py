@@ -15,7 +15,7 @@ from services.memory.domain.vectors import unit_vector
 from services.memory.rows import UnreadableRow, build_row, parse_row, unreadable
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.servicers.messages.records import record_to_proto
-from services.memory.stores.databricks.repository import passes
+from services.memory.stores.databricks.row_checks import passes
 from tests.integration.memory.databricks_parts import (
     INDEX,
     KEY,

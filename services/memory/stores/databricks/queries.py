@@ -14,6 +14,9 @@ from services.memory.stores.databricks.resources import WorkspaceResources
 from services.memory.stores.databricks.upstream_errors import index_missing
 from services.memory.stores.databricks.wire import Json, QueryPage, encode_vector, zeros
 
+MAX_RESULTS = 10_000
+"""What one query can return."""
+
 
 @dataclass(frozen=True, slots=True)
 class IndexQueries:

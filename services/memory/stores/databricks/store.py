@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from operator import itemgetter
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +15,7 @@ from services.memory.domain.backends import MemoryBackend
 from services.memory.domain.copies import identities_of, identity_of
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
-from services.memory.domain.moments import microseconds
+from services.memory.domain.moments import UNKNOWN
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey, namespace_secret
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record
@@ -28,30 +27,27 @@ from services.memory.filters import is_empty
 from services.memory.record_reader import RecordReader
 from services.memory.repositories.memory_backends import RemoteNamespace
 from services.memory.row_values import parse_list, read_text
-from services.memory.rows import Row, created_of
-from services.memory.schemas import Column, DatabricksIndexSchemas
+from services.memory.rows import created_of
+from services.memory.schemas import Column
 from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.filter_language import Owner
-from services.memory.stores.databricks.listed_positions import (
-    ListedPositions,
-    Position,
-    page_after,
-)
-from services.memory.stores.databricks.repository import MAX_RESULTS, DatabricksVectorIndexRepository, Hit, passes
+from services.memory.stores.databricks.listed_positions import ListedPositions
+from services.memory.stores.databricks.listings import IndexListings
+from services.memory.stores.databricks.queries import MAX_RESULTS
+from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
+from services.memory.stores.databricks.row_checks import passes
+from services.memory.stores.databricks.searches import Hit
 from services.memory.stores.databricks.upstream_errors import IndexMissing
 
 logger = structlog.get_logger(__name__)
 _EXPIRED_FOR = timedelta(days=1)
 """Long enough that nobody is just saving what is removed."""
 _RANKED_CANDIDATES = 1000
-_KEYS_AT_ONCE = 1000
 _COUNTS_AT_ONCE = 8
 _COUNTED_IN_LISTS = 1000
 """Records of a namespace that a list of namespaces counts: one page of one query."""
 _DAY_SECONDS = 86_400.0
 _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
-_UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)
-"""Stands for the time of a row that does not say it."""
 _TIMES = (Column.CREATED_AT, Column.TIMESTAMP)
 
 
@@ -93,7 +89,7 @@ class DatabricksMemoryStore:
         self._backend = backend
         self._config = backend.databricks
         self._notes = notes
-        self._listed = listed
+        self._listings = IndexListings(repository, listed)
         self._pause_seconds = pause_seconds
         self._private_ids = private_ids
 
@@ -173,7 +169,7 @@ class DatabricksMemoryStore:
         limit = min(MAX_RESULTS, end if query.ranking is None else max(_RANKED_CANDIDATES, end))
         if before >= limit:
             return SearchOutcome(truncated=True)
-        found = await self._repository.similarity_search(
+        found = await self._repository.searches.similarity_search(
             index,
             _owner(key),
             query.vector,
@@ -194,7 +190,7 @@ class DatabricksMemoryStore:
     async def search_words(self, key: NamespaceKey, query: WordQuery, now: datetime) -> SearchOutcome:
         """See `MemoryStore`; the workspace decides what a word is and which count, among its best 200."""
         text = " ".join(dict.fromkeys(word for term in query.terms for word in term))
-        found = await self._repository.word_search(
+        found = await self._repository.searches.word_search(
             self._index(key.kind),
             _owner(key),
             text,
@@ -235,96 +231,15 @@ class DatabricksMemoryStore:
         embeddings: bool,
     ) -> RecordPage:
         """See `MemoryStore`."""
-        index, owner = self._index(key.kind), _owner(key)
-        if limit > _KEYS_AT_ONCE and after is None and not embeddings:
-            return await self._whole_page(index, owner, chosen, limit, now)
-        listing = (index, owner, repr(chosen))
-        positions = None if after is None else self._listed.get(listing)
-        whole = False
-        if positions is None:
-            positions, whole = await self._positions(index, owner, chosen, after, limit, now)
-        on_page, more = page_after(positions, after, limit)
-        if more and whole:
-            self._listed.put(listing, positions)
-        keys = [stored_id for _, stored_id in on_page]
-        found = await self._repository.fetch(index, owner, keys, embeddings=embeddings) if keys else {}
-        reader = RecordReader(key.kind, "databricks")
-        # What was removed or changed since it was listed is left out.
-        rows = [found[stored_id] for stored_id in keys if stored_id in found]
-        records = [reader.read(row) for row in rows if passes(key.kind, chosen, row, now)]
-        return RecordPage(
-            [record for record in records if record is not None],
-            more=more,
-            unreadable=reader.unreadable,
-            last=ListPosition(*on_page[-1]) if more else None,
-        )
+        index = self._index(key.kind)
+        return await self._listings.page(index, _owner(key), chosen, limit, after, now, embeddings=embeddings)
 
-    async def _whole_page(self, index: str, owner: Owner, chosen: Filter, limit: int, now: datetime) -> RecordPage:
-        """Return a first page so large that its rows are read at once, not after their positions."""
-        newest: list[tuple[Position, Row]] = []
-        columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
-        async for rows in self._repository.rows(index, owner, chosen, now, columns):
-            newest.extend((_position(row), row) for row in rows)
-            newest.sort(key=itemgetter(0), reverse=True)
-            del newest[limit + 1 :]
-        reader = RecordReader(owner.kind, "databricks")
-        records = [reader.read(row) for _, row in newest[:limit]]
-        more = len(newest) > limit
-        return RecordPage(
-            [record for record in records if record is not None],
-            more=more,
-            unreadable=reader.unreadable,
-            last=ListPosition(*newest[limit - 1][0]) if more else None,
-        )
-
-    async def _positions(
-        self, index: str, owner: Owner, chosen: Filter, after: ListPosition | None, limit: int, now: datetime
-    ) -> tuple[Sequence[Position], bool]:
-        """Return the positions of what matches, oldest first, and whether they are all.
-
-        Of very many they are only those of the next page, and one that shows that there are more.
-        """
-        found: list[Position] = []
-        whole, most = True, self._listed.most
-        async for rows in self._repository.rows(index, owner, chosen, now, _TIMES):
-            found.extend(map(_position, rows))
-            if len(found) > most:
-                whole, most = False, limit + 1
-                found = sorted(entry for entry in found if after is None or entry < (after.created, after.stored_id))
-                del found[:-most]
-        found.sort()
-        return found, whole
-
-    async def read_through(
+    def read_through(
         self, key: NamespaceKey, chosen: Filter, after: str, now: datetime, *, embeddings: bool
     ) -> AsyncIterator[Sequence[tuple[str, Record]]]:
-        """See `MemoryStore`; in the order of the primary keys.
-
-        Of more than 10,000 rows the whole index is read, once.
-        """
-        index, owner = self._index(key.kind), _owner(key)
-        reader = RecordReader(key.kind, "databricks")
-        async for rows in self._rows_by_key(index, owner, chosen, after, now, embeddings=embeddings):
-            placed = [
-                (row[Column.ID], reader.read(row if embeddings else {**row, Column.EMBEDDING: None}))
-                for row in rows
-                if passes(key.kind, chosen, row, now)
-            ]
-            yield [(stored_id, record) for stored_id, record in placed if record is not None]
-
-    async def _rows_by_key(
-        self, index: str, owner: Owner, chosen: Filter, after: str, now: datetime, *, embeddings: bool
-    ) -> AsyncIterator[Sequence[Row]]:
-        keys, complete = await self._repository.keys(index, owner, chosen, now)
-        if complete:
-            left = sorted(stored_id for stored_id in keys if stored_id > after)
-            for start in range(0, len(left), _KEYS_AT_ONCE):
-                some = left[start : start + _KEYS_AT_ONCE]
-                found = await self._repository.fetch(index, owner, some, embeddings=embeddings)
-                yield [found[stored_id] for stored_id in some if stored_id in found]
-            return
-        async for rows, _ in self._repository.scan(index, owner, after):
-            yield rows
+        """See `MemoryStore`; in the order of the primary keys."""
+        index = self._index(key.kind)
+        return self._listings.read_through(index, _owner(key), chosen, after, now, embeddings=embeddings)
 
     async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
         """See `MemoryStore`."""
@@ -385,7 +300,7 @@ class DatabricksMemoryStore:
         async for rows in self._repository.rows(self._index(key.kind), _owner(key), chosen, now, columns):
             for row in rows:
                 scope = read_text(row[Column.SCOPE]) or "/"
-                found[scope, parse_list(row[Column.CATEGORIES])].append(created_of(row) or _UNKNOWN)
+                found[scope, parse_list(row[Column.CATEGORIES])].append(created_of(row) or UNKNOWN)
         return [
             ScopeRow(scope, categories, len(times), min(times), max(times))
             for (scope, categories), times in sorted(found.items())
@@ -440,16 +355,11 @@ def _owner(key: NamespaceKey) -> Owner:
     return Owner(key.kind, key.group_id, key.memory_id)
 
 
-def _position(row: Row) -> Position:
-    """Return the sort key of a row in a list; what does not say when it was made comes last."""
-    return microseconds(created_of(row) or _UNKNOWN), row[Column.ID]
-
-
 def _ranked(hits: Sequence[Hit], ranking: Ranking, now: datetime) -> list[Found]:
     if not hits:
         return []
     records = [hit.record for hit in hits]
-    ages = [now - (record.created_at or _UNKNOWN) for record in records]
+    ages = [now - (record.created_at or UNKNOWN) for record in records]
     scores = ranking.blend(
         np.array([hit.similarity for hit in hits]),
         np.array([age.total_seconds() / _DAY_SECONDS for age in ages]),

@@ -1,0 +1,134 @@
+"""Searches of an index, by vectors and by words: what the workspace cannot decide of a filter is decided here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.memory.domain.filters import Filter
+from services.memory.domain.records import Record
+from services.memory.domain.scores import ScoreFormula
+from services.memory.domain.vectors import Vector
+from services.memory.record_reader import RecordReader
+from services.memory.row_values import read_float, read_text
+from services.memory.schemas import Column, DatabricksIndexSchemas
+from services.memory.stores.databricks.filter_language import Owner, handed_over
+from services.memory.stores.databricks.queries import MAX_RESULTS, IndexQueries
+from services.memory.stores.databricks.row_checks import is_owned, passes
+from services.memory.stores.databricks.upstream_errors import bad_answer
+from services.memory.stores.databricks.wire import SCORE
+
+MAX_WORD_RESULTS = 200
+"""What one query for words can return."""
+_SPARE_ROWS = 4
+"""Rows requested beyond what is looked for where few are sorted out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A record that was found, the memory id under which it is stored, and its cosine similarity."""
+
+    record: Record
+    memory_id: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """What a search found, best first."""
+
+    hits: Sequence[Hit]
+    truncated: bool
+    """Whether there are more of the owner's rows than could be read: others may match too."""
+    unreadable: int = 0
+    """Rows among the results that are no records and were left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSearches:
+    """The searches of one location."""
+
+    queries: IndexQueries
+    formula: ScoreFormula
+    """How the workspace computes scores."""
+
+    async def similarity_search(
+        self,
+        index: str,
+        owner: Owner,
+        vector: Vector,
+        chosen: Filter,
+        limit: int,
+        now: datetime,
+        *,
+        embeddings: bool,
+        min_score: float | None = None,
+    ) -> Hits:
+        """Find the owner's records nearest to a vector that match and are as similar as `min_score`, at most `limit`.
+
+        What the store cannot decide of the filter is decided here, on as many of the nearest rows as it takes, up to
+        the 10,000 that a query can return.
+        """
+        handed = handed_over(owner, chosen)
+        columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
+        if embeddings:
+            columns.append(Column.EMBEDDING)
+        spare = limit + _SPARE_ROWS if handed.but_private else 100 + 4 * limit
+        requested = limit if handed.whole else min(MAX_RESULTS, spare)
+        while True:
+            hits: list[Hit] = []
+            reader = RecordReader(owner.kind, "databricks")
+            received = 0
+            async for row in self.queries.rows(index, handed.clauses, vector, requested, columns=columns):
+                received += 1
+                similarity = self._cosine(row.get(SCORE))
+                if min_score is not None and similarity < min_score:
+                    return Hits(hits, truncated=False, unreadable=reader.unreadable)
+                if not is_owned(owner, row) or not passes(owner.kind, chosen, row, now):
+                    continue
+                record = reader.read(row)
+                if record is not None:
+                    hits.append(Hit(record, read_text(row.get(Column.CREW_ID)), similarity))
+                if len(hits) == limit:
+                    return Hits(hits, truncated=False, unreadable=reader.unreadable)
+            if received < requested or requested == MAX_RESULTS:
+                return Hits(hits, truncated=received >= MAX_RESULTS, unreadable=reader.unreadable)
+            requested = min(MAX_RESULTS, 10 * requested)
+
+    async def word_search(
+        self,
+        index: str,
+        owner: Owner,
+        text: str,
+        chosen: Filter,
+        limit: int,
+        now: datetime,
+        *,
+        embeddings: bool,
+    ) -> Hits:
+        """Find the owner's records that have words of a text and match, best first, among the best 200.
+
+        Instead of similarities they have the workspace's scores.
+        """
+        columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
+        if embeddings:
+            columns.append(Column.EMBEDDING)
+        clauses = handed_over(owner, chosen).clauses
+        hits: list[Hit] = []
+        reader = RecordReader(owner.kind, "databricks")
+        received = 0
+        async for row in self.queries.rows_with_words(index, clauses, text, MAX_WORD_RESULTS, columns=columns):
+            received += 1
+            if not is_owned(owner, row) or not passes(owner.kind, chosen, row, now):
+                continue
+            record = reader.read(row)
+            if record is not None:
+                hits.append(Hit(record, read_text(row.get(Column.CREW_ID)), read_float(row.get(SCORE))))
+            if len(hits) == limit:
+                return Hits(hits, truncated=False, unreadable=reader.unreadable)
+        return Hits(hits, truncated=received >= MAX_WORD_RESULTS, unreadable=reader.unreadable)
+
+    def _cosine(self, score: object) -> float:
+        try:
+            return self.formula.cosine(score)
+        except ValueError:
+            raise bad_answer(self.queries.location.workspace_url) from None
