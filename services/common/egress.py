@@ -20,6 +20,21 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# What the standard library takes for public, by its version or always: IANA's registries of special-purpose addresses,
+# and addresses at which clouds serve the secrets of their machines.
+_SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "168.63.129.16/32",  # Azure's own services on each machine
+            "192.0.0.0/24",  # protocol assignments; Oracle Cloud serves metadata there
+            "192.88.99.0/24",  # relays of 6to4
+            "2001::/23",  # protocol assignments, Teredo among them
+            "3fff::/20",  # documentation
+            "5f00::/16",  # segment identifiers
+        ),
+    )
+)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PRIVATE_ENDINGS = frozenset({"localhost", "local", "internal", "lan", "home", "corp", "intranet"})
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -80,10 +95,13 @@ def is_public_https(url: str) -> bool:
     try:
         address = _inner(ipaddress.ip_address(host.split("%")[0]))
     except ValueError:
-        last = host.rpartition(".")[2]
-        # Some resolvers read names that end in a number as addresses.
-        return "." in host and last not in _PRIVATE_ENDINGS and _NUMBER.fullmatch(last) is None
+        return "." in host and host.rpartition(".")[2] not in _PRIVATE_ENDINGS and not _ends_in_number(host)
     return _is_public(address)
+
+
+def _ends_in_number(host: str) -> bool:
+    """Return whether some resolvers read a name as an IPv4 address: `127.1`, `0x7f000001`."""
+    return _NUMBER.fullmatch(host.lower().rstrip(".").rpartition(".")[2]) is not None
 
 
 class AddressPolicy:
@@ -114,9 +132,12 @@ class AddressPolicy:
         """
         origin = required_origin(url)
         parts = urlsplit(url)
+        host = (parts.hostname or "").split("%")[0]
         try:
-            address = ipaddress.ip_address((parts.hostname or "").split("%")[0])
+            address = ipaddress.ip_address(host)
         except ValueError:
+            if _ends_in_number(host):
+                raise self.refused(origin) from None
             return
         if not self.permits(address, encrypted=parts.scheme == "https"):
             raise self.refused(origin)
@@ -134,6 +155,8 @@ class AddressPolicy:
 def _is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:
         return False
+    if any(address.version == network.version and address in network for network in _SPECIAL):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
@@ -144,8 +167,6 @@ def _inner(address: Address) -> Address:
             return address.ipv4_mapped
         if address.sixtofour is not None:
             return address.sixtofour
-        if address.teredo is not None:
-            return address.teredo[1]
         if address in _NAT64:
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address

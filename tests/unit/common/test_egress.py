@@ -36,6 +36,27 @@ PRIVATE = [
     "64:ff9b::7f00:1",
     "64:ff9b::a00:1",
     "2002:7f00:1::",
+    "64:ff9b:1::7f00:1",
+    "::127.0.0.1",
+    "0.1.2.3",
+    "192.0.0.8",
+    "192.88.99.1",
+    "198.18.0.1",
+    "198.51.100.1",
+    "203.0.113.1",
+    "2001:0:808:808::1",
+    "2001:20::1",
+    "2001:db8::1",
+    "3fff::1",
+    "5f00::1",
+    "100::1",
+    # Where clouds serve the secrets of their machines: Azure, Oracle, Alibaba, AWS.
+    "168.63.129.16",
+    "192.0.0.192",
+    "100.100.100.200",
+    "fd00:ec2::254",
+    "::ffff:168.63.129.16",
+    "64:ff9b::a83f:8110",
 ]
 
 
@@ -45,6 +66,14 @@ def test_no_address_inside_is_permitted_in_any_spelling(address: str) -> None:
     host = f"[{address}]" if ":" in address else address
     with pytest.raises(PermissionDenied, match="COXSWAIN_X_NETWORKS"):
         POLICY.check_literal(f"https://{host}/x")
+
+
+@pytest.mark.parametrize("host", ["127.1", "0x7f000001", "2130706433", "0177.0.0.1", "127.0.0.1.", "8.8.8", "a.0x1."])
+def test_numbers_that_resolvers_read_as_addresses_are_refused_before_anything_is_asked(host: str) -> None:
+    with pytest.raises(PermissionDenied, match="COXSWAIN_X_NETWORKS"):
+        AddressPolicy([ipaddress.ip_network("0.0.0.0/0")], setting="COXSWAIN_X_NETWORKS").check_literal(
+            f"https://{host}:8/"
+        )
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:2800:220:1:248:1893:25c8:1946", "64:ff9b::808:808"])
