@@ -184,7 +184,23 @@ class ChildProcess:
             pass
         finally:
             # A call that is cancelled here must leave no process behind either, nor what the process has started.
-            if self._process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+            self._kill_group()
             await asyncio.shield(process_end(self._process))
+
+    def _kill_group(self) -> None:
+        pid = self._process.pid
+        with contextlib.suppress(ProcessLookupError):
+            # Of one that has ended, what it has started may live on in its group, and keeps anybody else from getting
+            # its number. Where a process has the number, nothing of the group is left.
+            if self._process.returncode is None or not _exists(pid):
+                os.killpg(pid, signal.SIGKILL)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

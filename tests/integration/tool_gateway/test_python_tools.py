@@ -160,6 +160,50 @@ async def test_what_a_tool_raises_is_unknown_unless_it_says_what_is_wrong(python
         assert (await called(tools, "greet", arguments={"name": "Ann"})).text == "Hello, Ann", "the next call runs"
 
 
+async def test_odd_tools_end_with_an_outcome_and_harm_no_later_call(python: str) -> None:
+    progress = RecordedProgress()
+    async with adapter(python) as tools:
+
+        async def failed(how: str, **fields: Any) -> ToolResult:
+            return await called(
+                tools, "odd", spec=source("oddities"), arguments={"how": how}, idempotent=True, **fields
+            )
+
+        # Each of them used to hang, to end the process, or to be taken for a result.
+        assert (await failed("nothing left")).text.startswith("RuntimeError: the tool raised StopIteration")
+        assert (await failed("recursion")).text.startswith("RecursionError")
+        assert (await failed("broken")).text == "Broken: (it has no text)"
+        assert (await failed("unreadable")).text == "ValueError: not to be shown"
+        cut = await failed("secret at the cut")
+        assert cut.text == "ConnectionError: ".ljust(4092, "x") + "[sec", "it is out before the text is cut"
+        assert (await failed("flood")).text == "dry"
+        loud = await failed("loud", progress=progress)
+        assert (loud.text, loud.is_error, progress.texts, progress.fractions) == ("said", False, ["y" * 1024], [None])
+        for blocking in (False, True):
+            pieces = await called(tools, "pieces", spec=source("oddities"), arguments={"blocking": blocking})
+            assert pieces.structured == ["one", "two"]
+
+
+async def test_what_a_call_leaves_running_is_not_heard_in_the_next(python: str) -> None:
+    async with adapter(python) as tools:
+        spec = source("oddities")
+        assert (await called(tools, "haunt", spec=spec, call_id="first")).text == "left"
+        for number in range(5):
+            progress = RecordedProgress()
+            name = {"name": str(number)}
+            greeted = await called(tools, "greet", progress, spec=spec, call_id=f"later {number}", arguments=name)
+            assert (greeted.text, progress.texts) == (f"Hello, {number}", [])
+
+
+async def test_processes_of_a_tool_whose_own_process_was_killed_end_too(python: str) -> None:
+    progress = RecordedProgress()
+    async with adapter(python) as tools:
+        with pytest.raises(OutcomeUnknown):
+            await called(tools, "odd", progress, spec=source("oddities"), arguments={"how": "deserted"})
+        [pid] = progress.texts
+        await until(lambda: not alive(int(pid)))
+
+
 @pytest.mark.parametrize("blocking", [False, True])
 async def test_a_call_that_nobody_waits_for_ends_with_all_its_processes(python: str, blocking: bool) -> None:
     progress = RecordedProgress()

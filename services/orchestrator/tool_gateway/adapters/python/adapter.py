@@ -42,6 +42,7 @@ SECRET_PREFIX = "COXSWAIN_TOOLS_SECRET_"
 """What the names of variables begin with whose values tools may ask for."""
 _MAX_DESCRIPTION_BYTES = 4096
 _MAX_TEXT_BYTES = 1024
+_MAX_ERROR_BYTES = 4096
 _MAX_NAME = 128
 
 
@@ -160,7 +161,8 @@ class PythonToolsAdapter:
             except ForeignTextError:
                 text = storable(document)
         files = tuple(
-            stored_file(file["name"], file["media_type"], base64.b64decode(file["content"])) for file in answer["files"]
+            stored_file(_hidden(file["name"], secrets), file["media_type"], base64.b64decode(file["content"]))
+            for file in answer["files"]
         )
         return ToolResult(text=text, structured=structured, files=files)
 
@@ -170,7 +172,8 @@ class PythonToolsAdapter:
                 f"the call was made, and its result of {answer['bytes']} bytes is larger than {self._limits.max_bytes}",
                 is_error=True,
             )
-        text = storable(_hidden(str(answer.get("text", "")), secrets))
+        # Cut only now: half a secret would not be known as one.
+        text = shown(_hidden(str(answer.get("text", "")), secrets), _MAX_ERROR_BYTES)
         if answer["kind"] == "exception" and not request.idempotent:
             raise OutcomeUnknown(f"{request.tool} raised {text}", final=True)
         return ToolResult(text, is_error=True)

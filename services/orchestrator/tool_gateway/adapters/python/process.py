@@ -5,7 +5,8 @@ all that it needs. Frames in both directions are four bytes of length (big-endia
 object with the entry point and the limits.
 
 What it writes first is `loaded` with the tools, or `failed`. To each `call` it writes any number of `progress`, then
-one of `result`, `tool_error` (the tool says what was wrong) and `exception` (nobody knows what it did before).
+one of `result`, `tool_error` (the tool says what was wrong) and `exception` (nobody knows what it did before). All of
+them name the `call_id`: threads that a tool leaves behind may still speak when the next call is made.
 """
 
 import asyncio
@@ -31,6 +32,8 @@ _MIB = 1024 * 1024
 _OPEN_FILES = 256
 _FILE_BYTES = 64 * _MIB
 _MAX_ERROR = 4096
+_MAX_TEXT = 64 * 1024
+"""Characters of an error or of progress. The gateway shows less: only there are secrets out, whole or at a cut."""
 _PROGRESS_SECONDS = 0.1
 
 Frame = dict[str, Any]
@@ -58,18 +61,37 @@ class Context:
         self.files: list[Frame] = []
         self._pipes = pipes
         self._told = -math.inf
+        self._ended = False
 
     def progress(self, text: str = "", fraction: float | None = None) -> None:
         """Say that the call goes on, which extends its time. What comes faster than ten times a second is left out."""
         now = time.monotonic()
-        if now - self._told >= _PROGRESS_SECONDS:
+        if now - self._told >= _PROGRESS_SECONDS and not self._ended:
             self._told = now
-            fraction = None if fraction is None else float(fraction)
-            self._pipes.write({"kind": "progress", "text": str(text), "fraction": fraction})
+            known = fraction is not None and math.isfinite(fraction)
+            shown = {"text": str(text)[:_MAX_TEXT], "fraction": float(fraction) if known else None}
+            self._pipes.write({"kind": "progress", "call_id": self.call_id} | shown)
 
     def file(self, name: str, media_type: str, content: bytes) -> None:
         """Keep a file that the call has made; it becomes an artifact of the execution."""
         self.files.append({"name": str(name), "media_type": str(media_type), "content": bytes(content)})
+
+    def end(self) -> None:
+        """Take no more progress: the call is over, and a thread that goes on speaks of nothing that anybody follows."""
+        self._ended = True
+
+
+async def in_thread(call: Any, *arguments: Any, **named: Any) -> Any:
+    """Return what a blocking call returns."""
+
+    def run() -> Any:
+        try:
+            return call(*arguments, **named)
+        except StopIteration as error:
+            # No future holds one: whoever waits for it would wait for ever.
+            raise RuntimeError(f"the tool raised StopIteration: {error}") from error
+
+    return await asyncio.to_thread(run)
 
 
 class PlainTool:
@@ -90,9 +112,15 @@ class PlainTool:
 
     async def call(self, arguments: Frame, context: Context) -> Any:
         if inspect.iscoroutinefunction(self._call):
-            return await self._call(arguments, context)
-        returned = await asyncio.to_thread(self._call, arguments, context)
-        return await returned if inspect.isawaitable(returned) else returned
+            returned = await self._call(arguments, context)
+        else:
+            returned = await in_thread(self._call, arguments, context)
+        if inspect.isawaitable(returned):
+            returned = await returned
+        # What makes its result piece by piece has done nothing yet.
+        if inspect.isasyncgen(returned):
+            return [item async for item in returned]
+        return await in_thread(list, returned) if inspect.isgenerator(returned) else returned
 
 
 class CrewAITool:
@@ -111,7 +139,7 @@ class CrewAITool:
     async def call(self, arguments: Frame, context: Context) -> Any:
         os.environ.update(context.secrets)
         try:
-            returned = await asyncio.to_thread(self._tool.run, **arguments)
+            returned = await in_thread(self._tool.run, **arguments)
         finally:
             for name in context.secrets:
                 os.environ.pop(name, None)
@@ -146,7 +174,8 @@ class Pipes:
         """Write a frame, or in the place of one that is too large how large it is."""
         data = json.dumps(frame, allow_nan=False).encode()
         if len(data) > self._max_bytes:
-            data = json.dumps({"kind": "too_large", "bytes": len(data)}).encode()
+            too_large = {"kind": "too_large", "bytes": len(data), "call_id": frame.get("call_id", "")}
+            data = json.dumps(too_large).encode()
         with self._lock:
             self._outbound.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
             self._outbound.flush()
@@ -192,14 +221,25 @@ def described(tool: Tool) -> Frame:
 async def made(tools: Mapping[str, Tool], pipes: Pipes, call: Frame) -> Frame:
     """Make a call and return the frame of its end."""
     context = Context(pipes, call)
+    end = {"call_id": call["call_id"]}
     try:
-        returned = await tools[call["tool"]].call(call["arguments"], context)
+        returned = result(await tools[call["tool"]].call(call["arguments"], context))
     except ToolError as error:
-        return {"kind": "tool_error", "text": str(error)[:_MAX_ERROR]}
+        return end | {"kind": "tool_error", "text": said(error)}
     except Exception as error:  # noqa: BLE001 - whatever a tool raises is what there is to say of it
-        return {"kind": "exception", "text": f"{type(error).__name__}: {error}"[:_MAX_ERROR]}
+        return end | {"kind": "exception", "text": f"{type(error).__name__}: {said(error)}"}
+    finally:
+        context.end()
     files = [file | {"content": base64.b64encode(file["content"]).decode()} for file in context.files]
-    return {"kind": "result", "files": files} | result(returned)
+    return end | {"kind": "result", "files": files} | returned
+
+
+def said(error: Exception) -> str:
+    """Return what an error says, if it can."""
+    try:
+        return str(error)[:_MAX_TEXT]
+    except Exception:  # noqa: BLE001 - classes of tools may be broken in any way
+        return "(it has no text)"
 
 
 def result(returned: Any) -> Frame:
@@ -249,7 +289,7 @@ def serve(pipes: Pipes, given: Frame) -> None:
         tools = load(given["entry_point"])
         pipes.write({"kind": "loaded", "tools": [described(tool) for tool in tools.values()]})
     except Exception as error:  # noqa: BLE001 - an entry point may raise anything while it is imported
-        pipes.write({"kind": "failed", "text": f"{type(error).__name__}: {error}"[:_MAX_ERROR]})
+        pipes.write({"kind": "failed", "text": f"{type(error).__name__}: {said(error)}"[:_MAX_ERROR]})
         return
     # One loop for all calls: clients that a tool keeps open belong to it.
     loop = asyncio.new_event_loop()

@@ -111,6 +111,9 @@ class ToolProcess:
             await self._process.write(json.dumps(frame).encode())
             while (payload := await self._process.read()) is not None:
                 answer = await asyncio.to_thread(json.loads, payload)
+                if answer["call_id"] != frame["call_id"]:
+                    # A thread that an earlier call has left behind.
+                    continue
                 if answer["kind"] != "progress":
                     return dict(answer)
                 await on_progress(answer)
@@ -203,7 +206,8 @@ class ToolProcesses:
     async def _take(self, key: ProcessKey) -> ToolProcess:
         if waiting := self._idle.get(key):
             return self._wake(key, waiting[-1])
-        if self._count >= self.most:
+        while self._count >= self.most:
+            # Others may take the place of what has ended, while it is waited for.
             if not self._idle:
                 raise ToolProcessError(f"all {self.most} tool processes are busy; try again later")
             longest_idle = next(iter(self._idle))
