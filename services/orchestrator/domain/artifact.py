@@ -3,7 +3,7 @@
 import mimetypes
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -21,6 +21,8 @@ _KEPT_BYTES = 200
 _REFUSED = frozenset('<>:"\\|?*')
 # Categories of characters that nobody sees, that turn what follows them around, or that UTF-8 cannot hold.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Letters and marks that are blank all the same.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 # Not those that the machine's files add: every host has to say the same.
 _MEDIA_TYPES = mimetypes.MimeTypes()
@@ -96,9 +98,7 @@ def safe_file_name(text: str) -> str:
     """Return a name for a file that is like what somebody else calls it."""
     # What stands before is where the file lies there.
     last = re.split(r"[/\\]", text[-_MOST_KEPT:])[-1]
-    kept = "".join(
-        "_" if character in _REFUSED or unicodedata.category(character) in _HIDDEN else character for character in last
-    )
+    kept = "".join("_" if character in _REFUSED or _is_hidden(character) else character for character in last)
     name = unicodedata.normalize("NFC", kept).strip(" .")
     while len(name.encode()) > _KEPT_BYTES:
         name = name[1:].strip(" .")
@@ -123,7 +123,7 @@ def file_name(text: str) -> str:
     if len(text) > MAX_NAME_CHARACTERS:
         raise BadFileName(f"a file's name has at most {MAX_NAME_CHARACTERS} characters; this one has {len(text)}")
     for character in text:
-        if unicodedata.category(character) in _HIDDEN:
+        if _is_hidden(character):
             raise BadFileName(f"the name has the character U+{ord(character):04X}, which cannot be seen; leave it out")
         if character in _REFUSED:
             raise BadFileName(
@@ -137,6 +137,10 @@ def file_name(text: str) -> str:
     for part in parts:
         _check_part(part, name)
     return name
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in _HIDDEN or character in _BLANK
 
 
 def _check_part(part: str, name: str) -> None:
@@ -158,14 +162,37 @@ def name_key(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
+class FileNames:
+    """Names of files that lie side by side in one directory."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._names: dict[str, str] = {}
+        self._below: dict[str, str] = {}
+        """By the key of each directory, a file in it."""
+        for name in names:
+            self.add(name)
+
+    def add(self, name: str) -> None:
+        """Add a name."""
+        key = name_key(name)
+        self._names.setdefault(key, name)
+        for directory in _directories(key):
+            self._below.setdefault(directory, name)
+
+    def conflicting(self, name: str) -> str | None:
+        """Return a name that cannot lie in a directory beside this one; the name itself can."""
+        key = name_key(name)
+        same = self._names.get(key, name)
+        if same != name:
+            return same
+        if key in self._below:
+            return self._below[key]
+        return next((self._names[one] for one in _directories(key) if one in self._names), None)
+
+
 def conflicting(name: str, others: Iterable[str]) -> str | None:
-    """Return the first of other names that cannot lie in a directory beside this one; the name itself can."""
-    key = name_key(name)
-    for other in others:
-        other_key = name_key(other)
-        if (key == other_key and name != other) or _is_below(key, other_key) or _is_below(other_key, key):
-            return other
-    return None
+    """Return one of other names that cannot lie in a directory beside this one; see `FileNames`."""
+    return FileNames(others).conflicting(name)
 
 
 def conflict_text(name: str, other: str) -> str:
@@ -176,8 +203,11 @@ def conflict_text(name: str, other: str) -> str:
     )
 
 
-def _is_below(key: str, directory: str) -> bool:
-    return key.startswith(f"{directory}/")
+def _directories(key: str) -> Iterator[str]:
+    """Yield the directories that a file lies in, the outermost first."""
+    end = -1
+    while (end := key.find("/", end + 1)) >= 0:
+        yield key[:end]
 
 
 def media_type_of(name: str, *, text: bool) -> str:

@@ -1,5 +1,6 @@
 """Files of executions in SQL."""
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -30,7 +31,8 @@ class ArtifactRepository:
         if task_name:
             query = query.where(artifacts.c.task_name == task_name)
         if prefix:
-            query = query.where(artifacts.c.name.startswith(prefix, autoescape=True))
+            # LIKE does not tell upper from lower case on SQLite; no name has the last character there is.
+            query = query.where(artifacts.c.name.between(prefix, f"{prefix}{chr(sys.maxunicode)}"))
         return await self._read(query.order_by(artifacts.c.name).limit(limit))
 
     async def results(self, task_indices: Collection[int]) -> dict[int, str]:

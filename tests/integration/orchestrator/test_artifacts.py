@@ -114,6 +114,7 @@ async def test_files_are_listed_and_downloaded_from_anywhere_on(harness: Harness
     assert await names(harness, made.id) == ["A.csv", "a/z.md", "b.md", "empty", "large.bin", "ä.md"]
     assert await names(harness, made.id, task_name="edit") == ["b.md", "large.bin"]
     assert await names(harness, made.id, name_prefix="a/") == ["a/z.md"]
+    assert await names(harness, made.id, name_prefix="A") == ["A.csv"], "upper case is not lower case"
     assert await names(harness, made.id, name_prefix="%") == []
     assert await names(harness, made.id, name_prefix="a\u0308") == ["ä.md"], "however its letters are composed"
     assert await downloaded(artifacts_of(harness), made.id, "a\u0308.md") == "ä.md".encode()

@@ -251,11 +251,14 @@ async def test_files_that_a_tool_has_made_become_the_executions(scene: CallScene
     assert "[A file was not kept: the limit of 4 files" in told
     # One that was stored by a host that died right after is named by the next one.
     again = scene.files(await claimed(scene.store, scene.execution_id), host.recorder)
-    assert {one.name for one in (await again.take_over(host.journal.task, call_id, ["x"]))[0]} == {
-        "chart.png",
-        "file-CON",
-        "chart-2.png",
-    }
+    kept, told = await again.take_over(host.journal.task, call_id, ["x", "y", "z", "gone"])
+    assert {one.name for one in kept} == {"chart.png", "file-CON", "chart-2.png"}
+    assert told == "1 of 4 files are not there any more"
+    # What was refused takes no room, and so does what nobody takes.
+    async with scene.database.read() as connection:
+        assert (await connection.execute(select(func.count()).select_from(artifact_uploads))).scalar_one() == 0
+    order = SimpleNamespace(execution_id=scene.execution_id, principal=SimpleNamespace(group_id="sales"))
+    await uploads.keep(cast("Any", order), tuple(made))
     await uploads.forget(-60)
     async with scene.database.read() as connection:
         for table in (artifact_uploads, artifact_upload_chunks):

@@ -42,6 +42,8 @@ def test_plain_relative_paths_are_names(name: str) -> None:
         ("a\ud800b", "U+D800"),
         ("report\u202efdp.exe", "U+202E"),
         ("a\u200bb", "U+200B"),
+        ("a\u3164", "U+3164"),
+        ("\u2800", "U+2800"),
         ("what?.md", "?"),
         ("NUL", "device"),
         ("notes/con.md", "device"),
@@ -120,6 +122,8 @@ def test_a_number_stands_before_the_suffix() -> None:
         ("notes/a", ["notes"], "notes"),
         ("notes", ["b", "Notes/a"], "Notes/a"),
         ("notes-2", ["notes"], None),
+        ("a/b/C", ["x", "A/B/c/d"], "A/B/c/d"),
+        ("a/b/c/d", ["a/b-2", "a/B"], "a/B"),
     ],
 )
 def test_names_that_cannot_lie_side_by_side_are_found(name: str, others: list[str], found: str | None) -> None:

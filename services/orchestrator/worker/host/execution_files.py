@@ -14,8 +14,8 @@ from services.orchestrator.domain.artifact import (
     Artifact,
     ArtifactLimits,
     ArtifactUpload,
+    FileNames,
     conflict_text,
-    conflicting,
     numbered,
 )
 from services.orchestrator.domain.execution import PLAN_INDEX, Execution
@@ -118,7 +118,7 @@ class ExecutionFiles:
         before = files.newest.get(name)
         if before is not None and (before.sha256, before.task_index, before.is_result) == (sha256, index, not call_id):
             return before
-        in_the_way = conflicting(name, files.newest)
+        in_the_way = files.names.conflicting(name)
         if in_the_way is not None:
             raise FileRefused(
                 "ARTIFACT_NAME_CONFLICT",
@@ -154,13 +154,16 @@ class ExecutionFiles:
         files = await self._files()
         stored = [one for one in files.newest.values() if one.call_id == call_id]
         uploads = await self._read(partial(self._store.uploads, self._execution.id, upload_ids))
-        refused = ""
+        missing = len(upload_ids) - len(stored) - len(uploads)
+        refused = f"{missing} of {len(upload_ids)} files are not there any more" if missing > 0 else ""
         for upload in uploads:
             group_bytes = await self._group_bytes() if self._limits.group_bytes else 0
             try:
                 new = self._adopted(files, task, call_id, upload, group_bytes)
             except FileRefused as error:
                 refused = str(error)
+                # What is refused would count in no limit.
+                await self._recorder.commit([], partial(_forget, upload))
                 continue
             await self._recorder.commit([(task, new.event)], new.change)
             stored.append(new.artifact)
@@ -172,7 +175,7 @@ class ExecutionFiles:
         index = PLAN_INDEX if task.task_index is None else task.task_index
         name, number = upload.name, 1
         # What another call has made is not replaced.
-        while name in files.newest or conflicting(name, files.newest) is not None:
+        while name in files.newest or files.names.conflicting(name) is not None:
             number += 1
             name = numbered(upload.name, number)
         files.check(self._limits, name, index, upload.size, group_bytes)
@@ -250,18 +253,25 @@ class ExecutionFiles:
         return await self._read(partial(self._store.group_file_bytes, self._execution.group_id))
 
 
+async def _forget(upload: ArtifactUpload, write: FencedWrite) -> None:
+    await write.uploads.delete([upload.id])
+
+
 class _Inventory:
     """What files an execution has."""
 
     def __init__(self, stored: Iterable[Artifact]) -> None:
         """`stored` are all revisions that are kept, the newest one of each name last."""
         self.newest: dict[str, Artifact] = {}
+        self.names = FileNames()
         self._sizes: dict[tuple[str, int], int] = {}
         for artifact in stored:
             self.add(artifact)
 
     def add(self, artifact: Artifact) -> None:
         """Add a file's next revision; of those before it, the one of the same task goes."""
+        if artifact.name not in self.newest:
+            self.names.add(artifact.name)
         self.newest[artifact.name] = artifact
         self._sizes[artifact.name, artifact.task_index] = artifact.size
 

@@ -10,9 +10,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from coxswain_test_tools import greet
-
 ANYTHING = {"type": "object"}
+
+
+async def greet(arguments: dict[str, Any], context: Any) -> str:
+    """Greet somebody."""
+    return f"Hello, {arguments['name']}"
 
 
 class Broken(Exception):

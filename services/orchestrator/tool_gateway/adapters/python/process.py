@@ -68,8 +68,8 @@ class Context:
         now = time.monotonic()
         if now - self._told >= _PROGRESS_SECONDS and not self._ended:
             self._told = now
-            known = fraction is not None and math.isfinite(fraction)
-            shown = {"text": str(text)[:_MAX_TEXT], "fraction": float(fraction) if known else None}
+            known = float(fraction) if fraction is not None and math.isfinite(fraction) else None
+            shown = {"text": str(text)[:_MAX_TEXT], "fraction": known}
             self._pipes.write({"kind": "progress", "call_id": self.call_id} | shown)
 
     def file(self, name: str, media_type: str, content: bytes) -> None:
