@@ -136,6 +136,21 @@ def build_row(key: NamespaceKey, record: Record, embedding_model: str) -> dict[s
     return {field.name: row[field.name] for field in _SCHEMAS[record.kind]}
 
 
+def setting_columns(body: Body) -> Mapping[str, str | int | bool]:
+    """Return columns, with their values, that conditions may name and that near-copies of a record have in common."""
+    match body:
+        case Unified():
+            return {"scope": body.scope, "private": body.private}
+        case ShortTerm():
+            return {"session_id": body.session_id, "interaction_sequence": body.interaction_sequence}
+        case LongTerm():
+            return {"task_hash": body.task_hash}
+        case Entity():
+            return {"entity_name": body.entity_name, "entity_type": body.entity_type}
+        case Document():
+            return {"parent_document_id": body.parent_document_id, "chunk_index": body.chunk_index}
+
+
 def parse_row(kind: MemoryKind, row: Row) -> Record:
     """Return the record of a row. The vector is read when the row has one; columns of other versions are passed over.
 

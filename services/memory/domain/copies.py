@@ -72,7 +72,43 @@ def merged(there: Record, again: Record, now: datetime) -> Record:
     )
 
 
-def _identifying(record: Record) -> Sequence[str]:
+def replaced_by(there: Record, newer: Record, now: datetime) -> Record:
+    """Return the record that is there as a save of a near-copy leaves it: the newer text, and what is known of both.
+
+    Its id and time of creation stay. It is of those alone who have saved the newer text.
+    """
+    both = merged(there, newer, now)
+    return replace(
+        both,
+        body=_with_text_of(both.body, newer.body),
+        agent_id=newer.agent_id or there.agent_id,
+        llm_model=newer.llm_model or there.llm_model,
+        tools_used=newer.tools_used or there.tools_used,
+        metadata=_merged_metadata(newer.metadata, there.metadata),
+        subjects=newer.subjects,
+    )
+
+
+def setting_of(record: Record) -> tuple[str, ...]:
+    """Return what identifies a record beside its text: near-copies have it in common."""
+    # The text that is embedded comes first, but for entities, whose name and type are embedded too.
+    identifying = _identifying(record)
+    return identifying[:-1] if isinstance(record.body, Entity) else identifying[1:]
+
+
+def _with_text_of(body: Body, newer: Body) -> Body:
+    match body, newer:
+        case Unified(), Unified():
+            return replace(body, content=newer.content, source=newer.source)
+        case Entity(), Entity():
+            return replace(body, description=newer.description)
+        case ((ShortTerm() | LongTerm() | Document()), (ShortTerm() | LongTerm() | Document())):
+            return replace(body, content=newer.content)
+        case _:
+            raise ValueError("records of two kinds are never copies of each other")
+
+
+def _identifying(record: Record) -> tuple[str, ...]:
     match record.body:
         case Unified() as body:
             return (_plain(body.content), body.scope, str(body.private), owner_of(record) or "")

@@ -6,7 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from services.common.errors import Aborted, PermissionDenied
-from services.memory.domain.copies import chosen_ids, merged
+from services.memory.domain.copies import chosen_ids, identity_of, merged, replaced_by
+from services.memory.domain.near_copies import NearCopies
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import Record
 
@@ -19,6 +20,8 @@ class SaveOutcome(StrEnum):
     """Another record had its id."""
     EXISTING = "EXISTING"
     """It was there already, and was marked as used."""
+    MERGED = "MERGED"
+    """It was a near-copy of one that was there, whose text it replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +78,15 @@ def plan_save(
     same: Mapping[str, Record],
     now: datetime,
     private_ids: bytes,
+    near: NearCopies | None = None,
 ) -> SavePlan:
     """Decide a save as one call for each of the records would, in their order.
 
-    A record with an id is stored under it. One without touches the record that is the same memory, if there is one.
-    `identities` has that of each record, `stored` says what has which of the ids, None for nothing that lives; `same`
-    holds records by their identity. `private_ids` is the key of the ids of private records without one: a new one for
-    each save where copies are found by their identity, else one that stays.
+    A record with an id is stored under it. One without touches the record that is the same memory, if there is one;
+    else it replaces the text of its near-copy, if there is one among `near`. `identities` has that of each record,
+    `stored` says what has which of the ids, None for nothing that lives; `same` holds records by their identity.
+    `private_ids` is the key of the ids of private records without one: a new one for each save where copies are found
+    by their identity, else one that stays.
 
     Raises:
         PermissionDenied: somebody else's private record has one of the ids.
@@ -94,8 +99,15 @@ def plan_save(
     saved: list[SavedRecord] = []
     for position, (record, identity) in enumerate(zip(records, identities, strict=True)):
         there = None if record.id else by_identity.get(identity)
+        copy = near.nearest(record) if near and there is None and not record.id else None
+        if copy is not None and identity_of(copy) == identity:
+            # Not every store finds all records by their identity.
+            there = copy
         if there is not None:
             final, outcome = merged(there, record, now), SaveOutcome.EXISTING
+        elif copy is not None:
+            final, outcome = replaced_by(copy, record, now), SaveOutcome.MERGED
+            _forget(by_identity, identity_of(copy), copy.id)
         else:
             record_id = record.id or _free_id(record, identity, known, private_ids)
             before = known.get(record_id)
@@ -110,14 +122,22 @@ def plan_save(
             created = record.created_at or (before.created_at if before else now)
             final = replace(record, id=record_id, created_at=created, revision=revision + 1)
             outcome = SaveOutcome.REPLACED if before else SaveOutcome.CREATED
-            if before and (replaced := by_identity.get(before.identity)) and replaced.id == record_id:
-                del by_identity[before.identity]
+            if before:
+                _forget(by_identity, before.identity, record_id)
         assert final.created_at is not None
         by_identity[identity] = writes[final.id] = final
+        if near:
+            near.put(final)
         positions[final.id] = position
         known[final.id] = StoredRecord(identity, final.created_at, owner_of(final), final.revision)
         saved.append(SavedRecord(final.id, outcome, final.revision))
     return SavePlan(list(writes.values()), list(positions.values()), saved)
+
+
+def _forget(by_identity: dict[str, Record], identity: str, record_id: str) -> None:
+    """Take note that the record of an id has another identity from now on."""
+    if (replaced := by_identity.get(identity)) and replaced.id == record_id:
+        del by_identity[identity]
 
 
 def _changed(record_id: str, expected: int, actual: int) -> Aborted:

@@ -53,6 +53,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             records_from_proto(request.records),
             request.embedding_model,
             request.crew_name,
+            request.near_copy_similarity,
         )
         return pb.SaveRecordsResponse(
             ids=[record.id for record in saved],

@@ -35,10 +35,12 @@ class MemoryStore(Protocol):
         now: datetime,
         *,
         crew_name: str = "",
+        near_copies: float = 0.0,
     ) -> Sequence[SavedRecord]:
         """Store all records, with their embeddings set, or none, as `plan_save` decides, and say what became of each.
 
-        A crew's name is kept with the namespace; an empty one changes nothing.
+        A crew's name is kept with the namespace; an empty one changes nothing. `near_copies` is the cosine similarity
+        from which a record is a near-copy of another; 0 means that none is.
 
         Raises:
             FailedPrecondition: the namespace has another embedding space.

@@ -29,6 +29,8 @@ from services.memory.usecases.ranked_search import CANDIDATES, search_by_rank
 from services.memory.usecases.record_pages import ENVELOPE_BYTES, ListPages, SearchPages, fitting
 
 _DEFAULT_LIMIT = 10
+_MOST_COMPARED = 100
+"""Records of a save for each of which near-copies are looked for."""
 _NO_VECTOR: Vector = np.empty(0, dtype=np.float32)
 """Of searches that compare none."""
 
@@ -92,11 +94,12 @@ class Memories:
         records: Sequence[Record],
         model: str,
         crew_name: str,
+        near_copies: float = 0.0,
     ) -> Sequence[SavedRecord]:
         """Store records, embedding those that have no vector, and return what became of each.
 
-        A record without an id touches the one that is the same memory, if there is one. An empty model means the
-        namespace's.
+        A record without an id touches the one that is the same memory, if there is one, or replaces the text of one
+        that is as similar as `near_copies` (0: off). An empty model means the namespace's.
 
         The crew's name is kept with the namespace, and labels what embedding uses, unless it is empty.
 
@@ -108,6 +111,11 @@ class Memories:
             Aborted: a record is not at the revision that is expected.
         """
         key = namespace_key(principal, memory_id, kind)
+        if near_copies and len(records) > _MOST_COMPARED:
+            raise InvalidArgument.field(
+                "records",
+                f"has {len(records)} records; with near_copy_similarity send at most {_MOST_COMPARED} at once",
+            )
         for position, record in enumerate(records):
             if record.kind is not kind:
                 raise InvalidArgument.field(
@@ -126,7 +134,7 @@ class Memories:
             )
         existing = await store.space(key)
         space = await self._embed(existing, records, model, crew_name)
-        return await store.save(key, space, records, utc_now(), crew_name=crew_name)
+        return await store.save(key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies)
 
     async def _embed(
         self, existing: EmbeddingSpace | None, records: Sequence[Record], model: str, crew_name: str

@@ -19,6 +19,7 @@ from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.near_copies import NearCopies
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.domain.scopes import ScopeRow
@@ -40,6 +41,7 @@ from services.memory.rows import (
 )
 from services.memory.schemas import Column, DatabricksIndexSchemas, has_column
 from services.memory.stores.chroma.directories import ChromaDirectories
+from services.memory.stores.near_copies import queries_for
 from services.memory.stores.sql.blocks import VectorBlock
 from services.memory.stores.sql.vectors import nearest
 
@@ -77,13 +79,15 @@ class ChromaMemoryStore:
         now: datetime,
         *,
         crew_name: str = "",
+        near_copies: float = 0.0,
     ) -> Sequence[SavedRecord]:
         """See `MemoryStore`."""
 
         def write(collection: Any) -> tuple[int, Sequence[SavedRecord]]:
             before = collection.count()
             collection.delete(where={_EXPIRES: {"$lte": microseconds(now)}})
-            plan = _plan(collection, key, records, now)
+            near = _near_copies(collection, key, space, records, now, near_copies) if near_copies else None
+            plan = _plan(collection, key, records, now, near)
             rows = [_metadata(key, record, space.model) for record in plan.writes]
             vectors = np.stack([record.embedding for record in plan.writes if record.embedding is not None])
             collection.upsert(ids=[row[Column.ID] for row in rows], embeddings=vectors, metadatas=rows)
@@ -320,7 +324,18 @@ class ChromaMemoryStore:
             return await NamespaceRepository(connection).page(group_id, limit, after)
 
 
-def _plan(collection: Any, key: NamespaceKey, new: Sequence[Record], now: datetime) -> SavePlan:
+def _near_copies(
+    collection: Any, key: NamespaceKey, space: EmbeddingSpace, new: Sequence[Record], now: datetime, similarity: float
+) -> NearCopies:
+    near = NearCopies(similarity)
+    for query in queries_for(new, similarity):
+        near.add(found.record for found in _search_all(collection, key, query, space, now).results)
+    return near
+
+
+def _plan(
+    collection: Any, key: NamespaceKey, new: Sequence[Record], now: datetime, near: NearCopies | None
+) -> SavePlan:
     """Return what to write for new records, of which what has expired is removed already."""
     stored: dict[str, StoredRecord | None] = {}
     placed: dict[str, str] = {}
@@ -346,7 +361,7 @@ def _plan(collection: Any, key: NamespaceKey, new: Sequence[Record], now: dateti
             if record is not None:
                 record.created_at = record.created_at or now
                 same.setdefault(row[_IDENTITY], record)
-    plan = plan_save(new, identities, stored, same, now, private_ids)
+    plan = plan_save(new, identities, stored, same, now, private_ids, near)
     for record in plan.writes:
         # A row that something else has written under a record's id is replaced where it is.
         record.stored_id = record.stored_id or placed.get(record.id, "")

@@ -17,6 +17,7 @@ from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import UNKNOWN
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey, namespace_secret
+from services.memory.domain.near_copies import NearCopies
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
@@ -38,6 +39,7 @@ from services.memory.stores.databricks.repository import DatabricksVectorIndexRe
 from services.memory.stores.databricks.row_checks import passes
 from services.memory.stores.databricks.searches import Hit
 from services.memory.stores.databricks.upstream_errors import IndexMissing
+from services.memory.stores.near_copies import queries_for
 
 logger = structlog.get_logger(__name__)
 _EXPIRED_FOR = timedelta(days=1)
@@ -106,15 +108,17 @@ class DatabricksMemoryStore:
         now: datetime,
         *,
         crew_name: str = "",
+        near_copies: float = 0.0,
     ) -> Sequence[SavedRecord]:
         """See `MemoryStore`; of a save that fails some records may be stored.
 
         A record without an id is held against those that were saved without one: the index cannot be asked for a text.
+        Near-copies are those that the index shows, so that saves beside each other may miss each other's.
         """
         index = self._index(key.kind)
         if space != self._config.space:
             raise embedding_mismatch(self._config.space, space.model, space.dimension)
-        plan = await self._plan(index, key, records, now)
+        plan = await self._plan(index, key, records, now, near_copies)
         await self._notes.note(RemoteNamespace(key.memory_id, key.kind, crew_name))
         await self._repository.upsert(index, key, plan.writes, space.model)
         ending = key.kind is MemoryKind.SHORT_TERM or any(record.expires_at is not None for record in records)
@@ -122,7 +126,9 @@ class DatabricksMemoryStore:
             await self._sweep(index, key, now)
         return plan.saved
 
-    async def _plan(self, index: str, key: NamespaceKey, new: Sequence[Record], now: datetime) -> SavePlan:
+    async def _plan(
+        self, index: str, key: NamespaceKey, new: Sequence[Record], now: datetime, near_copies: float
+    ) -> SavePlan:
         await self._repository.check_writable(index)
         stored: dict[str, StoredRecord | None] = {}
         same: dict[str, Record] = {}
@@ -142,7 +148,11 @@ class DatabricksMemoryStore:
                     identity = identity_of(record)
                     stored[record_id] = StoredRecord(identity, record.created_at, owner_of(record), record.revision)
                     same.setdefault(identity, record)
-        plan = plan_save(new, identities, stored, same, now, private_ids)
+        near = NearCopies(near_copies) if near_copies else None
+        if near:
+            for query in queries_for(new, near_copies):
+                near.add(found.record for found in (await self.search(key, query, now)).results)
+        plan = plan_save(new, identities, stored, same, now, private_ids, near)
         for record in plan.writes:
             # A row that something else has written under a record's id is replaced where it is.
             record.stored_id = record.stored_id or placed.get(record.id, "")

@@ -2,13 +2,15 @@
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.near_copies import NearCopies
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.rows import row_revision
@@ -16,7 +18,9 @@ from services.memory.schemas import Column, metadata_column
 from services.memory.stores.sql.rows import parse_rows
 from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,
+    TEXTS_IN_CHUNK,
     alive,
+    chunks,
     named,
     owned,
     owned_among,
@@ -24,6 +28,14 @@ from services.memory.stores.sql.statements import (
     row_columns,
 )
 from services.memory.tables import records
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Stored ids of what may be a near-copy, as searches found them that saw the namespace at this version or later."""
+
+    version: int
+    stored_ids: Sequence[str] = ()
 
 
 class SavedBefore:
@@ -42,13 +54,28 @@ class SavedBefore:
         self.rows: set[str] = set()
         """Primary keys of the rows that were found, whether they live or have expired."""
 
-    async def plan(self, new: Sequence[Record], identities: Sequence[str]) -> SavePlan:
+    async def plan(self, new: Sequence[Record], identities: Sequence[str], near: NearCopies | None = None) -> SavePlan:
         """Return what to write for new records, given the identity of each."""
         while ids := ids_to_read(new, identities, self._stored, self._private_ids):
             await self._read(ids)
         looked_for = {identity for record, identity in zip(new, identities, strict=True) if not record.id}
         same = await self._same(list(looked_for))
-        return plan_save(new, identities, self._stored, same, self._now, self._private_ids)
+        return plan_save(new, identities, self._stored, same, self._now, self._private_ids, near)
+
+    async def near_copies(self, candidates: Candidates, similarity: float) -> NearCopies:
+        """Return what new records may be near-copies of: candidates as they are now, and what was written since."""
+        near, table = NearCopies(similarity), self._table
+        clauses = [owned_among(table, self._key, part) for part in parts(candidates.stored_ids, IDS_IN_STATEMENT)]
+        clauses.append(and_(owned(table, self._key), table.c.written_version > candidates.version))
+        for clause in clauses:
+            statement = select(*row_columns(table, embeddings=True)).where(
+                clause, alive(table, microseconds(self._now))
+            )
+            async for chunk in chunks(self._connection, statement, TEXTS_IN_CHUNK):
+                found = parse_rows(self._key, [named(row) for row in chunk])
+                self.rows.update(found)
+                near.add(found.values())
+        return near
 
     async def _read(self, ids: Sequence[str]) -> None:
         by_stored_id = {self._key.stored_id(record_id): record_id for record_id in ids}

@@ -26,8 +26,9 @@ from services.memory.repositories.namespaces import NamespaceRepository, fetch_n
 from services.memory.row_values import parse_list
 from services.memory.rows import Row
 from services.memory.schemas import Column
+from services.memory.stores.near_copies import queries_for
 from services.memory.stores.sql.rows import parse_rows, read_records, stored_row
-from services.memory.stores.sql.saved_before import SavedBefore
+from services.memory.stores.sql.saved_before import Candidates, SavedBefore
 from services.memory.stores.sql.search import VectorSearch
 from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,
@@ -75,16 +76,19 @@ class SqlMemoryStore:
         now: datetime,
         *,
         crew_name: str = "",
+        near_copies: float = 0.0,
     ) -> Sequence[SavedRecord]:
         """See `MemoryStore`."""
         table = records[key.kind]
         # Before the transaction, which keeps all writers of the namespace waiting, on SQLite those of every namespace.
         identities, words = await asyncio.to_thread(_prepared, key, new, self._database.dialect)
+        candidates = await self._candidates(key, new, now, near_copies) if near_copies else None
         async with self._database.write() as connection:
             namespaces = NamespaceRepository(connection)
             version = await namespaces.claim(key, space, now, crew_name)
             there = SavedBefore(connection, key, now)
-            plan = await there.plan(new, identities)
+            near = await there.near_copies(candidates, near_copies) if candidates else None
+            plan = await there.plan(new, identities, near)
             rows = [
                 stored_row(key, space, record, identities[position], version)
                 for record, position in zip(plan.writes, plan.positions, strict=True)
@@ -99,6 +103,19 @@ class SqlMemoryStore:
             await store_words(connection, key.id, words_by_id, self._database.dialect)
             await namespaces.add_records(key.id, len(rows) - len(there.rows & {row[Column.ID] for row in rows}))
         return plan.saved
+
+    async def _candidates(
+        self, key: NamespaceKey, new: Sequence[Record], now: datetime, similarity: float
+    ) -> Candidates:
+        """Return which records may be near-copies, and the version of the namespace at which others may be written."""
+        namespace = await fetch_namespace(self._database, key)
+        if namespace is None:
+            return Candidates(0)
+        stored_ids: set[str] = set()
+        for query in queries_for(new, similarity):
+            outcome = await self._search.search(key, query, now)
+            stored_ids.update(found.record.stored_id for found in outcome.results)
+        return Candidates(namespace.version, sorted(stored_ids))
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
