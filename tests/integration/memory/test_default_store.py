@@ -40,6 +40,7 @@ from services.memory.domain.records import (
 from services.memory.domain.searches import Query
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.repositories.namespaces import NamespaceRepository
+from services.memory.stores.sql import remembered_blocks as blocks_module
 from services.memory.stores.sql import rows as rows_module
 from services.memory.stores.sql import search as search_module
 from services.memory.stores.sql import statements
@@ -80,7 +81,7 @@ async def _stores(url: str) -> AsyncIterator[list[SqlMemoryStore]]:
 def _portions(rows: int) -> Iterator[None]:
     """Have a few rows be a portion, as thousands are."""
     with ExitStack() as patches:
-        for module in (statements, store_module, search_module):
+        for module in (statements, store_module, search_module, blocks_module):
             patches.enter_context(patch.object(module, "ROWS_IN_CHUNK", rows))
         for module in (store_module, search_module):
             patches.enter_context(patch.object(module, "TEXTS_IN_CHUNK", rows))
@@ -558,7 +559,7 @@ async def test_a_namespace_with_removed_rows_is_remembered_up_to_the_bound(datab
     await store.delete(key, ["r0", "r1", "r2"], None, NOW)
     await save(rows, 3)
     await store.search(key, query, NOW)
-    with patch.object(search_module, "vector_block", side_effect=AssertionError("read again")):
+    with patch.object(blocks_module, "vector_block", side_effect=AssertionError("read again")):
         assert len((await store.search(key, query, NOW)).results) == 1
     await database.close()
 
@@ -638,7 +639,7 @@ async def test_a_private_record_is_not_found_even_where_what_is_remembered_is_wr
         for limit in (10, 10, 100):
             seen = await store.search(key, Query(unit_vector((1, 0, 0)), limit), NOW)
             assert [found.record.id for found in seen.results] == ["p"]
-            remembered = store._search._cache.get(key.id)
+            remembered = store._search._blocks.get(key)
             assert remembered is not None
             block = remembered[1]
             block.private[:] = False

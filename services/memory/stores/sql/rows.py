@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import structlog
 from sqlalchemy import ColumnElement, select
-from sqlalchemy.engine import Row as DatabaseRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.domain.expiry import expires_us
@@ -91,9 +90,7 @@ def vector_columns(kind: MemoryKind) -> list[ColumnElement[Any]]:
     return [records[kind].c[name] for name in _vector_names(kind)]
 
 
-def vector_block(
-    kind: MemoryKind, rows: Sequence[DatabaseRow[Any]], dimension: int, *, room_for: int = 0
-) -> VectorBlock:
+def vector_block(kind: MemoryKind, rows: Sequence[Sequence[Any]], dimension: int, *, room_for: int = 0) -> VectorBlock:
     """Return rows that begin with `vector_columns` as arrays, with room for so many in all.
 
     Rows whose vector is none of so many finite numbers are left out and counted: nothing can be compared with them.
@@ -113,7 +110,7 @@ def vector_block(
     return block
 
 
-def _vector_block(kind: MemoryKind, rows: Sequence[DatabaseRow[Any]], dimension: int, room_for: int) -> VectorBlock:
+def _vector_block(kind: MemoryKind, rows: Sequence[Sequence[Any]], dimension: int, room_for: int) -> VectorBlock:
     columns = dict(zip(_vector_names(kind), zip(*rows, strict=True), strict=False))
     return VectorBlock.of(
         dimension,

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import structlog
@@ -24,9 +23,9 @@ from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import embedding_mismatch
 from services.memory.repositories.namespaces import NamespaceRepository, version_read
 from services.memory.schemas import Column
-from services.memory.stores.sql.blocks import ROW_BYTES, Mask, VectorBlock
+from services.memory.stores.sql.blocks import Mask, VectorBlock
 from services.memory.stores.sql.recent_records import RecentRecords
-from services.memory.stores.sql.removals import RecentRemovals
+from services.memory.stores.sql.remembered_blocks import COMPONENTS_IN_LOOP, RememberedBlocks, bytes_of
 from services.memory.stores.sql.rows import (
     RECORDS_AT_ONCE,
     parse_rows,
@@ -46,13 +45,10 @@ from services.memory.stores.sql.statements import (
     owner_parameters,
     winners,
 )
-from services.memory.stores.sql.vectors import Candidates, VectorCache, nearest
+from services.memory.stores.sql.vectors import Candidates, nearest
 from services.memory.tables import records
 
 logger = structlog.get_logger(__name__)
-
-_COMPONENTS_IN_LOOP = 1_000_000
-"""Products of more components than these are computed off the event loop."""
 
 _ATTEMPTS = 3
 
@@ -61,7 +57,7 @@ _RECORDS_SHARE = 4
 
 
 class VectorSearch:
-    """Computes on the rows it remembers for a version of the namespace, which it then reads to prove them current.
+    """Computes on the rows it remembers for a version of the namespace, which it reads to prove them current.
 
     Rows written since are added to them, and removed ones marked. What does not fit the bounds is computed chunk by
     chunk.
@@ -70,24 +66,19 @@ class VectorSearch:
     def __init__(self, database: Database, *, cache_bytes: int, cached_namespace_bytes: int) -> None:
         """`cache_bytes` bounds what is remembered in all, `cached_namespace_bytes` what of one namespace."""
         self._database = database
-        self._cache = VectorCache(cache_bytes)
+        self._blocks = RememberedBlocks(
+            database, cache_bytes=cache_bytes, cached_namespace_bytes=cached_namespace_bytes
+        )
         self._records = RecentRecords(cache_bytes // _RECORDS_SHARE)
         self._version = version_read(database)
-        self._removals = RecentRemovals()
-        self._cached_namespace_bytes = min(cached_namespace_bytes, cache_bytes)
-        # One reader fills what several searches wait for.
-        self._filling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def note_removal(self, namespace_id: str, version: int, previous: int, ids: Sequence[str]) -> None:
-        """Note what the committed write of a version removed; `previous` is the version of the removal before."""
-        # Of what is not remembered, all rows will be read in any case.
-        if namespace_id in self._cache:
-            self._removals.note(namespace_id, version, previous, ids)
+        """See `RememberedBlocks`."""
+        self._blocks.note_removal(namespace_id, version, previous, ids)
 
     def forget(self, namespace_id: str) -> None:
-        """Give up what is remembered of a namespace."""
-        self._cache.drop(namespace_id)
-        self._removals.forget(namespace_id)
+        """See `RememberedBlocks`."""
+        self._blocks.forget(namespace_id)
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
@@ -103,7 +94,7 @@ class VectorSearch:
                     return SearchOutcome()
                 if len(query.vector) != namespace.space.dimension:
                     raise embedding_mismatch(namespace.space, "", len(query.vector))
-                if self._is_remembered(namespace):
+                if self._blocks.takes(namespace):
                     best = await self._best(connection, namespace, query, microseconds(now))
                 else:
                     best, read = await self._scan(connection, namespace, query, microseconds(now))
@@ -121,24 +112,37 @@ class VectorSearch:
         return SearchOutcome(found, scanned=scanned, cut=cut)
 
     async def _search_remembered(self, key: NamespaceKey, query: Query, now: datetime) -> Sequence[Found] | None:
-        """Search what is remembered, and read the winners in the statement that proves it still true; None: it is not.
-
-        Most searches find nothing changed: they cost one statement, and only a look-up by key where the winners are
-        remembered too.
-        """
-        remembered = self._cache.get(key.id)
-        if remembered is None or _needs_database(query.filter) or query.limit > RECORDS_AT_ONCE:
+        """Search what is remembered, once it is up to date; None where that takes a transaction."""
+        if _needs_database(query.filter) or query.limit > RECORDS_AT_ONCE:
             return None
-        version, block = remembered
-        if block.matrix.shape[1] != len(query.vector):
+        for _ in range(_ATTEMPTS):
+            remembered = self._blocks.get(key)
+            if remembered is None or remembered[1].matrix.shape[1] != len(query.vector):
+                return None
+            found = await self._search_block(key, *remembered, query, now)
+            if found is not None:
+                return found
+            if not await self._blocks.catch_up(key):
+                return None
+        return None
+
+    async def _search_block(
+        self, key: NamespaceKey, version: int, block: VectorBlock, query: Query, now: datetime
+    ) -> Sequence[Found] | None:
+        """Search a block, and prove it current; None: it is not, or the database has to say who sees what is found.
+
+        Most searches find nothing changed. They cost one statement, which reads the winners too, and only a look-up by
+        key where the winners are remembered. Much is not computed before it is known to be of use.
+        """
+        proven = block.matrix.size > COMPONENTS_IN_LOOP
+        if proven and not await self._is_current(key, version):
             return None
         now_us = microseconds(now)
         allowed = block.allowed(query.filter, now_us, unified=key.kind is MemoryKind.UNIFIED)
         best = await _compute(block, query, allowed, now_us)
         known = None if query.include_embeddings else self._records.of(key.id, version, _ids(best))
         if known is not None:
-            proof = await self._version.fetch(key.id, key.group_id)
-            current = proof is not None and proof[0] == version
+            current = proven or await self._is_current(key, version)
             return _found(best, known) if current and _all_seen(query.filter, known) else None
         rows = await self._database.fetch(
             winners(key.kind, embeddings=query.include_embeddings), {**owner_parameters(key), WINNERS: _ids(best)}
@@ -152,13 +156,14 @@ class VectorSearch:
             self._records.put(key.id, version, by_id)
         return _found(best, by_id)
 
-    def _is_remembered(self, namespace: NamespaceInfo) -> bool:
-        return _bytes_of(namespace) <= self._cached_namespace_bytes
+    async def _is_current(self, key: NamespaceKey, version: int) -> bool:
+        proof = await self._version.fetch(key.id, key.group_id)
+        return proof is not None and proof[0] == version
 
     async def _best(
         self, connection: AsyncConnection, namespace: NamespaceInfo, query: Query, now_us: int
     ) -> Candidates:
-        block = await self._block(connection, namespace)
+        block = await self._blocks.block(connection, namespace)
         allowed = block.allowed(query.filter, now_us, unified=namespace.key.kind is MemoryKind.UNIFIED)
         if _needs_database(query.filter):
             allowed &= await self._matching(connection, namespace.key, query.filter, now_us, block)
@@ -189,70 +194,10 @@ class VectorSearch:
             kind=key.kind.name,
             records=scanned,
             seconds=round(time.perf_counter() - started, 3),
-            namespace_bytes=_bytes_of(namespace),
-            cached_namespace_bytes=self._cached_namespace_bytes,
+            namespace_bytes=bytes_of(namespace.record_count, dimension),
+            cached_namespace_bytes=self._blocks.namespace_bytes,
         )
         return best, scanned
-
-    async def _block(self, connection: AsyncConnection, namespace: NamespaceInfo) -> VectorBlock:
-        """Return the namespace's rows as of its version, or newer."""
-        key = namespace.key
-        remembered = self._cache.get(key.id)
-        if remembered and remembered[0] == namespace.version:
-            return remembered[1]
-        async with self._filling.setdefault(key.id, asyncio.Lock()):
-            remembered = self._cache.get(key.id)
-            if remembered and remembered[0] >= namespace.version:
-                return remembered[1]
-            block = await self._read_block(connection, namespace, remembered)
-            if not self._cache.has_room_for(block):
-                # Not for rows that are gone, or all would be read again by the next search.
-                block = await asyncio.to_thread(block.compacted)
-            self._cache.put(key.id, namespace.version, block)
-            return block
-
-    async def _read_block(
-        self, connection: AsyncConnection, namespace: NamespaceInfo, remembered: tuple[int, VectorBlock] | None
-    ) -> VectorBlock:
-        """Read what was written since what is remembered, and find out what was removed; all rows otherwise."""
-        key, dimension = namespace.key, namespace.space.dimension
-        table = records[key.kind]
-        statement = select(*vector_columns(key.kind)).where(owned(table, key))
-        removed: Sequence[str] = ()
-        if remembered and remembered[1].matrix.shape[1] == dimension:
-            removed = await self._removed_since(connection, namespace, *remembered)
-            block = remembered[1]
-            statement = statement.where(table.c.written_version > remembered[0])
-        else:
-            block = vector_block(key.kind, [], dimension, room_for=namespace.record_count)
-            remembered = None
-        # Chunk by chunk: turning all rows at once to arrays would keep the interpreter from everybody else.
-        async for chunk in chunks(connection, statement, ROWS_IN_CHUNK):
-            newer = await asyncio.to_thread(vector_block, key.kind, chunk, dimension)
-            if remembered:
-                block, removed = await asyncio.to_thread(block.updated, newer, removed), ()
-            else:
-                block = await asyncio.to_thread(block.extended, newer)
-        if removed:
-            block = await asyncio.to_thread(block.updated, vector_block(key.kind, [], dimension), removed)
-        return block
-
-    async def _removed_since(
-        self, connection: AsyncConnection, namespace: NamespaceInfo, version: int, block: VectorBlock
-    ) -> Sequence[str]:
-        """Return the ids of a block's rows that were removed after a version."""
-        if namespace.removal_version <= version:
-            return ()
-        key = namespace.key
-        known = self._removals.since(key.id, version, namespace.removal_version)
-        if known is not None:
-            return known
-        # Another process removed some: what is not there any more is gone. Vectors need not be read for that.
-        table = records[key.kind]
-        there: list[bytes] = []
-        async for chunk in chunks(connection, select(table.c[Column.ID]).where(owned(table, key)), ROWS_IN_CHUNK):
-            there += [row[0].encode() for row in chunk]
-        return await asyncio.to_thread(_missing, block, there)
 
     async def _matching(
         self, connection: AsyncConnection, key: NamespaceKey, chosen: Filter, now_us: int, block: VectorBlock
@@ -272,15 +217,6 @@ class VectorSearch:
             ids += await asyncio.to_thread(matching, chunk)
         mask: Mask = await asyncio.to_thread(np.isin, block.ids, np.array(ids, dtype="S64"))
         return mask
-
-
-def _missing(block: VectorBlock, there: Sequence[bytes]) -> list[str]:
-    own = block.ids[block.living]
-    return [stored_id.decode() for stored_id in own[~np.isin(own, np.array(there, dtype="S64"))].tolist()]
-
-
-def _bytes_of(namespace: NamespaceInfo) -> int:
-    return namespace.record_count * (namespace.space.dimension * 4 + ROW_BYTES)
 
 
 def _needs_database(chosen: Filter) -> bool:
@@ -317,6 +253,6 @@ def _found(best: Candidates, by_id: Mapping[str, Record]) -> list[Found]:
 
 
 async def _compute(block: VectorBlock, query: Query, allowed: Mask, now_us: int) -> Candidates:
-    if block.matrix.size > _COMPONENTS_IN_LOOP:
+    if block.matrix.size > COMPONENTS_IN_LOOP:
         return await asyncio.to_thread(nearest, block, query, allowed, now_us)
     return nearest(block, query, allowed, now_us)

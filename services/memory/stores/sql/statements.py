@@ -27,7 +27,11 @@ TEXTS_IN_CHUNK: Final = 256
 IDS_IN_STATEMENT: Final = 500
 """Well below the number of parameters any of the databases takes."""
 NAMESPACE_VERSION: Final = "namespace_version"
+REMOVAL_VERSION: Final = "namespace_removal_version"
+DIMENSION: Final = "namespace_dimension"
 WINNERS: Final = "winners"
+SINCE: Final = "since"
+CHANGES_LIMIT: Final = "changes_limit"
 _NAMESPACE, _GROUP, _CREW = "owner_namespace", "owner_group", "owner_crew"
 
 Item = TypeVar("Item")
@@ -73,6 +77,33 @@ def winners(kind: MemoryKind, *, embeddings: bool) -> Select[Any]:
         select(namespaces.c.version.label(NAMESPACE_VERSION), *row_columns(table, embeddings=embeddings))
         .select_from(namespaces.outerjoin(table, and_(_owned(table, kind, owner), ids)))
         .where(namespaces.c.id == owner[_NAMESPACE], namespaces.c.group_id == owner[_GROUP])
+    )
+
+
+@functools.cache
+def changes(kind: MemoryKind, *columns: ColumnElement[Any]) -> Select[Any]:
+    """Return the statement that reads columns of the rows written after a version (parameter `SINCE`).
+
+    It takes `owner_parameters` and `CHANGES_LIMIT` too. Beside the columns are the namespace's version, its last
+    removal's and its dimension. A namespace without such rows is one row with the columns NULL.
+    """
+    table = records[kind]
+    owner: dict[str, Any] = {name: bindparam(name) for name in (_NAMESPACE, _GROUP, _CREW)}
+    written = and_(
+        table.c.namespace_id == owner[_NAMESPACE],
+        table.c.written_version > bindparam(SINCE),
+        _owned(table, kind, owner),
+    )
+    return (
+        select(
+            *columns,
+            namespaces.c.version.label(NAMESPACE_VERSION),
+            namespaces.c.removal_version.label(REMOVAL_VERSION),
+            namespaces.c.embedding_dimension.label(DIMENSION),
+        )
+        .select_from(namespaces.outerjoin(table, written))
+        .where(namespaces.c.id == owner[_NAMESPACE], namespaces.c.group_id == owner[_GROUP])
+        .limit(bindparam(CHANGES_LIMIT))
     )
 
 

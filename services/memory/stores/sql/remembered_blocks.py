@@ -1,0 +1,179 @@
+"""What is remembered of namespaces for searches, brought up to date by what changed since."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.db.database import Database
+from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.records import MemoryKind
+from services.memory.schemas import Column
+from services.memory.stores.sql.blocks import ROW_BYTES, VectorBlock
+from services.memory.stores.sql.removals import RecentRemovals
+from services.memory.stores.sql.rows import vector_block, vector_columns
+from services.memory.stores.sql.statements import (
+    CHANGES_LIMIT,
+    DIMENSION,
+    NAMESPACE_VERSION,
+    REMOVAL_VERSION,
+    ROWS_IN_CHUNK,
+    SINCE,
+    changes,
+    chunks,
+    owned,
+    owner_parameters,
+)
+from services.memory.stores.sql.vectors import VectorCache
+from services.memory.tables import records
+
+COMPONENTS_IN_LOOP: Final = 1_000_000
+"""Blocks of more components than these are computed with off the event loop."""
+
+
+class RememberedBlocks:
+    """Blocks by namespace, each with the version of the namespace that it holds. To be used from one event loop."""
+
+    def __init__(self, database: Database, *, cache_bytes: int, cached_namespace_bytes: int) -> None:
+        """`cache_bytes` bounds what is remembered in all, `cached_namespace_bytes` what of one namespace."""
+        self._database = database
+        self._cache = VectorCache(cache_bytes)
+        self._removals = RecentRemovals()
+        self.namespace_bytes = min(cached_namespace_bytes, cache_bytes)
+        """Bytes of the largest namespace that is remembered."""
+        # One reader fills what several searches wait for.
+        self._filling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def note_removal(self, namespace_id: str, version: int, previous: int, ids: Sequence[str]) -> None:
+        """Note what the committed write of a version removed; `previous` is the version of the removal before."""
+        # Of what is not remembered, all rows will be read in any case.
+        if namespace_id in self._cache:
+            self._removals.note(namespace_id, version, previous, ids)
+
+    def forget(self, namespace_id: str) -> None:
+        """Give up what is remembered of a namespace."""
+        self._cache.drop(namespace_id)
+        self._removals.forget(namespace_id)
+
+    def get(self, key: NamespaceKey) -> tuple[int, VectorBlock] | None:
+        """Return the version and the block that are remembered of a namespace, whether or not it has changed since."""
+        return self._cache.get(key.id)
+
+    def takes(self, namespace: NamespaceInfo) -> bool:
+        """Return whether a namespace is small enough to be remembered."""
+        return bytes_of(namespace.record_count, namespace.space.dimension) <= self.namespace_bytes
+
+    async def catch_up(self, key: NamespaceKey) -> bool:
+        """Bring what is remembered of a namespace up to date by one statement; return whether there was anything to do.
+
+        Nothing is done where that takes more: many rows have changed, or another process has removed some.
+        """
+        before = self._cache.get(key.id)
+        async with self._filling.setdefault(key.id, asyncio.Lock()):
+            remembered = self._cache.get(key.id)
+            if before is None or remembered is None:
+                return False
+            version, block = remembered
+            if version > before[0]:
+                return True
+            parameters = owner_parameters(key) | {SINCE: version, CHANGES_LIMIT: ROWS_IN_CHUNK + 1}
+            rows = await self._database.fetch(changes(key.kind, *vector_columns(key.kind)), parameters)
+            if not rows or len(rows) > ROWS_IN_CHUNK or rows[0][NAMESPACE_VERSION] == version:
+                return False
+            now, dimension = rows[0], block.matrix.shape[1]
+            removed: Sequence[str] | None = ()
+            if now[REMOVAL_VERSION] > version:
+                removed = self._removals.since(key.id, version, now[REMOVAL_VERSION])
+            written = [tuple(row.values()) for row in rows if row[Column.ID] is not None]
+            most = bytes_of(int(np.count_nonzero(block.living)) + len(written), dimension)
+            if removed is None or now[DIMENSION] != dimension or most > self.namespace_bytes:
+                return False
+            if block.matrix.size > COMPONENTS_IN_LOOP or len(written) > 1:
+                block = await asyncio.to_thread(_changed, block, key.kind, written, removed)
+            else:
+                block = _changed(block, key.kind, written, removed)
+            await self._put(key, now[NAMESPACE_VERSION], block)
+            return True
+
+    async def block(self, connection: AsyncConnection, namespace: NamespaceInfo) -> VectorBlock:
+        """Return the namespace's rows as of its version, or newer."""
+        key = namespace.key
+        remembered = self._cache.get(key.id)
+        if remembered and remembered[0] == namespace.version:
+            return remembered[1]
+        async with self._filling.setdefault(key.id, asyncio.Lock()):
+            remembered = self._cache.get(key.id)
+            if remembered and remembered[0] >= namespace.version:
+                return remembered[1]
+            block = await self._read(connection, namespace, remembered)
+            return await self._put(key, namespace.version, block)
+
+    async def _put(self, key: NamespaceKey, version: int, block: VectorBlock) -> VectorBlock:
+        if not self._cache.has_room_for(block):
+            # Not for rows that are gone, or all would be read again by the next search.
+            block = await asyncio.to_thread(block.compacted)
+        self._cache.put(key.id, version, block)
+        return block
+
+    async def _read(
+        self, connection: AsyncConnection, namespace: NamespaceInfo, remembered: tuple[int, VectorBlock] | None
+    ) -> VectorBlock:
+        """Read what was written since what is remembered, and find out what was removed; all rows otherwise."""
+        key, dimension = namespace.key, namespace.space.dimension
+        table = records[key.kind]
+        statement = select(*vector_columns(key.kind)).where(owned(table, key))
+        removed: Sequence[str] = ()
+        if remembered and remembered[1].matrix.shape[1] == dimension:
+            removed = await self._removed_since(connection, namespace, *remembered)
+            block = remembered[1]
+            statement = statement.where(table.c.written_version > remembered[0])
+        else:
+            block = vector_block(key.kind, [], dimension, room_for=namespace.record_count)
+            remembered = None
+        # Chunk by chunk: turning all rows at once to arrays would keep the interpreter from everybody else.
+        async for chunk in chunks(connection, statement, ROWS_IN_CHUNK):
+            if remembered:
+                block, removed = await asyncio.to_thread(_changed, block, key.kind, chunk, removed), ()
+            else:
+                newer = await asyncio.to_thread(vector_block, key.kind, chunk, dimension)
+                block = await asyncio.to_thread(block.extended, newer)
+        if removed:
+            block = await asyncio.to_thread(_changed, block, key.kind, [], removed)
+        return block
+
+    async def _removed_since(
+        self, connection: AsyncConnection, namespace: NamespaceInfo, version: int, block: VectorBlock
+    ) -> Sequence[str]:
+        """Return the ids of a block's rows that were removed after a version."""
+        if namespace.removal_version <= version:
+            return ()
+        key = namespace.key
+        known = self._removals.since(key.id, version, namespace.removal_version)
+        if known is not None:
+            return known
+        # Another process removed some: what is not there any more is gone. Vectors need not be read for that.
+        table = records[key.kind]
+        there: list[bytes] = []
+        async for chunk in chunks(connection, select(table.c[Column.ID]).where(owned(table, key)), ROWS_IN_CHUNK):
+            there += [row[0].encode() for row in chunk]
+        return await asyncio.to_thread(_missing, block, there)
+
+
+def bytes_of(rows: int, dimension: int) -> int:
+    """Return the bytes that so many rows take in memory."""
+    return rows * (dimension * 4 + ROW_BYTES)
+
+
+def _changed(
+    block: VectorBlock, kind: MemoryKind, written: Sequence[Sequence[Any]], removed: Sequence[str]
+) -> VectorBlock:
+    return block.updated(vector_block(kind, written, block.matrix.shape[1]), removed)
+
+
+def _missing(block: VectorBlock, there: Sequence[bytes]) -> list[str]:
+    own = block.ids[block.living]
+    return [stored_id.decode() for stored_id in own[~np.isin(own, np.array(there, dtype="S64"))].tolist()]
