@@ -44,8 +44,9 @@ class MemorySettings(BaseSettings):
     cached_namespace_bytes: int = Field(
         64 * _MIB,
         ge=0,
-        description="Bytes of vectors, and some 90 beside each, of one namespace kept in memory; "
-        "larger ones are read each time.",
+        description="Bytes of vectors, and some 90 beside each, of one namespace kept in memory; of larger ones one "
+        "byte for each component, from which searches decide which vectors to read. What does not fit either is read "
+        "each time.",
     )
 
     databricks_embedding_model: str = Field(

@@ -63,15 +63,17 @@ from tests.integration.memory.store_model import (
 
 @asynccontextmanager
 async def _stores(url: str) -> AsyncIterator[list[SqlMemoryStore]]:
-    """One store that remembers, another process's that does, and one that always reads chunk by chunk."""
+    """One store that remembers, another process's that does with quantised vectors, and one that always reads all."""
     await upgrade_database("memory", url)
     databases = [Database(url, "memory") for _ in range(3)]
     caches = [(1 << 20, 1 << 20), (1 << 20, 1 << 20), (0, 0)]
+    stores = [
+        SqlMemoryStore(database, cache_bytes=total, cached_namespace_bytes=one)
+        for database, (total, one) in zip(databases, caches, strict=True)
+    ]
     try:
-        yield [
-            SqlMemoryStore(database, cache_bytes=total, cached_namespace_bytes=one)
-            for database, (total, one) in zip(databases, caches, strict=True)
-        ]
+        with patch.object(stores[1]._search._blocks, "_as_bytes", return_value=True):
+            yield stores
     finally:
         for database in databases:
             await database.close()

@@ -17,7 +17,7 @@ from coxswain.memory.v1 import record_pb2, vector_index_pb2, vector_index_servic
 from services.common.grpc.json_values import to_struct, to_value
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
-from services.memory.stores.sql.blocks import ROW_BYTES
+from services.memory.stores.sql.remembered_blocks import bytes_of
 from tests.integration.auth.support import refused
 from tests.integration.memory.support import (
     DIMENSION,
@@ -65,7 +65,7 @@ async def test_a_saved_text_is_found_again_by_other_words(served: Served) -> Non
 
 
 async def test_a_search_of_more_than_fits_memory_says_that_it_was_a_scan(tmp_path: Path, database_url: str) -> None:
-    settings = MemorySettings(cached_namespace_bytes=2 * (DIMENSION * 4 + ROW_BYTES))
+    settings = MemorySettings(cached_namespace_bytes=bytes_of(2, DIMENSION, as_bytes=True))
     async with serve_memory(tmp_path, database_url, settings=settings) as (harness, _):
         memories = stub(harness.channel())
         question = pb.SearchRecordsRequest(namespace=place(), text="cats", filter=pb.RecordFilter(scope_prefix="/a"))
@@ -445,7 +445,7 @@ async def _all_results(memories: Any, request: pb.SearchRecordsRequest) -> tuple
         request.page_token = response.next_page_token
 
 
-@pytest.mark.parametrize("cached", [1 << 20, 0], ids=["remembered", "scanned"])
+@pytest.mark.parametrize("cached", [1 << 20, bytes_of(20, DIMENSION) - 1, 0], ids=["remembered", "as-bytes", "scanned"])
 async def test_pages_of_a_search_are_together_what_one_search_finds(
     tmp_path: Path, database_url: str, cached: int
 ) -> None:

@@ -147,7 +147,7 @@ def test_a_changed_block_finds_what_one_of_the_rows_left_finds(
 
 
 def test_rows_are_added_in_place_while_there_is_room() -> None:
-    block = VectorBlock.of(4, ids=[], embeddings=[], created_us=[], room_for=20)
+    block = VectorBlock.of(4, ids=[], embeddings=[], created_us=[]).with_room(20)
     first = block.extended(_block(_rows(1, 10), 4))
     second = first.updated(_block(_rows(2, 10, first=10), 4), [f"{0:064x}"])
     assert np.shares_memory(first.matrix, second.matrix)

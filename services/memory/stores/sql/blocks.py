@@ -11,12 +11,19 @@ import numpy.typing as npt
 from services.memory.domain.filters import Filter
 from services.memory.domain.moments import microseconds
 from services.memory.domain.scopes import within_scope
+from services.memory.stores.sql import quantised
+from services.memory.stores.sql.quantised import QuantisedVectors
 
 NEVER_US = np.iinfo(np.int64).max
 """The expiry of rows that do not expire."""
 
 ROW_BYTES = 64 + 8 + 8 + 4 + 1 + 4 + 1
 """Bytes of a row beside its vector."""
+
+_COLUMNS = 7
+"""Those of a block that is not quantised."""
+_SCOPES = 6
+"""Which of them has the scopes' codes."""
 
 _FEW = 32
 """Ids that are looked for one by one, and not by sorting."""
@@ -56,7 +63,8 @@ class _Room:
 class VectorBlock:
     """Rows of a namespace as arrays of equal length, of which some may be gone: see `living`.
 
-    A block never changes: `updated` makes a newer one, which shares the arrays as far as it can.
+    A block never changes: `updated` makes a newer one, which shares the arrays as far as it can. The vectors of a
+    quantised one are bytes, which tell between which numbers a similarity is: see `quantised`.
     """
 
     def __init__(self, room: _Room, rows: int, living: Mask, scopes: tuple[str, ...]) -> None:
@@ -64,6 +72,7 @@ class VectorBlock:
         self._room = room
         self.ids: npt.NDArray[np.bytes_]
         self.matrix: npt.NDArray[np.float32]
+        """The vectors; of a quantised block bytes, which nothing but `quantised` understands."""
         self.created_us: npt.NDArray[np.int64]
         self.expires_us: npt.NDArray[np.int64]
         self.importance: npt.NDArray[np.float32]
@@ -77,7 +86,13 @@ class VectorBlock:
             self.importance,
             self.private,
             self.scope_codes,
+            *more,
         ) = (array[:rows] for array in room.arrays)
+        self.quantised: QuantisedVectors | None = None
+        """The vectors of a quantised block."""
+        if more:
+            codes: Any = self.matrix
+            self.quantised = QuantisedVectors(codes, *more)
         self._expire = bool((self.expires_us != NEVER_US).any())
         self._some_private = bool(self.private.any())
         self.living = living
@@ -95,11 +110,8 @@ class VectorBlock:
         importance: Sequence[float] = (),
         private: Sequence[bool] = (),
         scopes: Sequence[str] = (),
-        room_for: int = 0,
     ) -> Self:
         """Build the arrays from columns; an empty one stands for rows that have nothing there.
-
-        `room_for` is how many rows there will be when others have been added.
 
         Raises:
             ValueError: a vector has another dimension, or a column another length.
@@ -119,12 +131,12 @@ class VectorBlock:
             np.fromiter(private or repeat(False, count), np.bool_, count),
             scope_codes,
         ]
-        return cls(
-            _Room(columns, max(count, _roomy(room_for) if room_for else 0)),
-            count,
-            np.ones(count, dtype=np.bool_),
-            scope_texts,
-        )
+        return cls(_Room(columns, count), count, np.ones(count, dtype=np.bool_), scope_texts)
+
+    def with_room(self, rows: int) -> "VectorBlock":
+        """Return the block in arrays of its own, with room for so many rows in all and some more."""
+        columns = [array[: len(self)] for array in self._room.arrays]
+        return VectorBlock(_Room(columns, _roomy(max(rows, len(self)))), len(self), self.living, self.scopes)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,7 +145,29 @@ class VectorBlock:
     def nbytes(self) -> int:
         """Bytes of memory, near enough."""
         texts = sum(len(text) + 64 for text in self.scopes)
-        return self.matrix.nbytes + ROW_BYTES * len(self) + texts
+        steps = quantised.ROW_BYTES * len(self) if self.quantised else 0
+        return self.matrix.nbytes + steps + ROW_BYTES * len(self) + texts
+
+    @property
+    def dimension(self) -> int:
+        """Components of a vector."""
+        return int(self.matrix.shape[1])
+
+    def as_bytes(self) -> "VectorBlock":
+        """Return the block with quantised vectors, in arrays of its own."""
+        if self.quantised:
+            return self
+        ids, matrix, *others = (array[: len(self)] for array in self._room.arrays)
+        vectors = quantised.quantised(matrix)
+        columns = [ids, vectors.codes, *others, vectors.steps, vectors.errors]
+        return VectorBlock(_Room(columns, len(self)), len(self), self.living, self.scopes)
+
+    def with_vectors(self, positions: npt.NDArray[np.intp], matrix: npt.NDArray[np.float32]) -> "VectorBlock":
+        """Return some of the rows with these vectors."""
+        ids, _, *others = (array[: len(self)][positions] for array in self._room.arrays[:_COLUMNS])
+        return VectorBlock(
+            _Room([ids, matrix, *others], len(ids)), len(ids), np.ones(len(ids), dtype=np.bool_), self.scopes
+        )
 
     def updated(self, newer: "VectorBlock", removed: Sequence[str] = ()) -> "VectorBlock":
         """Return the block without removed rows, with rows of the same id replaced and the others of `newer` added.
@@ -164,19 +198,21 @@ class VectorBlock:
         return near[np.isin(self.ids[near], ids)]
 
     def _of_rows(self, living: Mask) -> "VectorBlock":
-        *columns, scope_codes = (array[: len(self)][living] for array in self._room.arrays)
-        used, codes = np.unique(scope_codes, return_inverse=True)
+        columns = [array[: len(self)][living] for array in self._room.arrays]
+        used, codes = np.unique(columns[_SCOPES], return_inverse=True)
         scopes = tuple(self.scopes[code] for code in used.tolist())
-        columns.append(codes.astype(np.int32))
-        rows = len(scope_codes)
+        columns[_SCOPES] = codes.astype(np.int32)
+        rows = len(codes)
         return VectorBlock(_Room(columns, _roomy(rows)), rows, np.ones(rows, np.bool_), scopes)
 
     def extended(self, newer: "VectorBlock") -> "VectorBlock":
         """Return the block with the rows of another, none of which it has."""
         if not len(newer):
             return self
+        if self.quantised:
+            newer = newer.as_bytes()
         scopes, scope_codes = _recoded(self.scopes, newer.scopes, newer.scope_codes)
-        columns = [
+        columns: list[_Array] = [
             newer.ids,
             newer.matrix,
             newer.created_us,
@@ -185,6 +221,8 @@ class VectorBlock:
             newer.private,
             scope_codes,
         ]
+        if newer.quantised:
+            columns += [newer.quantised.steps, newer.quantised.errors]
         rows = len(self) + len(newer)
         room = self._room
         if not room.take(len(self), columns):

@@ -1,4 +1,7 @@
-"""What is remembered of namespaces for searches, brought up to date by what changed since."""
+"""What is remembered of namespaces for searches, brought up to date by what changed since.
+
+Of a namespace whose vectors do not fit the bound, one byte for each of their components is remembered.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,6 +16,7 @@ from services.common.db.database import Database
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind
 from services.memory.schemas import Column
+from services.memory.stores.sql import quantised
 from services.memory.stores.sql.blocks import ROW_BYTES, VectorBlock
 from services.memory.stores.sql.removals import RecentRemovals
 from services.memory.stores.sql.rows import vector_block, vector_columns
@@ -64,8 +68,9 @@ class RememberedBlocks:
         return self._cache.get(key.id)
 
     def takes(self, namespace: NamespaceInfo) -> bool:
-        """Return whether a namespace is small enough to be remembered."""
-        return bytes_of(namespace.record_count, namespace.space.dimension) <= self.namespace_bytes
+        """Return whether a namespace is small enough to be remembered, be it with quantised vectors."""
+        size = bytes_of(namespace.record_count, namespace.space.dimension, as_bytes=True)
+        return size <= self.namespace_bytes
 
     async def catch_up(self, key: NamespaceKey) -> bool:
         """Bring what is remembered of a namespace up to date by one statement; return whether there was anything to do.
@@ -84,12 +89,13 @@ class RememberedBlocks:
             rows = await self._database.fetch(changes(key.kind, *vector_columns(key.kind)), parameters)
             if not rows or len(rows) > ROWS_IN_CHUNK or rows[0][NAMESPACE_VERSION] == version:
                 return False
-            now, dimension = rows[0], block.matrix.shape[1]
+            now, dimension = rows[0], block.dimension
             removed: Sequence[str] | None = ()
             if now[REMOVAL_VERSION] > version:
                 removed = self._removals.since(key.id, version, now[REMOVAL_VERSION])
             written = [tuple(row.values()) for row in rows if row[Column.ID] is not None]
-            most = bytes_of(int(np.count_nonzero(block.living)) + len(written), dimension)
+            living = int(np.count_nonzero(block.living))
+            most = bytes_of(living + len(written), dimension, as_bytes=block.quantised is not None)
             if removed is None or now[DIMENSION] != dimension or most > self.namespace_bytes:
                 return False
             if block.matrix.size > COMPONENTS_IN_LOOP or len(written) > 1:
@@ -99,18 +105,18 @@ class RememberedBlocks:
             await self._put(key, now[NAMESPACE_VERSION], block)
             return True
 
-    async def block(self, connection: AsyncConnection, namespace: NamespaceInfo) -> VectorBlock:
-        """Return the namespace's rows as of its version, or newer."""
+    async def read(self, connection: AsyncConnection, namespace: NamespaceInfo) -> tuple[int, VectorBlock]:
+        """Return the namespace's rows as of its version, or newer, and which version they are of."""
         key = namespace.key
         remembered = self._cache.get(key.id)
         if remembered and remembered[0] == namespace.version:
-            return remembered[1]
+            return remembered
         async with self._filling.setdefault(key.id, asyncio.Lock()):
             remembered = self._cache.get(key.id)
             if remembered and remembered[0] >= namespace.version:
-                return remembered[1]
+                return remembered
             block = await self._read(connection, namespace, remembered)
-            return await self._put(key, namespace.version, block)
+            return namespace.version, await self._put(key, namespace.version, block)
 
     async def _put(self, key: NamespaceKey, version: int, block: VectorBlock) -> VectorBlock:
         if not self._cache.has_room_for(block):
@@ -127,23 +133,30 @@ class RememberedBlocks:
         table = records[key.kind]
         statement = select(*vector_columns(key.kind)).where(owned(table, key))
         removed: Sequence[str] = ()
-        if remembered and remembered[1].matrix.shape[1] == dimension:
+        as_bytes = self._as_bytes(namespace)
+        if remembered and remembered[1].dimension == dimension:
             removed = await self._removed_since(connection, namespace, *remembered)
             block = remembered[1]
             statement = statement.where(table.c.written_version > remembered[0])
+            if as_bytes:
+                block = await asyncio.to_thread(block.as_bytes)
         else:
-            block = vector_block(key.kind, [], dimension, room_for=namespace.record_count)
+            block = vector_block(key.kind, [], dimension)
+            block = (block.as_bytes() if as_bytes else block).with_room(namespace.record_count)
             remembered = None
         # Chunk by chunk: turning all rows at once to arrays would keep the interpreter from everybody else.
         async for chunk in chunks(connection, statement, ROWS_IN_CHUNK):
             if remembered:
                 block, removed = await asyncio.to_thread(_changed, block, key.kind, chunk, removed), ()
             else:
-                newer = await asyncio.to_thread(vector_block, key.kind, chunk, dimension)
-                block = await asyncio.to_thread(block.extended, newer)
+                block = await asyncio.to_thread(_extended, block, key.kind, chunk)
         if removed:
             block = await asyncio.to_thread(_changed, block, key.kind, [], removed)
         return block
+
+    def _as_bytes(self, namespace: NamespaceInfo) -> bool:
+        """Return whether the vectors of a namespace have to be quantised to be remembered."""
+        return bytes_of(namespace.record_count, namespace.space.dimension) > self.namespace_bytes
 
     async def _removed_since(
         self, connection: AsyncConnection, namespace: NamespaceInfo, version: int, block: VectorBlock
@@ -163,15 +176,19 @@ class RememberedBlocks:
         return await asyncio.to_thread(_missing, block, there)
 
 
-def bytes_of(rows: int, dimension: int) -> int:
-    """Return the bytes that so many rows take in memory."""
-    return rows * (dimension * 4 + ROW_BYTES)
+def bytes_of(rows: int, dimension: int, *, as_bytes: bool = False) -> int:
+    """Return the bytes that so many rows take in memory, with their vectors as they are or quantised."""
+    return rows * (ROW_BYTES + (dimension + quantised.ROW_BYTES if as_bytes else 4 * dimension))
+
+
+def _extended(block: VectorBlock, kind: MemoryKind, rows: Sequence[Sequence[Any]]) -> VectorBlock:
+    return block.extended(vector_block(kind, rows, block.dimension))
 
 
 def _changed(
     block: VectorBlock, kind: MemoryKind, written: Sequence[Sequence[Any]], removed: Sequence[str]
 ) -> VectorBlock:
-    return block.updated(vector_block(kind, written, block.matrix.shape[1]), removed)
+    return block.updated(vector_block(kind, written, block.dimension), removed)
 
 
 def _missing(block: VectorBlock, there: Sequence[bytes]) -> list[str]:

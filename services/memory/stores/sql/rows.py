@@ -90,8 +90,8 @@ def vector_columns(kind: MemoryKind) -> list[ColumnElement[Any]]:
     return [records[kind].c[name] for name in _vector_names(kind)]
 
 
-def vector_block(kind: MemoryKind, rows: Sequence[Sequence[Any]], dimension: int, *, room_for: int = 0) -> VectorBlock:
-    """Return rows that begin with `vector_columns` as arrays, with room for so many in all.
+def vector_block(kind: MemoryKind, rows: Sequence[Sequence[Any]], dimension: int) -> VectorBlock:
+    """Return rows that begin with `vector_columns` as arrays.
 
     Rows whose vector is none of so many finite numbers are left out and counted: nothing can be compared with them.
     """
@@ -101,16 +101,16 @@ def vector_block(kind: MemoryKind, rows: Sequence[Sequence[Any]], dimension: int
         for row, vector in zip(rows, vectors, strict=True)
         if isinstance(vector, bytes) and len(vector) == 4 * dimension
     ]
-    block = _vector_block(kind, usable, dimension, room_for)
+    block = _vector_block(kind, usable, dimension)
     if not np.isfinite(block.matrix).all():
         usable = [usable[position] for position in np.flatnonzero(np.isfinite(block.matrix).all(axis=1))]
-        block = _vector_block(kind, usable, dimension, room_for)
+        block = _vector_block(kind, usable, dimension)
     if len(usable) < len(rows):
         RecordReader(kind, "default").leave_out(len(rows) - len(usable), "its vector cannot be read")
     return block
 
 
-def _vector_block(kind: MemoryKind, rows: Sequence[Sequence[Any]], dimension: int, room_for: int) -> VectorBlock:
+def _vector_block(kind: MemoryKind, rows: Sequence[Sequence[Any]], dimension: int) -> VectorBlock:
     columns = dict(zip(_vector_names(kind), zip(*rows, strict=True), strict=False))
     return VectorBlock.of(
         dimension,
@@ -121,7 +121,6 @@ def _vector_block(kind: MemoryKind, rows: Sequence[Sequence[Any]], dimension: in
         importance=columns.get(Column.IMPORTANCE, ()),
         private=columns.get(Column.PRIVATE, ()),
         scopes=columns.get(Column.SCOPE, ()),
-        room_for=room_for,
     )
 
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import structlog
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.engine import Row as DatabaseRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,6 +22,7 @@ from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import embedding_mismatch
 from services.memory.repositories.namespaces import NamespaceRepository, version_read
+from services.memory.rows import Row
 from services.memory.schemas import Column
 from services.memory.stores.sql.blocks import Mask, VectorBlock
 from services.memory.stores.sql.recent_records import RecentRecords
@@ -33,6 +34,8 @@ from services.memory.stores.sql.rows import (
     vector_block,
     vector_columns,
 )
+from services.memory.stores.sql.shortlist import Shortlist, shortlist
+from services.memory.stores.sql.shortlist_vectors import Fetch, best_of_shortlist
 from services.memory.stores.sql.statements import (
     NAMESPACE_VERSION,
     ROWS_IN_CHUNK,
@@ -49,6 +52,9 @@ from services.memory.stores.sql.vectors import Candidates, nearest
 from services.memory.tables import records
 
 logger = structlog.get_logger(__name__)
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 _ATTEMPTS = 3
 
@@ -94,9 +100,10 @@ class VectorSearch:
                     return SearchOutcome()
                 if len(query.vector) != namespace.space.dimension:
                     raise embedding_mismatch(namespace.space, "", len(query.vector))
+                best = None
                 if self._blocks.takes(namespace):
                     best = await self._best(connection, namespace, query, microseconds(now))
-                else:
+                if best is None:
                     best, read = await self._scan(connection, namespace, query, microseconds(now))
                     scanned += read
                 ids = _ids(best)
@@ -117,7 +124,7 @@ class VectorSearch:
             return None
         for _ in range(_ATTEMPTS):
             remembered = self._blocks.get(key)
-            if remembered is None or remembered[1].matrix.shape[1] != len(query.vector):
+            if remembered is None or remembered[1].dimension != len(query.vector):
                 return None
             found = await self._search_block(key, *remembered, query, now)
             if found is not None:
@@ -137,9 +144,9 @@ class VectorSearch:
         proven = block.matrix.size > COMPONENTS_IN_LOOP
         if proven and not await self._is_current(key, version):
             return None
-        now_us = microseconds(now)
-        allowed = block.allowed(query.filter, now_us, unified=key.kind is MemoryKind.UNIFIED)
-        best = await _compute(block, query, allowed, now_us)
+        best = await self._nearest(self._database.fetch, key, version, block, query, microseconds(now))
+        if best is None:
+            return None
         known = None if query.include_embeddings else self._records.of(key.id, version, _ids(best))
         if known is not None:
             current = proven or await self._is_current(key, version)
@@ -162,12 +169,38 @@ class VectorSearch:
 
     async def _best(
         self, connection: AsyncConnection, namespace: NamespaceInfo, query: Query, now_us: int
-    ) -> Candidates:
-        block = await self._blocks.block(connection, namespace)
-        allowed = block.allowed(query.filter, now_us, unified=namespace.key.kind is MemoryKind.UNIFIED)
+    ) -> Candidates | None:
+        """Return the best rows of what is remembered; None where the rows themselves have to be compared."""
+        key = namespace.key
+        version, block = await self._blocks.read(connection, namespace)
+        matching: Mask | None = None
         if _needs_database(query.filter):
-            allowed &= await self._matching(connection, namespace.key, query.filter, now_us, block)
-        return await _compute(block, query, allowed, now_us)
+            matching = await self._matching(connection, key, query.filter, now_us, block)
+
+        async def fetch(statement: Select[Any], parameters: Mapping[str, Any]) -> Sequence[Row]:
+            return [named(row) for row in await connection.execute(statement, parameters)]
+
+        return await self._nearest(fetch, key, version, block, query, now_us, matching)
+
+    async def _nearest(
+        self,
+        fetch: Fetch,
+        key: NamespaceKey,
+        version: int,
+        block: VectorBlock,
+        query: Query,
+        now_us: int,
+        matching: Mask | None = None,
+    ) -> Candidates | None:
+        """Return the best of a block's rows that the filter allows and `matching` has.
+
+        The vectors that a quantised block leaves open are read. None: it is not current, or leaves open too many.
+        """
+        unified = key.kind is MemoryKind.UNIFIED
+        if block.quantised is None:
+            return await _compute(block, _nearest_allowed, block, query, now_us, unified, matching)
+        listed = await _compute(block, _shortlist_allowed, block, query, now_us, unified, matching)
+        return await best_of_shortlist(fetch, key, version, block, listed, query, now_us)
 
     async def _scan(
         self, connection: AsyncConnection, namespace: NamespaceInfo, query: Query, now_us: int
@@ -252,7 +285,25 @@ def _found(best: Candidates, by_id: Mapping[str, Record]) -> list[Found]:
     return [Found(by_id[stored_id], score, similarity) for stored_id, score, similarity in ranked if stored_id in by_id]
 
 
-async def _compute(block: VectorBlock, query: Query, allowed: Mask, now_us: int) -> Candidates:
+def _nearest_allowed(block: VectorBlock, query: Query, now_us: int, unified: bool, matching: Mask | None) -> Candidates:
+    return nearest(block, query, _allowed(block, query, now_us, unified, matching), now_us)
+
+
+def _shortlist_allowed(
+    block: VectorBlock, query: Query, now_us: int, unified: bool, matching: Mask | None
+) -> Shortlist:
+    return shortlist(block, query, _allowed(block, query, now_us, unified, matching), now_us)
+
+
+def _allowed(block: VectorBlock, query: Query, now_us: int, unified: bool, matching: Mask | None) -> Mask:
+    allowed = block.allowed(query.filter, now_us, unified=unified)
+    return allowed if matching is None else allowed & matching
+
+
+async def _compute(
+    block: VectorBlock, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Result:
+    """Call a function that computes with a block; off the event loop if that is large."""
     if block.matrix.size > COMPONENTS_IN_LOOP:
-        return await asyncio.to_thread(nearest, block, query, allowed, now_us)
-    return nearest(block, query, allowed, now_us)
+        return await asyncio.to_thread(function, *args, **kwargs)
+    return function(*args, **kwargs)

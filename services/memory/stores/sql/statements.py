@@ -63,9 +63,23 @@ def _owned(table: Table, kind: MemoryKind, owner: Mapping[str, Any]) -> ColumnEl
     return and_(*clauses)
 
 
-@functools.cache
 def winners(kind: MemoryKind, *, embeddings: bool) -> Select[Any]:
     """Return the statement that reads rows by their ids (parameter `WINNERS`) beside their namespace's version.
+
+    See `_by_ids`.
+    """
+    return _by_ids(kind, tuple(row_columns(records[kind], embeddings=embeddings)))
+
+
+def winners_vectors(kind: MemoryKind) -> Select[Any]:
+    """Return the statement that reads ids and vectors as `winners` reads rows."""
+    table = records[kind]
+    return _by_ids(kind, (table.c[Column.ID], table.c[Column.EMBEDDING]))
+
+
+@functools.cache
+def _by_ids(kind: MemoryKind, columns: tuple[ColumnElement[Any], ...]) -> Select[Any]:
+    """Return the statement that reads columns of rows by their ids beside their namespace's version.
 
     It takes `owner_parameters` too. A namespace without any of the rows is one row of NULLs. It is made once, as making
     it costs as much as executing it.
@@ -74,7 +88,7 @@ def winners(kind: MemoryKind, *, embeddings: bool) -> Select[Any]:
     owner: dict[str, Any] = {name: bindparam(name) for name in (_NAMESPACE, _GROUP, _CREW)}
     ids = table.c[Column.ID].in_(bindparam(WINNERS, expanding=True))
     return (
-        select(namespaces.c.version.label(NAMESPACE_VERSION), *row_columns(table, embeddings=embeddings))
+        select(namespaces.c.version.label(NAMESPACE_VERSION), *columns)
         .select_from(namespaces.outerjoin(table, and_(_owned(table, kind, owner), ids)))
         .where(namespaces.c.id == owner[_NAMESPACE], namespaces.c.group_id == owner[_GROUP])
     )

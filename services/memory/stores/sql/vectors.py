@@ -1,7 +1,7 @@
 """Exact nearest neighbours by NumPy, and the bounded memory of what was read for it."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -59,9 +59,7 @@ def nearest(block: VectorBlock, query: Query, allowed: Mask, now_us: int) -> Can
         ids, created_us, importance = ids[kept], created_us[kept], importance[kept]
     scores = similarity = exact.astype(np.float64)
     if query.ranking is not None:
-        asked_us = microseconds(query.asked_at) if query.asked_at else now_us
-        age_days = (asked_us - created_us) / _DAY_US
-        scores = query.ranking.blend(similarity, age_days, importance.astype(np.float64))
+        scores = _blended(query, similarity, created_us, importance, now_us)
     later: Mask | None = None
     if query.min_score is not None:
         later = similarity >= query.min_score
@@ -73,6 +71,32 @@ def nearest(block: VectorBlock, query: Query, allowed: Mask, now_us: int) -> Can
     if later is not None:
         ids, scores, similarity = ids[later], scores[later], similarity[later]
     return _best(ids, scores, similarity, query.limit)
+
+
+def scores_of(
+    block: VectorBlock,
+    query: Query,
+    positions: npt.NDArray[np.intp],
+    similarities: npt.NDArray[np.float32],
+    now_us: int,
+) -> npt.NDArray[Any]:
+    """Return the scores that rows of a block would have with these similarities."""
+    if query.ranking is None:
+        return similarities
+    created_us, importance = block.created_us[positions], block.importance[positions]
+    return _blended(query, similarities.astype(np.float64), created_us, importance, now_us)
+
+
+def _blended(
+    query: Query,
+    similarity: npt.NDArray[np.float64],
+    created_us: npt.NDArray[np.int64],
+    importance: npt.NDArray[np.float32],
+    now_us: int,
+) -> npt.NDArray[np.float64]:
+    assert query.ranking is not None
+    asked_us = microseconds(query.asked_at) if query.asked_at else now_us
+    return query.ranking.blend(similarity, (asked_us - created_us) / _DAY_US, importance.astype(np.float64))
 
 
 def _best(
