@@ -81,6 +81,8 @@ class ResolvedTool:
     approval_deadline: float | None = None
     """Seconds; None: a question whether a call may be made waits for ever."""
     approval_on_deadline: OnDeadline = OnDeadline.DECLINE
+    outcome_deadline: float | None = None
+    """Seconds; None: a question what has become of a call waits for ever."""
     timeout: float = 60
     max_timeout: float = 900
     max_calls: int | None = None

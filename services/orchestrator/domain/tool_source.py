@@ -158,6 +158,8 @@ class ToolPolicy:
     approval_deadline: float | None = None
     """Seconds that a question whether a call may be made is open; without it for ever."""
     approval_on_deadline: OnDeadline | None = None
+    outcome_deadline: float | None = None
+    """Seconds that a question what has become of a call is open; without it for ever."""
     timeout: float | None = None
     """Seconds without a sign of the tool."""
     max_timeout: float | None = None

@@ -292,6 +292,10 @@ def http(**fields: Any) -> pb.HttpApi:
             "spec.policies[0].approval_deadline",
             policies=[pb.ToolPolicy(approval_deadline=Duration(seconds=31 * 24 * 3600))],
         ),
+        bad(
+            "spec.policies[0].outcome_deadline",
+            policies=[pb.ToolPolicy(outcome_deadline=Duration(seconds=31 * 24 * 3600))],
+        ),
         bad("spec.mcp_command", mcp_command=pb.McpCommand(program="sh")),
         bad("spec.python", python=pb.PythonTools(entry_point="x")),
         bad("spec.grpc.address", grpc=pb.GrpcProvider(address="tools.example.com")),

@@ -599,6 +599,28 @@ async def test_an_approval_that_nobody_gives_in_time_is_decided_by_the_policy(
     assert len(scene.gateway.effects) == made
 
 
+async def test_an_outcome_that_nobody_knows_in_time_ends_the_task_and_is_asked_about_again(scene: CallScene) -> None:
+    scene.tools = [replace(PAY, outcome_deadline=60), LOOK]
+
+    async def lost(call: PlayedCall) -> pb.ToolOutcome:
+        scene.gateway.did(call)
+        return unknown()
+
+    scene.gateway.tools["billing/pay"] = lost
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    (question,) = await scene.questions()
+    assert question.deadline_at is not None
+    assert (question.deadline_at - question.created_at).total_seconds() == 60
+    async with scene.database.write() as connection:
+        await QuestionRepository(connection).answer(question, DEADLINE_ANSWERS[question.on_deadline], "", utc_now())
+    with pytest.raises(TaskError) as ended:
+        await (await scene.host()).call()
+    assert ended.value.reason == "TOOL_OUTCOME_UNKNOWN"
+    assert "nobody answered until the deadline" in str(ended.value)
+    assert len(scene.gateway.effects) == 1, "it is not made again"
+
+
 @pytest.mark.parametrize("declined", [True, False])
 async def test_a_refused_call_is_told_to_the_model_and_never_made(scene: CallScene, declined: bool) -> None:
     scene.tools = [replace(PAY, approval=ApprovalRule.ALWAYS), LOOK]

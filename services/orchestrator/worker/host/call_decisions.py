@@ -74,6 +74,8 @@ class CallDecisions:
             OUTCOME_SCHEMA,
             events,
             *also_store,
+            # Then nobody has said anything, which ends the task: neither a result nor another call may be guessed.
+            deadline=call.tool.outcome_deadline,
         )
 
     async def what_happened(self, call: RemoteCall, unknown: ToolCall) -> str | None:
