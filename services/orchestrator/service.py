@@ -68,6 +68,8 @@ from services.orchestrator.usecases.queue import Queue
 from services.orchestrator.usecases.scheduler import Scheduler
 from services.orchestrator.usecases.schedules import Schedules
 from services.orchestrator.usecases.tool_listing import ToolListing
+from services.orchestrator.usecases.tool_source_changes import ToolSourceChanges
+from services.orchestrator.usecases.tool_source_checks import ToolSourceChecks
 from services.orchestrator.usecases.tool_sources import ToolSources
 from services.orchestrator.usecases.tool_usage import ToolUsage
 from services.orchestrator.usecases.tools import Tools
@@ -110,7 +112,12 @@ class OrchestratorService:
         self._tool_listing = ToolListing(
             database, tool_gateway, self._operator_sources, max_age_seconds=settings.tool_list_max_age_seconds
         )
-        self._tool_sources = ToolSources(database, self._tool_listing, tool_gateway, self._operator_sources, addresses)
+        tool_sources = ToolSources(database, self._tool_listing, self._operator_sources, addresses)
+        self._tool_sources = ToolSourceServicer(
+            tool_sources,
+            ToolSourceChecks(tool_sources, tool_gateway, addresses),
+            ToolSourceChanges(database, tool_sources),
+        )
         memories = RemoteMemories(peers)
         validation = CrewValidation(
             RemoteModels(peers),
@@ -173,7 +180,7 @@ class OrchestratorService:
         registry.add(add_ArtifactServiceServicer_to_server, ArtifactServicer(self._artifacts))
         registry.add(add_BatchServiceServicer_to_server, BatchServicer(self._batches))
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(self._tools, self._tool_usage))
-        registry.add(add_ToolSourceServiceServicer_to_server, ToolSourceServicer(self._tool_sources))
+        registry.add(add_ToolSourceServiceServicer_to_server, self._tool_sources)
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
         registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self.workers, self._tool_gateway))
 

@@ -17,14 +17,18 @@ from services.orchestrator.messages.tool_sources import (
     difference_to_proto,
     source_to_proto,
 )
+from services.orchestrator.usecases.tool_source_changes import ToolSourceChanges
+from services.orchestrator.usecases.tool_source_checks import ToolSourceChecks
 from services.orchestrator.usecases.tool_sources import ToolSources
 
 
 class ToolSourceServicer(ToolSourceServiceServicer):
     """Where the tools of groups come from."""
 
-    def __init__(self, sources: ToolSources) -> None:
+    def __init__(self, sources: ToolSources, checks: ToolSourceChecks, changes: ToolSourceChanges) -> None:
         self._sources = sources
+        self._checks = checks
+        self._changes = changes
 
     async def CreateToolSource(
         self, request: pb.CreateToolSourceRequest, context: Context
@@ -81,7 +85,7 @@ class ToolSourceServicer(ToolSourceServiceServicer):
         self, request: pb.CheckToolSourceRequest, context: Context
     ) -> AsyncIterator[pb.CheckToolSourceResponse]:
         """See the proto."""
-        async for outcome in self._sources.check(current_principal(), key_from_proto(request)):
+        async for outcome in self._checks.check(current_principal(), key_from_proto(request)):
             yield pb.CheckToolSourceResponse(
                 step=enum_to_proto(pb.CheckToolSourceResponse.Step, outcome.step),
                 ok=outcome.ok,
@@ -90,7 +94,7 @@ class ToolSourceServicer(ToolSourceServiceServicer):
 
     async def ListToolChanges(self, request: pb.ListToolChangesRequest, context: Context) -> pb.ListToolChangesResponse:
         """See the proto."""
-        source, page = await self._sources.differences(
+        source, page = await self._changes.differences(
             current_principal(), key_from_proto(request), request.page_size, request.page_token
         )
         # Schemas may be large: not in the event loop.
@@ -105,7 +109,7 @@ class ToolSourceServicer(ToolSourceServiceServicer):
         self, request: pb.AcceptToolChangesRequest, context: Context
     ) -> pb.AcceptToolChangesResponse:
         """See the proto."""
-        source = await self._sources.accept(
+        source = await self._changes.accept(
             current_principal(), key_from_proto(request), request.tools, request.list_revision
         )
         return pb.AcceptToolChangesResponse(source=source_to_proto(source))

@@ -1,11 +1,8 @@
 """Use cases of ToolSourceService."""
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Any
 
 from pydantic_core import to_json
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -30,52 +27,22 @@ from services.common.resource_key import ResourceKey
 from services.orchestrator import tables
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool_source import (
-    AcceptedTool,
-    AuthKind,
-    GrpcProvider,
-    HttpApi,
-    McpEra,
-    McpServer,
     OnToolChange,
-    OpenApiDocument,
     ToolChange,
-    ToolDifference,
     ToolSource,
     ToolSourceSpec,
 )
 from services.orchestrator.repositories.tool_sources import CrewToolRepository, ToolSourceRepository
-from services.orchestrator.suggestions import few_suggestions, suggestion
 from services.orchestrator.usecases.operator_sources import OperatorSources
-from services.orchestrator.usecases.ports import ToolGateway
 from services.orchestrator.usecases.stale_crews import changed_tools
 from services.orchestrator.usecases.tool_listing import ToolListing
-from services.orchestrator.usecases.tool_lists import accepted_tools, clean_list, tool_changes, tool_differences
+from services.orchestrator.usecases.tool_lists import accepted_tools, tool_changes
 from services.orchestrator.usecases.tool_source_faults import source_faults
 from services.orchestrator.usecases.tool_source_state import idle_patterns, state_problem
 
 _SOURCES = Pager("tool_sources")
-_DIFFERENCES = Pager("tool_changes")
 MAX_SOURCES = 64
 _MOST_CREWS_NAMED = 100
-
-
-class CheckStep(StrEnum):
-    """A part of the way to the tools of a source; the names are those of `CheckToolSourceResponse.Step`."""
-
-    ADDRESS = "ADDRESS"
-    TLS = "TLS"
-    CREDENTIAL = "CREDENTIAL"
-    ERA = "ERA"
-    LIST = "LIST"
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """How one step of a check has ended."""
-
-    step: CheckStep
-    ok: bool
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +61,11 @@ class ToolSources:
         self,
         database: Database,
         listing: ToolListing,
-        gateway: ToolGateway,
         operators: OperatorSources,
         addresses: AddressPolicy,
     ) -> None:
         self._database = database
         self._listing = listing
-        self._gateway = gateway
         self._operators = operators
         self._addresses = addresses
 
@@ -147,7 +112,7 @@ class ToolSources:
 
     async def get(self, principal: Principal, key: ResourceKey) -> tuple[ToolSource, list[str]]:
         """Return a source, and the crews that were stored with other tools than it lists now. Raises NotFound."""
-        source = await self._read(principal, key)
+        source = await self.stored(principal, key)
         self._listing.refresh_for_reader(source)
         return self._shown(source), await self._stale_crews(source)
 
@@ -186,7 +151,7 @@ class ToolSources:
             FailedPrecondition: the operator declares it.
         """
         while True:
-            present = await self._read(principal, key)
+            present = await self.stored(principal, key)
             _refuse_operators(present)
             spec, broken_rules = change(present.spec)
             await self._refuse_faults(spec, broken_rules)
@@ -246,101 +211,14 @@ class ToolSources:
             NotFound: the group does not have this source.
             CoxswainError: it cannot be listed.
         """
-        before = await self._read(principal, key)
+        before = await self.stored(principal, key)
         source = await self._listing.refresh(before)
         accepted = await asyncio.to_thread(accepted_tools, before.tools)
         changes = tool_changes(accepted, source.tools, source.checked_at or utc_now())
         return RefreshedSource(self._shown(source), changes, tuple(await self._stale_crews(source)))
 
-    async def check(self, principal: Principal, key: ResourceKey) -> AsyncIterator[StepOutcome]:
-        """Yield how each step on the way to the tools of a source ends, up to the first that fails. Raises NotFound."""
-        source = await self._read(principal, key)
-        faults = await asyncio.to_thread(
-            source_faults, source.spec, self._addresses, from_operator=source.from_operator
-        )
-        if faults:
-            fault = faults[0]
-            yield StepOutcome(CheckStep.ADDRESS, ok=False, message=f"{fault.field}: {fault.description}")
-            return
-        try:
-            listed = await self._gateway.list_tools(source.id)
-        except CoxswainError as error:
-            failed = _failed_step(error)
-            # Only the gateway knows how far it came.
-            passed = _steps(source.spec) if "step" in error.metadata else []
-            for step in itertools.takewhile(lambda step: step is not failed, passed):
-                yield StepOutcome(step, ok=True, message=_said(step, source.spec))
-            yield StepOutcome(failed, ok=False, message=error.message)
-            return
-        for step in _steps(source.spec):
-            yield StepOutcome(step, ok=True, message=_said(step, source.spec))
-        found = await asyncio.to_thread(clean_list, listed)
-        warnings = f"; {'; '.join(found.warnings)}" if found.warnings else ""
-        yield StepOutcome(CheckStep.LIST, ok=True, message=f"{len(found.tools)} tools{warnings}")
-
-    async def differences(
-        self, principal: Principal, key: ResourceKey, size: int, token: str
-    ) -> tuple[ToolSource, Page[ToolDifference]]:
-        """Return a source, and a page of its changes that nobody has accepted, by tool, each with both texts.
-
-        Raises:
-            InvalidArgument: INVALID_PAGE_TOKEN.
-            NotFound: the group does not have this source.
-        """
-        source = await self._read(principal, key)
-        found = tool_differences(source)
-        sizes: dict[str, int] = {}
-
-        async def read(after: list[Any] | None, limit: int) -> list[ToolDifference]:
-            first = after[0] if after else ""
-            portion = [one for one in found if one.change.tool > first][:limit]
-            # Schemas may be large: not in the event loop.
-            sizes.update(await asyncio.to_thread(_sizes, portion))
-            return portion
-
-        page = await _DIFFERENCES.page(
-            size,
-            token,
-            {"source": source.id},
-            read,
-            lambda one: [one.change.tool],
-            lambda one: sizes[one.change.tool],
-        )
-        return source, page
-
-    async def accept(
-        self, principal: Principal, key: ResourceKey, tools: Collection[str], list_revision: int
-    ) -> ToolSource:
-        """Make the tools as they are listed now the accepted ones: those named, or all.
-
-        Raises:
-            InvalidArgument: a tool that is named has not changed.
-            NotFound: the group does not have this source.
-            Aborted: the list is not at `list_revision` (0: any).
-        """
-        while True:
-            present = await self._read(principal, key)
-            # Large lists take a while: neither the event loop nor whoever wants the lock waits for that.
-            listed = await asyncio.to_thread(_accepted_by, present, tools)
-            async with self._database.write() as connection:
-                sources = ToolSourceRepository(connection)
-                locked = await sources.lock(principal.group_id, present.id)
-                if locked is None:
-                    raise NotFound.by_key("tool source", key)
-                if list_revision not in {0, locked.list_revision}:
-                    raise Aborted.revision("list of the tool source", str(key), list_revision, locked.list_revision)
-                if locked.list_revision != present.list_revision:
-                    continue
-                chosen = {name for name in listed.keys() | locked.accepted.keys() if not tools or name in tools}
-                accepted = {name: tool for name, tool in locked.accepted.items() if name not in chosen}
-                accepted |= {name: tool for name, tool in listed.items() if name in chosen}
-                now = utc_now()
-                changes = tool_changes(accepted, locked.tools, now, locked.changes)
-                after = replace(locked, accepted=accepted, changes=changes, updated_at=now)
-                await sources.save(after, None if locked.from_operator else principal.subject)
-            return after
-
-    async def _read(self, principal: Principal, key: ResourceKey) -> ToolSource:
+    async def stored(self, principal: Principal, key: ResourceKey) -> ToolSource:
+        """Return a source as it is stored. Raises NotFound: the group does not have it."""
         await self._operators.sync(principal.group_id)
         async with self._database.read() as connection:
             source = await ToolSourceRepository(connection).get(principal.group_id, key)
@@ -363,7 +241,7 @@ class ToolSources:
         try:
             return await self._listing.refresh(source)
         except CoxswainError:
-            return await self._read(principal, ResourceKey(source.id))
+            return await self.stored(principal, ResourceKey(source.id))
 
     async def _refuse_faults(self, spec: ToolSourceSpec, broken_rules: Sequence[FieldViolation]) -> None:
         found = await asyncio.to_thread(source_faults, spec, self._addresses, from_operator=False)
@@ -393,32 +271,6 @@ def _refuse_operators(source: ToolSource) -> None:
         )
 
 
-def _accepted_by(source: ToolSource, tools: Collection[str]) -> dict[str, AcceptedTool]:
-    """Return what is kept of a source's tools if they are accepted. Raises InvalidArgument: it lacks one of `tools`."""
-    _refuse_unknown(source, tools)
-    return accepted_tools(source.tools)
-
-
-def _refuse_unknown(source: ToolSource, tools: Collection[str]) -> None:
-    known = {change.tool for change in source.changes} | source.accepted.keys() | {tool.name for tool in source.tools}
-    with few_suggestions():
-        faults = [
-            FieldViolation(f"tools[{index}]", f'the source has no tool "{name}"; {suggestion(name, known)}')
-            for index, name in enumerate(tools)
-            if name not in known
-        ]
-    if faults:
-        raise InvalidArgument.fields(faults)
-
-
-def _sizes(differences: Sequence[ToolDifference]) -> dict[str, int]:
-    """Return about how many bytes of a message each difference takes, by its tool."""
-    return {
-        one.change.tool: len(to_json([to_document(tool) for tool in (one.before, one.after) if tool])) + 256
-        for one in differences
-    }
-
-
 def _lists_the_same(before: ToolSourceSpec, after: ToolSourceSpec) -> bool:
     """Whether a change leaves alone what decides which tools there are."""
     parts = ("kind", "endpoint", "auth", "headers", "disabled")
@@ -427,63 +279,6 @@ def _lists_the_same(before: ToolSourceSpec, after: ToolSourceSpec) -> bool:
 
 def _lies_in(field: str, broken: Collection[str]) -> bool:
     return any(field == path or field.startswith((f"{path}.", f"{path}[")) for path in broken)
-
-
-def _steps(spec: ToolSourceSpec) -> list[CheckStep]:
-    """Return the steps before the list, as far as a source has them."""
-    remote = isinstance(spec.endpoint, McpServer | GrpcProvider) or (
-        isinstance(spec.endpoint, OpenApiDocument) and bool(spec.endpoint.url)
-    )
-    if not remote:
-        written = isinstance(spec.endpoint, HttpApi | OpenApiDocument)
-        return [CheckStep.ADDRESS, CheckStep.CREDENTIAL] if written else []
-    era = [CheckStep.ERA] if isinstance(spec.endpoint, McpServer) else []
-    return [CheckStep.ADDRESS, CheckStep.TLS, CheckStep.CREDENTIAL, *era]
-
-
-def _said(step: CheckStep, spec: ToolSourceSpec) -> str:
-    asked = not isinstance(spec.endpoint, HttpApi | OpenApiDocument) or bool(getattr(spec.endpoint, "url", ""))
-    match step:
-        case CheckStep.TLS if _is_plain(spec):
-            return "the connection is not encrypted, as the operator allows for its network"
-        case CheckStep.TLS:
-            return "the connection is encrypted, and the certificate is trusted"
-        case CheckStep.CREDENTIAL if spec.auth.kind is AuthKind.NONE:
-            return "none is sent"
-        case CheckStep.CREDENTIAL if spec.auth.kind in {AuthKind.CALLER, AuthKind.DATABRICKS}:
-            return f"it is that of whoever the execution acts for ({spec.auth.kind})"
-        case CheckStep.CREDENTIAL if not asked:
-            return f"there is one ({spec.auth.kind}); whether the source takes it shows with the first call"
-        case CheckStep.CREDENTIAL:
-            return f"the source takes the credential ({spec.auth.kind})"
-        case CheckStep.ERA if isinstance(spec.endpoint, McpServer) and spec.endpoint.era is not McpEra.AUTO:
-            return f"the server speaks the {spec.endpoint.era} edition"
-        case CheckStep.ERA:
-            return "the server speaks an edition that is known"
-        case _ if not asked:
-            return "the address may be called from here; whether it answers shows with the first call"
-        case _:
-            return "the address may be called from here, and leads to a server"
-
-
-def _is_plain(spec: ToolSourceSpec) -> bool:
-    match spec.endpoint:
-        case GrpcProvider(plaintext=plaintext):
-            return plaintext
-        case McpServer(url=url) | OpenApiDocument(url=url):
-            return url.lower().startswith("http://")
-        case _:
-            return False
-
-
-def _failed_step(error: CoxswainError) -> CheckStep:
-    """Return where on its way a listing failed; the gateway may say so itself."""
-    said = error.metadata.get("step", "").upper()
-    if said in CheckStep.__members__:
-        return CheckStep[said]
-    if error.reason.startswith("CREDENTIAL") or error.reason in {"KEY_UNAVAILABLE", "UPSTREAM_CREDENTIAL_REJECTED"}:
-        return CheckStep.CREDENTIAL
-    return CheckStep.ADDRESS if error.reason == "DESTINATION_NOT_ALLOWED" else CheckStep.LIST
 
 
 async def _first(connection: AsyncConnection, principal: Principal, source_id: str) -> ToolSource:
