@@ -117,6 +117,8 @@ class McpEmulator(HttpEmulator):
         self.changes = Changes()
         self.abandoned = 0
         self.sent_bytes = 0
+        self.documents: dict[str, Any] = {}
+        """What is answered to GET, by path."""
         self.on: dict[str, Answer] = {
             "server/discover": result(
                 {"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}
@@ -176,6 +178,8 @@ class McpEmulator(HttpEmulator):
             )
         )
         self.changes.notify()
+        if request.method == "GET" and request.path in self.documents:
+            return web.json_response(self.documents[request.path])
         answer = self.on.get(message.get("method", ""), self.on.get(request.method, status(202)))
         try:
             return await answer(request, message)

@@ -132,6 +132,32 @@ async def test_a_refused_credential_is_said_to_be_that(caller: Caller, either: M
     assert either.times("tools/call") == 1
 
 
+@pytest.mark.parametrize("where", ["named", "well-known", "elsewhere", "another resource"])
+async def test_whoever_lists_a_server_that_wants_a_token_is_told_where_to_get_one(
+    caller: Caller, either: McpEmulator, where: str
+) -> None:
+    address, login = either.address, f"{either.url}/login"
+    known = "/.well-known/oauth-protected-resource/mcp"
+    metadata = {"named": "/meta", "elsewhere": "/meta"}.get(where, known)
+    resource = "https://other.example.com/mcp" if where == "another resource" else address
+    either.documents = {
+        metadata: {"resource": resource, "authorization_servers": [login], "scopes_supported": ["a b", "read"]},
+        "/.well-known/oauth-authorization-server/login": {"issuer": login, "token_endpoint": f"{login}/token"},
+    }
+    named = f"https://other.example.com{metadata}" if where == "elsewhere" else either.url + metadata
+    challenge = "Bearer" if where == "well-known" else f'Bearer error="invalid_token", resource_metadata="{named}"'
+    for method in ("server/discover", "initialize"):
+        either.on[method] = status(401, WWW_Authenticate=challenge)
+    caller.credentials.tokens = {"group": "marked-7d31f0c2"}
+    with pytest.raises(FailedPrecondition) as refused:
+        await caller.adapter.list_tools(over_http(address), principal())
+    assert refused.value.reason == "UPSTREAM_CREDENTIAL_REJECTED"
+    told = f"takes tokens of {login}; for a client of it set oauth_client (token_url: {login}/token, scopes: read)"
+    assert (told in refused.value.message) == (where in {"named", "well-known"})
+    asked = [seen for seen in either.seen if seen.http_method == "GET" and seen.path in either.documents]
+    assert not any("authorization" in seen.headers for seen in asked), "nobody gets the credential for that"
+
+
 async def test_a_call_that_was_refused_for_an_old_token_is_made_with_the_new_one(
     caller: Caller, server: McpEmulator
 ) -> None:

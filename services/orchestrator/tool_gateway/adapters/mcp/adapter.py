@@ -30,6 +30,7 @@ from services.orchestrator.tool_gateway.adapters.mcp.endpoint import AnswerTooLa
 from services.orchestrator.tool_gateway.adapters.mcp.faults import (
     HEADER_MISMATCH,
     UNSUPPORTED_VERSION,
+    CredentialRefused,
     HttpRefusal,
     RpcError,
     SessionGone,
@@ -38,6 +39,7 @@ from services.orchestrator.tool_gateway.adapters.mcp.listeners import CallListen
 from services.orchestrator.tool_gateway.adapters.mcp.lists import ListKey, ToolList, ToolLists
 from services.orchestrator.tool_gateway.adapters.mcp.news import ListNews
 from services.orchestrator.tool_gateway.adapters.mcp.peers import ModernPeer, Peer, ServerFacts
+from services.orchestrator.tool_gateway.adapters.mcp.protected_resource import ProtectedResources
 from services.orchestrator.tool_gateway.adapters.mcp.results import tool_result
 from services.orchestrator.tool_gateway.adapters.mcp.tasks import task_in
 from services.orchestrator.tool_gateway.adapters.mcp.tools import McpTool
@@ -106,6 +108,7 @@ class McpAdapter:
         self._rereads = Rereads()
         self._pool: Pool[tuple[ListKey, SourceEndpoint]] = Pool()
         self._news = ListNews()
+        self._resources = ProtectedResources(egress)
 
     async def close(self) -> None:
         """End all sessions, commands and streams."""
@@ -121,9 +124,18 @@ class McpAdapter:
             found = await self._read_list(way, source)
         except NotSent as error:
             raise Unavailable(str(error), reason=error.reason, retry_after=error.retry_after) from error
+        except CredentialRefused as error:
+            advice = await self._advice(source, error)
+            raise FailedPrecondition(f"{error}{advice}", reason=error.reason) from error
         except CallRefused as error:
             raise FailedPrecondition(str(error), reason=error.reason) from error
         return [_listed(tool, source) for tool in found.tools.values()]
+
+    async def _advice(self, source: ToolSourceSpec, error: CredentialRefused) -> str:
+        if not isinstance(source.endpoint, McpServer):
+            return ""
+        advice = await self._resources.advice(source.endpoint.url, error.challenge)
+        return f": {advice}" if advice else ""
 
     async def call(self, request: ToolCallRequest, progress: CallProgress) -> ToolResult:
         """See `ports.ToolAdapter`."""

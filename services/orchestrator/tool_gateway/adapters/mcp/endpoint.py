@@ -16,7 +16,7 @@ from services.common.http import BeforeSend, EgressClient, iter_body, read_limit
 from services.common.identity.principal import Principal
 from services.common.storable import storable
 from services.orchestrator.domain.tool_source import ToolSourceSpec
-from services.orchestrator.tool_gateway.adapters.mcp.faults import HttpRefusal, RpcError
+from services.orchestrator.tool_gateway.adapters.mcp.faults import CredentialRefused, HttpRefusal, RpcError
 from services.orchestrator.tool_gateway.adapters.mcp.messages import error_in, messages_in
 from services.orchestrator.tool_gateway.adapters.mcp.sse import EventDecoder, EventTooLarge, ServerEvent
 from services.orchestrator.tool_gateway.http_bodies import forms_of, secrets_of, without
@@ -189,8 +189,8 @@ class Endpoint:
     async def _failure(self, response: aiohttp.ClientResponse) -> Exception:
         status = response.status
         if status in (401, 403):
-            return CallRefused(
-                f"{self.origin} refused the credential (HTTP {status})", reason="UPSTREAM_CREDENTIAL_REJECTED"
+            return CredentialRefused(
+                f"{self.origin} refused the credential (HTTP {status})", response.headers.get("WWW-Authenticate", "")
             )
         if status in _NOT_NOW:
             return NotSent(

@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from services.orchestrator.tool_gateway.ports import NotSent
+from services.orchestrator.tool_gateway.ports import CallRefused, NotSent
 
 HEADER_MISMATCH = -32020
 MISSING_CAPABILITY = -32021
@@ -29,6 +29,15 @@ class RpcError(Exception):
 
 class SessionGone(NotSent):
     """The server does not know the session any more; it has not acted on the message."""
+
+
+class CredentialRefused(CallRefused):
+    """The server has refused the credential, or that there was none."""
+
+    def __init__(self, text: str, challenge: str) -> None:
+        """`challenge` is its WWW-Authenticate header, which may say what it wants."""
+        super().__init__(text, reason="UPSTREAM_CREDENTIAL_REJECTED")
+        self.challenge = challenge
 
 
 class HttpRefusal(Exception):
