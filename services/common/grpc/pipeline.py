@@ -190,13 +190,15 @@ class Pipeline:
         return data
 
     async def _recheck(self, call: Call, stream: asyncio.Task[Any] | None, revoked: list[CoxswainError]) -> None:
-        """End a stream soon after its caller's credential or membership ended."""
-        while stream is not None:
+        """End a stream soon after its caller is no longer who was admitted: what it was opened with is shown until then."""
+        admitted = call.principal
+        while stream is not None and admitted is not None:
             # What is remembered of the caller may be old already: a fixed pace would add that age to the time they get.
             remembered = self._authenticator.remembered_seconds(call.credential, call.group_header)
             await asyncio.sleep(remembered or self._stream_check_seconds)
             try:
                 principal = await self._authenticator.caller(call.credential, call.group_header)
+                _require_admitted(principal, admitted)
             except (Unauthenticated, PermissionDenied, FailedPrecondition) as error:
                 revoked.append(error)
                 stream.cancel()
@@ -278,6 +280,20 @@ async def _close(responses: AsyncIterator[Message], guard: asyncio.Task[None] | 
         guard.cancel()
     if isinstance(responses, AsyncGenerator):
         await responses.aclose()
+
+
+def _require_admitted(principal: Principal, admitted: Principal) -> None:
+    if (principal.subject, principal.group_id) != (admitted.subject, admitted.group_id):
+        raise PermissionDenied(
+            "the stream was opened as a member of another group than you are of now; call again, and name the group with "
+            "x-group-id",
+            reason="GROUP_NOT_MEMBER",
+            metadata={"group": admitted.group_id},
+        )
+    if admitted.platform_admin and not principal.platform_admin:
+        _require_role(principal, Role.PLATFORM_ADMIN)
+    # Also where the method asks for less: what the handler has shown or done may have been for the higher role.
+    _require_role(principal, admitted.role)
 
 
 def _require_role(principal: Principal | None, role: Role) -> None:

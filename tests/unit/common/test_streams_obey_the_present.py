@@ -1,0 +1,168 @@
+"""Every method that streams ends when its caller is no longer who was admitted, in each way that can happen."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+
+from services.common.clock import utc_now
+from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unauthenticated
+from services.common.grpc.access import read_access
+from services.common.grpc.pipeline import Method, Pipeline
+from services.common.grpc.status import DETAILS_KEY
+from services.common.identity.principal import CredentialKind, Principal, Role
+from tests.support.descriptors import product_services
+
+STREAMS: Mapping[str, MethodDescriptor] = {
+    method.full_name: method
+    for service in product_services()
+    # Tool providers serve this one; it is ours to call.
+    if service.full_name != "coxswain.tools.v1.ToolProvider"
+    for method in service.methods
+    if method.server_streaming and not read_access(method).internal
+}
+ANN = Principal(
+    subject="ann",
+    group_id="sales",
+    role=Role.ADMIN,
+    platform_admin=True,
+    credential_kind=CredentialKind.USER,
+    session_id="",
+    execution_id="",
+    expires_at=utc_now() + timedelta(hours=1),
+)
+REMOVED = PermissionDenied("you are not a member", reason="GROUP_NOT_MEMBER")
+IN_TWO_GROUPS = FailedPrecondition("name one", reason="GROUP_REQUIRED")
+ENDED = Unauthenticated("the token has expired", reason="CREDENTIAL_EXPIRED")
+
+
+class Present:
+    """Says who the caller is now, and remembers nothing."""
+
+    def __init__(self) -> None:
+        self.now: Principal | CoxswainError = ANN
+        self._asked = asyncio.Semaphore(0)
+
+    def remembered_seconds(self, *_: object) -> float:
+        return 0.0
+
+    async def caller(self, *_: object) -> Principal:
+        self._asked.release()
+        if isinstance(self.now, CoxswainError):
+            raise self.now
+        return self.now
+
+
+    async def looked_at(self, times: int) -> None:
+        """Wait until the caller has been looked at some times more."""
+        for _ in range(times):
+            await self._asked.acquire()
+
+
+class Aborted(Exception): ...
+
+
+class Stream:
+    """An open stream of a method, whose handler has sent one message and waits for the next."""
+
+    def __init__(self, method: MethodDescriptor, present: Present) -> None:
+        self.handler_ended = asyncio.Event()
+        self._more = asyncio.Event()
+        self._response = GetMessageClass(method.output_type)
+        self._told: list[Any] = []
+        authenticator: Any = present
+        pipeline = Pipeline(authenticator, internal=False, stream_check_seconds=0.001, max_message_bytes=1024)
+        bound = Method("/m", "s", read_access(method), GetMessageClass(method.input_type))
+        context: Any = SimpleNamespace(
+            invocation_metadata=tuple, time_remaining=lambda: None, abort=self._abort, code=lambda: None
+        )
+        # What a request holds is not the question here: it is not decoded.
+        serve = pipeline._stream(bound, self._respond)
+        self.responses: AsyncIterator[bytes] = serve(b"", context)
+
+    async def ended(self) -> tuple[grpc.StatusCode, str]:
+        """Return code and reason with which the stream ends."""
+        with pytest.raises(Aborted):
+            await anext(self.responses)
+        code, _, trailers = self._told
+        status = status_pb2.Status.FromString(dict(trailers)[DETAILS_KEY])
+        info = error_details_pb2.ErrorInfo()
+        assert status.details[0].Unpack(info)
+        return code, info.reason
+
+    async def go_on(self) -> None:
+        self._more.set()
+        await anext(self.responses)
+
+    async def _respond(self, *_: object) -> AsyncIterator[Message]:
+        async def handler() -> AsyncIterator[Message]:
+            try:
+                yield self._response()
+                await self._more.wait()
+                yield self._response()
+            finally:
+                self.handler_ended.set()
+
+        return handler()
+
+    async def _abort(self, *status: Any) -> None:
+        self._told.extend(status)
+        raise Aborted
+
+
+@pytest.mark.parametrize("name", sorted(STREAMS))
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        pytest.param(replace(ANN, group_id="legal"), "PERMISSION_DENIED GROUP_NOT_MEMBER", id="moved to another group"),
+        pytest.param(replace(ANN, subject="eve"), "PERMISSION_DENIED GROUP_NOT_MEMBER", id="somebody else"),
+        pytest.param(replace(ANN, role=Role.EDITOR), "PERMISSION_DENIED ROLE_REQUIRED", id="lower role"),
+        pytest.param(replace(ANN, platform_admin=False), "PERMISSION_DENIED ROLE_REQUIRED", id="no platform admin"),
+        pytest.param(REMOVED, "PERMISSION_DENIED GROUP_NOT_MEMBER", id="removed"),
+        pytest.param(IN_TWO_GROUPS, "FAILED_PRECONDITION GROUP_REQUIRED", id="has to choose a group"),
+        pytest.param(ENDED, "UNAUTHENTICATED CREDENTIAL_EXPIRED", id="credential ended"),
+    ],
+)
+async def test_a_stream_ends_with_what_admitted_its_caller(
+    name: str, now: Principal | CoxswainError, expected: str
+) -> None:
+    present = Present()
+    stream = Stream(STREAMS[name], present)
+    await anext(stream.responses)
+    present.now = now
+    async with asyncio.timeout(30):
+        code, reason = await stream.ended()
+        assert f"{code.name} {reason}" == expected
+        await stream.handler_ended.wait()
+
+
+@pytest.mark.parametrize("now", [replace(ANN, session_id="another"), ANN])
+async def test_a_stream_whose_caller_is_the_same_goes_on(now: Principal) -> None:
+    present = Present()
+    stream = Stream(next(iter(STREAMS.values())), present)
+    await anext(stream.responses)
+    present.now = now
+    async with asyncio.timeout(30):
+        await present.looked_at(3)
+        await stream.go_on()
+
+
+async def test_a_stream_whose_caller_may_do_more_now_goes_on() -> None:
+    present = Present()
+    present.now = replace(ANN, role=Role.EDITOR, platform_admin=False)
+    method = next(method for method in STREAMS.values() if read_access(method).role <= Role.EDITOR)
+    stream = Stream(method, present)
+    await anext(stream.responses)
+    present.now = ANN
+    async with asyncio.timeout(30):
+        await present.looked_at(3)
+        await stream.go_on()
