@@ -62,6 +62,8 @@ class Member:
     subject: str
     role: Role
     created_at: datetime
+    invited: bool
+    """Whether they have not accepted yet: until then the membership counts for nothing."""
 
 
 @dataclass(frozen=True, slots=True)

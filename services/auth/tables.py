@@ -61,6 +61,8 @@ memberships = Table(
     Column("subject", String(512), primary_key=True),
     Column("role", Numbered(Role), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # When an admin has invited the subject; NULL once they have accepted.
+    Column("invited_at", UtcDateTime),
     Index(None, "subject"),
 )
 

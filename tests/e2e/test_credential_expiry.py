@@ -19,6 +19,7 @@ from coxswain.auth.v1.delegation_pb2 import (
     OnCredentialExpiry,
 )
 from coxswain.auth.v1.group_pb2 import SetMemberRequest
+from coxswain.auth.v1.principal_pb2 import WhoAmIRequest
 from coxswain.auth.v1.secret_pb2 import PutSecretRequest
 from coxswain.common.v1.access_pb2 import ROLE_EDITOR, ROLE_OPERATOR
 from coxswain.orchestrator.v1.execution_pb2 import (
@@ -88,6 +89,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 for name, role in (("bob", ROLE_EDITOR), ("olga", ROLE_OPERATOR)):
                     subject = f"{identity.issuer}|{name}@example.com"
                     ann.auth.groups.SetMember(SetMemberRequest(subject=subject, role=role))
+                    with suite.caller(world.token(name), group="sales") as invited:
+                        invited.auth.auth.WhoAmI(WhoAmIRequest())
                 ann.auth.secrets.PutSecret(
                     PutSecretRequest(
                         name="databricks/api-key", value=world.group_token, allowed_origins=[workspace.url]

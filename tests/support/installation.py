@@ -66,9 +66,11 @@ class Installation(ABC):
         """Everything its processes have printed so far."""
 
     @contextlib.contextmanager
-    def caller(self, token: str) -> Iterator[Caller]:
+    def caller(self, token: str, group: str = "") -> Iterator[Caller]:
         """Connect as a development identity; "" is the default one."""
-        clients = {address: Client(address, token=token or None) for address in map(self.address, SERVICES)}
+        clients = {
+            address: Client(address, token=token or None, group=group) for address in map(self.address, SERVICES)
+        }
         caller = Caller(*(clients[self.address(service)] for service in SERVICES))
         try:
             yield caller

@@ -1,8 +1,9 @@
 """Memberships of groups."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import delete, func, literal, select
+from sqlalchemy import cast, delete, func, literal, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
@@ -17,7 +18,7 @@ _ADMINS = tables.platform_admins
 
 
 def _member(row: Any) -> Member:
-    return Member(row.subject, row.role, row.created_at)
+    return Member(row.subject, row.role, row.created_at, row.invited_at is not None)
 
 
 class MemberRepository:
@@ -34,16 +35,33 @@ class MemberRepository:
         row = rows.one_or_none()
         return _member(row) if row else None
 
-    async def put(self, group_id: str, subject: str, role: Role) -> Member:
-        """Store a membership or change its role, and return it."""
+    async def put(self, group_id: str, subject: str, role: Role, *, invited: bool) -> Member:
+        """Store a membership, as an invitation or not, or change the role of one, and return it."""
+        now = utc_now()
         row = await insert_or_update(
             self._connection,
             _TABLE,
-            {"group_id": group_id, "subject": subject, "role": role, "created_at": utc_now()},
+            {
+                "group_id": group_id,
+                "subject": subject,
+                "role": role,
+                "created_at": now,
+                "invited_at": now if invited else None,
+            },
             key=("group_id", "subject"),
             update=("role",),
         )
         return _member(row)
+
+    async def accept(self, group_id: str, subject: str) -> Role | None:
+        """Make an invitation a membership, and return its role; None if there is none any more."""
+        role: Role | None = await self._connection.scalar(
+            update(_TABLE)
+            .where(_TABLE.c.group_id == group_id, _TABLE.c.subject == subject)
+            .values(invited_at=None)
+            .returning(_TABLE.c.role)
+        )
+        return role
 
     async def remove(self, group_id: str, subject: str) -> bool:
         """End a membership and return whether there was one."""
@@ -57,7 +75,12 @@ class MemberRepository:
         count = await self._connection.execute(
             select(func.count())
             .select_from(_TABLE)
-            .where(_TABLE.c.group_id == group_id, _TABLE.c.role == Role.ADMIN, _TABLE.c.subject != subject)
+            .where(
+                _TABLE.c.group_id == group_id,
+                _TABLE.c.role == Role.ADMIN,
+                _TABLE.c.subject != subject,
+                _TABLE.c.invited_at.is_(None),
+            )
         )
         return int(count.scalar_one())
 
@@ -72,17 +95,33 @@ class MemberRepository:
         return [_member(row) for row in rows]
 
 
-async def read_roles(database: Database, subject: str) -> tuple[dict[str, Role], bool]:
-    """Return a subject's role in each group it is a stored member of, and whether it is a platform admin."""
+@dataclass(frozen=True, slots=True)
+class StoredRoles:
+    """What is stored of a subject, by group id."""
+
+    accepted: dict[str, Role]
+    invited: dict[str, Role]
+    platform_admin: bool
+
+
+async def read_roles(database: Database, subject: str) -> StoredRoles:
+    """Return a subject's role in each group it is a member of or invited to, and whether it is a platform admin."""
     # One statement without a transaction, as every exchange of a credential reads this.
     rows = await database.fetch(
-        select(_TABLE.c.group_id, _TABLE.c.role)
+        select(_TABLE.c.group_id, _TABLE.c.role, _TABLE.c.invited_at)
         .where(_TABLE.c.subject == subject)
         .union_all(
-            select(_ADMINS.c.subject, literal(Role.PLATFORM_ADMIN, _TABLE.c.role.type)).where(
-                _ADMINS.c.subject == subject
-            )
+            select(
+                _ADMINS.c.subject,
+                literal(Role.PLATFORM_ADMIN, _TABLE.c.role.type),
+                cast(null(), _TABLE.c.invited_at.type),
+            ).where(_ADMINS.c.subject == subject)
         )
     )
-    roles = {row["group_id"]: row["role"] for row in rows if row["role"] is not Role.PLATFORM_ADMIN}
-    return roles, any(row["role"] is Role.PLATFORM_ADMIN for row in rows)
+    stored = StoredRoles({}, {}, platform_admin=False)
+    for row in rows:
+        if row["role"] is Role.PLATFORM_ADMIN:
+            stored = replace(stored, platform_admin=True)
+        else:
+            (stored.accepted if row["invited_at"] is None else stored.invited)[row["group_id"]] = row["role"]
+    return stored

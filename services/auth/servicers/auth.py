@@ -46,10 +46,11 @@ class AuthServicer(AuthServiceServicer):
     async def WhoAmI(self, request: principal_pb2.WhoAmIRequest, context: Context) -> principal_pb2.WhoAmIResponse:
         """See the proto."""
         call = current_call()
-        principal, roles = await self._principals.who_am_i(call.principal, call.credential, call.group_header)
+        principal, standing = await self._principals.who_am_i(call.principal, call.credential, call.group_header)
         return principal_pb2.WhoAmIResponse(
             principal=principal_to_proto(principal),
-            groups=[membership_to_proto(group_id, role) for group_id, role in roles.items()],
+            groups=[membership_to_proto(group_id, role) for group_id, role in standing.roles.items()],
+            invitations=[membership_to_proto(group_id, role) for group_id, role in standing.invitations.items()],
         )
 
     async def ExchangeToken(

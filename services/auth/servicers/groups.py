@@ -40,15 +40,14 @@ class GroupServicer(GroupServiceServicer):
 
     async def SetMember(self, request: group_pb2.SetMemberRequest, context: Context) -> group_pb2.SetMemberResponse:
         """See the proto."""
-        group_id = current_principal().group_id
-        member = await self._groups.set_member(group_id, request.subject, role_from_proto(request.role))
+        member = await self._groups.set_member(current_principal(), request.subject, role_from_proto(request.role))
         return group_pb2.SetMemberResponse(member=member_to_proto(member))
 
     async def RemoveMember(
         self, request: group_pb2.RemoveMemberRequest, context: Context
     ) -> group_pb2.RemoveMemberResponse:
         """See the proto."""
-        await self._groups.remove_member(current_principal().group_id, request.subject)
+        await self._groups.remove_member(current_principal(), request.subject)
         return group_pb2.RemoveMemberResponse()
 
     async def ListMembers(

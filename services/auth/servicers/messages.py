@@ -107,6 +107,7 @@ def member_to_proto(member: Member) -> group_pb2.Member:
         subject=member.subject,
         role=enum_to_proto(access_pb2.Role, member.role),
         create_time=timestamp_to_proto(member.created_at),
+        invited=member.invited,
     )
 
 

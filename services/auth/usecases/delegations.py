@@ -145,7 +145,9 @@ class Delegations:
         until = grant.claim.seen_at + self._claim_lifetime if grant.claim is not None else None
         lapsed = until is not None and until <= utc_now()
         claimed = {grant.group_id: grant.claim.role} if grant.claim is not None and not lapsed else {}
-        role = (await self._memberships.of(grant.subject, claimed)).roles.get(grant.group_id)
+        standing = await self._memberships.of(grant.subject, claimed)
+        # An admin may keep somebody's work going whose claim has lapsed: they have started it in this group.
+        role = standing.roles.get(grant.group_id) or standing.invitations.get(grant.group_id)
         if role is not None:
             return role
         if not lapsed:

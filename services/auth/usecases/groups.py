@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import structlog
+
 from services.auth import tables
 from services.auth.domain import Group, Member
 from services.auth.repositories.groups import GroupRepository
@@ -10,10 +12,12 @@ from services.auth.repositories.platform_admins import PlatformAdminRepository
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
-from services.common.errors import FailedPrecondition, NotFound
-from services.common.identity.principal import Role
+from services.common.errors import FailedPrecondition, NotFound, PermissionDenied
+from services.common.identity.principal import Principal, Role
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
+
+logger = structlog.get_logger(__name__)
 
 _GROUPS = Pager("groups")
 _MEMBERS = Pager("members")
@@ -47,7 +51,7 @@ class Groups:
                         raise NotFound(f'the group "{first_id}" that this request created has been deleted')
                     return standing
             await groups.add(group)
-            await MemberRepository(connection).put(group.id, admin_subject, Role.ADMIN)
+            await MemberRepository(connection).put(group.id, admin_subject, Role.ADMIN, invited=False)
         return group
 
     async def page(self, size: int, token: str) -> Page[Group]:
@@ -83,13 +87,14 @@ class Groups:
             if not await GroupRepository(connection).delete(group_id):
                 raise NotFound(f'there is no group "{group_id}"', metadata={"resource": "group", "id": group_id})
 
-    async def set_member(self, group_id: str, subject: str, role: Role) -> Member:
-        """Make a subject a member, or change their role.
+    async def set_member(self, principal: Principal, subject: str, role: Role) -> Member:
+        """Invite a subject to the principal's group, or change the role of a member.
 
         Raises:
             FailedPrecondition: RESOURCE_IN_USE, the group would have no admin left.
             NotFound: the group has been deleted.
         """
+        group_id = principal.group_id
         async with self._database.write() as connection:
             groups, members = GroupRepository(connection), MemberRepository(connection)
             if self._make_missing:
@@ -97,26 +102,45 @@ class Groups:
             if not await groups.lock(group_id):
                 raise NotFound.of("group", group_id)
             standing = await members.get(group_id, subject)
-            if standing is not None and standing.role is Role.ADMIN and role is not Role.ADMIN:
+            if _is_admin(standing) and role is not Role.ADMIN:
                 await _keep_an_admin(members, group_id, subject)
-            return await members.put(group_id, subject, role)
+            member = await members.put(group_id, subject, role, invited=subject != principal.subject)
+        logger.info(
+            "member_set",
+            group_id=group_id,
+            subject=subject,
+            role=role.name,
+            invited=member.invited,
+            by=principal.subject,
+        )
+        return member
 
-    async def remove_member(self, group_id: str, subject: str) -> None:
-        """End a membership.
+    async def remove_member(self, principal: Principal, subject: str) -> None:
+        """End a membership in the principal's group: somebody else's as an admin, their own with any role.
 
         Raises:
             FailedPrecondition: RESOURCE_IN_USE, they are the last admin.
             NotFound: they are not a member.
+            PermissionDenied: ROLE_REQUIRED.
         """
+        if subject != principal.subject and principal.role < Role.ADMIN:
+            raise PermissionDenied(
+                f"to remove others needs the role ADMIN; you are {principal.role.name} of this group, and may remove "
+                f'yourself: "{principal.subject}"',
+                reason="ROLE_REQUIRED",
+                metadata={"required": Role.ADMIN.name, "actual": principal.role.name},
+            )
+        group_id = principal.group_id
         async with self._database.write() as connection:
             await GroupRepository(connection).lock(group_id)
             members = MemberRepository(connection)
             standing = await members.get(group_id, subject)
             if standing is None:
                 raise NotFound.of("member", subject)
-            if standing.role is Role.ADMIN:
+            if _is_admin(standing):
                 await _keep_an_admin(members, group_id, subject)
             await members.remove(group_id, subject)
+        logger.info("member_removed", group_id=group_id, subject=subject, by=principal.subject)
 
     async def members_page(self, group_id: str, size: int, token: str) -> Page[Member]:
         """Return a page of a group's members, by subject.
@@ -143,7 +167,7 @@ class Groups:
             await admins.add(admin_subject)
             if not await groups.any_exists():
                 await groups.add(Group(group_id, group_id, utc_now()))
-                await MemberRepository(connection).put(group_id, admin_subject, Role.ADMIN)
+                await MemberRepository(connection).put(group_id, admin_subject, Role.ADMIN, invited=False)
         return True
 
     async def administered(self) -> bool:
@@ -152,10 +176,15 @@ class Groups:
             return await PlatformAdminRepository(connection).any_exists()
 
 
+def _is_admin(member: Member | None) -> bool:
+    return member is not None and member.role is Role.ADMIN and not member.invited
+
+
 async def _keep_an_admin(members: MemberRepository, group_id: str, subject: str) -> None:
     if not await members.other_admins(group_id, subject):
         raise FailedPrecondition(
-            f'"{subject}" is the last admin of the group; make another member an admin first',
+            f'"{subject}" is the last admin of the group; make another member an admin first (who is only invited is '
+            "none yet)",
             reason="RESOURCE_IN_USE",
             metadata={"resource": "member", "id": subject, "used_by": f"group {group_id}"},
         )

@@ -3,10 +3,14 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import structlog
+
 from services.auth.repositories.groups import read_existing
-from services.auth.repositories.members import read_roles
+from services.auth.repositories.members import MemberRepository, read_roles
 from services.common.db.database import Database
 from services.common.identity.principal import Role
+
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +18,8 @@ class Standing:
     """A subject's roles by group id, in the order of the ids, and whether they administer the installation."""
 
     roles: Mapping[str, Role]
+    invitations: Mapping[str, Role]
+    """Roles that were offered, and count for nothing until the subject names the group in a call."""
     platform_admin: bool
 
 
@@ -32,9 +38,25 @@ class Memberships:
 
     async def of(self, subject: str, claimed: Mapping[str, Role]) -> Standing:
         """Return the roles a subject has now."""
-        stored, platform_admin = await read_roles(self._database, subject)
+        stored = await read_roles(self._database, subject)
         if not self._claims_first and claimed:
             existing = await read_existing(self._database, set(claimed))
             claimed = {group_id: role for group_id, role in claimed.items() if group_id in existing}
-        roles = stored | dict(claimed) if self._claims_first else dict(claimed) | stored
-        return Standing(dict(sorted(roles.items())), platform_admin or subject in self._platform_admins)
+        # Who is a member by a claim has nothing to accept: what an admin has set for them counts at once.
+        set_for_claimed = {group_id: role for group_id, role in stored.invited.items() if group_id in claimed}
+        accepted = stored.accepted | set_for_claimed
+        roles = accepted | dict(claimed) if self._claims_first else dict(claimed) | accepted
+        invitations = {group_id: role for group_id, role in stored.invited.items() if group_id not in roles}
+        return Standing(
+            dict(sorted(roles.items())),
+            dict(sorted(invitations.items())),
+            stored.platform_admin or subject in self._platform_admins,
+        )
+
+    async def accept(self, subject: str, group_id: str) -> Role | None:
+        """Make an invitation a membership, and return its role; None if it has been taken back."""
+        async with self._database.write() as connection:
+            role = await MemberRepository(connection).accept(group_id, subject)
+        if role is not None:
+            logger.info("member_accepted", group_id=group_id, subject=subject, role=role.name)
+        return role

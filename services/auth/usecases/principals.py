@@ -1,6 +1,5 @@
 """From a caller's credential to a principal in one group."""
 
-from collections.abc import Mapping
 from datetime import timedelta
 
 from services.auth.domain import VerifiedIdentity
@@ -36,7 +35,7 @@ class Principals:
     async def exchange(self, credential: Credential, group_id: str) -> Principal:
         """Return the caller as a principal with its signed token.
 
-        A platform admin who is in no group gets a principal without one.
+        A platform admin who is in no group gets a principal without one. To name a group is to accept its invitation.
 
         Raises:
             Unauthenticated: the credential was refused.
@@ -45,16 +44,17 @@ class Principals:
             Unavailable: the issuer that could verify the credential does not answer.
         """
         identity = await self._verifier.verify(credential)
-        standing = await self._memberships.of(identity.subject, identity.claimed_roles)
+        standing = await self._standing(identity, group_id)
         group_id, role = _choose(identity, standing, group_id)
         return await self._sign(credential, identity, standing, group_id, role)
 
     async def who_am_i(
         self, known: Principal | None, credential: Credential, group_id: str
-    ) -> tuple[Principal, Mapping[str, Role]]:
-        """Return the caller and the groups they may choose from; `known` is their principal when the call carries it.
+    ) -> tuple[Principal, Standing]:
+        """Return the caller, the groups they may choose from and those they are invited to.
 
-        A caller who has to choose first gets a principal without a group, which has no token.
+        `known` is their principal when the call carries it. A caller who has to choose first gets a principal without a
+        group, which has no token.
 
         Raises:
             Unauthenticated, PermissionDenied, Unavailable: as `exchange`.
@@ -62,14 +62,20 @@ class Principals:
         if known is not None:
             session = await self._sessions.get(known.session_id) if known.session_id else None
             standing = await self._memberships.of(known.subject, session.claimed_roles if session else {})
-            return known, standing.roles
+            return known, standing
         identity = await self._verifier.verify(credential)
-        standing = await self._memberships.of(identity.subject, identity.claimed_roles)
+        standing = await self._standing(identity, group_id)
         if group_id or len(standing.roles) == 1:
             group_id, role = _choose(identity, standing, group_id)
         else:
             role = Role.ANONYMOUS
-        return self._principal(identity, standing, group_id, role, session_id=""), standing.roles
+        return self._principal(identity, standing, group_id, role, session_id=""), standing
+
+    async def _standing(self, identity: VerifiedIdentity, group_id: str) -> Standing:
+        standing = await self._memberships.of(identity.subject, identity.claimed_roles)
+        if group_id not in standing.invitations or await self._memberships.accept(identity.subject, group_id) is None:
+            return standing
+        return await self._memberships.of(identity.subject, identity.claimed_roles)
 
     async def _sign(
         self, credential: Credential, identity: VerifiedIdentity, standing: Standing, group_id: str, role: Role
@@ -114,6 +120,13 @@ def _choose(identity: VerifiedIdentity, standing: Standing, group_id: str) -> tu
         )
     if identity.platform_admin or standing.platform_admin:
         return "", Role.ANONYMOUS
+    if standing.invitations:
+        raise FailedPrecondition(
+            f"you belong to no group; to accept an invitation, name its group with x-group-id: "
+            f"{', '.join(standing.invitations)}",
+            reason="GROUP_REQUIRED",
+            metadata={"groups": ""},
+        )
     raise FailedPrecondition(
         f'"{identity.subject}" belongs to no group; an admin of a group can add this subject with SetMember',
         reason="GROUP_REQUIRED",

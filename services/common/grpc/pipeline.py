@@ -190,7 +190,7 @@ class Pipeline:
         return data
 
     async def _recheck(self, call: Call, stream: asyncio.Task[Any] | None, revoked: list[CoxswainError]) -> None:
-        """End a stream soon after its caller is no longer who was admitted: what it was opened with is shown until then."""
+        """End a stream soon after its caller is no longer who was admitted."""
         admitted = call.principal
         while stream is not None and admitted is not None:
             # What is remembered of the caller may be old already: a fixed pace would add that age to the time they get.
@@ -285,7 +285,7 @@ async def _close(responses: AsyncIterator[Message], guard: asyncio.Task[None] | 
 def _require_admitted(principal: Principal, admitted: Principal) -> None:
     if (principal.subject, principal.group_id) != (admitted.subject, admitted.group_id):
         raise PermissionDenied(
-            "the stream was opened as a member of another group than you are of now; call again, and name the group with "
+            "the stream was opened in another group than the one you are in now; call again, and name the group with "
             "x-group-id",
             reason="GROUP_NOT_MEMBER",
             metadata={"group": admitted.group_id},

@@ -177,7 +177,7 @@ async def _add_members(directory: Path, issuer: str) -> None:
         await connection.exec_driver_sql("INSERT INTO groups VALUES ('legal', 'legal', ?)", (now,))
         for group_id, name in (("sales", "ann"), ("legal", "bob")):
             member = (group_id, f"{issuer}|{name}@example.com", int(Role.ADMIN), now)
-            await connection.exec_driver_sql("INSERT INTO memberships VALUES (?, ?, ?, ?)", member)
+            await connection.exec_driver_sql("INSERT INTO memberships VALUES (?, ?, ?, ?, NULL)", member)
     await database.close()
 
 

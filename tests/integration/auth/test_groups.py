@@ -16,12 +16,77 @@ from tests.support.harness import ALICE, BOB, Harness, serve_services
 OPERATOR, EDITOR, ADMIN = access_pb2.ROLE_OPERATOR, access_pb2.ROLE_EDITOR, access_pb2.ROLE_ADMIN
 
 
+WHO = principal_pb2.WhoAmIRequest()
+
+
+async def who_is(auth: Harness, bearer: str, group: str = "") -> principal_pb2.WhoAmIResponse:
+    return await public(auth, bearer, group).WhoAmI(WHO)
+
+
+async def test_an_invitation_counts_for_nothing_until_it_is_accepted(auth: Harness) -> None:
+    create = group_pb2.CreateGroupRequest(display_name="Beta", admin_subject="dev|dave")
+    beta = (await groups(auth, "").CreateGroup(create)).group.id
+    invitation = group_pb2.SetMemberRequest(subject="dev|dave", role=EDITOR)
+    assert (await groups(auth, "dev:eve:evil=admin").SetMember(invitation)).member.invited
+    me = await who_is(auth, "dev:dave")
+    assert (me.principal.group_id, [group.group_id for group in me.groups]) == (beta, [beta])
+    assert [(group.group_id, group.role) for group in me.invitations] == [("evil", EDITOR)]
+    await groups(auth, "dev:dave").ListMembers(group_pb2.ListMembersRequest())
+
+    listed = (await groups(auth, "dev:eve:evil=admin").ListMembers(group_pb2.ListMembersRequest())).members
+    assert [(member.subject, member.invited) for member in listed] == [("dev|dave", True)]
+    accepted = await who_is(auth, "dev:dave", "evil")
+    assert (accepted.principal.group_id, accepted.principal.role) == ("evil", EDITOR)
+    assert [group.group_id for group in accepted.groups] == sorted([beta, "evil"])
+    assert not accepted.invitations
+
+
+async def test_who_is_in_no_group_is_told_of_invitations_and_acts_nowhere(auth: Harness) -> None:
+    await groups(auth, ALICE).SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=EDITOR))
+    me = await who_is(auth, "dev:dave")
+    assert (me.principal.group_id, list(me.groups)) == ("", [])
+    with refused(StatusCode.FAILED_PRECONDITION, "GROUP_REQUIRED") as refusal:
+        await groups(auth, "dev:dave").ListMembers(group_pb2.ListMembersRequest())
+    assert "x-group-id: sales" in refusal.message
+
+
+async def test_an_invitation_can_be_taken_back_and_changed(auth: Harness) -> None:
+    alice = groups(auth, ALICE)
+    await alice.SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=EDITOR))
+    changed = (await alice.SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=OPERATOR))).member
+    assert (changed.invited, changed.role) == (True, OPERATOR)
+    await alice.RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|dave"))
+    with refused(StatusCode.PERMISSION_DENIED, "GROUP_NOT_MEMBER"):
+        await groups(auth, "dev:dave", "sales").ListMembers(group_pb2.ListMembersRequest())
+
+
+async def test_everybody_may_leave_and_only_admins_remove_others(auth: Harness) -> None:
+    create = group_pb2.CreateGroupRequest(display_name="Beta", admin_subject="dev|dave")
+    beta = (await groups(auth, "").CreateGroup(create)).group.id
+    await groups(auth, ALICE).SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=OPERATOR))
+    dave = groups(auth, "dev:dave", "sales")
+    with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED") as refusal:
+        await dave.RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|alice"))
+    assert refusal.metadata == {"required": "ADMIN", "actual": "OPERATOR"}
+    await dave.RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|dave"))
+    assert (await who_is(auth, "dev:dave")).principal.group_id == beta
+
+
+async def test_a_platform_admin_is_not_locked_out_by_invitations(tmp_path: Path) -> None:
+    settings = {"auth": AuthSettings(platform_admins=("dev|root",))}
+    async with serve_services(tmp_path, settings=settings) as auth:
+        for group in ("evil", "worse"):
+            stub = groups(auth, f"dev:eve:{group}=admin")
+            await stub.SetMember(group_pb2.SetMemberRequest(subject="dev|root", role=OPERATOR))
+        await groups(auth, "dev:root").ListGroups(group_pb2.ListGroupsRequest())
+
+
 async def test_a_new_group_has_one_admin_who_may_then_add_others(auth: Harness) -> None:
     create = group_pb2.CreateGroupRequest(display_name="Sales", admin_subject="dev|carol")
     group = (await groups(auth, "").CreateGroup(create)).group
     assert group.display_name == "Sales"
     await groups(auth, "dev:carol").SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=OPERATOR))
-    me = await public(auth, "dev:dave").WhoAmI(principal_pb2.WhoAmIRequest())
+    me = await public(auth, "dev:dave", group.id).WhoAmI(principal_pb2.WhoAmIRequest())
     assert (me.principal.group_id, me.principal.role) == (group.id, OPERATOR)
     members = (await groups(auth, "dev:dave").ListMembers(group_pb2.ListMembersRequest())).members
     assert [(member.subject, member.role) for member in members] == [("dev|carol", ADMIN), ("dev|dave", OPERATOR)]
@@ -45,6 +110,7 @@ async def test_a_repeated_request_makes_one_group(auth: Harness) -> None:
 
 async def test_a_removed_member_loses_their_executions_at_once(auth: Harness) -> None:
     await groups(auth, ALICE).SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=EDITOR))
+    await public(auth, "dev:dave", "sales").WhoAmI(principal_pb2.WhoAmIRequest())
     with acting_as(await token_of(auth, "dev:dave")):
         grant = (
             await internal(auth).CreateDelegation(delegation_pb2.CreateDelegationRequest(execution_id="run-1"))
@@ -76,6 +142,9 @@ async def test_the_last_admin_stays(auth: Harness) -> None:
     with refused(StatusCode.FAILED_PRECONDITION, "RESOURCE_IN_USE"):
         await carol.SetMember(group_pb2.SetMemberRequest(subject="dev|carol", role=EDITOR))
     await carol.SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=ADMIN))
+    with refused(StatusCode.FAILED_PRECONDITION, "RESOURCE_IN_USE"):
+        await carol.RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|carol"))
+    await public(auth, "dev:dave", (await who_is(auth, "dev:carol")).principal.group_id).WhoAmI(WHO)
     outcomes = await asyncio.gather(
         carol.RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|carol")),
         carol.RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|dave")),

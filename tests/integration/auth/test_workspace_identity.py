@@ -314,7 +314,7 @@ async def test_users_interleaved_never_get_each_others_token(
     database = Database(f"sqlite:///{tmp_path / 'auth.db'}", "auth")
     async with database.write() as connection:
         await connection.exec_driver_sql(
-            "INSERT INTO memberships VALUES ('sales', ?, 3, '2025-01-01 00:00:00.000000')",
+            "INSERT INTO memberships VALUES ('sales', ?, 3, '2025-01-01 00:00:00.000000', NULL)",
             (f"{identity.issuer}|bob@example.com",),
         )
     await database.close()

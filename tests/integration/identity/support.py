@@ -10,7 +10,8 @@ import grpc
 import pytest
 from pydantic import SecretStr
 
-from coxswain.auth.v1 import group_pb2, secret_pb2
+from coxswain.auth.v1 import group_pb2, principal_pb2, secret_pb2
+from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.common.v1 import access_pb2
@@ -72,9 +73,10 @@ class World:
         return MemoryServiceStub(self.channel(token))
 
     async def add_member(self, name: str, role: access_pb2.Role.ValueType = access_pb2.ROLE_EDITOR) -> None:
-        """Make somebody a member of "sales"."""
+        """Make somebody a member of "sales", who accepts it."""
         request = group_pb2.SetMemberRequest(subject=self.subject(name), role=role)
         await self.groups(self.token("ann")).SetMember(request)
+        await AuthServiceStub(self.channel(self.token(name), "sales")).WhoAmI(principal_pb2.WhoAmIRequest())
 
     async def add_group(self, admin: str) -> str:
         """Make a group with an admin of its own and return its id."""

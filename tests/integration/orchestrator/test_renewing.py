@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode
 
-from coxswain.auth.v1 import group_pb2
+from coxswain.auth.v1 import group_pb2, principal_pb2
+from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.common.v1 import access_pb2
 from coxswain.orchestrator.v1 import execution_pb2 as pb
@@ -103,6 +104,8 @@ async def guarded(database_url: str, tmp_path: Path, identity: DatabricksIdentit
         await groups.SetMember(
             group_pb2.SetMemberRequest(subject=f"{identity.issuer}|bob@example.com", role=access_pb2.ROLE_ADMIN)
         )
+        bob = AuthServiceStub(served.channel(token(identity, "bob"), group="sales"))
+        await bob.WhoAmI(principal_pb2.WhoAmIRequest())
         yield served
 
 

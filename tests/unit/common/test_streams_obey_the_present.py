@@ -61,7 +61,6 @@ class Present:
             raise self.now
         return self.now
 
-
     async def looked_at(self, times: int) -> None:
         """Wait until the caller has been looked at some times more."""
         for _ in range(times):

@@ -127,7 +127,9 @@ def _who(caller: WhoAmIResponse | CoxswainError) -> str:
     principal = caller.principal
     if not principal.group_id:
         groups = ", ".join(membership.group_id for membership in caller.groups)
-        return f"{principal.subject}, in no group yet: choose one of {groups or 'none'} with --group"
+        invited = ", ".join(invitation.group_id for invitation in caller.invitations)
+        accept = f"; invited to {invited}, which --group accepts" if invited else ""
+        return f"{principal.subject}, in no group yet: choose one of {groups or 'none'} with --group{accept}"
     return f"{principal.subject}, {_role(principal.role)} of {principal.group_id}"
 
 
@@ -136,7 +138,7 @@ def _role(role: int) -> str:
 
 
 def whoami(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Show subject, group, role, and the groups you may choose.
+    """Show subject, group, role, the groups you may choose and those you are invited to.
 
     Example: `coxswain --token dev:alice:sales=editor whoami`
     """
@@ -149,5 +151,7 @@ def whoami(context: typer.Context, as_json: JsonOption = False) -> None:
     made = table("group", "role")
     for membership in response.groups:
         add_row(made, membership.group_id, _role(membership.role))
+    for invitation in response.invitations:
+        add_row(made, invitation.group_id, f"{_role(invitation.role)} (invited: --group {invitation.group_id} accepts)")
     session.out.print(made)
     return None
