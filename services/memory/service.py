@@ -32,6 +32,7 @@ from services.memory.stores.group_stores import BackendStores
 from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.tables import requests
 from services.memory.usecases.backend_checks import BackendChecks
+from services.memory.usecases.batch_search import BatchSearches
 from services.memory.usecases.index_adoption import IndexAdoptions
 from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.memories import Memories
@@ -80,15 +81,17 @@ class MemoryService:
         )
         registered = RegisteredIndexes(runtime.database, stores)
         limits = ProvisionLimits(settings.provision_poll_seconds, settings.provision_seconds)
+        embedder = ModelsEmbedder(runtime.peers.channel("models"))
+        batches = BatchSearches(stores, embedder, max_message_bytes=runtime.settings.max_message_bytes)
         memories = Memories(
             stores,
-            ModelsEmbedder(runtime.peers.channel("models")),
+            embedder,
             default_model=settings.embedding_model,
             short_term_ttl_hours=settings.short_term_ttl_hours,
             max_message_bytes=runtime.settings.max_message_bytes,
         )
         namespaces = Namespaces(stores, max_message_bytes=runtime.settings.max_message_bytes)
-        self._memory = MemoryServicer(memories, namespaces, Subjects(stores), Transfers(stores, memories))
+        self._memory = MemoryServicer(memories, batches, namespaces, Subjects(stores), Transfers(stores, memories))
         self._backends = MemoryBackendServicer(
             MemoryBackends(runtime.database, stores, limits),
             BackendChecks(registered),

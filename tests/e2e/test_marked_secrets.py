@@ -353,6 +353,8 @@ def _use_memory(world: World) -> None:
     record = {"unified": {"content": "cats sleep a lot", "scope": "/a", "categories": ["cats"]}}
     [one, _] = ok("MemoryService.SaveRecords", namespace=namespace, records=[record, record]).ids
     assert ok("MemoryService.SearchRecords", namespace=namespace, text="cats").results
+    [answer] = ok("MemoryService.BatchSearchRecords", queries=[{"namespaces": [namespace], "text": "cats"}]).answers
+    assert answer.results
     ok("MemoryService.GetRecord", namespace=namespace, id=one)
     ok("MemoryService.TouchRecords", namespace=namespace, ids=[one])
     for name in ("ListRecords", "CountRecords", "ListScopes", "GetScope", "ListCategories"):

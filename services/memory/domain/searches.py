@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.memory.domain.filters import Filter
+from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Record
 from services.memory.domain.vectors import Vector
 from services.memory.domain.words import Term
@@ -92,6 +93,8 @@ class Found:
     record: Record
     score: float
     similarity: float
+    key: NamespaceKey | None = None
+    """Where it was found, in a search over several namespaces."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,6 +173,14 @@ class MemoryBackendRepository:
         rows = await self._connection.execute(statement.order_by(*order).limit(limit))
         return [RemoteNamespace(row.crew_id, row.kind, row.crew_name) for row in rows]
 
+    async def names_of(self, backend: MemoryBackend, memory_ids: Sequence[str]) -> Mapping[tuple[str, MemoryKind], str]:
+        """Return the names of crews of which some have been written to in a backend, by memory id and kind."""
+        names = remote_namespaces.c
+        statement = select(names.crew_id, names.kind, names.crew_name).where(
+            names.backend_id == backend.id, names.crew_id.in_(memory_ids)
+        )
+        return {(row.crew_id, row.kind): row.crew_name for row in await self._connection.execute(statement)}
+
     async def _register_indexes(self, backend: MemoryBackend) -> None:
         config = backend.databricks
         if config is None or not config.indexes:

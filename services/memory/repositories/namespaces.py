@@ -1,6 +1,6 @@
 """Rows of namespaces: embedding space, version and size of each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import bindparam, literal, select, tuple_, update
@@ -140,6 +140,15 @@ async def fetch_namespace(database: Database, key: NamespaceKey) -> NamespaceInf
     """Return what `NamespaceRepository.get` returns, outside of any transaction: every search begins with it."""
     rows = await database.fetch(_NAMESPACE, {"namespace_id": key.id, "owner_group": key.group_id})
     return _namespace_info(**rows[0]) if rows else None
+
+
+async def fetch_namespaces(database: Database, keys: Sequence[NamespaceKey]) -> Mapping[NamespaceKey, NamespaceInfo]:
+    """Return what there is of some namespaces of one group, outside of any transaction."""
+    statement = select(namespaces).where(
+        namespaces.c.id.in_([key.id for key in keys]), namespaces.c.group_id.in_({key.group_id for key in keys})
+    )
+    infos = (_namespace_info(**row) for row in await database.fetch(statement))
+    return {info.key: info for info in infos if info is not None}
 
 
 def _namespace_info(

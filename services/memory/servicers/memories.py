@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncIterator
 
+from coxswain.memory.v1 import batch_search_pb2, memory_service_pb2_grpc
 from coxswain.memory.v1 import memory_pb2 as pb
-from coxswain.memory.v1 import memory_service_pb2_grpc
 from services.common.db.idempotency import request_hash
 from services.common.grpc.call import current_principal
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
@@ -11,6 +11,7 @@ from services.common.grpc.handler import Context
 from services.memory.domain.filters import Filter
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.searches import SearchMode
+from services.memory.servicers.messages.batch_searches import answer_to_proto, queries_from_proto
 from services.memory.servicers.messages.filters import filter_from_proto, ranking_from_proto
 from services.memory.servicers.messages.namespaces import graph_to_proto, namespace_to_proto, scope_to_proto
 from services.memory.servicers.messages.records import (
@@ -21,6 +22,7 @@ from services.memory.servicers.messages.records import (
     records_from_proto,
 )
 from services.memory.servicers.messages.transfers import origin_to_proto, progress_to_proto
+from services.memory.usecases.batch_search import BatchSearches
 from services.memory.usecases.memories import ListInput, Memories, SearchInput
 from services.memory.usecases.namespaces import Namespaces
 from services.memory.usecases.subjects import Subjects
@@ -39,8 +41,16 @@ _NO_FILTER = Filter()
 class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     """Records of crews: saved, searched, listed and removed."""
 
-    def __init__(self, memories: Memories, namespaces: Namespaces, subjects: Subjects, transfers: Transfers) -> None:
+    def __init__(
+        self,
+        memories: Memories,
+        batches: BatchSearches,
+        namespaces: Namespaces,
+        subjects: Subjects,
+        transfers: Transfers,
+    ) -> None:
         self._memories = memories
+        self._batches = batches
         self._namespaces = namespaces
         self._subjects = subjects
         self._transfers = transfers
@@ -94,6 +104,14 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             result = response.results.add(score=found.score, similarity=found.similarity)
             result.record.MergeFromString(encoded_record(found.record))
         return response
+
+    async def BatchSearchRecords(
+        self, request: batch_search_pb2.BatchSearchRecordsRequest, context: Context
+    ) -> batch_search_pb2.BatchSearchRecordsResponse:
+        """See the proto."""
+        queries = queries_from_proto(request)
+        answers = await self._batches.search(current_principal(), queries, request.crew_name)
+        return batch_search_pb2.BatchSearchRecordsResponse(answers=map(answer_to_proto, answers))
 
     async def GetRecord(self, request: pb.GetRecordRequest, context: Context) -> pb.GetRecordResponse:
         """See the proto."""

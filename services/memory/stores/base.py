@@ -1,8 +1,8 @@
 """What every store of memories does. The group and crew of each call are in its namespace key, never in a filter."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
@@ -127,4 +127,29 @@ class MemoryStore(Protocol):
 
         Without `counted` a store whose records have to be looked at for their number says 0.
         """
+        ...
+
+    async def describe(self, keys: Sequence[NamespaceKey]) -> Mapping[NamespaceKey, NamespaceInfo]:
+        """Return what is known of some namespaces of one group; those never written to have no entry.
+
+        A store whose records have to be looked at for their number says 0.
+        """
+        ...
+
+
+@runtime_checkable
+class SearchesSeveral(Protocol):
+    """A store that searches many namespaces of one kind in one request; every result says where it was found.
+
+    Scores of words are comparable within one answer alone.
+    """
+
+    async def search_several(self, keys: Sequence[NamespaceKey], query: Query, now: datetime) -> SearchOutcome:
+        """Return what `MemoryStore.search` does, of all these namespaces."""
+        ...
+
+    async def search_words_several(
+        self, keys: Sequence[NamespaceKey], query: WordQuery, now: datetime
+    ) -> SearchOutcome:
+        """Return what `MemoryStore.search_words` does, of all these namespaces."""
         ...

@@ -1,6 +1,6 @@
 """Which store holds a group's memories."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cachetools import LRUCache, TTLCache
 
@@ -122,10 +122,14 @@ class BackendStores:
             async with self._database.read() as connection:
                 return await MemoryBackendRepository(connection).noted_namespaces(backend, limit, after)
 
+        async def names(memory_ids: Sequence[str]) -> Mapping[tuple[str, MemoryKind], str]:
+            async with self._database.read() as connection:
+                return await MemoryBackendRepository(connection).names_of(backend, memory_ids)
+
         def sweep_due(memory_id: str) -> bool:
             return self._sweep_due((backend.id, memory_id))
 
-        notes = NamespaceNotes(note, page, sweep_due)
+        notes = NamespaceNotes(note, page, names, sweep_due)
         return DatabricksMemoryStore(
             self.repository(backend),
             backend,

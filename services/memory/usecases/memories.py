@@ -25,13 +25,13 @@ from services.memory.schemas import Column, has_column
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.namespaces import namespace_key
-from services.memory.usecases.ranked_search import CANDIDATES, search_by_rank
+from services.memory.usecases.ranked_search import CANDIDATES, OneNamespace, search_by_rank
 from services.memory.usecases.record_pages import ENVELOPE_BYTES, ListPages, SearchPages, fitting
 
-_DEFAULT_LIMIT = 10
+DEFAULT_LIMIT = 10
 _MOST_COMPARED = 100
 """Records of a save for each of which near-copies are looked for."""
-_NO_VECTOR: Vector = np.empty(0, dtype=np.float32)
+NO_VECTOR: Vector = np.empty(0, dtype=np.float32)
 """Of searches that compare none."""
 
 
@@ -186,11 +186,11 @@ class Memories:
         after, asked_at = pages.position(search.page_token)
         chosen = listed_for(principal, search.filter)
         if search.ranking and search.ranking.importance_weight and not has_column(kind, Column.IMPORTANCE):
-            raise InvalidArgument.field("ranking.importance_weight", f"{kind.name} records have no importance")
-        terms = _terms(search)
+            raise no_importance(kind)
+        terms = search_terms(search)
         vector = None if search.vector is None else query_vector(search.vector, "vector.values")
         if search.mode is SearchMode.TEXT:
-            vector = _NO_VECTOR
+            vector = NO_VECTOR
         store = await self._stores.of(principal.group_id, kind)
         if vector is None:
             space = await store.space(key)
@@ -199,7 +199,7 @@ class Memories:
             vector = (await self._embedder.embed(space.model, [search.text], crew_name)).vectors[0]
         query = Query(
             vector=vector,
-            limit=search.limit or _DEFAULT_LIMIT,
+            limit=search.limit or DEFAULT_LIMIT,
             filter=chosen,
             min_score=search.min_score,
             ranking=search.ranking,
@@ -210,7 +210,7 @@ class Memories:
         by_rank = search.mode is not SearchMode.VECTOR or search.diversity is not None
         outcome = (
             await search_by_rank(
-                store, key, query, utc_now(), mode=search.mode, terms=terms, diversity=search.diversity
+                OneNamespace(store, key, utc_now()), query, mode=search.mode, terms=terms, diversity=search.diversity
             )
             if by_rank
             else await store.search(key, query, utc_now())
@@ -319,7 +319,12 @@ class Memories:
         return await store.touch(key, ids, utc_now(), chosen=named_for(principal, Filter(source=source)))
 
 
-def _terms(search: SearchInput) -> Sequence[Term]:
+def no_importance(kind: MemoryKind) -> InvalidArgument:
+    """Return the refusal to rank records of a kind by what it does not have."""
+    return InvalidArgument.field("ranking.importance_weight", f"{kind.name} records have no importance")
+
+
+def search_terms(search: SearchInput) -> Sequence[Term]:
     """Return what a search looks for by words: nothing where it does not.
 
     Raises:

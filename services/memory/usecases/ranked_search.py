@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +28,38 @@ _Find: TypeAlias = Callable[[int, int, bool], Awaitable[SearchOutcome]]
 """Finds the best from one place to another, with or without their vectors."""
 
 
+class Searched(Protocol):
+    """What is searched as one: a namespace, or several of one embedding space."""
+
+    async def near(self, query: Query) -> SearchOutcome:
+        """Return the records nearest to a vector, best first."""
+        ...
+
+    async def worded(self, query: WordQuery) -> SearchOutcome:
+        """Return the records that have the most of some words, best first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OneNamespace:
+    """One namespace of a store, as it is at a time."""
+
+    store: MemoryStore
+    key: NamespaceKey
+    now: datetime
+
+    async def near(self, query: Query) -> SearchOutcome:
+        """See `Searched`."""
+        return await self.store.search(self.key, query, self.now)
+
+    async def worded(self, query: WordQuery) -> SearchOutcome:
+        """See `Searched`."""
+        return await self.store.search_words(self.key, query, self.now)
+
+
 async def search_by_rank(
-    store: MemoryStore,
-    key: NamespaceKey,
+    searched: Searched,
     query: Query,
-    now: datetime,
     *,
     mode: SearchMode,
     terms: Sequence[Term],
@@ -43,7 +70,7 @@ async def search_by_rank(
     With a diversity results come in the order of maximal marginal relevance. The query's vector is not looked at by
     mode TEXT.
     """
-    find = _finder(store, key, query, now, mode, terms)
+    find = _finder(searched, query, mode, terms)
     before = query.after.rank if query.after else 0
     end = before + query.limit
     bounded = mode is SearchMode.HYBRID or diversity is not None
@@ -70,22 +97,20 @@ async def search_by_rank(
     return replace(found, results=shown, cut=more, truncated=found.truncated or full or (bounded and found.cut))
 
 
-def _finder(
-    store: MemoryStore, key: NamespaceKey, query: Query, now: datetime, mode: SearchMode, terms: Sequence[Term]
-) -> _Find:
+def _finder(searched: Searched, query: Query, mode: SearchMode, terms: Sequence[Term]) -> _Find:
     async def by_vector(_skip: int, count: int, embeddings: bool) -> SearchOutcome:
-        return await store.search(key, replace(query, limit=count, include_embeddings=embeddings, after=None), now)
+        return await searched.near(replace(query, limit=count, include_embeddings=embeddings, after=None))
 
     async def by_words(skip: int, count: int, embeddings: bool) -> SearchOutcome:
         if not terms:
             return SearchOutcome()
-        return await store.search_words(key, WordQuery(terms, count - skip, query.filter, embeddings, skip), now)
+        return await searched.worded(WordQuery(terms, count - skip, query.filter, embeddings, skip))
 
     async def by_both(skip: int, count: int, embeddings: bool) -> SearchOutcome:
         # What words find is compared with the query here: its vector may not be near enough to be found by it.
         worded, near = await asyncio.gather(by_words(skip, count, True), by_vector(skip, count, embeddings))
         return SearchOutcome(
-            _joined(key, [worded, near], query.vector),
+            _joined([worded, near], query.vector),
             scanned=worded.scanned + near.scanned,
             truncated=near.truncated,
             cut=worded.cut or near.cut,
@@ -101,18 +126,18 @@ def _finder(
             return by_words
 
 
-def _joined(key: NamespaceKey, outcomes: list[SearchOutcome], vector: Vector) -> list[Found]:
-    ranks: dict[str, float] = {}
-    found: dict[str, Found] = {}
+def _joined(outcomes: list[SearchOutcome], vector: Vector) -> list[Found]:
+    ranks: dict[Hashable, float] = {}
+    found: dict[Hashable, Found] = {}
     for outcome in outcomes:
         for rank, result in enumerate(outcome.results, start=1):
-            stored_id = result.record.stored_id or key.stored_id(result.record.id)
-            ranks[stored_id] = ranks.get(stored_id, 0.0) + 1 / (_SMOOTHING + rank)
-            found[stored_id] = result
+            place = result.key, result.record.stored_id or result.record.id
+            ranks[place] = ranks.get(place, 0.0) + 1 / (_SMOOTHING + rank)
+            found[place] = result
     # Of equal ones those that words found first stay first: a number that is there word for word is what was meant.
-    order = sorted(found, key=lambda stored_id: -ranks[stored_id])
+    order = sorted(found, key=lambda place: -ranks[place])
     best = _BEST_RANK * len(outcomes)
-    return [replace(_compared(found[stored_id], vector), score=ranks[stored_id] / best) for stored_id in order]
+    return [replace(_compared(found[place], vector), score=ranks[place] / best) for place in order]
 
 
 def _with_vectors(results: Sequence[Found]) -> tuple[npt.NDArray[np.float32], Sequence[Found]]:

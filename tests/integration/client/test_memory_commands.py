@@ -53,6 +53,35 @@ async def test_memories_are_searched_by_meaning_and_listed(run: Run, crew_file: 
     assert "/crew" in stats
 
 
+async def test_several_crews_are_searched_together(run: Run, crew_file: str) -> None:
+    memory_id = await remember(run, crew_file)
+
+    def save() -> None:
+        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+            for kind, record in (
+                (MemoryKind.MEMORY_KIND_UNIFIED, Record(id="other", unified=UnifiedRecord(content="A lamp was sold."))),
+                (MemoryKind.MEMORY_KIND_ENTITY, entity("Ann Keeper", "person", "keeps the lamp")),
+            ):
+                namespace = Namespace(memory_id="shop", kind=kind)
+                request = SaveRecordsRequest(namespace=namespace, records=[record], crew_name="Shop")
+                client.memory.SaveRecords(request)
+
+    await asyncio.to_thread(save)
+    search = ["memory", "search", "the lamp"]
+    [found] = rows(await run(*search, "--all-crews", "--json"))
+    assert {(hit["namespace"]["memory_id"], hit["crew_name"]) for hit in found} == {
+        (memory_id, "brief"),
+        ("shop", "Shop"),
+    }
+    assert len(found) == 4
+    shown = await run(*search, "--memory-id", "shop", "--kind", "unified", "--kind", "entity")
+    assert all(text in shown.stdout for text in ("A lamp was sold.", "Ann Keeper", "Shop", "entity"))
+    assert FACTS[1] not in shown.stdout
+    refused = await run(*search, "--all-crews", "--crew", "brief")
+    assert refused.exit_code == 2
+    assert "--all-crews" in refused.stderr
+
+
 async def test_a_changed_crew_says_what_it_leaves_and_takes_it_along_when_asked(run: Run, crew_file: str) -> None:
     left = await remember(run, crew_file)
     rewrite(crew_file, "role: Reader", "role: Keeper")

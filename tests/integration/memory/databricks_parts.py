@@ -1,6 +1,6 @@
 """The Databricks repository and store without the service around them, and an emulator for them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from typing import Any, Literal
@@ -120,8 +120,11 @@ def open_store(
     async def page(limit: int, after: tuple[str, MemoryKind] | None) -> list[RemoteNamespace]:
         return sorted(noted, key=lambda written: (written.memory_id, written.kind))[:limit]
 
+    async def names(memory_ids: Sequence[str]) -> dict[tuple[str, MemoryKind], str]:
+        return {(w.memory_id, w.kind): w.crew_name for w in noted if w.memory_id in memory_ids}
+
     repository = open_repository(client, url, settle_seconds=settle_seconds)
-    notes = NamespaceNotes(note, page, lambda _: True)
+    notes = NamespaceNotes(note, page, names, lambda _: True)
     return DatabricksMemoryStore(
         repository,
         backend,

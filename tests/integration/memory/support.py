@@ -11,6 +11,8 @@ import grpc
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc, record_pb2
 from coxswain.models.v1 import inference_pb2, inference_service_pb2_grpc
+from services.common.errors import NotFound
+from services.common.grpc.status import failure_metadata, to_status
 from services.common.hosting import Host
 from services.common.identity.authenticator import SERVICE
 from services.common.settings import SERVICES, CommonSettings
@@ -37,7 +39,9 @@ class EmbeddingModels(inference_service_pb2_grpc.InferenceServiceServicer):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no service token")
         model = request.model or MODEL
         if model not in self.dimensions:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no model {model}")
+            error = NotFound.of("model", model)
+            code, status = to_status(error, "")
+            await context.abort(code, status.message, failure_metadata(error, status))
         dimension = self.dimensions[model]
         self.texts.extend(request.texts)
         return inference_pb2.EmbedResponse(

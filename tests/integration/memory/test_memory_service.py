@@ -644,9 +644,9 @@ async def test_namespaces_are_paged_by_crew_and_kind(served: Served) -> None:
 
 async def test_an_unknown_embedding_model_is_told_and_stores_nothing(memory: Harness) -> None:
     memories = stub(memory.channel())
-    with refused(CODE.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE") as refusal:
+    with refused(CODE.NOT_FOUND, "NOT_FOUND") as refusal:
         await _save(memories, unified("text"), embedding_model="no/such")
-    assert refusal.metadata == {"dependency": "models"}
+    assert refusal.metadata == {"resource": "model", "id": "no/such"}
     assert (await memories.ListNamespaces(pb.ListNamespacesRequest())).namespaces == []
 
 

@@ -12,7 +12,7 @@ from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.searches import Found, Query, SearchMode, SearchOutcome, SearchPosition, WordQuery
 from services.memory.domain.vectors import Vector, unit_vector
 from services.memory.stores.base import MemoryStore
-from services.memory.usecases.ranked_search import search_by_rank
+from services.memory.usecases.ranked_search import OneNamespace, search_by_rank
 
 KEY = NamespaceKey("sales", "crew", MemoryKind.UNIFIED)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -49,7 +49,7 @@ async def _page(
     after = SearchPosition(0.0, "x", before) if before else None
     query = Query(VECTOR, limit, after=after)
     return await search_by_rank(
-        cast("MemoryStore", store), KEY, query, NOW, mode=mode, terms=[("text",)], diversity=diversity
+        OneNamespace(cast("MemoryStore", store), KEY, NOW), query, mode=mode, terms=[("text",)], diversity=diversity
     )
 
 

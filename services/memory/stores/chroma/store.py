@@ -27,7 +27,7 @@ from services.memory.domain.searches import Found, Query, SearchOutcome, WordQue
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.domain.words import WordedText, ranked_by_words
 from services.memory.record_reader import RecordReader
-from services.memory.repositories.namespaces import NamespaceRepository
+from services.memory.repositories.namespaces import NamespaceRepository, fetch_namespaces
 from services.memory.row_values import format_time, parse_boolean, parse_list, read_integer, read_text
 from services.memory.rows import (
     Row,
@@ -322,6 +322,10 @@ class ChromaMemoryStore:
         """See `MemoryStore`; the numbers of records are kept with the namespaces."""
         async with self._database.read() as connection:
             return await NamespaceRepository(connection).page(group_id, limit, after)
+
+    async def describe(self, keys: Sequence[NamespaceKey]) -> Mapping[NamespaceKey, NamespaceInfo]:
+        """See `MemoryStore`."""
+        return await fetch_namespaces(self._database, keys)
 
 
 def _near_copies(

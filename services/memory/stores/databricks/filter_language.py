@@ -38,13 +38,22 @@ class Owner:
     kind: MemoryKind
     group_id: str
     memory_id: str | None
+    among: tuple[str, ...] = ()
+    """Of all crews only these, at most `MAX_VALUES`; empty means all."""
 
     def owns(self, row: Mapping[str, Any]) -> bool:
         """Return whether a row is one of the owner's."""
         if row.get(Column.GROUP_ID) != self.group_id:
             return False
-        by_crew = self.memory_id is not None and has_column(self.kind, Column.CREW_ID)
-        return not by_crew or row.get(Column.CREW_ID) == self.memory_id
+        crews = self.crews
+        return not crews or row.get(Column.CREW_ID) in crews
+
+    @property
+    def crews(self) -> tuple[str, ...]:
+        """The crews whose rows are meant; empty means all, or that the kind knows none."""
+        if not has_column(self.kind, Column.CREW_ID):
+            return ()
+        return self.among if self.memory_id is None else (self.memory_id,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +68,8 @@ class Clause:
 def owner_clauses(owner: Owner) -> list[Clause]:
     """Return the clauses that every query carries: this alone ties it to group and memory id."""
     clauses = [Clause(Column.GROUP_ID, Comparison.EQUAL, (owner.group_id,))]
-    if owner.memory_id is not None and has_column(owner.kind, Column.CREW_ID):
-        clauses.append(Clause(Column.CREW_ID, Comparison.EQUAL, (owner.memory_id,)))
+    if owner.crews:
+        clauses.append(Clause(Column.CREW_ID, Comparison.EQUAL, owner.crews))
     return clauses
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
@@ -59,6 +59,8 @@ class NamespaceNotes:
 
     note: Callable[[RemoteNamespace], Awaitable[None]]
     page: Callable[[int, tuple[str, MemoryKind] | None], Awaitable[Sequence[RemoteNamespace]]]
+    names: Callable[[Sequence[str]], Awaitable[Mapping[tuple[str, MemoryKind], str]]]
+    """Returns the names of crews by memory id and kind, given memory ids."""
     sweep_due: Callable[[str], bool]
     """Takes a crew's turn: true once in a while."""
 
@@ -170,7 +172,14 @@ class DatabricksMemoryStore:
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
-        index = self._index(key.kind)
+        return await self._search(_owner(key), query, now)
+
+    async def search_several(self, keys: Sequence[NamespaceKey], query: Query, now: datetime) -> SearchOutcome:
+        """See `SearchesSeveral`."""
+        return await self._search(_owner_of_several(keys), query, now)
+
+    async def _search(self, owner: Owner, query: Query, now: datetime) -> SearchOutcome:
+        index = self._index(owner.kind)
         if len(query.vector) != self._config.space.dimension:
             raise embedding_mismatch(self._config.space, "", len(query.vector))
         # The order of equal scores is the index's own, so pages are identified by rank.
@@ -181,7 +190,7 @@ class DatabricksMemoryStore:
             return SearchOutcome(truncated=True)
         found = await self._repository.searches.similarity_search(
             index,
-            _owner(key),
+            owner,
             query.vector,
             query.filter,
             limit,
@@ -190,19 +199,27 @@ class DatabricksMemoryStore:
             min_score=query.min_score,
         )
         if query.ranking is None:
-            hits = found.hits[before:]
-            results = [Found(hit.record, hit.similarity, hit.similarity) for hit in hits]
+            results = [_found(owner, hit, hit.similarity, hit.similarity) for hit in found.hits[before:]]
             return SearchOutcome(results, truncated=found.truncated, unreadable=found.unreadable)
-        results = _ranked(found.hits, query.ranking, query.asked_at or now)[before:end]
+        results = _ranked(owner, found.hits, query.ranking, query.asked_at or now)[before:end]
         truncated = found.truncated or len(found.hits) == limit
         return SearchOutcome(results, truncated=truncated, unreadable=found.unreadable)
 
     async def search_words(self, key: NamespaceKey, query: WordQuery, now: datetime) -> SearchOutcome:
         """See `MemoryStore`; the workspace decides what a word is and which count, among its best 200."""
+        return await self._search_words(_owner(key), query, now)
+
+    async def search_words_several(
+        self, keys: Sequence[NamespaceKey], query: WordQuery, now: datetime
+    ) -> SearchOutcome:
+        """See `SearchesSeveral`."""
+        return await self._search_words(_owner_of_several(keys), query, now)
+
+    async def _search_words(self, owner: Owner, query: WordQuery, now: datetime) -> SearchOutcome:
         text = " ".join(dict.fromkeys(word for term in query.terms for word in term))
         found = await self._repository.searches.word_search(
-            self._index(key.kind),
-            _owner(key),
+            self._index(owner.kind),
+            owner,
             text,
             query.filter,
             query.skip + query.limit,
@@ -212,7 +229,7 @@ class DatabricksMemoryStore:
         # The workspace's scores have no upper bound: the best record has 1, as where all terms are found.
         best = max((hit.similarity for hit in found.hits), default=0.0)
         results = [
-            Found(hit.record, max(0.0, hit.similarity / best) if best > 0 else 0.0, 0.0)
+            _found(owner, hit, max(0.0, hit.similarity / best) if best > 0 else 0.0, 0.0)
             for hit in found.hits[query.skip :]
         ]
         return SearchOutcome(results, truncated=found.truncated, unreadable=found.unreadable)
@@ -342,6 +359,13 @@ class DatabricksMemoryStore:
 
         return await asyncio.gather(*map(describe, notes))
 
+    async def describe(self, keys: Sequence[NamespaceKey]) -> Mapping[NamespaceKey, NamespaceInfo]:
+        """See `MemoryStore`; something else may have written to any of them, so all are there."""
+        names = await self._notes.names([key.memory_id for key in keys])
+        return {
+            key: NamespaceInfo(key, self._config.space, 0, 0, names.get((key.memory_id, key.kind), "")) for key in keys
+        }
+
     def _index(self, kind: MemoryKind) -> str:
         name = self._config.index_name(kind)
         if name is None:
@@ -365,7 +389,16 @@ def _owner(key: NamespaceKey) -> Owner:
     return Owner(key.kind, key.group_id, key.memory_id)
 
 
-def _ranked(hits: Sequence[Hit], ranking: Ranking, now: datetime) -> list[Found]:
+def _owner_of_several(keys: Sequence[NamespaceKey]) -> Owner:
+    first = keys[0]
+    return Owner(first.kind, first.group_id, None, tuple(dict.fromkeys(key.memory_id for key in keys)))
+
+
+def _found(owner: Owner, hit: Hit, score: float, similarity: float) -> Found:
+    return Found(hit.record, score, similarity, NamespaceKey(owner.group_id, hit.memory_id, owner.kind))
+
+
+def _ranked(owner: Owner, hits: Sequence[Hit], ranking: Ranking, now: datetime) -> list[Found]:
     if not hits:
         return []
     records = [hit.record for hit in hits]
@@ -376,4 +409,4 @@ def _ranked(hits: Sequence[Hit], ranking: Ranking, now: datetime) -> list[Found]
         np.array([float(getattr(record.body, Column.IMPORTANCE, 0.0)) for record in records]),
     ).tolist()
     order = sorted(range(len(hits)), key=lambda position: (-scores[position], records[position].stored_id))
-    return [Found(records[position], scores[position], hits[position].similarity) for position in order]
+    return [_found(owner, hits[position], scores[position], hits[position].similarity) for position in order]

@@ -1,7 +1,7 @@
 """Memories as rows of the service's database, vectors included; searches are exact."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from services.memory.domain.saves import SavedRecord
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace
-from services.memory.repositories.namespaces import NamespaceRepository, fetch_namespace
+from services.memory.repositories.namespaces import NamespaceRepository, fetch_namespace, fetch_namespaces
 from services.memory.row_values import parse_list
 from services.memory.rows import Row
 from services.memory.schemas import Column
@@ -350,6 +350,10 @@ class SqlMemoryStore:
         """See `MemoryStore`; the numbers of records are kept with the namespaces."""
         async with self._database.read() as connection:
             return await NamespaceRepository(connection).page(group_id, limit, after)
+
+    async def describe(self, keys: Sequence[NamespaceKey]) -> Mapping[NamespaceKey, NamespaceInfo]:
+        """See `MemoryStore`."""
+        return await fetch_namespaces(self._database, keys)
 
     async def sweep(self, now: datetime) -> int:
         """Remove what has expired in all namespaces, and return how many records."""

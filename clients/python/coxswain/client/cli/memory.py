@@ -1,11 +1,11 @@
-"""Commands about memory: search, list, graph, stats, clear, forget; export and import are in `memory_transfer`."""
+"""Commands about memory: list, graph, stats, clear, forget; searches and transfers are in modules of their own."""
 
 from typing import Annotated
 
 import typer
 
 from coxswain.client.blocking import Client
-from coxswain.client.cli import memory_transfer
+from coxswain.client.cli import memory_search, memory_transfer
 from coxswain.client.cli.adoption import adopt
 from coxswain.client.cli.backends import backend_app
 from coxswain.client.cli.entity_tree import entity_tree
@@ -14,6 +14,7 @@ from coxswain.client.cli.namespaces import (
     CrewOption,
     KindOption,
     MemoryIdOption,
+    PrivateOption,
     namespace_of,
     namespaces,
     warn_if_unknown,
@@ -37,8 +38,6 @@ from coxswain.memory.v1.memory_pb2 import (
     ListRecordsRequest,
     NamespaceInfo,
     RecordFilter,
-    SearchRecordsRequest,
-    SearchResult,
     TraverseEntitiesRequest,
 )
 from coxswain.memory.v1.record_pb2 import MemoryKind
@@ -47,57 +46,7 @@ app = typer.Typer(no_args_is_help=True, help="Search and manage the memories of 
 app.add_typer(backend_app, name="backend")
 app.add_typer(index_app, name="index")
 app.command()(adopt)
-
-PrivateOption = Annotated[
-    bool, typer.Option("--private", help="Include memories that are private to one source; needs the role editor.")
-]
-
-
-@app.command()
-def search(
-    context: typer.Context,
-    text: Annotated[str, typer.Argument(help="What to look for, in your own words.")],
-    crew: CrewOption = "",
-    memory_id: MemoryIdOption = "",
-    kind: KindOption = "unified",
-    limit: Annotated[int, typer.Option(min=1, max=10000, help="How many at most.")] = 10,
-    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Least similarity, -1 to 1.")] = None,
-    private: PrivateOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Find the memories nearest in meaning to a text, best first. Their texts are shown on one line; --json has all.
-
-    Example: `coxswain memory search "who kept the light burning" --crew brief --limit 3`
-    """
-    session = session_of(context, as_json)
-    with session.client() as client:
-        request = SearchRecordsRequest(namespace=namespace_of(client, crew, memory_id, kind), text=text)
-        if min_score is not None:
-            request.min_score = min_score
-        if private:
-            request.filter.include_private = True
-        results, scanned, truncated = list[SearchResult](), 0, False
-        while len(results) < limit:
-            request.limit = limit - len(results)
-            response = client.memory.SearchRecords(request)
-            results += response.results
-            scanned, truncated = scanned + response.scanned_records, truncated or response.truncated
-            request.page_token = response.next_page_token
-            if not request.page_token:
-                break
-        if not results and not session.json:
-            warn_if_unknown(session, client, request.namespace)
-    if truncated:
-        session.say("only the nearest candidates were checked: others may match too", "yellow")
-    if scanned:
-        session.say(f"{scanned:,} records were read for this search; the time grows with their number", "dim")
-    if session.json:
-        return session.print_json(results)
-    made = table(">score", "memory", "id")
-    for result in results:
-        add_row(made, f"{result.score:.3f}", one_line(content_of(result.record)), result.record.id)
-    session.out.print(made if results else "nothing found")
-    return None
+app.command()(memory_search.search)
 
 
 @app.command("list")

@@ -18,6 +18,10 @@ MemoryIdOption = Annotated[
 ]
 KindOption = Annotated[str, typer.Option("--kind", help="unified, short_term, long_term, entity or document.")]
 
+PrivateOption = Annotated[
+    bool, typer.Option("--private", help="Include memories that are private to one source; needs the role editor.")
+]
+
 
 def namespaces(client: Client) -> Iterator[NamespaceInfo]:
     """All namespaces of the group."""
