@@ -69,7 +69,8 @@ def test_a_count_that_nobody_can_store_hurts_neither_its_crew_nor_others(
 
 
 def test_tool_calls_in_pieces_without_ids_and_indices_are_all_made(scene: Scene, alice: Caller) -> None:
-    text = json.dumps({"text": "one two"})
+    # Half a character and U+0000, in escapes of the arguments' own: no database takes them.
+    text = json.dumps({"text": "one two \0 \ud83d"})
     body = _calls(
         {"function": {"name": "calculator", "arguments": '{"expression": "6 * 7"}'}},
         {"index": 0, "id": None, "function": {"name": "calculator", "arguments": '{"expression": "1 + 1"}'}},

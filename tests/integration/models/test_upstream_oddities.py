@@ -133,11 +133,19 @@ async def test_an_answer_is_one_with_every_status_of_success(models: Installatio
     assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_BAD_RESPONSE")
 
 
-async def test_an_answer_with_a_zero_in_it_is_taken_back_in_the_next_turn(models: Installation) -> None:
-    call = {"id": "a\0", "function": {"name": "f", "arguments": '{"x": "\0"}'}}
+@pytest.mark.parametrize("arguments", ['{"x": "\0"}', r'{"x": "\u0000"}', r'{"x": "\ud83d"}'])
+async def test_an_answer_with_a_zero_in_it_is_taken_back_in_the_next_turn(models: Installation, arguments: str) -> None:
+    call: dict[str, Any] = {"id": "a\0", "function": {"name": "f", "arguments": arguments}}
+    pieces: list[dict[str, Any]] = [
+        {**call, "function": {"name": "f", "arguments": arguments[:9]}},
+        {"function": {"arguments": arguments[9:]}},
+    ]
+    models.llm.on(Reply(raw_body=_stream(*({"tool_calls": [{"index": 0, **piece}]} for piece in pieces))), times=1)
+    streamed = "".join(piece.tool_call.arguments_json for piece in await _read(models))
     models.llm.on(Reply(raw_body=_whole({"content": "a\0", "tool_calls": [call]}, "tool_calls")), times=1)
     answer = await models.inference().Complete(ask(CHAT))
     (made,) = answer.tool_calls
+    assert json.loads(made.arguments_json) == json.loads(streamed) == {"x": "\ufffd"}
     request = ask(CHAT)
     request.completion.messages.add(
         role=pb.MESSAGE_ROLE_ASSISTANT, content=[pb.ContentPart(text=answer.text)], tool_calls=answer.tool_calls

@@ -1,12 +1,20 @@
 """Half characters of upstreams never reach a message, nor does U+0000."""
 
 import itertools
+import json
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.models.providers.unicode_repair import PieceRepair, repair
+from services.models.providers.unicode_repair import JsonPieceRepair, PieceRepair, repair, repair_json
 
+_ESCAPES = st.lists(
+    st.sampled_from(
+        [r"\u0000", r"\uD83D", r"\ude00", r"\u00e9", r"\\", r"\n", "u0000", "\ud83d", "\ude00", "\0", "x", '\\"']
+    ),
+    max_size=8,
+).map("".join)
 _HALVES = st.text(st.characters(categories=["Cs", "L", "N"]) | st.sampled_from("\ud83d\ude00\0"), max_size=20)
 
 
@@ -40,3 +48,31 @@ def test_pieces_give_what_the_whole_gives(text: str, cuts: list[int]) -> None:
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     parts = [pieces.feed(text[start:end]) for start, end in itertools.pairwise(edges)]
     assert "".join(parts) + pieces.finish() == repair(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (r'{"x\u0000": "a\u0000\u0000"}', {"x\ufffd": "a\ufffd\ufffd"}),
+        (r'{"x": "\ud83d \uDE00 \uD83D\uDE00\ude00"}', {"x": "\ufffd \ufffd 😀\ufffd"}),
+        (r'{"x": "C:\\u0000 \\\u0000"}', {"x": "C:\\u0000 \\\ufffd"}),
+    ],
+    ids=["zero", "halves", "backslashes"],
+)
+def test_escapes_of_what_cannot_be_said_are_replaced(arguments: str, meant: dict[str, str]) -> None:
+    assert json.loads(repair_json(arguments)) == meant
+    pieces = JsonPieceRepair()
+    byte_by_byte = "".join(pieces.feed(letter) for letter in arguments) + pieces.finish()
+    assert byte_by_byte == repair_json(arguments)
+
+
+@given(_ESCAPES, st.lists(st.integers(0, 60), max_size=8))
+@example(r"\\\ud83d\ude00", [2, 5, 9])
+def test_json_in_pieces_is_what_the_whole_is_and_can_be_read_and_sent(text: str, cuts: list[int]) -> None:
+    pieces = JsonPieceRepair()
+    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    parts = [pieces.feed(text[start:end]) for start, end in itertools.pairwise(edges)]
+    assert "".join(parts) + pieces.finish() == repair_json(text)
+    meant = json.loads(f'"{repair_json(text)}"')
+    assert "\0" not in meant
+    assert meant == repair(json.loads(f'"{repair(text)}"'))

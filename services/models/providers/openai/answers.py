@@ -28,7 +28,7 @@ from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.thinking import ThinkingReader
 from services.models.providers.think_tags import ThinkTagSplitter
 from services.models.providers.tool_call_assembly import ToolCallAssembler, read_piece
-from services.models.providers.unicode_repair import PieceRepair, repair
+from services.models.providers.unicode_repair import JsonPieceRepair, PieceRepair, repair, repair_json
 from services.models.providers.upstream_errors import bad_response, unavailable, upstream_failure
 from services.models.providers.usage_reading import read_usage
 
@@ -124,7 +124,7 @@ class AnswerReader:
     _thoughts: ThinkTagSplitter = field(default_factory=ThinkTagSplitter)
     _text_repair: PieceRepair = field(default_factory=PieceRepair)
     _reasoning_repair: PieceRepair = field(default_factory=PieceRepair)
-    _argument_repairs: dict[int, PieceRepair] = field(default_factory=dict)
+    _argument_repairs: dict[int, JsonPieceRepair] = field(default_factory=dict)
 
     def feed(self, document: Any) -> list[Delta]:
         """Return what one document adds to the answer.
@@ -230,7 +230,7 @@ class AnswerReader:
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """Return the tool calls as a whole, once the answer has ended."""
         return tuple(
-            ToolCall(repair(call.id), repair(call.name), repair(call.arguments_json), repair(call.provider_state))
+            ToolCall(repair(call.id), repair(call.name), repair_json(call.arguments_json), repair(call.provider_state))
             for call in self._calls.calls()
         )
 
@@ -286,16 +286,15 @@ class AnswerReader:
         self._called = True
         repaired: list[Delta] = []
         for delta in self._calls.add(read_piece(call)):
-            pieces = self._argument_repairs.setdefault(delta.index, PieceRepair())
-            repaired.append(
-                ToolCallDelta(
-                    delta.index,
-                    repair(delta.id),
-                    repair(delta.name),
-                    pieces.feed(delta.arguments_json),
-                    repair(delta.provider_state),
+            pieces = self._argument_repairs.setdefault(delta.index, JsonPieceRepair())
+            arguments = pieces.feed(delta.arguments_json)
+            # A piece may be held back until it can be read.
+            if arguments or delta.name:
+                repaired.append(
+                    ToolCallDelta(
+                        delta.index, repair(delta.id), repair(delta.name), arguments, repair(delta.provider_state)
+                    )
                 )
-            )
         return repaired
 
     def _say(self, deltas: list[Delta], reasoning: str, text: str) -> None:
