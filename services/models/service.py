@@ -132,8 +132,10 @@ class ModelsService:
         )
         self._model_servicer = ModelServicer(self._models, CredentialChecks(credentials, self._providers))
         self._inference_servicer = InferenceServicer(inference, self._stored_answers, embedding)
-        reports = UsageReports(runtime.database, self._recorder)
-        self._usage_servicer = UsageServicer(reports, self._budgets, self._alerts)
+        self._reports = UsageReports(
+            runtime.database, self._recorder, retention_seconds=settings.usage_retention_seconds
+        )
+        self._usage_servicer = UsageServicer(self._reports, self._budgets, self._alerts)
 
     def register(self, registry: Registry) -> None:
         """Register the three servicers."""
@@ -159,6 +161,7 @@ class ModelsService:
         )
         self._background.start(self._stored_answers.clean(self._settings.cleaning_seconds))
         self._background.start(self._stored_answers.renew())
+        self._background.start(every(self._settings.cleaning_seconds, self._reports.forget, name="usage_retention"))
 
     async def _needs_litellm(self) -> bool:
         if self._settings.litellm_prestart is not None:

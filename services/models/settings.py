@@ -222,8 +222,14 @@ class ModelsSettings(BaseSettings):
         ge=1024,
         description="Bytes of the answers stored for one group; beyond about that many the oldest are removed.",
     )
+    usage_retention_seconds: float = Field(
+        400 * 24 * 3600,
+        ge=0,
+        description="Seconds for which calls are kept that QueryUsage sums up, and alerts; 0: for ever. Those of the "
+        "present month, which limits count, are kept in any case.",
+    )
     cleaning_seconds: float = Field(
-        300, gt=0, description="Seconds between two removals of old requests and expired answers."
+        300, gt=0, description="Seconds between two removals of old requests, expired answers and old usage."
     )
 
     @field_validator("keyless_origins", "idempotent_origins")

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, delete, func, select
+from sqlalchemy import Column, delete, func, select, tuple_
 
 from services.common.db.database import Database
 
@@ -22,3 +22,30 @@ async def remove_before(database: Database, time: Column[Any], before: datetime)
             return removed
         async with database.write() as connection:
             removed += (await connection.execute(delete(time.table).where(time <= until))).rowcount
+
+
+async def remove_before_by_group(
+    database: Database, group_id: Column[Any], time: Column[Any], before: datetime | str
+) -> None:
+    """Remove the rows of a table whose column `time` is earlier, group by group, oldest first and in portions.
+
+    For tables whose index on the time begins with the group. Replicas may do it at once.
+    """
+    key = tuple(time.table.primary_key.columns)
+    group = ""
+    while True:
+        async with database.read() as connection:
+            group = await connection.scalar(select(func.min(group_id)).where(group_id > group))
+        if group is None:
+            return
+        old = (
+            select(*key)
+            .where(group_id == group, time < before)
+            .order_by(time)
+            .limit(_PORTION)
+            .with_for_update(skip_locked=True)
+        )
+        removed = _PORTION
+        while removed == _PORTION:
+            async with database.write() as connection:
+                removed = (await connection.execute(delete(time.table).where(tuple_(*key).in_(old)))).rowcount

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, delete, func, select, tuple_
+from sqlalchemy import ColumnElement, case
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.sums import SumStatements, within
@@ -73,27 +72,6 @@ class ToolUsageRepository:
             )
             for row in await self._connection.execute(statement)
         ]
-
-    async def next_group(self, after: str) -> str | None:
-        """Return the first group after another that has used tools."""
-        found = await self._connection.execute(
-            select(func.min(tool_usage.c.group_id)).where(tool_usage.c.group_id > after)
-        )
-        group_id: str | None = found.scalar_one()
-        return group_id
-
-    async def forget(self, group_id: str, before: datetime, limit: int) -> int:
-        """Delete up to `limit` of a group's calls that began before a time, oldest first; return how many."""
-        key = (tool_usage.c.id, tool_usage.c.execution_id)
-        old = (
-            select(*key)
-            .where(tool_usage.c.group_id == group_id, tool_usage.c.called_at < before)
-            .order_by(tool_usage.c.called_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        deleted = await self._connection.execute(delete(tool_usage).where(tuple_(*key).in_(old)))
-        return deleted.rowcount
 
 
 def _columns(record: ToolUsageRecord) -> dict[str, Any]:

@@ -1,17 +1,17 @@
 """What groups have used of tools."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.db.expiry import remove_before_by_group
 from services.common.identity.principal import Principal
 from services.common.paging import Page
 from services.common.sum_queries import page_of_sums
 from services.orchestrator.domain.tool_usage import ToolUsageQuery, ToolUsageSum
 from services.orchestrator.repositories.tool_usage import ToolUsageRepository
-
-_PORTION = 1000
+from services.orchestrator.tables import tool_usage
 
 
 class ToolUsage:
@@ -41,16 +41,4 @@ class ToolUsage:
         if not self._retention_seconds:
             return
         before = utc_now() - timedelta(seconds=self._retention_seconds)
-        group_id = ""
-        while (next_group := await self._next_group(group_id)) is not None:
-            group_id = next_group
-            while await self._forget(group_id, before) == _PORTION:
-                pass
-
-    async def _next_group(self, after: str) -> str | None:
-        async with self._database.read() as connection:
-            return await ToolUsageRepository(connection).next_group(after)
-
-    async def _forget(self, group_id: str, before: datetime) -> int:
-        async with self._database.write() as connection:
-            return await ToolUsageRepository(connection).forget(group_id, before, _PORTION)
+        await remove_before_by_group(self._database, tool_usage.c.group_id, tool_usage.c.called_at, before)

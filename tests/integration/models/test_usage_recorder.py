@@ -2,21 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.errors import Unavailable
 from services.common.ids import new_id
+from services.models.domain.budget import Period
 from services.models.domain.usage import Usage, UsageRecord
-from services.models.repositories.usage import UsageRepository
-from services.models.tables import usage_records
+from services.models.repositories.usage import UsageRepository, read_sums
+from services.models.settings import ModelsSettings
+from services.models.tables import budget_alerts, usage_days, usage_records
+from services.models.usecases.usage import UsageReports
 from services.models.usecases.usage_recorder import UsageRecorder
 from tests.integration.models.support import CHAT, ask, serve_models
 
@@ -111,3 +115,43 @@ async def test_records_of_a_moment_are_one_batch(
         await asyncio.sleep(0)
     assert await recorder.flush(30)
     assert batches == [20]
+
+
+async def test_usage_is_kept_for_its_time_and_that_of_the_present_month_in_any_case(
+    database: Database, recorder: UsageRecorder
+) -> None:
+    now = utc_now()
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    times = [now - timedelta(days=70), month - timedelta(days=2), month, now]
+    alert = {"model": "m", "subject": "", "ceiling": False, "limit_name": "daily_cost_limit", "allowed": 1, "used": 1}
+    async with database.write() as connection:
+        for group in ("a", "b"):
+            records = [
+                UsageRecord(f"{group}{number}", group, "m", "", time, Usage(1)) for number, time in enumerate(times)
+            ]
+            await UsageRepository(connection).add(records, maybe_stored=False)
+            rows = [
+                {**alert, "group_id": group, "alert_share": 1, "id": each.id, "created_at": each.called_at}
+                | {"period": f"{number}"}
+                for number, each in enumerate(records)
+            ]
+            await connection.execute(insert(budget_alerts), rows)
+    sums = await read_sums(database, ["a", "b"], now)
+
+    async def kept() -> tuple[list[str], list[str], set[str]]:
+        async with database.read() as connection:
+            records, alerts, days = [
+                list((await connection.execute(select(column))).scalars())
+                for column in (usage_records.c.id, budget_alerts.c.id, usage_days.c.day)
+            ]
+        return sorted(records), sorted(alerts), set(days)
+
+    for days, numbers in ((0, "0123"), (60, "123"), (1, "23")):
+        await UsageReports(database, recorder, retention_seconds=days * 24 * 3600).forget()
+        ids = [f"{group}{number}" for group in "ab" for number in numbers]
+        assert await kept() == (ids, ids, {Period.DAY.of(times[int(number)]) for number in numbers})
+        assert await read_sums(database, ["a", "b"], now) == sums
+
+
+def test_usage_is_not_kept_for_ever_by_default() -> None:
+    assert timedelta(seconds=ModelsSettings.model_fields["usage_retention_seconds"].default) == timedelta(days=400)
