@@ -49,6 +49,8 @@ from services.common.ids import new_id
 logger = structlog.get_logger(__name__)
 
 _MAX_REQUEST_ID = 128
+# A stream cannot be told why it ends while its client takes something else; one that takes nothing is not waited for.
+_LAST_WRITE_SECONDS = 5.0
 
 Received = TypeVar("Received")
 
@@ -63,6 +65,17 @@ class Method:
     """The service of ours it belongs to, which is the audience of service tokens. Example: `auth`."""
     access: MethodAccess
     request_type: type[Message]
+
+
+@dataclass(slots=True)
+class _Responses:
+    """A stream of responses, for whom watches over its caller."""
+
+    task: "asyncio.Task[Any] | None"
+    writing: bool = False
+    """Whether gRPC has a response of it that the client has not taken yet."""
+    refusal: CoxswainError | None = None
+    """Why it has to end."""
 
 
 class Pipeline:
@@ -145,24 +158,28 @@ class Pipeline:
             started = time.perf_counter()
             call = Call(request_id="", method=method.path)
             guard: asyncio.Task[None] | None = None
-            task = asyncio.current_task()
-            revoked: list[CoxswainError] = []
+            stream = _Responses(asyncio.current_task())
             try:
                 await self._admit(call, method, context)
                 if call.principal is not None and not call.service:
-                    guard = asyncio.create_task(self._recheck(call, task, revoked))
+                    guard = asyncio.create_task(self._recheck(call, stream))
                 responses = await respond(received, context)
-                if task is not None:
-                    task.add_done_callback(lambda _: self._closing.start(_close(responses, guard)))
+                if stream.task is not None:
+                    stream.task.add_done_callback(lambda _: self._closing.start(_close(responses, guard)))
                 async for response in responses:
-                    yield self._encode(response)
+                    data = self._encode(response)
+                    stream.writing = True
+                    yield data
+                    stream.writing = False
+                    if stream.refusal is not None:
+                        raise stream.refusal
             except Exception as error:
                 await self._fail(call, context, error)
                 return
             except asyncio.CancelledError:
-                if not revoked:
+                if stream.refusal is None:
                     raise
-                await self._fail(call, context, revoked[0])
+                await self._fail(call, context, stream.refusal)
                 return
             finally:
                 if guard is not None:
@@ -189,10 +206,10 @@ class Pipeline:
             )
         return data
 
-    async def _recheck(self, call: Call, stream: asyncio.Task[Any] | None, revoked: list[CoxswainError]) -> None:
+    async def _recheck(self, call: Call, stream: _Responses) -> None:
         """End a stream soon after its caller is no longer who was admitted."""
         admitted = call.principal
-        while stream is not None and admitted is not None:
+        while stream.task is not None and admitted is not None:
             # What is remembered of the caller may be old already: a fixed pace would add that age to the time they get.
             remembered = self._authenticator.remembered_seconds(call.credential, call.group_header)
             await asyncio.sleep(remembered or self._stream_check_seconds)
@@ -200,8 +217,10 @@ class Pipeline:
                 principal = await self._authenticator.caller(call.credential, call.group_header)
                 _require_admitted(principal, admitted)
             except (Unauthenticated, PermissionDenied, FailedPrecondition) as error:
-                revoked.append(error)
-                stream.cancel()
+                stream.refusal = error
+                if stream.writing:
+                    await asyncio.sleep(_LAST_WRITE_SECONDS)
+                stream.task.cancel()
                 return
             except CoxswainError:
                 # Auth cannot be asked just now, which says nothing about the caller.

@@ -18,6 +18,8 @@ from services.common.identity.authenticator import Authenticator
 from services.common.settings import CommonSettings
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+# Longer than any call waits for a process that stands still, as on a machine that was paused.
+_LONGEST_UNREAD_SECONDS = 3600
 
 
 class Registry(Protocol):
@@ -57,6 +59,8 @@ class Listener:
                 # as many as may be worked on have to get that far when they come at once.
                 ("grpc.server.max_pending_requests", 2 * settings.max_concurrent_calls),
                 ("grpc.server.max_pending_requests_hard_limit", 4 * settings.max_concurrent_calls),
+                # By itself, gRPC cancels without a word what has waited 30 s to be looked at.
+                ("grpc.server_max_unrequested_time_in_server", _LONGEST_UNREAD_SECONDS),
                 # Makes clients look addresses up again now and then, so that new replicas get their share.
                 ("grpc.max_connection_age_ms", 10 * 60 * 1000),
                 ("grpc.max_connection_age_grace_ms", 60 * 60 * 1000),

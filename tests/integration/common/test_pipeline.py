@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -27,6 +28,7 @@ from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
+from services.common.grpc import server
 from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import acting_as, current_call, current_principal
 from services.common.grpc.pipeline import Method, Pipeline
@@ -224,6 +226,32 @@ async def test_as_many_calls_may_come_at_once_as_a_listener_works_on(served: Ser
     request = model_pb2.GetModelRequest(name="m")
     calls = (served.models.GetModel(request, metadata=bearer("ann:OPERATOR")) for _ in range(2000))
     assert len(await asyncio.gather(*calls)) == 2000
+
+
+@pytest.mark.parametrize("longest", [1, None])
+async def test_calls_that_wait_for_a_process_that_stands_still_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int | None
+) -> None:
+    # By itself, gRPC cancels them after 30 s without a word. That one second does so shows that the option is known.
+    if longest is not None:
+        monkeypatch.setattr(server, "_LONGEST_UNREAD_SECONDS", longest)
+    request = model_pb2.GetModelRequest(name="m")
+    async with serve(tmp_path) as served:
+        await served.models.GetModel(request, metadata=bearer("ann:OPERATOR"))
+        cancelled = 0
+        for seconds in (1.2, 2.4, 4.8, 9.6) if longest else (1.2,):
+            calls = [
+                asyncio.ensure_future(served.models.GetModel(request, metadata=bearer("ann:OPERATOR")))
+                for _ in range(4)
+            ]
+            # They are on their way when the loop stands still, and more than it looks at beforehand.
+            await asyncio.sleep(0)
+            time.sleep(seconds)  # noqa: ASYNC251 - this is the standing still
+            ends = await asyncio.gather(*calls, return_exceptions=True)
+            cancelled = sum(isinstance(end, grpc.aio.AioRpcError) for end in ends)
+            if cancelled:
+                break
+        assert bool(cancelled) is (longest is not None)
 
 
 async def test_callers_with_different_credentials_or_groups_never_share_an_identity(served: Served) -> None:
@@ -482,6 +510,46 @@ async def test_a_handler_ends_with_its_call_even_when_nobody_takes_what_it_says(
     async with asyncio.timeout(10):
         await ended.wait()
     assert responses is not None
+
+
+async def test_a_removed_caller_who_still_takes_a_response_hears_why_nothing_follows() -> None:
+    removed = asyncio.Event()
+
+    class Removing:
+        """Knows the caller once, and not any more."""
+
+        known = True
+
+        async def caller(self, _credential: Any, _group: str) -> Principal:
+            if self.known:
+                self.known = False
+                return await ToyIdentity().exchange(Credential("ann:OPERATOR"), "sales")
+            removed.set()
+            raise Unauthenticated("ann was removed", reason="CREDENTIAL_REJECTED")
+
+        def remembered_seconds(self, _credential: Any, _group: str) -> float:
+            return 0.001
+
+    class Context:
+        invocation_metadata = staticmethod(lambda: (("authorization", "Bearer ann"),))
+        time_remaining = staticmethod(lambda: None)
+
+        async def abort(self, code: Any, details: str, _metadata: Any) -> None:
+            raise RuntimeError(code, details)
+
+    async def handler(_request: Any, _context: Any) -> AsyncIterator[Any]:
+        while True:
+            yield model_pb2.GetModelResponse()
+
+    authenticator: Any = Removing()
+    context: Any = Context()
+    pipeline = Pipeline(authenticator, internal=False, stream_check_seconds=1, max_message_bytes=1024)
+    access = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=True)
+    method = Method("/m", "models", access, model_pb2.ListModelsRequest)
+    with pytest.raises(RuntimeError, match="ann was removed"):
+        async for _ in pipeline.server_stream(method, handler)(b"", context):
+            # The client takes its time.
+            await removed.wait()
 
 
 def import_message(*texts: str) -> memory_pb2.ImportRecordsRequest:
