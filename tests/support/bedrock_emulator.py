@@ -1,4 +1,4 @@
-"""Amazon Bedrock's Converse on loopback: whole answers, and streams in AWS's binary form of events."""
+"""Amazon Bedrock on loopback: Converse, whole and in AWS's binary form of events, and what embeds."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ class ToolUse:
     input: dict[str, Any]
 
 
+@dataclass
+class Thought:
+    """What the model thought before its answer."""
+
+    text: str
+    signature: str
+
+
 class BedrockEmulator(HttpEmulator):
     """Says `text` to whoever comes, or calls tools, or fails as `fault` says, and keeps a log."""
 
@@ -53,17 +61,23 @@ class BedrockEmulator(HttpEmulator):
         self.text = "Bonjour tout le monde"
         self.fault: Fault | None = None
         self.tools: list[ToolUse] = []
+        self.thought: Thought | None = None
         self.stop_reason = "end_turn"
 
     def install(self, app: web.Application) -> None:
         app.router.add_post("/model/{model}/converse", self._whole)
         app.router.add_post("/model/{model}/converse-stream", self._stream)
+        app.router.add_post("/model/{model}/invoke", self._embed)
 
     async def _whole(self, request: web.Request) -> web.Response:
         await self._log(request, stream=False)
         if self.fault is not None:
             return _failed(self.fault)
-        content: list[dict[str, Any]] = [{"text": self.text}]
+        content: list[dict[str, Any]] = []
+        if self.thought is not None:
+            thought = {"text": self.thought.text, "signature": self.thought.signature}
+            content.append({"reasoningContent": {"reasoningText": thought}})
+        content.append({"text": self.text})
         content += [{"toolUse": {"toolUseId": tool.id, "name": tool.name, "input": tool.input}} for tool in self.tools]
         return web.json_response(
             {
@@ -81,6 +95,11 @@ class BedrockEmulator(HttpEmulator):
         response = web.StreamResponse(headers={"Content-Type": "application/vnd.amazon.eventstream"})
         await response.prepare(request)
         await response.write(event("messageStart", {"role": "assistant"}))
+        if self.thought is not None:
+            for said in ({"text": self.thought.text}, {"signature": self.thought.signature}):
+                delta = {"contentBlockIndex": 0, "delta": {"reasoningContent": said}}
+                await response.write(event("contentBlockDelta", delta))
+            await response.write(event("contentBlockStop", {"contentBlockIndex": 0}))
         for word in self.text.split():
             delta = {"contentBlockIndex": 0, "delta": {"text": f"{word} "}}
             await response.write(event("contentBlockDelta", delta))
@@ -100,6 +119,15 @@ class BedrockEmulator(HttpEmulator):
         usage = {"inputTokens": 12, "outputTokens": 4, "totalTokens": 16}
         await response.write(event("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}))
         return response
+
+    async def _embed(self, request: web.Request) -> web.Response:
+        await self._log(request, stream=False)
+        if self.fault is not None:
+            return _failed(self.fault)
+        body = self.calls[-1].body
+        if "texts" in body:
+            return web.json_response({"embeddings": [_vector(text) for text in body["texts"]]})
+        return web.json_response({"embedding": _vector(body["inputText"]), "inputTextTokenCount": 3})
 
     @property
     def _stop_reason(self) -> str:
@@ -124,6 +152,10 @@ def event(kind: str, payload: dict[str, Any], *, what: str = "event") -> bytes:
     prelude = struct.pack(">II", 16 + len(headers) + len(body), len(headers))
     message = prelude + struct.pack(">I", zlib.crc32(prelude)) + headers + body
     return message + struct.pack(">I", zlib.crc32(message))
+
+
+def _vector(text: str) -> list[float]:
+    return [float(len(text)), 1.0]
 
 
 def _failed(fault: Fault) -> web.Response:

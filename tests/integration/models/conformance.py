@@ -692,21 +692,20 @@ _ELSEWHERE = """
 ## Bedrock and Vertex AI
 
 Both are reached through litellm too. They have tests of their own, in
-`tests/integration/models/test_litellm_providers.py`, before emulators of Converse and of Vertex AI's addresses. "not
-tried" means that litellm may do it, and no test says so.
+`tests/integration/models/test_litellm_providers.py`, before emulators of Converse and of Vertex AI's addresses.
 
 | | Bedrock | Vertex AI |
 |---|---|---|
 | credential | AWS keys that sign for its region, or a key of Bedrock | a service account, exchanged for a token |
 | whole and streamed answers | yes | yes |
 | tool calls, whole and streamed, and their results | yes | yes |
-| signed thoughts of tool calls go back | not tried | yes |
-| answers that a limit, a stop or a guardrail ended | yes | not tried |
+| signed thoughts of tool calls go back | yes | yes |
+| answers that a limit, a stop or a guardrail ended | yes | yes |
 | errors: context window, rate limit, credential | yes | yes |
-| error within a stream | yes | not tried |
+| error within a stream | yes | yes |
 | files | yes | yes |
-| schemas, reasoning | not tried | yes |
-| embeddings | not tried | not tried |
+| schemas, reasoning | yes | yes |
+| embeddings | yes | yes |
 """
 _HEAD = """# What works with which provider
 

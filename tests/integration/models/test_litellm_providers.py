@@ -28,7 +28,7 @@ from tests.integration.models.support import (
     text,
 )
 from tests.integration.models.test_litellm_processes import helpers
-from tests.support.bedrock_emulator import BedrockEmulator, Fault, ToolUse
+from tests.support.bedrock_emulator import BedrockEmulator, Fault, Thought, ToolUse
 from tests.support.harness import ALICE, BOB
 from tests.support.http_emulator import HttpEmulator
 from tests.support.llm_emulator import LlmEmulator
@@ -82,6 +82,9 @@ class VertexEmulator(HttpEmulator):
         self.bodies: list[Any] = []
         self.parts: list[dict[str, Any]] = [{"text": "Bonjour"}]
         self.fault: tuple[int, dict[str, Any]] | None = None
+        self.finish = "STOP"
+        self.broken: dict[str, Any] | None = None
+        """What a stream says after its text, in the place of its end."""
 
     def install(self, app: web.Application) -> None:
         app.router.add_post("/token", self._token)
@@ -97,11 +100,23 @@ class VertexEmulator(HttpEmulator):
         if self.fault is not None:
             status, document = self.fault
             return web.json_response(document, status=status)
+        if request.path.endswith(":predict"):
+            values = [[float(len(each["content"])), 1.0] for each in self.bodies[-1]["instances"]]
+            statistics = {"token_count": 2, "truncated": False}
+            return web.json_response(
+                {"predictions": [{"embeddings": {"values": each, "statistics": statistics}} for each in values]}
+            )
         content = {"role": "model", "parts": self.parts}
         usage = {"promptTokenCount": 3, "candidatesTokenCount": 1, "totalTokenCount": 4}
-        answer = {"candidates": [{"content": content, "finishReason": "STOP", "index": 0}], "usageMetadata": usage}
+        candidate: dict[str, Any] = {"content": content, "finishReason": self.finish, "index": 0}
+        answer = {"candidates": [candidate], "usageMetadata": usage}
         if "streamGenerateContent" in request.path:
-            return web.Response(text=f"data: {json.dumps(answer)}\n\n", content_type="text/event-stream")
+            events = [answer]
+            if self.broken is not None:
+                del candidate["finishReason"]
+                events.append(self.broken)
+            said = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+            return web.Response(text=said, content_type="text/event-stream")
         return web.json_response(answer)
 
 
@@ -195,11 +210,15 @@ def _as_it_was(served: Served) -> None:
     served.bedrock.calls.clear()
     served.bedrock.fault = None
     served.bedrock.tools = []
+    served.bedrock.text = "Bonjour tout le monde"
+    served.bedrock.thought = None
     served.bedrock.stop_reason = "end_turn"
     served.vertex.calls.clear()
     served.vertex.bodies.clear()
     served.vertex.parts = [{"text": "Bonjour"}]
     served.vertex.fault = None
+    served.vertex.finish = "STOP"
+    served.vertex.broken = None
     served.llm.clear_rules()
     served.llm.clear_log()
 
@@ -213,6 +232,7 @@ def text_of(pieces: list[pb.StreamCompleteResponse]) -> str:
 
 
 BEDROCK = "bedrock/eu.amazon.nova-pro-v1:0"
+CLAUDE = "bedrock/eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
 VERTEX = "vertex_ai/gemini-2.5-flash"
 TOO_LONG = "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."
 TOOL = pb.ToolDefinition(
@@ -384,7 +404,9 @@ async def test_a_service_account_is_exchanged_at_googles_address_for_a_token(ser
 async def full_model(served: Served, upstream: str, **options: str) -> str:
     """Add a model that sees, reads files and follows schemas, and return its name."""
     name = f"full/{upstream.rpartition('/')[2]}"
-    capabilities = model_pb2.Capabilities(chat=True, images=True, documents=True, json_schema=True, reasoning=True)
+    capabilities = model_pb2.Capabilities(
+        chat=True, tools=True, images=True, documents=True, json_schema=True, reasoning=True
+    )
     model = model_pb2.Model(
         name=name,
         provider=model_pb2.PROVIDER_LITELLM,
@@ -436,6 +458,105 @@ async def test_bedrock_gets_files(served: Served) -> None:
     content = served.bedrock.calls[-1].body["messages"][-1]["content"]
     assert [block["image"]["format"] for block in content if "image" in block] == ["png"]
     assert [block["document"]["format"] for block in content if "document" in block] == ["pdf"]
+
+
+async def test_bedrock_follows_schemas_in_the_form_each_model_has(served: Served) -> None:
+    await store(served.installation, "bedrock", json.dumps(AWS_KEYS), served.bedrock.url)
+    for upstream, form in ((CLAUDE, "outputConfig"), ("bedrock/eu.amazon.nova-lite-v1:0", "toolConfig")):
+        request = ask(await full_model(served, upstream, region="eu-central-1"))
+        request.completion.response_format.schema.CopyFrom(to_struct(SCHEMA))
+        if form == "toolConfig":
+            served.bedrock.tools = [ToolUse("tooluse_1", "json_tool_call", {"city": "Paris"})]
+        else:
+            served.bedrock.text = '{"city": "Paris"}'
+        answer = await served.installation.inference().Complete(request)
+        assert json.loads(answer.text) == {"city": "Paris"}
+        assert (list(answer.tool_calls), answer.finish_reason) == ([], pb.FINISH_REASON_STOP)
+        assert "city" in json.dumps(served.bedrock.calls[-1].body[form])
+
+
+async def test_bedrock_shows_thoughts_and_gets_the_signed_ones_back(served: Served) -> None:
+    await store(served.installation, "bedrock", json.dumps(AWS_KEYS), served.bedrock.url)
+    model = await full_model(
+        served, CLAUDE.replace("sonnet-4-5-20250929", "3-7-sonnet-20250219"), region="eu-central-1"
+    )
+    served.bedrock.thought = Thought("I think", "c2ln")
+    served.bedrock.tools = [ToolUse("tooluse_1", "weather", {"city": "Lyon"})]
+    request = ask(model, tools=[TOOL])
+    request.completion.sampling.reasoning_effort = "low"
+    answer = await served.installation.inference().Complete(request)
+    assert (answer.reasoning, answer.text) == ("I think", "Bonjour tout le monde")
+    assert served.bedrock.calls[-1].body["additionalModelRequestFields"]["thinking"]["budget_tokens"] > 0
+    stream = served.installation.inference().StreamComplete(pb.StreamCompleteRequest(completion=request.completion))
+    thought = [piece.thinking for piece in [piece async for piece in stream] if piece.HasField("thinking")]
+    assert thought == list(answer.thinking)
+    said = pb.Message(role=pb.MESSAGE_ROLE_ASSISTANT, tool_calls=answer.tool_calls)
+    said.content.add(thinking=thought[0])
+    request.completion.messages.extend([said, *results_of(said)])
+    await served.installation.inference().Complete(request)
+    (_, back, _) = served.bedrock.calls[-1].body["messages"]
+    signed = {"text": "I think", "signature": "c2ln"}
+    assert back["content"][0] == {"reasoningContent": {"reasoningText": signed}}
+    assert back["content"][1]["toolUse"]["toolUseId"] == "tooluse_1"
+
+
+async def test_what_a_model_of_bedrock_does_not_take_is_named(served: Served) -> None:
+    await store(served.installation, "bedrock", json.dumps(AWS_KEYS), served.bedrock.url)
+    request = ask(BEDROCK)
+    request.completion.sampling.reasoning_effort = "low"
+    failure = await refusal(served.installation.inference().Complete(request))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UPSTREAM_REJECTED")
+    assert failure.metadata["parameters"] == "reasoning_effort"
+    assert served.bedrock.calls == []
+
+
+@pytest.mark.parametrize(
+    "upstream",
+    [
+        "bedrock/amazon.titan-embed-text-v2:0",
+        "bedrock/cohere.embed-multilingual-v3",
+        "vertex_ai/text-embedding-005",
+        "vertex_ai/gemini-embedding-001",
+    ],
+)
+async def test_bedrock_and_vertex_embed_in_order(served: Served, upstream: str) -> None:
+    in_bedrock = upstream.startswith("bedrock")
+    await store(served.installation, "bedrock", json.dumps(AWS_KEYS), served.bedrock.url)
+    await store(served.installation, "vertex_ai", json.dumps(service_account()), served.vertex.url)
+    model = model_pb2.Model(
+        name=f"embed/{upstream.rpartition('/')[2]}",
+        provider=model_pb2.PROVIDER_LITELLM,
+        upstream_model=upstream,
+        capabilities=model_pb2.Capabilities(embeddings=True),
+        embedding_dimension=2,
+        provider_options={"region": "eu-central-1"} if in_bedrock else {"project": "my-project"},
+    )
+    await served.installation.models().CreateModel(model_pb2.CreateModelRequest(model=model))
+    response = await served.installation.inference().Embed(pb.EmbedRequest(model=model.name, texts=["one", "three"]))
+    slopes = [row.values[0] / row.values[1] for row in response.embeddings]
+    assert slopes == [pytest.approx(3), pytest.approx(5)]
+    assert response.usage.input_tokens > 0
+    request = pb.EmbedRequest(model=model.name, texts=["four"], dimensions=2)
+    assert (await served.installation.inference().Embed(request)).dimension == 2
+    sent = json.dumps(served.bedrock.calls[-1].body if in_bedrock else served.vertex.bodies[-1])
+    assert "imension" in sent
+
+
+@pytest.mark.parametrize("word", ["MAX_TOKENS", "SAFETY"])
+async def test_ends_of_vertex_keep_their_meaning(served: Served, word: str) -> None:
+    await store(served.installation, "vertex_ai", json.dumps(service_account()), served.vertex.url)
+    served.vertex.finish = word
+    reason = pb.FINISH_REASON_LENGTH if word == "MAX_TOKENS" else pb.FINISH_REASON_CONTENT_FILTER
+    assert (await served.installation.inference().Complete(ask(VERTEX))).finish_reason == reason
+    assert (await read(served, VERTEX))[-1].finish.reason == reason
+
+
+async def test_an_error_in_the_middle_of_a_stream_of_vertex_keeps_its_words(served: Served) -> None:
+    await store(served.installation, "vertex_ai", json.dumps(service_account()), served.vertex.url)
+    served.vertex.broken = {"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}
+    failure = await refusal(read(served, VERTEX))
+    assert failure.code is grpc.StatusCode.UNAVAILABLE
+    assert "The model is overloaded." in failure.message
 
 
 async def test_no_group_calls_anything_with_what_the_machine_holds(served: Served) -> None:

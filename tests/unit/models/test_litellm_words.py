@@ -70,3 +70,25 @@ def test_what_cannot_pass_is_not_waited_for() -> None:
     assert (failure.reason, wait) == ("CONTEXT_WINDOW_EXCEEDED", None)
     failure, wait = _failure(MODEL, {"status": None, "code": "unreachable", "message": "x"}, KEY)
     assert (failure.reason, wait) == ("UPSTREAM_UNAVAILABLE", 0.0)
+
+
+UNSUPPORTED = (
+    "litellm.UnsupportedParamsError: b does not support parameters: ['reasoning_effort', 'seed'], for model=m. "
+    "To drop these, set `litellm.drop_params=True`. If you want to use these params dynamically send "
+    "allowed_openai_params=['reasoning_effort'] in your request."
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "parameters"),
+    [
+        (UNSUPPORTED, "reasoning_effort, seed"),
+        ("Setting {'dimensions': 2} is not supported by p, for model=m. To drop it, ...", "dimensions"),
+        ("not supported", "a parameter of the call"),
+    ],
+)
+def test_what_a_provider_does_not_take_is_named_without_advice_for_others(message: str, parameters: str) -> None:
+    failure, wait = _failure(MODEL, {"status": 400, "code": "unsupported_parameters", "message": message}, KEY)
+    assert (failure.reason, wait, failure.metadata["parameters"]) == ("UPSTREAM_REJECTED", None, parameters)
+    assert f"does not take {parameters};" in failure.message
+    assert "litellm" not in failure.message

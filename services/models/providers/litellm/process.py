@@ -162,6 +162,8 @@ class Helper:
             code = "too_large"
         elif isinstance(error, self._litellm.ContextWindowExceededError):
             code = "context_length_exceeded"
+        elif isinstance(error, self._litellm.UnsupportedParamsError):
+            code = "unsupported_parameters"
         elif isinstance(error, self._litellm.Timeout):
             code = "unreachable"
         elif isinstance(error, self._litellm.APIConnectionError):

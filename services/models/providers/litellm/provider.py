@@ -49,6 +49,9 @@ _PREFIX = re.compile(
     r"^(?:(?:litellm\.)?(?:[A-Za-z.]{1,80}(?:Error|Exception)\s*[:-]\s*)+(?:[A-Za-z_ -]{1,40}:\s+)?"
     r"|litellm\.\w{1,80}:\s+)"
 )
+# Names of parameters, as Python shows a list or a dictionary of them.
+_LISTED = re.compile(r"[\[{]([^\[\]{}]{1,400})[\]}]")
+_QUOTED_NAME = re.compile(r"'([a-z_]{1,64})'(?:\s*[:,]|\s*$)")
 _ADVICE = re.compile(r"\.? ?Handle with `litellm\.\w{1,80}`\.?\s*$")
 
 
@@ -221,6 +224,8 @@ def _failure(
         return _elsewhere(model, message), None
     if error.get("code") == "too_large":
         return bad_response(model, "it is larger than the limit"), None
+    if error.get("code") == "unsupported_parameters":
+        return _unsupported(model, message), None
     if error.get("code") == "unexpected":
         return bad_response(model, "litellm cannot read it"), None
     if error.get("code") == "unreachable" or not isinstance(status, int) or not 400 <= status < 600:
@@ -243,6 +248,18 @@ def _elsewhere(model: Model, origin: str) -> PermissionDenied:
         "COXSWAIN_MODELS_LITELLM_BASE_URLS",
         reason="DESTINATION_NOT_ALLOWED",
         metadata={"model": model.name, "origin": origin},
+    )
+
+
+def _unsupported(model: Model, message: str) -> InvalidArgument:
+    """Return the failure of a call with parameters that litellm does not pass on to the provider: nothing was sent."""
+    named = next(filter(None, _LISTED.findall(message)), "")
+    parameters = ", ".join(sorted(set(_QUOTED_NAME.findall(named)))) or "a parameter of the call"
+    return InvalidArgument(
+        f'the provider of "{model.name}" does not take {parameters}; leave it out, or name it in the model\'s '
+        "unsupported_parameters, so that completion.drop_unsupported_parameters leaves it out",
+        reason="UPSTREAM_REJECTED",
+        metadata={"model": model.name, "parameters": parameters},
     )
 
 
