@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from services.memory.domain.digest import digest
 from services.memory.domain.records import MemoryKind
@@ -20,11 +21,16 @@ class NamespaceKey:
     @property
     def id(self) -> str:
         """The namespace's own id: the same on every machine."""
-        return digest("namespace", self.group_id, self.kind.name, self.memory_id)
+        return _namespace_id(self)
 
     def stored_id(self, client_id: str) -> str:
         """Return the id of a record in any store: no other namespace can produce it."""
         return digest("record", self.group_id, self.kind.name, self.memory_id, client_id)
+
+
+@lru_cache(4096)
+def _namespace_id(key: NamespaceKey) -> str:
+    return digest("namespace", key.group_id, key.kind.name, key.memory_id)
 
 
 def namespace_secret(secret: bytes, key: NamespaceKey) -> bytes:

@@ -6,8 +6,6 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from sqlalchemy import ColumnElement, Table, func, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
@@ -18,7 +16,7 @@ from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
-from services.memory.domain.saves import SavedRecord
+from services.memory.domain.saves import SavedRecord, SavePlan
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace
@@ -46,6 +44,7 @@ from services.memory.stores.sql.statements import (
     row_columns,
 )
 from services.memory.stores.sql.words import WordIndex, store_words, written_words
+from services.memory.stores.sql.writes import write_rows
 from services.memory.tables import records
 
 
@@ -89,18 +88,11 @@ class SqlMemoryStore:
             there = SavedBefore(connection, key, now)
             near = await there.near_copies(candidates, near_copies) if candidates else None
             plan = await there.plan(new, identities, near)
-            rows = [
-                stored_row(key, space, record, identities[position], version)
-                for record, position in zip(plan.writes, plan.positions, strict=True)
-            ]
-            statement: Any = (sqlite_insert if self._database.dialect == "sqlite" else postgresql_insert)(table)
-            replaced = {c.name: statement.excluded[c.name] for c in table.c if c.name != Column.ID}
-            await connection.execute(
-                statement.on_conflict_do_update(index_elements=[Column.ID], set_=replaced, where=owned(table, key)),
-                rows,
-            )
+            # Thousands of rows take their time, in which others are served.
+            rows = await asyncio.to_thread(_written_rows, key, space, plan, identities, version)
             words_by_id = {row[Column.ID]: words[position] for row, position in zip(rows, plan.positions, strict=True)}
-            await store_words(connection, key.id, words_by_id, self._database.dialect)
+            await write_rows(connection, table, Column.ID, rows, there.rows, owned(table, key))
+            await store_words(connection, key.id, words_by_id)
             await namespaces.add_records(key.id, len(rows) - len(there.rows & {row[Column.ID] for row in rows}))
         return plan.saved
 
@@ -383,6 +375,15 @@ class SqlMemoryStore:
 def _prepared(key: NamespaceKey, new: Sequence[Record], dialect: str) -> tuple[list[str], list[str]]:
     """Return the identities and the words of records. To be called in a thread: megabytes of text take their time."""
     return identities_of(new), written_words(key.id, new, dialect)
+
+
+def _written_rows(
+    key: NamespaceKey, space: EmbeddingSpace, plan: SavePlan, identities: Sequence[str], version: int
+) -> list[dict[str, Any]]:
+    return [
+        stored_row(key, space, record, identities[position], version)
+        for record, position in zip(plan.writes, plan.positions, strict=True)
+    ]
 
 
 async def _matching_among(

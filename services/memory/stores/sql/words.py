@@ -6,8 +6,6 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, cast, column, func, literal, not_, select, table, union, union_all
 from sqlalchemy.dialects.postgresql import TSQUERY
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory import filters
@@ -24,24 +22,21 @@ from services.memory.stores.sql.statements import (
     owned,
     visible,
 )
+from services.memory.stores.sql.writes import write_rows
 from services.memory.tables import record_words, records
 
 _FTS = table("record_words_fts", column("rowid"), column("record_words_fts"))
 """SQLite's index of the words. Its hidden column of the same name is what can be matched."""
 
 
-async def store_words(connection: AsyncConnection, namespace_id: str, words: Mapping[str, str], dialect: str) -> None:
+async def store_words(connection: AsyncConnection, namespace_id: str, words: Mapping[str, str]) -> None:
     """Keep the words of records by stored id, as `written_words` wrote them, instead of those kept before."""
     rows = [
         {"record_id": stored_id, "namespace_id": namespace_id, "words": written} for stored_id, written in words.items()
     ]
-    statement: Any = (sqlite_insert if dialect == "sqlite" else postgresql_insert)(record_words)
-    new = {"words": statement.excluded.words}
-    await connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["record_id"], set_=new, where=record_words.c.namespace_id == namespace_id
-        ),
-        rows,
+    # Some may be left of records that something else has removed.
+    await write_rows(
+        connection, record_words, "record_id", rows, words.keys(), record_words.c.namespace_id == namespace_id
     )
 
 
