@@ -3,6 +3,7 @@
 import argparse
 import ast
 import pkgutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,11 +39,21 @@ def main() -> int:
     for name in arguments.names or known:
         print(f"== {name}: {known[name]}", flush=True)
         # Each in a process of its own: what one imports must not weigh on the next.
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=_HERE.parent, check=False).returncode:
+        if _run(name):
             failed.append(name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _run(name: str) -> int:
+    """Run a benchmark; one that is ended by SIGTERM together with this process ends what it has started."""
+    with subprocess.Popen([sys.executable, "-m", f"benchmarks.{name}"], cwd=_HERE.parent) as process:
+        previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            return process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
 
 if __name__ == "__main__":
