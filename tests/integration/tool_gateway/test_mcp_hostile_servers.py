@@ -254,6 +254,7 @@ async def test_odd_contents_are_noted(caller: Caller, server: McpEmulator) -> No
     told = await caller.call(over_http(server.address), "pay")
     assert 'type "hologram" was left out' in told.text
     assert "not base64" in told.text
+    assert "passwd" not in told.text, "a file is named by whoever stores it, under the name that it gets"
     assert len(told.files) == 20
     assert len({stored.name for stored in told.files}) == 20
     for stored in told.files:

@@ -599,6 +599,26 @@ async def test_an_approval_that_nobody_gives_in_time_is_decided_by_the_policy(
     assert len(scene.gateway.effects) == made
 
 
+@pytest.mark.parametrize(
+    ("text", "is_error", "told"),
+    [
+        ('{"paid": true}\n[https://example.com/receipt]\nReceipt 7', False, None),
+        ("It was paid.", False, '{"paid": true}'),
+        ("", False, '{"paid": true}'),
+        ("no such invoice", True, None),
+    ],
+)
+async def test_a_model_reads_the_json_of_a_result_and_what_its_text_adds(
+    scene: CallScene, text: str, is_error: bool, told: str | None
+) -> None:
+    async def pay(_call: PlayedCall) -> pb.ToolOutcome:
+        return result(text, structured_json='{"paid": true}', is_error=is_error)
+
+    scene.gateway.tools["billing/pay"] = pay
+    answer = await (await scene.host()).call()
+    assert (answer.error if is_error else answer.output) == (text if told is None else told)
+
+
 async def test_an_outcome_that_nobody_knows_in_time_ends_the_task_and_is_asked_about_again(scene: CallScene) -> None:
     scene.tools = [replace(PAY, outcome_deadline=60), LOOK]
 

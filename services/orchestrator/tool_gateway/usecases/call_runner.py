@@ -266,7 +266,8 @@ class CallRunner:
             try:
                 artifacts = await self._files.keep(order.request, result.files)
             except CoxswainError as error:
-                text = f"{text}\n[Files were not kept: {error.message}]".strip()
+                named = ", ".join(f"{file.name} ({len(file.content):,} bytes)" for file in result.files)
+                text = f"{text}\n[Files were not kept: {error.message}: {named}]".strip()
         return Returned(text, structured, result.is_error, tuple(artifacts))
 
 

@@ -30,12 +30,20 @@ def next_call_id(before: str, round: int) -> str:  # noqa: A002 - its name every
     return sha256(f"{before}\n{round}".encode()).hexdigest()
 
 
+def text_for_model(result: pb.ToolCallResult) -> str:
+    """Return what a model reads of a result: its JSON if it has some, with what its text adds to that."""
+    # A text that does not begin with the JSON says the same in other words.
+    if result.is_error or not result.structured_json or result.text.startswith(result.structured_json):
+        return result.text
+    return result.structured_json
+
+
 def ended_by(row: ToolCall, outcome: pb.ToolOutcome) -> ToolCall:
     """Return a call with its outcome, which is known or does not matter."""
     match outcome.WhichOneof("outcome"):
         case "result":
             result = outcome.result
-            text = storable(result.structured_json if result.structured_json and not result.is_error else result.text)
+            text = storable(text_for_model(result))
             if result.is_error:
                 return replace(row, state=ToolCallState.FAILED, error=text or _UNSAID)
             return replace(row, state=ToolCallState.COMPLETED, output=text)

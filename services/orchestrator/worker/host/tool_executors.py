@@ -9,6 +9,7 @@ from services.common.errors import CoxswainError
 from services.common.grpc.json_values import from_struct
 from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.worker.host.call_listener import Listener
+from services.orchestrator.worker.host.call_outcomes import text_for_model
 from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.host_tools.base import HostTool, HostToolCall, HostToolError
 from services.orchestrator.worker.host.peer_retry import is_absence
@@ -70,9 +71,8 @@ class ToolExecutors:
         notes = [f"[File {one.name}: {one.media_type}, {one.size:,} bytes]" for one in stored]
         if refused:
             notes.append(f"[A file was not kept: {refused}]")
-        result = outcome.result
-        told = result.structured_json if result.structured_json and not result.is_error else result.text
-        return _returned("\n".join(filter(None, [told, *notes])), is_error=result.is_error)
+        told = text_for_model(outcome.result)
+        return _returned("\n".join(filter(None, [told, *notes])), is_error=outcome.result.is_error)
 
     async def cancel(self, tool: str, call_id: str) -> pb.ToolOutcome:
         """Take a call back that nobody follows any more, and return how it has ended."""

@@ -146,9 +146,8 @@ class _Contents:
             return
         is_type = isinstance(media_type, str) and _MEDIA_TYPE.fullmatch(media_type.partition(";")[0].strip())
         media = str(media_type).partition(";")[0].strip().lower() if is_type else _DEFAULT_TYPE
-        name = self._file_name(kind, media, uri)
-        self.files.append(StoredFile(name, media, content))
-        self._note(f"{kind}: {name}, {media}, {len(content)} bytes")
+        # The model is told of it under the name that it is stored by.
+        self.files.append(StoredFile(self._file_name(kind, media, uri), media, content))
 
     def _file_name(self, kind: str, media_type: str, uri: str) -> str:
         try:
