@@ -22,6 +22,7 @@ from services.common.identity.principal_token import PrincipalVerifier
 from services.common.identity.remote import RemoteIdentity
 from services.common.identity.service_identity import ServiceIdentity, ServiceTokenVerifier
 from services.common.metrics_server import serve_metrics
+from services.common.paging import seal_page_tokens
 from services.common.runtime import Runtime
 from services.common.service import IdentityProvider, Service
 from services.common.settings import CommonSettings, database_url, service_of
@@ -115,6 +116,8 @@ class Host:
     async def add(self, name: str, build: Build[ServiceT], settings: object) -> ServiceT:
         """Build a service; call in the order of dependence."""
         runtime = await self.runtime(name)
+        if not self._hosted:
+            seal_page_tokens(runtime.identity.derive("page tokens"))
         service = build(settings, runtime)
         self._hosted.append(Hosted(name, service, runtime))
         return service

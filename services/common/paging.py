@@ -1,13 +1,15 @@
 """Pages of a listing: read by key, as large as requested and as a message can hold.
 
-Page tokens are opaque and tied to the listing and the filters they were made for.
+Page tokens are opaque, sealed, and tied to the listing and the filters they were made for.
 """
 
 import base64
 import binascii
 import hashlib
+import hmac
 import json
 import math
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -17,9 +19,28 @@ from services.common.errors import InvalidArgument
 T = TypeVar("T")
 
 _MAX_INTEGER = 2**63 - 1
+_SEAL_BYTES = 12
 # Made once, as `json.dumps` would make them for every call.
 _KEYS = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _FILTERS = json.JSONEncoder(default=str)
+
+
+class _Seal:
+    """Tells the tokens of this installation from those that anybody else has written."""
+
+    def __init__(self) -> None:
+        self.key = secrets.token_bytes(32)
+
+    def of(self, document: bytes) -> bytes:
+        return hashlib.blake2b(document, key=self.key, digest_size=_SEAL_BYTES).digest()
+
+
+_seal = _Seal()
+
+
+def seal_page_tokens(key: bytes) -> None:
+    """Seal tokens with 32 bytes that all replicas have. Without them each process takes its own tokens only."""
+    _seal.key = key
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +126,8 @@ def page_size(requested: int, default: int = 50, maximum: int = 1000) -> int:
 
 def encode_page_token(listing: str, filters: Mapping[str, object], key: Sequence[object]) -> str:
     """Return the token that continues `listing` after the row whose sort key is `key` (JSON scalars)."""
-    document = _KEYS.encode([_fingerprint(listing, filters), list(key)])
-    return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
+    document = _KEYS.encode([_fingerprint(listing, filters), list(key)]).encode()
+    return base64.urlsafe_b64encode(_seal.of(document) + document).decode().rstrip("=")
 
 
 def decode_page_token(token: str, listing: str, filters: Mapping[str, object]) -> list[Any] | None:
@@ -118,9 +139,13 @@ def decode_page_token(token: str, listing: str, filters: Mapping[str, object]) -
     if not token:
         return None
     try:
-        fingerprint, key = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except (ValueError, TypeError, RecursionError, binascii.Error):
-        fingerprint, key = "", None
+        sealed = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    except (ValueError, binascii.Error):
+        raise bad_page_token() from None
+    seal, document = sealed[:_SEAL_BYTES], sealed[_SEAL_BYTES:]
+    if not hmac.compare_digest(seal, _seal.of(document)):
+        raise bad_page_token()
+    fingerprint, key = json.loads(document)
     if fingerprint != _fingerprint(listing, filters) or not isinstance(key, list):
         raise bad_page_token()
     return key
@@ -136,7 +161,7 @@ def bad_page_token() -> InvalidArgument:
 
 
 def _is_storable(part: Any) -> bool:
-    """Whether a database takes a value: anybody can write a token."""
+    """Whether a database takes a value."""
     match part:
         case str():
             return "\0" not in part and not any("\ud800" <= character <= "\udfff" for character in part)

@@ -1,6 +1,5 @@
 """MemoryService over gRPC, with real identities and a models service."""
 
-import base64
 import json
 import math
 import uuid
@@ -29,6 +28,7 @@ from tests.integration.memory.support import (
     unified,
 )
 from tests.support.harness import BOB, Harness
+from tests.support.page_tokens import token_with_key
 from tests.support.text_vectors import embed_text
 
 Served = tuple[Harness, EmbeddingModels]
@@ -483,12 +483,6 @@ async def test_pages_of_a_search_are_together_what_one_search_finds(
                 assert set(sizes[:-1]) <= {limit}
 
 
-def _with_key(token: str, key: list[Any]) -> str:
-    """Return a token of the same listing with another key, as anybody can make one."""
-    fingerprint, _ = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    return base64.urlsafe_b64encode(json.dumps([fingerprint, key]).encode()).decode().rstrip("=")
-
-
 async def test_a_page_token_of_a_search_belongs_to_its_group_and_question(memory: Harness) -> None:
     memories, bob = stub(memory.channel()), stub(memory.channel(bearer=BOB))
     await _save(memories, *(unified(f"text {n}", f"r{n}") for n in range(3)))
@@ -509,7 +503,7 @@ async def test_a_page_token_of_a_search_belongs_to_its_group_and_question(memory
         (memories, pb.SearchRecordsRequest(page_token=token, min_score=0.1)),
         (memories, pb.SearchRecordsRequest(page_token=token, filter=pb.RecordFilter(scope_prefix="/a"))),
         (memories, pb.SearchRecordsRequest(page_token="W1tb" * 500)),
-        *((memories, pb.SearchRecordsRequest(page_token=_with_key(token, key))) for key in keys),
+        *((memories, pb.SearchRecordsRequest(page_token=token_with_key(token, key))) for key in keys),
     ):
         request = pb.SearchRecordsRequest()
         request.CopyFrom(question)
@@ -528,11 +522,13 @@ async def test_a_forged_place_in_a_list_is_refused(served: Served) -> None:
     places: list[list[Any]] = [[10**30, "a" * 64], [0, "\x00" * 64], [0, "a" * 300], [-(2**63), "a" * 64]]
     for key in places:
         with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
-            await memories.ListRecords(pb.ListRecordsRequest(namespace=place(), page_token=_with_key(records, key)))
+            await memories.ListRecords(
+                pb.ListRecordsRequest(namespace=place(), page_token=token_with_key(records, key))
+            )
     crews: list[list[Any]] = [["crew", 10**30], ["crew", 2**31], ["\x00", 1], [1, 1]]
     for key in crews:
         with refused(CODE.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
-            await memories.ListNamespaces(pb.ListNamespacesRequest(page_token=_with_key(namespaces, key)))
+            await memories.ListNamespaces(pb.ListNamespacesRequest(page_token=token_with_key(namespaces, key)))
 
 
 async def test_namespaces_of_the_longest_memory_ids_can_be_paged(served: Served) -> None:

@@ -1,4 +1,3 @@
-import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import pytest
@@ -6,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidArgument
-from services.common.paging import Pager, decode_page_token, encode_page_token, page_size
+from services.common.paging import Pager, decode_page_token, encode_page_token, page_size, seal_page_tokens
+from tests.support.page_tokens import token_with_key
 
 scalars = st.one_of(st.text(), st.integers(), st.none(), st.booleans())
 filters = st.dictionaries(st.text(max_size=8), scalars, max_size=4)
@@ -99,12 +99,26 @@ async def test_a_token_that_somebody_wrote_is_refused_before_a_database_sees_it(
     async def read(after: list[object] | None, _limit: int) -> list[int]:
         raise AssertionError(after)
 
-    fingerprint = json.loads(_decoded(encode_page_token("numbers", {}, [1])))[0]
-    token = urlsafe_b64encode(json.dumps([fingerprint, key]).encode()).decode().rstrip("=")
+    token = token_with_key(encode_page_token("numbers", {}, [1]), key)
     with pytest.raises(InvalidArgument) as refused:
         await Pager("numbers", key_types=types).page(1, token, {}, read, lambda row: [row])
     assert refused.value.reason == "INVALID_PAGE_TOKEN"
 
 
-def _decoded(token: str) -> bytes:
-    return urlsafe_b64decode(token + "=" * (-len(token) % 4))
+@given(st.lists(scalars, max_size=4), st.integers(min_value=0), st.integers(1, 255))
+def test_a_token_that_was_changed_anywhere_is_refused(key: list[object], position: int, change: int) -> None:
+    token = encode_page_token("crews", {}, key)
+    raw = bytearray(urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    raw[position % len(raw)] ^= change
+    with pytest.raises(InvalidArgument):
+        decode_page_token(urlsafe_b64encode(raw).decode(), "crews", {})
+
+
+def test_replicas_take_each_others_tokens_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.common.paging._seal.key", bytes(32))
+    token = encode_page_token("crews", {}, [1])
+    seal_page_tokens(b"a" * 32)
+    with pytest.raises(InvalidArgument):
+        decode_page_token(token, "crews", {})
+    seal_page_tokens(bytes(32))
+    assert decode_page_token(token, "crews", {}) == [1]

@@ -1,7 +1,5 @@
 """Tokens of exports, which anybody can write."""
 
-import base64
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -13,6 +11,7 @@ from services.common.paging import encode_page_token
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.records import MemoryKind
 from services.memory.usecases.transfers import ExportInput, Transfers
+from tests.support.page_tokens import token_with_key
 
 ADMIN = Principal(
     "dev|root", "sales", Role.ADMIN, False, CredentialKind.DEV, "", "", datetime.now(UTC) + timedelta(hours=1)
@@ -23,8 +22,7 @@ ADMIN = Principal(
 async def test_what_no_store_can_have_never_reaches_one(after: object) -> None:
     identity = {"group": "sales", "memory": "crew", "kind": "UNIFIED", "filter": "f"}
     token = encode_page_token("export", identity, ["1"])
-    fingerprint, _ = json.loads(base64.urlsafe_b64decode(token + "=="))
-    written = base64.urlsafe_b64encode(json.dumps([fingerprint, [after]]).encode()).decode()
+    written = token_with_key(token, [after])
     export = ExportInput(EVERYTHING, False, written, "f")
     untouched = Transfers(cast("Any", None), cast("Any", None))
     with pytest.raises(InvalidArgument, match="page_token"):
