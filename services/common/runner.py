@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -42,6 +43,8 @@ def run(main: Callable[[CommonSettings, asyncio.Event], Coroutine[Any, Any, None
             return str(error)
         return ""
 
+    # Whatever mode the data directory was made with: databases, keys and logs beside them are the owner's alone.
+    os.umask(0o077)
     try:
         common = read_settings(CommonSettings)
         configure_logging(common.log_level, service=name)

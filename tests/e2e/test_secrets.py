@@ -30,3 +30,12 @@ def test_no_credential_is_told_or_stored(
             assert secret not in row
             assert secret.encode().hex() not in row
         assert not any(secret.encode() in content for content in files)
+
+
+def test_files_are_their_owners_alone(installation: Installation) -> None:
+    readable = [
+        f"{path.relative_to(installation.data_dir)} {path.stat().st_mode & 0o777:o}"
+        for path in installation.data_dir.rglob("*")
+        if path.stat().st_mode & 0o077
+    ]
+    assert readable == []

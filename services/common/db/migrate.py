@@ -5,6 +5,7 @@ import asyncio
 import importlib
 import importlib.util
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -173,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown service {', '.join(sorted(unknown))}; there are {', '.join(SERVICES)}")
     if arguments.action == "revision" and (len(arguments.services) != 1 or not arguments.message):
         parser.error("a revision needs one SERVICE and a --message")
+    os.umask(0o077)
     try:
         return asyncio.run(_main(arguments))
     except SettingsError as error:
