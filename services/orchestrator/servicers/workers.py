@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 from coxswain.orchestrator.v1 import worker_pb2 as pb
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceServicer
+from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.orchestrator.messages.workers import hint_from_proto, hint_to_proto, worker_to_proto
 from services.orchestrator.usecases.ports import ToolGateway
@@ -21,7 +22,11 @@ class WorkerServicer(WorkerServiceServicer):
     async def ListWorkers(self, request: pb.ListWorkersRequest, context: Context) -> pb.ListWorkersResponse:
         """See the proto."""
         alive, serving = await asyncio.gather(self._workers.alive(), self._gateway.is_serving())
-        return pb.ListWorkersResponse(workers=map(worker_to_proto, alive), tool_gateway_serving=serving)
+        # Hosts serve all groups: what they are called and when they last said that they live is no member's business.
+        shown = alive if current_principal().platform_admin else ()
+        return pb.ListWorkersResponse(
+            workers=map(worker_to_proto, shown), tool_gateway_serving=serving, worker_count=len(alive)
+        )
 
     async def SubscribeHints(
         self, request: pb.SubscribeHintsRequest, context: Context

@@ -15,7 +15,7 @@ async def test_hosts_are_listed_while_their_lease_lasts(tmp_path: Path, database
     async with serve_services(tmp_path, "models", "orchestrator", database_url=database_url) as harness:
         database = Database(service_url(harness.host._settings, "orchestrator"), "orchestrator")
         stub = WorkerServiceStub(harness.channel())
-        assert not (await stub.ListWorkers(pb.ListWorkersRequest())).workers
+        assert (await stub.ListWorkers(pb.ListWorkersRequest())).worker_count == 0
         hosts = [
             LeaseConnection(database.url, "orchestrator", name, 60.0) for name in ("first", "second", "gone", "killed")
         ]
@@ -24,7 +24,10 @@ async def test_hosts_are_listed_while_their_lease_lasts(tmp_path: Path, database
         hosts[2].end()
         # What whoever ran it says.
         await LeaseStore(database).end("killed")
-        workers = (await stub.ListWorkers(pb.ListWorkersRequest())).workers
+        member = await stub.ListWorkers(pb.ListWorkersRequest())
+        assert (list(member.workers), member.worker_count) == ([], 2)
+        admin = WorkerServiceStub(harness.channel(""))
+        workers = (await admin.ListWorkers(pb.ListWorkersRequest())).workers
         assert [worker.executor_id for worker in workers] == ["first", "second"]
         for worker in workers:
             lasts = worker.lease_expire_time.ToNanoseconds() - worker.start_time.ToNanoseconds()

@@ -76,7 +76,7 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
             {
                 "address": session.connection.target,
                 "services": health,
-                "workers": None if hosts is None else len(hosts.workers),
+                "workers": None if hosts is None else hosts.worker_count,
                 "tool_gateway": None if hosts is None else hosts.tool_gateway_serving,
                 "caller": you,
             }
@@ -88,7 +88,7 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
             add_row(made, name, Text(state, style=_HEALTH_STYLES[state]))
         session.out.print(made)
         if hosts is not None:
-            session.show(f"worker hosts: {len(hosts.workers) or 'none; executions wait in their queue'}")
+            session.show(f"worker hosts: {hosts.worker_count or 'none; executions wait in their queue'}")
             lost = "does not answer; calls of sources and of tools that reach the world fail"
             session.show(f"tool gateway: {'serving' if hosts.tool_gateway_serving else lost}")
         session.show(f"you are {_who(caller)}")
