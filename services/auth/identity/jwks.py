@@ -9,6 +9,7 @@ from typing import Any
 
 import jwt
 import structlog
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from services.auth.http import HttpAnswer, JsonClient, unavailable
 from services.common.errors import Unavailable
@@ -16,6 +17,7 @@ from services.common.errors import Unavailable
 logger = structlog.get_logger(__name__)
 
 _OK = 200
+_LEAST_RSA_BITS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,13 @@ def _usable(answer: HttpAnswer) -> dict[str, jwt.PyJWK]:
     for entry in listed if isinstance(listed, list) else []:
         if isinstance(entry, dict) and _is_for_signatures(entry):
             try:
-                keys[entry["kid"]] = jwt.PyJWK(entry)
+                key = jwt.PyJWK(entry)
             except (jwt.PyJWTError, ValueError, TypeError):
                 continue
+            if isinstance(key.key, RSAPublicKey) and key.key.key_size < _LEAST_RSA_BITS:
+                logger.warning("issuer_key_too_short", kid=entry["kid"], bits=key.key.key_size)
+                continue
+            keys[entry["kid"]] = key
     return keys
 
 

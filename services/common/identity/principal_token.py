@@ -94,7 +94,7 @@ class PrincipalVerifier:
             )
         except jwt.ExpiredSignatureError as error:
             raise Unauthenticated("the principal has expired", reason="CREDENTIAL_EXPIRED") from error
-        except (jwt.InvalidTokenError, KeyError, ValueError) as error:
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise _rejected() from error
         self._verified.put(token, principal, claims["exp"])
         return principal

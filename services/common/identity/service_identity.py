@@ -104,7 +104,7 @@ class ServiceTokenVerifier:
             )
         except jwt.InvalidTokenError as error:
             raise _rejected() from error
-        if claims["exp"] - claims["iat"] > _LIFETIME_SECONDS:
+        if not _is_short(claims["iat"], claims["exp"]):
             raise _rejected()
         self._verified.put((token, audience), str(issuer), claims["exp"])
         return str(issuer)
@@ -151,6 +151,11 @@ def _write_once(path: Path, content: bytes, mode: int) -> None:
         pass
     finally:
         temporary.unlink()
+
+
+def _is_short(issued: object, expires: object) -> bool:
+    # The library takes digits in a text, and fractions, for a time as well.
+    return type(issued) is int and type(expires) is int and expires - issued <= _LIFETIME_SECONDS
 
 
 def _rejected() -> Unauthenticated:
