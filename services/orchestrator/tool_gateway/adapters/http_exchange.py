@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urljoin
 
 import aiohttp
@@ -31,6 +31,7 @@ from services.orchestrator.tool_gateway.ports import (
 )
 
 _MAX_REDIRECTS = 3
+_CALL_HEADER = "X-Request-Id"
 _SHOWN_HEADERS = ("content-type", "content-length", "etag", "last-modified")
 
 
@@ -63,6 +64,7 @@ class HttpExchange:
             NotSent, OutcomeUnknown, CallRefused: see `ToolAdapter.call`.
         """
         _check_destination(base_url, call.url)
+        call = _named(call, request.call_id)
         secret = await self._credentials.headers(source, request.principal, call.url)
         if call.method in READ_METHODS:
             # These may use a connection that is open already.
@@ -177,6 +179,12 @@ class HttpExchange:
 def json_body(value: object) -> bytes:
     """Return a JSON value as the body of a request."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _named(call: HttpCall, call_id: str) -> HttpCall:
+    """Return a request by which its source's log can be compared with the events of executions."""
+    given = {name.lower() for name in call.headers}
+    return call if _CALL_HEADER.lower() in given else replace(call, headers={**call.headers, _CALL_HEADER: call_id})
 
 
 def _check_destination(base_url: str, url: str) -> None:

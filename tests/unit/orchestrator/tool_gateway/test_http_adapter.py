@@ -95,9 +95,18 @@ async def test_arguments_fill_path_query_and_body(api: RecordingApi) -> None:
     }
     assert json.loads(sent.body) == body
     assert sent.header("idempotency-key") == ["call-1"]
+    assert sent.header("x-request-id") == ["call-1"]
     assert sent.header("authorization") == [f"Bearer {TOKEN}"]
     assert progress.sends == 1
     assert result.structured["method"] == "POST"
+
+
+async def test_a_source_may_name_its_requests_itself(api: RecordingApi) -> None:
+    async with egress_of() as egress:
+        adapter = HttpAdapter(egress, FixedCredentials(api.url), max_result_bytes=1024)
+        spec = source_of(api.url, operation("GET", "/items"), headers={"x-request-id": "ours"})
+        await adapter.call(call_of("op", source=spec), RecordedProgress())
+    assert api.requests[0].header("x-request-id") == ["ours"]
 
 
 @pytest.mark.parametrize(
