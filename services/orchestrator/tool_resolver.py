@@ -160,6 +160,7 @@ def of_source(
         approval_deadline=policy.approval_deadline,
         approval_on_deadline=policy.approval_on_deadline or OnDeadline.DECLINE,
         outcome_deadline=policy.outcome_deadline,
+        polled=bool(policy.polled),
         max_calls=policy.max_calls_per_execution,
         cost=policy.cost or 0,
         problem_reason="TOOL_CHANGED" if blocked else "",

@@ -83,6 +83,8 @@ class ResolvedTool:
     approval_on_deadline: OnDeadline = OnDeadline.DECLINE
     outcome_deadline: float | None = None
     """Seconds; None: a question what has become of a call waits for ever."""
+    polled: bool = False
+    """Whether the same call with the same result is no sign that an agent makes no progress."""
     timeout: float = 60
     max_timeout: float = 900
     max_calls: int | None = None

@@ -160,6 +160,8 @@ class ToolPolicy:
     approval_on_deadline: OnDeadline | None = None
     outcome_deadline: float | None = None
     """Seconds that a question what has become of a call is open; without it for ever."""
+    polled: bool | None = None
+    """Whether an agent may make the same call, and get the same result, as often as it likes."""
     timeout: float | None = None
     """Seconds without a sign of the tool."""
     max_timeout: float | None = None

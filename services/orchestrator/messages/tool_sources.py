@@ -201,6 +201,7 @@ def _policy_from_proto(message: tool_source_pb2.ToolPolicy) -> ToolPolicy:
         approval_deadline=seconds("approval_deadline"),
         approval_on_deadline=_ON_DEADLINE.get(message.approval_on_deadline),
         outcome_deadline=seconds("outcome_deadline"),
+        polled=given("polled"),
     )
 
 
@@ -305,6 +306,7 @@ def _policy_to_proto(policy: ToolPolicy) -> tool_source_pb2.ToolPolicy:
             else enum_to_proto(question_state_pb2.OnDeadline, policy.approval_on_deadline)
         ),
         outcome_deadline=duration_to_proto(policy.outcome_deadline),
+        polled=policy.polled,
     )
 
 

@@ -70,4 +70,5 @@ def _to_proto(tool_id: str, tool: ResolvedTool) -> AgentTool:
         model_name=tool.model_name,
         description=tool.description,
         arguments_schema_json=json.dumps(tool.arguments_schema),
+        polled=tool.polled,
     )

@@ -1,15 +1,22 @@
 """The loop of an agent takes the steps that CrewAI's own engine takes, whatever the steps come to."""
 
+import contextlib
 import random
 import sys
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from crewai.agents.agent_executor import AgentExecutor
+from crewai.tools.tool_failure import ToolExecutionFailedError
+from crewai.utilities.agent_utils import MAX_REPEATED_TOOL_CALLS, check_repeated_tool_call
 
+from coxswain.orchestrator.worker.link_pb2 import AgentTool, ToolAnswer
 from services.orchestrator.worker.crew import agent_loop
 from services.orchestrator.worker.crew.agent_loop import AgentLoop
+from services.orchestrator.worker.crew.occurrences import Occurrences
+from services.orchestrator.worker.crew.tools.host_tool import HostTool
 
 METHODS = AgentExecutor.flow_definition().methods
 ITERATIONS = 2
@@ -107,6 +114,36 @@ def test_a_thousand_rounds_take_no_deeper_stack_than_one(
     assert taken["increment_and_continue"] == rounds
     assert taken["finalize"]
     assert len(depths) == 1
+
+
+@pytest.mark.parametrize("polled", [True, False])
+def test_only_a_tool_that_is_polled_may_say_the_same_again_and_again(
+    polled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = SimpleNamespace(call_tool=lambda _request: ToolAnswer(output="pending"))
+    attempt: Any = SimpleNamespace(host=host, agent_role="", agent_text="", occurrences=Occurrences())
+    described = AgentTool(
+        id="1", model_name="status", description="Says it.", arguments_schema_json="{}", polled=polled
+    )
+    status = HostTool.build(described, attempt)
+    loop = AgentLoop(original_tools=[status])
+
+    def called(name: str, result: str) -> None:
+        check_repeated_tool_call(loop._tool_call_counts, tool_name=name, tool_args={}, result=result)
+
+    steps = {"status": lambda _: called("status", status.run()), "other": lambda _: called("other", "the same")}
+    monkeypatch.setattr(agent_loop, "_STEPS", steps)
+    for _ in range(MAX_REPEATED_TOOL_CALLS - 1):
+        loop._run("status")
+    with contextlib.nullcontext() if polled else pytest.raises(ToolExecutionFailedError):
+        loop._run("status")
+    # What other tools say again and again counts all the same, whatever is called in between.
+    for _ in range(MAX_REPEATED_TOOL_CALLS - 1):
+        loop._run("other")
+    if polled:
+        loop._run("status")
+    with pytest.raises(ToolExecutionFailedError):
+        loop._run("other")
 
 
 async def test_it_refuses_to_run_within_an_event_loop() -> None:

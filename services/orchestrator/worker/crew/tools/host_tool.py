@@ -38,6 +38,7 @@ class HostTool(BaseTool):
 
     _attempt: Any = PrivateAttr()
     _tool: Any = PrivateAttr()
+    _polls: int = PrivateAttr(default=0)
 
     @classmethod
     def build(cls, tool: AgentTool, attempt: "TaskAttempt") -> Self:
@@ -53,6 +54,11 @@ class HostTool(BaseTool):
         built._tool = tool
         return built
 
+    @property
+    def polls(self) -> int:
+        """How often it was called, if it is one that is asked until something changes; else 0."""
+        return self._polls
+
     # The first parameters have no names that an argument could have.
     def run(self, /, *_args: Any, **arguments: Any) -> Any:
         """Call the tool with the arguments as they are."""
@@ -61,6 +67,7 @@ class HostTool(BaseTool):
     def _run(self, /, **arguments: Any) -> str | ToolFailure:
         attempt: TaskAttempt = self._attempt
         tool: AgentTool = self._tool
+        self._polls += tool.polled
         try:
             text = json.dumps(arguments, allow_nan=False)
         except ValueError:
