@@ -150,7 +150,7 @@ _CONTEXT = re.compile(
       maximum\ (?:allowed\ )?context | context[_ -]?(?:length|window|size|limit)[_ ]?(?:is\ )?(?:exceeded|overflow)
     | (?:exceed\w{0,4}|longer\ than|larger\ than|over|beyond|greater\ than)\ [^.\n]{0,60}
       context[_ -]?(?:length|window|size|limit)
-    | context[_ -]?(?:length|window|size|limit)\b[^.\n]{0,40}\b(?:exceeded|is\ only|too\ small)
+    | context[_ -]?(?:length|window|size|limit)\b[^.\n]{0,40}\b(?:exceeded|(?:is|of)\ only|too\ small)
     | \b(?:prompt|inputs?|conversation)(?:\ is|\ are|\ was|\ text\ is)?\ too\ (?:long|large)
     | too\ many\ (?:input\ |prompt\ |total\ )?tokens
     | input\ tokens?\ (?:count\ )?(?:\([\d,]+\)\ )?exceeds?
@@ -161,7 +161,9 @@ _CONTEXT = re.compile(
     | maximum\ prompt\ length | maximum\ model\ length | maximum\ (?:input|prompt)\ tokens
     | `?inputs`?\ tokens\ \+\ `?max_new_tokens`?\ must\ be
     | `?inputs`?\ must\ have\ less\ than\ [\d,]+\ tokens
-    | requested\ token\ count\ exceeds
+    | requested\ token\ count\ exceeds | exceeded\ model\ token\ limit
+    | (?:input|prompt)\ length\ \([\d,]+(?:\ tokens)?\)\ exceeds | prompt\ exceeds\ max\ length
+    | range\ of\ input\ length\ should\ be | context\ window\ exceeds\ limit
     | reduce\ the\ length\ of\ (?:the|your)\ (?:messages|prompt|input)
     """,
     re.IGNORECASE | re.VERBOSE,

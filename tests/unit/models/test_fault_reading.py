@@ -29,6 +29,13 @@ CONTEXT_WORDINGS = [
     "Please reduce the length of the messages or completion.",
     "the number of input tokens 5000 cannot exceed the total tokens limit 4096 for this model",
     "the input length exceeds the context length",
+    "Input length (5000 tokens) exceeds the maximum allowed length (4096 tokens). Use a shorter input.",
+    "Prompt length (9000) exceeds maximum input length (8192).",
+    "Trying to keep the first 5000 tokens, but the model is loaded with context length of only 4096 tokens",
+    "<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 129024]",
+    "Prompt exceeds max length",
+    "Invalid request: Your request exceeded model token limit: 131072",
+    "invalid params, context window exceeds limit",
 ]
 
 OTHER_WORDINGS = [
@@ -36,6 +43,8 @@ OTHER_WORDINGS = [
     "Invalid 'tools[0].function.description': string too long. Expected a string with maximum length 1024",
     "'max_tokens' or 'max_completion_tokens' is too large: 50000. This model's maximum context length is 8192 tokens.",
     "name: too long",
+    "Input length of the tool's description exceeds the maximum allowed length (1024 characters)",
+    "Range of max_tokens should be [1, 8192]",
     "Unknown parameter: context_window",
     "Unsupported value: 'temperature' does not support 0.2 with this model",
 ]
