@@ -20,6 +20,7 @@ from services.models.providers.openai.azure import azure_url
 from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import ENCODING_FORMAT, chat_request, embeddings_request
+from services.models.providers.openai.tokenizers import Tokenizers
 from services.models.providers.upstream_errors import quoted_words
 from services.models.providers.upstreams import Attempt, Upstreams
 
@@ -48,6 +49,7 @@ class OpenAICompatibleProvider:
         self._upstreams = upstreams
         self._batches = batches
         self._without_encoding_format = Learned[bool]()
+        self._tokenizers = Tokenizers()
 
     async def complete(self, model: Model, completion: Completion, answer_by: float | None = None, /) -> Answer:
         """Return the upstream's whole answer."""
@@ -105,9 +107,10 @@ class OpenAICompatibleProvider:
         self._without_encoding_format.put(target.model, True)
         return document
 
-    async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
-        """Return an estimate: the interface has no way to ask."""
-        return TokenCount(estimate_prompt_tokens(messages), exact=False)
+    async def count_tokens(self, model: Model, messages: Sequence[Message]) -> TokenCount:
+        """Return what OpenAI's tokenizers count for its models, and an estimate for others: there is no way to ask."""
+        counted = await self._tokenizers.count(model, messages)
+        return counted or TokenCount(estimate_prompt_tokens(messages), exact=False)
 
     def destination(self, model: Model) -> Destination:
         """Return the origin of the model's address, or of the installation's for its provider."""
@@ -116,6 +119,7 @@ class OpenAICompatibleProvider:
 
     async def close(self) -> None:
         """Close all connections."""
+        self._tokenizers.close()
         await self._client.close()
 
     def _target(self, attempt: Attempt, path: str) -> Target:
