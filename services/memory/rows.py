@@ -356,6 +356,11 @@ def row_owner(row: Row) -> str:
     return read_text(_stated(document).get("owner")) or agent(read_text(row[Column.SOURCE]))
 
 
+def private_owner(kind: MemoryKind, row: Row) -> str | None:
+    """Return whose the private record of a row is; None for one that everybody may see."""
+    return row_owner(row) if kind is MemoryKind.UNIFIED and parse_boolean(row[Column.PRIVATE]) else None
+
+
 def _stated(document: object) -> Mapping[str, Any]:
     """Return the envelope of a JSON column, whoever has written it."""
     envelope = document.get(ENVELOPE) if isinstance(document, dict) else None

@@ -164,6 +164,12 @@ _SCHEMAS: Mapping[MemoryKind, tuple[SchemaField, ...]] = {
 }
 
 
+_WORDED = {
+    MemoryKind.ENTITY: ("entity_name", "entity_type", "description"),
+    MemoryKind.DOCUMENT: ("title", "content"),
+}
+
+
 _NOT_SEARCHED = frozenset({"embedding", "document_summary"})
 
 
@@ -207,6 +213,11 @@ class DatabricksIndexSchemas:
     def get_search_columns(cls, memory_type: str | MemoryKind) -> list[str]:
         """Return the columns a search asks for, in order."""
         return [field.name for field in cls.get_fields(memory_type) if field.name not in _NOT_SEARCHED]
+
+    @classmethod
+    def get_word_columns(cls, memory_type: str | MemoryKind) -> list[str]:
+        """Return the columns that make up `Record.searched_text`: a search for words looks at no others."""
+        return list(_WORDED.get(cls.kind_of(memory_type), ("content",)))
 
     @classmethod
     def get_column_positions(cls, memory_type: str | MemoryKind) -> dict[str, int]:

@@ -66,7 +66,9 @@ NESTED_SCOPES: tuple[str, ...] = ()
 EndpointState = Literal["PROVISIONING", "ONLINE", "OFFLINE", "STARTING", "STOPPING", "STOPPED", "RED_STATE", "DELETED"]
 
 _INDEX_NAME = re.compile(r"\w+\.\w+\.\w+")
-_UNMODELLED = ("facets", "sort_columns", "reranker", "columns_to_rerank")
+_UNMODELLED = ("facets", "sort_columns", "columns_to_rerank")
+_RERANKED = 50
+"""Results that the reranking model is given."""
 
 
 class Behaviour(BaseModel):
@@ -100,6 +102,8 @@ class Behaviour(BaseModel):
     """Endpoints or indexes in one page of a list."""
     score: Literal["SQUARED_DISTANCE", "DISTANCE", "COSINE", "SHIFTED_COSINE", "NEGATIVE_DISTANCE"] = "SQUARED_DISTANCE"
     """How scores of vector queries are computed."""
+    ignores_threshold: bool = False
+    """Pay no heed to `score_threshold`."""
     rejected_keys: dict[str, int] = Field(default_factory=dict)
     """Primary keys whose writes fail, and how many times more; negative: always."""
 
@@ -113,7 +117,7 @@ class Endpoint:
     state: EndpointState
     arriving: EndpointState | None
     polls_left: int
-    target_qps: float | None = None
+    target_qps: int | None = None
     message: str = ""
 
 
@@ -366,7 +370,7 @@ class VectorSearchEmulator(DatabricksEmulator):
             state="PROVISIONING",
             arriving="ONLINE",
             polls_left=self.behaviour.endpoint_polls,
-            target_qps=body.get("target_qps"),
+            target_qps=_target_qps(body, kind),
         )
         self._endpoints[name] = endpoint
         return self._endpoint_info(endpoint)
@@ -382,7 +386,9 @@ class VectorSearchEmulator(DatabricksEmulator):
 
     def _patch_endpoint(self, exchange: Exchange, request: web.Request) -> JsonObject:
         endpoint = self._endpoint(request.match_info["endpoint"])
-        endpoint.target_qps = json_body(exchange).get("target_qps", endpoint.target_qps)
+        body = json_body(exchange)
+        if "target_qps" in body:
+            endpoint.target_qps = _target_qps(body, endpoint.endpoint_type)
         return {"endpoint": self._endpoint_info(endpoint)}
 
     def _delete_endpoint(self, _: Exchange, request: web.Request) -> JsonObject:
@@ -682,12 +688,14 @@ class VectorSearchEmulator(DatabricksEmulator):
         if threshold is not None and not _is_number(threshold):
             raise invalid("score_threshold must be a number")
         try:
-            hits = self._hits(index, body)
+            # The model is given the best 50, however few of them are asked for.
+            hits = self._hits(index, body | {"num_results": _RERANKED} if body.get("reranker") else body)
         except FilterError as error:
             raise invalid(f"Invalid filter: {error}") from None
-        rows = [
-            [*table.cells(place, columns), score] for place, score in hits if threshold is None or score >= threshold
-        ]
+        if threshold is not None and not self.behaviour.ignores_threshold:
+            hits = [hit for hit in hits if hit[1] >= threshold]
+        hits = self._reranked(index, body, hits)[: body.get("num_results", 10)]
+        rows = [[*table.cells(place, columns), score] for place, score in hits]
         described = [{"name": name, "type_text": table.schema[name]} for name in columns]
         described.append({"name": "score", "type_text": "double"})
         manifest = {"column_count": len(described), "columns": described}
@@ -717,6 +725,26 @@ class VectorSearchEmulator(DatabricksEmulator):
         if kind == "HYBRID":
             return table.hybrid(query, text or "", columns, condition, limit)
         return table.nearest(query, condition, limit, SCORES[self.behaviour.score])
+
+    def _reranked(self, index: Index, body: JsonObject, hits: list[Hit]) -> list[Hit]:
+        """Put the best 50 of what was found in the order of the reranking model; fewer are returned when asked."""
+        asked = body.get("reranker")
+        if asked is None:
+            return hits
+        if not isinstance(asked, dict) or asked.get("model") != "databricks_reranker":
+            raise invalid("reranker.model must be databricks_reranker")
+        if asked.get("model_type", "MODEL_TYPE_BASE") != "MODEL_TYPE_BASE":
+            raise invalid("reranker.model_type must be MODEL_TYPE_BASE for databricks_reranker")
+        columns = (asked.get("parameters") or {}).get("columns_to_rerank")
+        if not isinstance(columns, list) or not columns:
+            raise invalid("reranker.parameters.columns_to_rerank must name at least one column")
+        _check_columns(index, columns)
+        if any(index.table.schema[name] != "string" for name in columns):
+            raise invalid("reranker.parameters.columns_to_rerank must name text columns")
+        text = body.get("query_text")
+        if not text:
+            raise invalid("query_text is required with a reranker")
+        return index.table.reranked(hits[:_RERANKED], text, columns)
 
     def _query_vector(self, index: Index, text: str | None, vector: object) -> list[float]:
         if vector is None:
@@ -790,6 +818,18 @@ def _needed_scopes(path: str) -> tuple[str, ...]:
     if re.match(rf"{API}/endpoints/[^/]+/indexes", path):
         return NESTED_SCOPES
     return ENDPOINT_SCOPES if path.startswith(API) else SERVING_SCOPES
+
+
+def _target_qps(body: JsonObject, endpoint_type: str) -> int | None:
+    """The queries a second that an endpoint is to be made for; -1 takes the wish back."""
+    target = body.get("target_qps")
+    if target is None or target == -1:
+        return None
+    if not isinstance(target, int) or isinstance(target, bool) or target < 1:
+        raise invalid("target_qps must be a positive integer")
+    if endpoint_type != "STANDARD":
+        raise invalid("target_qps is supported by STANDARD endpoints only")
+    return target
 
 
 def _now_ms() -> int:

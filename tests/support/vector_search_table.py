@@ -37,6 +37,8 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 _RANK_CONSTANT = 60
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _DISTANCE_DIGITS = 6
+_RERANKED_CHARACTERS = 2000
+"""Of the columns together that the reranking model reads."""
 
 
 def element_type(column_type: str) -> str | None:
@@ -217,16 +219,45 @@ class VectorTable:
         return [(place, score(distance)) for distance, _, place in ranked[:limit]]
 
     def full_text(self, text: str, columns: Collection[str], condition: Condition | None, limit: int) -> list[Hit]:
-        """Rows that hold words of `text` in text columns, scored by the share of words they hold."""
+        """Rows that hold words of `text` in text columns, by BM25: words count by how many of all rows have them,
+        whether or not these meet the condition, as in any index that one search engine keeps for many.
+        """
         wanted = set(_WORD.findall(text.casefold()))
         names = list(columns) or [name for name, kind in self.schema.items() if kind == "string"]
+        texts = {place: self._words(place, names) for place in self._places.values()}
+        count, mean = len(texts), sum(map(len, texts.values())) / max(1, len(texts))
+        having = {word: sum(word in words for words in texts.values()) for word in wanted}
         found: list[tuple[float, Any, int]] = []
         for place in self._candidates(condition).tolist():
-            cells = self.cells(place, names)
-            words = set(_WORD.findall(" ".join(cell for cell in cells if isinstance(cell, str)).casefold()))
-            if wanted & words:
-                found.append((-len(wanted & words) / len(wanted), self._key_at(place), place))
+            words = texts[place]
+            score = 0.0
+            for word in wanted & set(words):
+                rarity = math.log(1.0 + (count - having[word] + 0.5) / (having[word] + 0.5))
+                times, length = words.count(word), 0.25 + 0.75 * len(words) / mean
+                score += rarity * times * 2.2 / (times + 1.2 * length)
+            if score:
+                found.append((-round(score, _DISTANCE_DIGITS), self._key_at(place), place))
         return [(place, -score) for score, _, place in sorted(found)[:limit]]
+
+    def _words(self, place: int, columns: Iterable[str]) -> list[str]:
+        cells = self.cells(place, columns)
+        return _WORD.findall(" ".join(cell for cell in cells if isinstance(cell, str)).casefold())
+
+    def reranked(self, hits: list[Hit], text: str, columns: Collection[str]) -> list[Hit]:
+        """The hits in the order of a model that reads these columns beside the text, with its scores, from 0 to 1.
+
+        It likes texts that have the words of the query in the query's order, early, and little else.
+        """
+        wanted = _WORD.findall(text.casefold())
+        judged: list[tuple[float, Any, int]] = []
+        for place, _ in hits:
+            read = " ".join(cell for cell in self.cells(place, columns) if isinstance(cell, str))[:_RERANKED_CHARACTERS]
+            words = _WORD.findall(read.casefold())
+            same = sum(1 for mine, theirs in zip(wanted, words, strict=False) if mine == theirs)
+            shared = len(set(wanted) & set(words))
+            score = (same + shared) / (len(wanted) + max(len(wanted), len(words)) or 1)
+            judged.append((-round(min(1.0, score), _DISTANCE_DIGITS), self._key_at(place), place))
+        return [(place, -score) for score, _, place in sorted(judged)]
 
     def hybrid(
         self, vector: list[float], text: str, columns: Collection[str], condition: Condition | None, limit: int

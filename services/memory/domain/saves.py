@@ -115,7 +115,7 @@ def plan_save(
                 if record.expected_revision:
                     # The answer is the same where nothing is there: nobody finds out without leaving a record.
                     raise _changed(record_id, record.expected_revision, 0)
-                raise _foreign_private(record_id)
+                raise foreign_private(record_id)
             revision = before.revision if before else 0
             if record.expected_revision not in (None, revision):
                 raise _changed(record_id, record.expected_revision or 0, revision)
@@ -149,7 +149,8 @@ def _changed(record_id: str, expected: int, actual: int) -> Aborted:
     )
 
 
-def _foreign_private(record_id: str) -> PermissionDenied:
+def foreign_private(record_id: str) -> PermissionDenied:
+    """Return the refusal to replace somebody else's private record."""
     return PermissionDenied(
         f'the record "{record_id}" is private and somebody else\'s: save yours under another id, or without one',
         reason="OWNER_REQUIRED",

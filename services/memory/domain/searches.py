@@ -84,6 +84,8 @@ class WordQuery:
     include_embeddings: bool = False
     skip: int = 0
     """How many of the best to pass over, as earlier pages have shown them."""
+    text: str = ""
+    """What the terms were read from, for stores that look for words themselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self, TypeAlias
 
@@ -84,25 +84,55 @@ class WordedText:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class TextTerms:
+    """Which of the terms that are looked for a record's text has."""
+
+    stored_id: str
+    created_us: int
+    terms: frozenset[Term]
+
+    @classmethod
+    def of(cls, text: WordedText, terms: Sequence[Term]) -> Self:
+        """Look for the terms in a text."""
+        words = words_of(text.text)
+        distinct = frozenset(words)
+        has = (term for term in terms if distinct.issuperset(term) and (len(term) == 1 or _in_a_row(words, term)))
+        return cls(text.stored_id, text.created_us, frozenset(has))
+
+
 def ranked_by_words(terms: Sequence[Term], texts: Sequence[WordedText]) -> list[tuple[str, float]]:
     """Return the stored ids of texts that have at least one term, with their scores, in the order of every store.
 
     The best come first, of equal ones the newest, then by id. This is the plain definition of a search for words, for
     stores that cannot do better.
     """
-    having = {text.stored_id: {term for term in terms if _has(words_of(text.text), term)} for text in texts}
-    counts = {term: sum(term in has for has in having.values()) for term in terms}
-    weights = TermWeights.of(counts, len(texts))
+    return ranked_by_terms(terms, [TextTerms.of(text, terms) for text in texts], len(texts))
+
+
+def ranked_by_terms(
+    terms: Sequence[Term], texts: Sequence[TextTerms], records: int, at_least: Mapping[Term, int] | None = None
+) -> list[tuple[str, float]]:
+    """Rank texts, of so many records in all, as `ranked_by_words` does.
+
+    `at_least` says of terms that more records have them than are given here.
+    """
+    known = at_least or {}
+    counts = {term: max(known.get(term, 0), sum(term in text.terms for text in texts)) for term in terms}
+    weights = TermWeights.of(counts, records)
     sums = {
-        stored_id: sum(weights.weights.get(term, 0) for term in has)
-        for stored_id, has in having.items()
-        if has & weights.weights.keys()
+        text.stored_id: sum(weights.weights.get(term, 0) for term in text.terms)
+        for text in texts
+        if text.terms & weights.weights.keys()
     }
     found = [text for text in texts if text.stored_id in sums]
     found.sort(key=lambda text: (-sums[text.stored_id], -text.created_us, text.stored_id))
     return [(text.stored_id, weights.score(sums[text.stored_id])) for text in found]
 
 
-def _has(words: Sequence[str], term: Term) -> bool:
+def _in_a_row(words: Sequence[str], term: Term) -> bool:
     width = len(term)
-    return any(tuple(words[start : start + width]) == term for start in range(len(words) - width + 1))
+    return any(
+        words[start] == term[0] and tuple(words[start : start + width]) == term
+        for start in range(len(words) - width + 1)
+    )

@@ -265,7 +265,7 @@ class BatchSearches:
                 asked_at=now,
             )
             outcome = await search_by_rank(
-                searched, query, mode=search.mode, terms=prepared.terms, diversity=search.diversity
+                searched, query, mode=search.mode, terms=prepared.terms, text=search.text, diversity=search.diversity
             )
             if outcome.results:
                 found.append([Placed(result, by_key[key]) for result in outcome.results if (key := result.key)])

@@ -210,7 +210,12 @@ class Memories:
         by_rank = search.mode is not SearchMode.VECTOR or search.diversity is not None
         outcome = (
             await search_by_rank(
-                OneNamespace(store, key, utc_now()), query, mode=search.mode, terms=terms, diversity=search.diversity
+                OneNamespace(store, key, utc_now()),
+                query,
+                mode=search.mode,
+                terms=terms,
+                text=search.text,
+                diversity=search.diversity,
             )
             if by_rank
             else await store.search(key, query, utc_now())

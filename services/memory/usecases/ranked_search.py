@@ -64,13 +64,14 @@ async def search_by_rank(
     mode: SearchMode,
     terms: Sequence[Term],
     diversity: float | None,
+    text: str = "",
 ) -> SearchOutcome:
     """Return a page of what a search finds; the page after a position begins with the result after its rank.
 
-    With a diversity results come in the order of maximal marginal relevance. The query's vector is not looked at by
-    mode TEXT.
+    `text` is what the terms were read from. With a diversity results come in the order of maximal marginal relevance.
+    The query's vector is not looked at by mode TEXT.
     """
-    find = _finder(searched, query, mode, terms)
+    find = _finder(searched, query, mode, terms, text)
     before = query.after.rank if query.after else 0
     end = before + query.limit
     bounded = mode is SearchMode.HYBRID or diversity is not None
@@ -97,14 +98,14 @@ async def search_by_rank(
     return replace(found, results=shown, cut=more, truncated=found.truncated or full or (bounded and found.cut))
 
 
-def _finder(searched: Searched, query: Query, mode: SearchMode, terms: Sequence[Term]) -> _Find:
+def _finder(searched: Searched, query: Query, mode: SearchMode, terms: Sequence[Term], text: str) -> _Find:
     async def by_vector(_skip: int, count: int, embeddings: bool) -> SearchOutcome:
         return await searched.near(replace(query, limit=count, include_embeddings=embeddings, after=None))
 
     async def by_words(skip: int, count: int, embeddings: bool) -> SearchOutcome:
         if not terms:
             return SearchOutcome()
-        return await searched.worded(WordQuery(terms, count - skip, query.filter, embeddings, skip))
+        return await searched.worded(WordQuery(terms, count - skip, query.filter, embeddings, skip, text))
 
     async def by_both(skip: int, count: int, embeddings: bool) -> SearchOutcome:
         # What words find is compared with the query here: its vector may not be near enough to be found by it.

@@ -16,10 +16,13 @@ from services.memory.domain.listings import Tally
 from services.memory.domain.namespaces import NamespaceKey, namespace_secret
 from services.memory.domain.owners import assign_owner, caller
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
+from services.memory.domain.saves import foreign_private
 from services.memory.domain.vectors import embedding_mismatch
 from services.memory.repositories.memory_backends import MemoryBackendRepository, RemoteNamespace
+from services.memory.rows import private_owner
 from services.memory.schemas import Column
 from services.memory.stores.databricks.emptying import empty_index
+from services.memory.stores.databricks.row_checks import passes
 from services.memory.usecases.memories import query_vector
 from services.memory.usecases.registered_indexes import RegisteredIndexes, config_of, confirm, memory_of, owner_of
 
@@ -83,6 +86,7 @@ class VectorIndexes:
         Raises:
             InvalidArgument: a record is of another kind, has no embedding, or the crew is missing.
             FailedPrecondition: a vector has another length than the index.
+            PermissionDenied: a record has the id of somebody else's private one.
             Aborted: some records were not written.
         """
         registered, repository = await self._registered.open(principal, index)
@@ -112,7 +116,15 @@ class VectorIndexes:
             record.created_at = record.created_at or now
             record.id = record.id or next(chosen_ids(record, identity_of(record), private_ids))
         records = list({record.id: record for record in records}.values())
-        await repository.place(index, key, records)
+        replaced = await repository.place(index, key, records)
+        for record in records:
+            row = replaced.get(record.id)
+            # An expired record is nobody's any more: this is a new one.
+            if row is None or not passes(key.kind, EVERYTHING, row, now):
+                continue
+            owner = private_owner(key.kind, row)
+            if owner is not None and owner != record.owner:
+                raise foreign_private(record.id)
         async with self._registered.database.write() as connection:
             written = RemoteNamespace(key.memory_id, key.kind, "")
             await MemoryBackendRepository(connection).note_namespace(registered.backend, written)

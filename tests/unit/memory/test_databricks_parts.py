@@ -12,6 +12,7 @@ from services.memory.stores.databricks.filter_language import Owner, handed_over
 from services.memory.stores.databricks.recent_writes import RecentWrites
 
 OWNER = Owner(MemoryKind.UNIFIED, "sales", "crew")
+HERE = ("https://example.com", "main.memories.unified")
 
 
 @given(st.text(), st.sampled_from([Comparison.EQUAL, Comparison.NOT_EQUAL, Comparison.LESS]))
@@ -37,21 +38,24 @@ def test_an_owner_that_cannot_be_quoted_is_refused_and_never_left_out(group: str
 
 def test_recent_writes_tell_what_was_done_last_and_end_with_their_time() -> None:
     writes = RecentWrites(3600)
-    writes.note(["a", "b"], removed=False)
-    writes.note(["b"], removed=True)
-    assert [writes.written(key) for key in "abc"] == [True, True, False]
-    assert [writes.removed(key) for key in "abc"] == [False, True, False]
-    writes.note(["b"], removed=False)
-    assert not writes.removed("b")
+    writes.note(HERE, ["a", "b"], removed=False)
+    writes.note(HERE, ["b"], removed=True)
+    assert [writes.written(HERE, key) for key in "abc"] == [True, True, False]
+    assert [writes.removed(HERE, key) for key in "abc"] == [False, True, False]
+    writes.note(HERE, ["b"], removed=False)
+    assert not writes.removed(HERE, "b")
+    # Another group's index may have a row of the same key: nothing is said of it.
+    assert not writes.written(("https://other.example.com", HERE[1]), "a")
+    assert not writes.written((HERE[0], "main.memories.short_term"), "a")
     ended = RecentWrites(0)
-    ended.note(["a"], removed=True)
-    assert not ended.written("a")
-    assert not ended.removed("a")
+    ended.note(HERE, ["a"], removed=True)
+    assert not ended.written(HERE, "a")
+    assert not ended.removed(HERE, "a")
 
 
 def test_recent_writes_are_bounded_and_give_up_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_writes, "_MOST_KEYS", 3)
     writes = RecentWrites(3600)
     for key in "abcad":
-        writes.note([key], removed=False)
-    assert [writes.written(key) for key in "abcd"] == [True, False, True, True]
+        writes.note(HERE, [key], removed=False)
+    assert [writes.written(HERE, key) for key in "abcd"] == [True, False, True, True]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.vector_search_filters import read_dict_filter
+from tests.support.vector_search_filters import AnyOf, Compare, read_dict_filter
 from tests.support.vector_search_table import VectorTable, fits
 
 SCHEMA = {"id": "string", "group": "string", "embedding": "array<float>"}
@@ -95,4 +95,27 @@ def test_hybrid_ranks_a_row_that_matches_both_ways_first() -> None:
     table.put({"id": "words", "text": "storm", "embedding": [9.0]})
     found = [place for place, _ in table.hybrid([0.0], "storm harbour", [], None, 3)]
     assert ids(table, found)[0] == "both"
-    assert ids(table, [place for place, _ in table.full_text("storm", [], None, 9)]) == ["both", "words"]
+    assert ids(table, [place for place, _ in table.full_text("storm", [], None, 9)]) == ["words", "both"]
+
+
+def test_words_count_by_all_rows_of_an_index_whoever_owns_them() -> None:
+    table = VectorTable({"id": "string", "text": "string", "embedding": "array<float>"}, "id", "embedding", 1)
+    for key, text in (("a", "storm"), ("b", "harbour"), ("other", "cooking")):
+        table.put({"id": key, "text": text, "embedding": [0.0]})
+    mine = AnyOf((Compare("id", "=", "a"), Compare("id", "=", "b")))
+    found = table.full_text("storm harbour", ["text"], mine, 9)
+    assert (ids(table, [place for place, _ in found]), found[0][1]) == (["a", "b"], found[1][1])
+    table.put({"id": "other", "text": "storm", "embedding": [0.0]})
+    assert ids(table, [place for place, _ in table.full_text("storm harbour", ["text"], mine, 9)]) == ["b", "a"]
+
+
+def test_the_reranking_model_reads_the_columns_it_is_given() -> None:
+    schema = {"id": "string", "text": "string", "title": "string", "embedding": "array<float>"}
+    table = VectorTable(schema, "id", "embedding", 1)
+    table.put({"id": "near", "text": "harbour", "title": "storm", "embedding": [0.0]})
+    table.put({"id": "far", "text": "storm", "title": "harbour", "embedding": [1.0]})
+    hits = table.nearest([0.0], None, 9)
+    for columns, first in ((["text"], "far"), (["title"], "near")):
+        ranked = table.reranked(hits, "storm", columns)
+        assert ids(table, [place for place, _ in ranked])[0] == first
+        assert all(0.0 <= score <= 1.0 for _, score in ranked)

@@ -42,7 +42,7 @@ class IndexListings:
         """Return a page as `MemoryStore.page` does."""
         if limit > _KEYS_AT_ONCE and after is None and not embeddings:
             return await self._whole_page(index, owner, chosen, limit, now)
-        listing = (index, owner, repr(chosen))
+        listing = (self.repository.at(index), owner, repr(chosen))
         positions = None if after is None else self.listed.get(listing)
         whole = False
         if positions is None:

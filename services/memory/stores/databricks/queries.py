@@ -17,6 +17,9 @@ from services.memory.stores.databricks.wire import Json, QueryPage, encode_vecto
 MAX_RESULTS = 10_000
 """What one query can return."""
 
+MAX_WORD_RESULTS = 200
+"""What one query for words can return."""
+
 
 @dataclass(frozen=True, slots=True)
 class IndexQueries:
@@ -41,13 +44,18 @@ class IndexQueries:
         index: str,
         clauses: Sequence[Clause],
         text: str,
-        limit: int,
         *,
+        within: Sequence[str],
         columns: Sequence[str],
     ) -> AsyncIterator[Row]:
-        """Yield the rows that have words of a text, best first: at most 200, as the workspace finds no more."""
+        """Yield the rows that have words of a text in the columns `within`: at most `MAX_WORD_RESULTS`.
+
+        Which ones these are where there are more, and in which order, depends on all rows of the index.
+        """
         # Not a literal: the field of the text has the name of a column, of which only schemas and rows may speak.
-        body: Json = dict(columns=list(columns), num_results=limit, query_type="FULL_TEXT", query_text=text)  # noqa: C408
+        body: Json = dict(columns=list(columns), num_results=MAX_WORD_RESULTS, query_type="FULL_TEXT", query_text=text)  # noqa: C408
+        # Otherwise all text columns are searched: ids of groups, and the envelope with the owners of private records.
+        body["query_columns"] = list(within)
         async for row in self._pages(index, body, clauses, ""):
             yield row
 

@@ -28,12 +28,15 @@ from services.memory.stores.databricks.filter_language import (
 )
 from services.memory.stores.databricks.probes import IndexProbes
 from services.memory.stores.databricks.queries import MAX_RESULTS, IndexQueries
-from services.memory.stores.databricks.recent_writes import RecentWrites
+from services.memory.stores.databricks.recent_writes import IndexPlace, RecentWrites
 from services.memory.stores.databricks.resources import WorkspaceResources
 from services.memory.stores.databricks.row_checks import decision_columns, is_owned, passes
 from services.memory.stores.databricks.searches import IndexSearches
 from services.memory.stores.databricks.wire import wire_row
 from services.memory.stores.databricks.write_failures import partial_failure, read_only
+
+_WHOSE = Filter(owner="anybody")
+"""Decided by all that says whose a row is."""
 
 
 class DatabricksVectorIndexRepository:
@@ -51,15 +54,27 @@ class DatabricksVectorIndexRepository:
         self._client = client
         self._location = location
         self.resources = WorkspaceResources(client, location, endpoint_types)
-        self._queries = IndexQueries(client, location, endpoint_types, self.resources)
-        self.searches = IndexSearches(self._queries, formula)
-        self.probes = IndexProbes(self._queries)
-        self.recent_writes = recent_writes
+        self.queries = IndexQueries(client, location, endpoint_types, self.resources)
+        self.searches = IndexSearches(self.queries, formula)
+        self.probes = IndexProbes(self.queries)
+        self._recent_writes = recent_writes
 
     @property
     def delete_batch(self) -> int:
         """How many rows one request removes."""
         return self._client.limits.delete_keys
+
+    def at(self, index: str) -> IndexPlace:
+        """Return what tells an index from those of the same name in other workspaces."""
+        return self._location.workspace_url, index
+
+    def written_lately(self, index: str, key: str) -> bool:
+        """Return whether this process wrote or removed a row lately: what is read of it may be what it was before."""
+        return self._recent_writes.written(self.at(index), key)
+
+    def removed_lately(self, index: str, key: str) -> bool:
+        """Return whether this process removed a row lately and has not written it since."""
+        return self._recent_writes.removed(self.at(index), key)
 
     async def check_credential(self) -> None:
         """Find the caller's credential for the workspace.
@@ -89,7 +104,7 @@ class DatabricksVectorIndexRepository:
         """
         await self.check_writable(index)
         wired = await asyncio.to_thread(lambda: [wire_row(row) for row in rows])
-        self.recent_writes.note([row.key for row in wired], removed=False)
+        self._recent_writes.note(self.at(index), [row.key for row in wired], removed=False)
         failed = await self._client.upsert(self._location.workspace_url, index, wired)
         if failed:
             raise partial_failure("written", [(names or {}).get(key, key) for key in failed])
@@ -101,7 +116,7 @@ class DatabricksVectorIndexRepository:
             FailedPrecondition: it does.
         """
         try:
-            shape = await self._queries.shape(index)
+            shape = await self.queries.shape(index)
         except PermissionDenied:
             # Who may not read may be allowed to write.
             return
@@ -115,18 +130,18 @@ class DatabricksVectorIndexRepository:
         schema = DatabricksIndexSchemas.get_schema(owner.kind)
         columns = columns or [name for name in schema if embeddings or name != Column.EMBEDDING]
         quotable, others = list(keys), set[str]()
-        if not all(is_safe(key) for key in keys) and await self._queries.takes_text() is not False:
+        if not all(is_safe(key) for key in keys) and await self.queries.takes_text() is not False:
             # Keys of rows that something else has written, which the string language may not be able to hold.
             quotable, others = [key for key in keys if is_safe(key)], {key for key in keys if not is_safe(key)}
         found: dict[str, Row] = {}
         for start in range(0, len(quotable), MAX_VALUES):
             part = quotable[start : start + MAX_VALUES]
             clauses = [*owner_clauses(owner), keys_clause(part)]
-            async for row in self._queries.rows(index, clauses, None, len(part), columns=columns):
+            async for row in self.queries.rows(index, clauses, None, len(part), columns=columns):
                 if is_owned(owner, row):
                     found[row[Column.ID]] = {name: row[name] for name in columns}
         if others:
-            async for row in self._queries.rows(index, owner_clauses(owner), None, MAX_RESULTS, columns=columns):
+            async for row in self.queries.rows(index, owner_clauses(owner), None, MAX_RESULTS, columns=columns):
                 if row[Column.ID] in others and is_owned(owner, row):
                     found[row[Column.ID]] = {name: row[name] for name in columns}
         return found
@@ -161,14 +176,15 @@ class DatabricksVectorIndexRepository:
     async def place(self, index: str, key: NamespaceKey, records: Iterable[Record]) -> Mapping[str, Row]:
         """Say where records are to be stored, and return the rows there that they will replace, by their ids.
 
-        A row that something else has written under a record's id is replaced where it is.
+        A row that something else has written under a record's id is replaced where it is. The rows that are returned
+        have what says whose they are.
 
         Raises:
             FailedPrecondition: the index is read only.
         """
         await self.check_writable(index)
         by_id = {record.id: record for record in records}
-        existing = await self.find(index, key, by_id, deciding=EVERYTHING)
+        existing = await self.find(index, key, by_id, deciding=_WHOSE)
         replaced = {client_id: rows[0] for client_id, rows in existing.items()}
         for client_id, record in by_id.items():
             row = replaced.get(client_id)
@@ -179,7 +195,7 @@ class DatabricksVectorIndexRepository:
         """Count the owner's rows that match: exactly up to `most` rows (0: 10,000), beyond that at least so many."""
         columns = decision_columns(owner, chosen)
         received, count, most = 0, 0, most or MAX_RESULTS
-        async for row in self._queries.rows(index, handed_over(owner, chosen).clauses, None, most, columns=columns):
+        async for row in self.queries.rows(index, handed_over(owner, chosen).clauses, None, most, columns=columns):
             received += 1
             count += is_owned(owner, row) and passes(owner.kind, chosen, row, now)
         return Tally(count, at_least=received >= most)
@@ -195,7 +211,7 @@ class DatabricksVectorIndexRepository:
         wanted = {*decision_columns(owner, chosen), *columns}
         names = [name for name in DatabricksIndexSchemas.get_schema(owner.kind) if name in wanted]
         clauses = handed_over(owner, chosen).clauses
-        async for row in self._queries.rows(index, clauses, None, MAX_RESULTS, columns=names):
+        async for row in self.queries.rows(index, clauses, None, MAX_RESULTS, columns=names):
             page.append(row)
         if len(page) < MAX_RESULTS:
             yield [row for row in page if is_owned(owner, row) and passes(owner.kind, chosen, row, now)]
@@ -228,7 +244,7 @@ class DatabricksVectorIndexRepository:
             Aborted: some were not removed; `names` gives the ids that the metadata shows.
         """
         await self.check_writable(index)
-        self.recent_writes.note(keys, removed=True)
+        self._recent_writes.note(self.at(index), keys, removed=True)
         accepted, failed = await self._client.delete(self._location.workspace_url, index, keys)
         if failed:
             raise partial_failure("removed", [(names or {}).get(key, key) for key in failed])
@@ -239,7 +255,7 @@ class DatabricksVectorIndexRepository:
         columns = decision_columns(owner, chosen)
         received, found = 0, list[str]()
         clauses = handed_over(owner, chosen).clauses
-        async for row in self._queries.rows(index, clauses, None, MAX_RESULTS, columns=columns):
+        async for row in self.queries.rows(index, clauses, None, MAX_RESULTS, columns=columns):
             received += 1
             if is_owned(owner, row) and passes(owner.kind, chosen, row, now):
                 found.append(row[Column.ID])
@@ -252,8 +268,8 @@ class DatabricksVectorIndexRepository:
         """
         expired: list[str] = []
         columns = decision_columns(owner, EVERYTHING)
-        async for row in self._queries.rows(index, owner_clauses(owner), None, MAX_RESULTS, columns=columns):
+        async for row in self.queries.rows(index, owner_clauses(owner), None, MAX_RESULTS, columns=columns):
             if is_owned(owner, row) and not passes(owner.kind, EVERYTHING, row, now):
                 expired.append(row[Column.ID])
-        expired = [key for key in expired if not self.recent_writes.written(key)]
+        expired = [key for key in expired if not self.written_lately(index, key)]
         return await self.delete_records(index, expired) if expired else 0

@@ -1,4 +1,4 @@
-"""Searches of an index, by vectors and by words: what the workspace cannot decide of a filter is decided here."""
+"""Searches of an index by vectors: what the workspace cannot decide of a filter is decided here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from services.memory.domain.records import Record
 from services.memory.domain.scores import ScoreFormula
 from services.memory.domain.vectors import Vector
 from services.memory.record_reader import RecordReader
-from services.memory.row_values import read_float, read_text
+from services.memory.row_values import read_text
 from services.memory.schemas import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.filter_language import Owner, handed_over
 from services.memory.stores.databricks.queries import MAX_RESULTS, IndexQueries
@@ -17,8 +17,6 @@ from services.memory.stores.databricks.row_checks import is_owned, passes
 from services.memory.stores.databricks.upstream_errors import bad_answer
 from services.memory.stores.databricks.wire import SCORE
 
-MAX_WORD_RESULTS = 200
-"""What one query for words can return."""
 _SPARE_ROWS = 4
 """Rows requested beyond what is looked for where few are sorted out."""
 
@@ -93,39 +91,6 @@ class IndexSearches:
             if received < requested or requested == MAX_RESULTS:
                 return Hits(hits, truncated=received >= MAX_RESULTS, unreadable=reader.unreadable)
             requested = min(MAX_RESULTS, 10 * requested)
-
-    async def word_search(
-        self,
-        index: str,
-        owner: Owner,
-        text: str,
-        chosen: Filter,
-        limit: int,
-        now: datetime,
-        *,
-        embeddings: bool,
-    ) -> Hits:
-        """Find the owner's records that have words of a text and match, best first, among the best 200.
-
-        Instead of similarities they have the workspace's scores.
-        """
-        columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
-        if embeddings:
-            columns.append(Column.EMBEDDING)
-        clauses = handed_over(owner, chosen).clauses
-        hits: list[Hit] = []
-        reader = RecordReader(owner.kind, "databricks")
-        received = 0
-        async for row in self.queries.rows_with_words(index, clauses, text, MAX_WORD_RESULTS, columns=columns):
-            received += 1
-            if not is_owned(owner, row) or not passes(owner.kind, chosen, row, now):
-                continue
-            record = reader.read(row)
-            if record is not None:
-                hits.append(Hit(record, read_text(row.get(Column.CREW_ID)), read_float(row.get(SCORE))))
-            if len(hits) == limit:
-                return Hits(hits, truncated=False, unreadable=reader.unreadable)
-        return Hits(hits, truncated=received >= MAX_WORD_RESULTS, unreadable=reader.unreadable)
 
     def _cosine(self, score: object) -> float:
         try:

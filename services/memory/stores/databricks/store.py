@@ -39,6 +39,7 @@ from services.memory.stores.databricks.repository import DatabricksVectorIndexRe
 from services.memory.stores.databricks.row_checks import passes
 from services.memory.stores.databricks.searches import Hit
 from services.memory.stores.databricks.upstream_errors import IndexMissing
+from services.memory.stores.databricks.word_searches import WordSearches
 from services.memory.stores.near_copies import queries_for
 
 logger = structlog.get_logger(__name__)
@@ -94,6 +95,7 @@ class DatabricksMemoryStore:
         self._config = backend.databricks
         self._notes = notes
         self._listings = IndexListings(repository, listed)
+        self._words = WordSearches(repository)
         self._pause_seconds = pause_seconds
         self._private_ids = private_ids
 
@@ -206,33 +208,15 @@ class DatabricksMemoryStore:
         return SearchOutcome(results, truncated=truncated, unreadable=found.unreadable)
 
     async def search_words(self, key: NamespaceKey, query: WordQuery, now: datetime) -> SearchOutcome:
-        """See `MemoryStore`; the workspace decides what a word is and which count, among its best 200."""
-        return await self._search_words(_owner(key), query, now)
+        """See `MemoryStore`; what a word is, the workspace decides, too."""
+        return await self._words.find(self._index(key.kind), _owner(key), query, now)
 
     async def search_words_several(
         self, keys: Sequence[NamespaceKey], query: WordQuery, now: datetime
     ) -> SearchOutcome:
         """See `SearchesSeveral`."""
-        return await self._search_words(_owner_of_several(keys), query, now)
-
-    async def _search_words(self, owner: Owner, query: WordQuery, now: datetime) -> SearchOutcome:
-        text = " ".join(dict.fromkeys(word for term in query.terms for word in term))
-        found = await self._repository.searches.word_search(
-            self._index(owner.kind),
-            owner,
-            text,
-            query.filter,
-            query.skip + query.limit,
-            now,
-            embeddings=query.include_embeddings,
-        )
-        # The workspace's scores have no upper bound: the best record has 1, as where all terms are found.
-        best = max((hit.similarity for hit in found.hits), default=0.0)
-        results = [
-            _found(owner, hit, max(0.0, hit.similarity / best) if best > 0 else 0.0, 0.0)
-            for hit in found.hits[query.skip :]
-        ]
-        return SearchOutcome(results, truncated=found.truncated, unreadable=found.unreadable)
+        owner = _owner_of_several(keys)
+        return await self._words.find(self._index(owner.kind), owner, query, now)
 
     async def get(
         self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING
@@ -304,19 +288,25 @@ class DatabricksMemoryStore:
         Those that were written or removed lately are left as they are: what is read of them may be what they were
         before, and writing that would undo a save or bring back what was removed.
         """
-        recent = self._repository.recent_writes
-        index = self._index(key.kind)
-        await self._repository.check_writable(index)
-        found = await self._repository.find(index, key, ids, embeddings=True)
+        repository, index = self._repository, self._index(key.kind)
+        await repository.check_writable(index)
+        found = await repository.find(index, key, ids, embeddings=True)
         living = [
-            [row for row in rows if passes(key.kind, chosen, row, now) and not recent.removed(row[Column.ID])]
+            [
+                row
+                for row in rows
+                if passes(key.kind, chosen, row, now) and not repository.removed_lately(index, row[Column.ID])
+            ]
             for rows in found.values()
         ]
         touched = [
-            {**row, Column.LAST_ACCESSED: now} for rows in living for row in rows if not recent.written(row[Column.ID])
+            {**row, Column.LAST_ACCESSED: now}
+            for rows in living
+            for row in rows
+            if not repository.written_lately(index, row[Column.ID])
         ]
         if touched:
-            await self._repository.write_rows(index, touched)
+            await repository.write_rows(index, touched)
         return sum(bool(rows) for rows in living)
 
     async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
