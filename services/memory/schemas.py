@@ -229,6 +229,12 @@ class DatabricksIndexSchemas:
         """Return the columns that conditions may name, with their types."""
         return {f.name: f.type for f in cls.get_fields(memory_type) if f.name not in _NOT_FILTERABLE}
 
+    @classmethod
+    def readable(cls, memory_type: str | MemoryKind) -> list[str]:
+        """Return the columns of text that a reranking model may read."""
+        columns = cls.filterable(memory_type)
+        return [name for name, kind in columns.items() if kind is FieldType.STRING and not cls.holds_json(name)]
+
     @staticmethod
     def holds_json(column: str) -> bool:
         """Return whether a column is a list in JSON, which conditions can only search for words."""

@@ -23,6 +23,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 
 from databricks.ai_search.client import AISearchClient
 from databricks.ai_search.exceptions import BadRequest, NotFound, PermissionDenied
+from databricks.ai_search.reranker import DatabricksReranker
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
 from databricks.sdk.errors import NotFound as SdkNotFound
@@ -31,6 +32,8 @@ from databricks.sdk.service.vectorsearch import (
     DirectAccessVectorIndexSpec,
     EmbeddingVectorColumn,
     EndpointType,
+    RerankerConfig,
+    RerankerConfigRerankerParameters,
     VectorIndexType,
 )
 
@@ -164,6 +167,36 @@ def test_a_service_principal_reaches_rows_with_either_client(filled: DatabricksW
     indexes = sdk(filled, client_id="cid", client_secret="secret", auth_type="oauth-m2m")
     assert indexes.query_index(INDEX, ["id"], query_vector=[0.0, 0.0]).result.row_count == 3
     assert {entry.caller for entry in filled.vector_search.log} == {"cid"}
+
+
+def test_the_clients_rerank_bound_scores_and_choose_columns(filled: DatabricksWorkspace, pat: str) -> None:
+    client = ai_search(filled, personal_access_token=pat)
+    index = client.get_index("ep", INDEX)
+    index.upsert(rows(3))
+    ask: dict[str, Any] = {"columns": ["id"], "query_vector": [0.0, 0.0], "num_results": 3, "disable_notice": True}
+    reranked = index.similarity_search(
+        **ask, query_text="odd", reranker=DatabricksReranker(columns_to_rerank=["group_id"])
+    )
+    assert [cells[0] for cells in reranked["result"]["data_array"]] == ["00001", "00000", "00002"]
+    near = index.similarity_search(**ask, score_threshold=0.4)
+    assert [cells[0] for cells in near["result"]["data_array"]] == ["00000", "00001"]
+    for columns, count in ((["group_id"], 1), (["id"], 0)):
+        found = index.similarity_search(
+            columns=["id"], query_text="odd", query_type="FULL_TEXT", query_columns=columns, disable_notice=True
+        )
+        assert found["result"]["row_count"] == count
+    indexes = sdk(filled, token=pat, auth_type="pat")
+    config = RerankerConfig("databricks_reranker", RerankerConfigRerankerParameters(["group_id"]))
+    answer = indexes.query_index(
+        INDEX, ["id"], query_vector=[0.0, 0.0], num_results=1, query_text="odd", reranker=config
+    )
+    assert answer.result.data_array[0][0] == "00001"
+    answer = indexes.query_index(INDEX, ["id"], query_vector=[0.0, 0.0], score_threshold=0.4)
+    assert answer.result.row_count == 2
+    made = client.create_endpoint("fast", "STANDARD", target_qps=20)
+    assert made["scaling_info"]["requested_target_qps"] == 20
+    with pytest.raises(BadRequest, match="STANDARD"):
+        client.create_endpoint("large", "STORAGE_OPTIMIZED", target_qps=20)
 
 
 def test_the_async_client_reads_and_writes_rows(filled: DatabricksWorkspace, pat: str) -> None:

@@ -258,7 +258,7 @@ async def test_a_query_that_cannot_be_answered_is_refused(wire: Wire, body: dict
 
 
 @pytest.mark.parametrize(
-    "unmodelled", [{"facets": ["age"]}, {"sort_columns": ["age ASC"]}, {"reranker": {"model": "m"}}]
+    "unmodelled", [{"facets": ["age"]}, {"sort_columns": ["age ASC"]}, {"columns_to_rerank": ["group"]}]
 )
 async def test_what_is_not_modelled_is_refused_rather_than_ignored(wire: Wire, unmodelled: dict[str, Any]) -> None:
     status, body = await wire.query(**unmodelled)
@@ -310,6 +310,57 @@ async def test_a_delta_sync_index_follows_its_table_and_is_not_written_to(wire: 
 async def test_hybrid_queries_take_text_beside_the_vector_and_give_at_most_two_hundred(wire: Wire) -> None:
     await wire.upsert(*(row(f"{number}", group="storm") for number in range(300)))
     assert len(await wire.found(query_type="HYBRID", query_text="storm", num_results=1000)) == 200
+
+
+def reranker(*columns: Any, **changes: Any) -> dict[str, Any]:
+    return {"model": "databricks_reranker", "parameters": {"columns_to_rerank": list(columns)}} | changes
+
+
+async def test_a_reranker_orders_the_best_fifty_and_returns_as_many_as_are_asked_for(wire: Wire) -> None:
+    await wire.upsert(*(row(f"{n:03}", group="calm", at=float(n)) for n in range(60)))
+    await wire.upsert(row("049", group="storm", at=49.0), row("055", group="storm", at=55.0))
+    asked = {"query_text": "storm", "reranker": reranker("group_id")}
+    assert await wire.found(**asked, num_results=2) == ["049", "000"]
+    assert len(await wire.found(**asked, num_results=100)) == 50
+    assert (await wire.found(query_text="storm", num_results=2))[0] == "000"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"reranker": reranker("group_id")},
+        {"query_text": "a", "reranker": reranker()},
+        {"query_text": "a", "reranker": reranker("nobody")},
+        {"query_text": "a", "reranker": reranker("age")},
+        {"query_text": "a", "reranker": reranker("group_id", model="m")},
+        {"query_text": "a", "reranker": reranker("group_id", model_type="MODEL_TYPE_FINETUNED")},
+        {"query_text": "a", "reranker": ["group_id"]},
+        {"query_text": "a", "reranker": reranker("group_id"), "num_results": 0},
+        {"score_threshold": "high"},
+    ],
+)
+async def test_a_reranker_or_threshold_that_cannot_be_used_is_refused(wire: Wire, body: dict[str, Any]) -> None:
+    await wire.upsert(row("a", age=1))
+    assert (await wire.query(**body))[0] == 400
+
+
+async def test_a_threshold_leaves_out_what_has_a_lower_score(wire: Wire) -> None:
+    await wire.upsert(row("a"), row("b", at=1.0), row("c", at=2.0))
+    assert await wire.found(score_threshold=0.5) == ["a", "b"]
+    wire.vectors.behaviour.ignores_threshold = True
+    assert await wire.found(score_threshold=0.5) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("target", [0, -2, 1.0, 2.5, "9", True])
+async def test_endpoints_are_made_for_a_whole_number_of_queries(wire: Wire, target: Any) -> None:
+    assert (await wire.send("POST", "/endpoints", {"name": "fast", "target_qps": target}))[0] == 400
+    large = {"name": "large", "endpoint_type": "STORAGE_OPTIMIZED", "target_qps": 9}
+    assert (await wire.send("POST", "/endpoints", large))[0] == 400
+    _, made = await wire.send("POST", "/endpoints", {"name": "fast", "target_qps": 9})
+    assert made["scaling_info"] == {"requested_target_qps": 9}
+    assert (await wire.send("PATCH", "/endpoints/fast", {"target_qps": target}))[0] == 400
+    _, changed = await wire.send("PATCH", "/endpoints/fast", {"target_qps": -1})
+    assert "scaling_info" not in changed["endpoint"]
 
 
 async def test_scan_walks_by_key_after_the_last_one(wire: Wire) -> None:

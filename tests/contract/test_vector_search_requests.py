@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -17,6 +17,7 @@ from services.common.identity.credentials import OutboundCredential
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
+from services.memory.domain.scores import ScoreMeasure
 from services.memory.domain.vectors import unit_vector
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import VectorSearchClient
@@ -34,6 +35,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
 from databricks.ai_search.client import AISearchClient
+from databricks.ai_search.reranker import DatabricksReranker
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.config import Config
 from databricks.sdk.service.vectorsearch import (
@@ -227,6 +229,43 @@ async def test_our_requests_are_those_of_databricks_sdk(workspace: DatabricksWor
         assert exchange.path.startswith((f"{base}/indexes", f"{base}/endpoints"))
     # The stored vector is the one given.
     np.testing.assert_allclose(rows[0]["embedding"], unit_vector([1, 0, 0]).astype(np.float64), atol=1e-9)
+
+
+async def test_our_reranked_and_bounded_queries_are_those_of_the_clients(
+    workspace: DatabricksWorkspace, token: str
+) -> None:
+    vectors = workspace.vector_search
+    vectors.add_endpoint(ENDPOINT)
+    vectors.add_index(INDEX, ENDPOINT, DatabricksIndexSchemas.get_schema("unified"), DIMENSION)
+    repository, http = _ours(workspace, token)
+    await repository.upsert(INDEX, KEY, _records()[:3], "m")
+    key = KEY.stored_id("r1")
+    vectors.clear_log()
+    assert await repository.searches.reranked(INDEX, OWNER, "text 1", ["content"], [key]) == [key]
+    bounded = replace(repository.searches, scores=ScoreMeasure(bounds=True))
+    vector = unit_vector([1, 0, 0])
+    await bounded.similarity_search(INDEX, OWNER, vector, EVERYTHING, 7, NOW, embeddings=False, min_score=0.5)
+    ours = [_sent([e], "/query").body for e in vectors.log if e.path.endswith("/query")]
+    vectors.clear_log()
+    client: Any = AISearchClient(workspace_url=workspace.url, personal_access_token=token, disable_notice=True)
+    index = client.get_index(ENDPOINT, INDEX)
+    for body, more in (
+        (ours[0], {"query_text": "text 1", "reranker": DatabricksReranker(["content"])}),
+        (ours[1], {"score_threshold": ours[1]["score_threshold"]}),
+    ):
+        index.similarity_search(
+            body["columns"],
+            query_vector=body["query_vector"],
+            filters=body["filters_json"],
+            num_results=body["num_results"],
+            disable_notice=True,
+            **more,
+        )
+    theirs = [_sent([e], "/query").body for e in vectors.log if e.path.endswith("/query")]
+    assert ours == [
+        {name: value for name, value in body.items() if name not in ("filter_string", "debug_level")} for body in theirs
+    ]
+    await http.close()
 
 
 async def test_our_removals_and_scans_are_those_of_ai_search(workspace: DatabricksWorkspace, token: str) -> None:

@@ -688,8 +688,7 @@ class VectorSearchEmulator(DatabricksEmulator):
         if threshold is not None and not _is_number(threshold):
             raise invalid("score_threshold must be a number")
         try:
-            # The model is given the best 50, however few of them are asked for.
-            hits = self._hits(index, body | {"num_results": _RERANKED} if body.get("reranker") else body)
+            hits = self._hits(index, body)
         except FilterError as error:
             raise invalid(f"Invalid filter: {error}") from None
         if threshold is not None and not self.behaviour.ignores_threshold:
@@ -707,6 +706,9 @@ class VectorSearchEmulator(DatabricksEmulator):
         limit = body.get("num_results", 10)
         if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= self.behaviour.max_results:
             raise invalid(f"num_results must be between 1 and {self.behaviour.max_results}")
+        if body.get("reranker"):
+            # The model is given the best 50, however few of them are asked for.
+            limit = _RERANKED
         condition = _condition(index.endpoint, body)
         table = index.table
         columns = body.get("query_columns") or []

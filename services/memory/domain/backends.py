@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.memory.domain.records import MemoryKind
-from services.memory.domain.scores import ScoreFormula
+from services.memory.domain.scores import ScoreMeasure
 from services.memory.domain.vectors import EmbeddingSpace
 
 
@@ -20,9 +20,9 @@ class DatabricksConfig:
     indexes: Mapping[MemoryKind, str]
     """The last part of each index's name."""
     space: EmbeddingSpace
-    formula: ScoreFormula | None = None
+    scores: ScoreMeasure | None = None
     """How the workspace computes scores, once that was measured."""
-    target_qps: float | None = None
+    target_qps: int | None = None
     """Queries a second that an endpoint is made for; None leaves it to the workspace."""
 
     def index_name(self, kind: MemoryKind) -> str | None:

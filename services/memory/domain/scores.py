@@ -1,6 +1,7 @@
 """Scores of vector stores as cosine similarities."""
 
 import math
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -59,7 +60,25 @@ class ScoreFormula(StrEnum):
                 return 2.0 * score - 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreMeasure:
+    """How a vector store computes scores, as far as it was measured."""
+
+    formula: ScoreFormula = ScoreFormula.SQUARED_DISTANCE
+    """What documents say, until it was measured."""
+    bounds: bool = False
+    """Whether the store was seen to leave out rows whose score is below a threshold, and those alone."""
+
+    def threshold(self, similarity: float) -> float | None:
+        """Return the score below which no row is as similar as this; None where the store cannot be relied on."""
+        score = self.formula.score(similarity) - _MARGIN if self.bounds and similarity > -1.0 else 0.0
+        # Thresholds of 0 and below mean none.
+        return score if score > 0.0 else None
+
+
 _TOLERANCE = 1e-6
+_MARGIN = 1e-4
+"""By which a threshold is lower than the score that is wanted: what comes back is compared exactly."""
 _TEXTS = {
     ScoreFormula.SQUARED_DISTANCE: "1 / (1 + d²)",
     ScoreFormula.DISTANCE: "1 / (1 + d)",

@@ -49,6 +49,15 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
+class Reranking:
+    """A search whose best results a model puts in order, by reading them beside the text of the search."""
+
+    text: str
+    columns: tuple[str, ...]
+    """What the model reads of each record, in this order; empty means its text."""
+
+
+@dataclass(frozen=True, slots=True)
 class SearchPosition:
     """The position of the last result of a page: its score, and among equal scores its stored id."""
 

@@ -14,7 +14,7 @@ from services.common.errors import AlreadyExists, NotFound
 from services.common.resource_key import ResourceKey
 from services.memory.domain.backends import DatabricksConfig, MemoryBackend, RegisteredIndex
 from services.memory.domain.records import MemoryKind
-from services.memory.domain.scores import ScoreFormula
+from services.memory.domain.scores import ScoreFormula, ScoreMeasure
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.tables import (
     KindNumber,
@@ -253,7 +253,8 @@ def _config_document(config: DatabricksConfig) -> dict[str, Any]:
         "indexes": {kind.name: name for kind, name in config.indexes.items()},
         "model": config.space.model,
         "dimension": config.space.dimension,
-        "formula": config.formula,
+        "formula": None if config.scores is None else config.scores.formula,
+        "bounds_scores": config.scores is not None and config.scores.bounds,
         "target_qps": config.target_qps,
     }
 
@@ -270,8 +271,8 @@ def _backend(row: Mapping[Any, Any]) -> MemoryBackend:
             indexes={MemoryKind[name]: index for name, index in document["indexes"].items()},
             space=EmbeddingSpace(document["model"], document["dimension"]),
             # Absent from what earlier versions have stored.
-            formula=ScoreFormula(document["formula"]) if document.get("formula") else None,
-            target_qps=document.get("target_qps"),
+            scores=_scores(document),
+            target_qps=int(document["target_qps"]) if document.get("target_qps") else None,
         )
     created: datetime = row["created_at"]
     return MemoryBackend(
@@ -285,6 +286,11 @@ def _backend(row: Mapping[Any, Any]) -> MemoryBackend:
         made_endpoint=row["made_endpoint"],
         active=row["active_id"] is not None,
     )
+
+
+def _scores(document: Mapping[str, Any]) -> ScoreMeasure | None:
+    formula = document.get("formula")
+    return ScoreMeasure(ScoreFormula(formula), document.get("bounds_scores", False)) if formula else None
 
 
 def _name_taken(name: str) -> AlreadyExists:

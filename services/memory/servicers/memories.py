@@ -12,7 +12,7 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.searches import SearchMode
 from services.memory.servicers.messages.batch_searches import answer_to_proto, queries_from_proto
-from services.memory.servicers.messages.filters import filter_from_proto, ranking_from_proto
+from services.memory.servicers.messages.filters import filter_from_proto, ranking_from_proto, reranking_from_proto
 from services.memory.servicers.messages.namespaces import graph_to_proto, namespace_to_proto, scope_to_proto
 from services.memory.servicers.messages.records import (
     check_visible,
@@ -87,6 +87,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             ranking=ranking_from_proto(request.ranking) if request.HasField("ranking") else None,
             mode=enum_from_proto(SearchMode, pb.SearchMode, request.mode) if request.mode else SearchMode.VECTOR,
             diversity=request.diversity if request.HasField("diversity") else None,
+            reranking=reranking_from_proto(request) if request.HasField("reranking") else None,
             include_embeddings=request.include_embeddings,
             page_token=request.page_token,
             fingerprint=request_hash(request, "limit", "include_embeddings", "page_token", "crew_name"),

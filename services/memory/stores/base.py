@@ -10,8 +10,17 @@ from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord
 from services.memory.domain.scopes import ScopeRow
-from services.memory.domain.searches import Query, SearchOutcome, WordQuery
+from services.memory.domain.searches import Query, Reranking, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace
+
+
+@runtime_checkable
+class RerankingStore(Protocol):
+    """A store that has a model to put results in order."""
+
+    async def rerank(self, key: NamespaceKey, reranking: Reranking, stored_ids: Sequence[str]) -> Sequence[str]:
+        """Return at most 50 stored ids of a namespace in the order that a model gives them, all of them."""
+        ...
 
 
 class MemoryStore(Protocol):

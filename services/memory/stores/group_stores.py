@@ -9,7 +9,6 @@ from services.common.db.database import Database
 from services.common.errors import FailedPrecondition, FieldViolation
 from services.memory.domain.backends import MemoryBackend
 from services.memory.domain.records import MemoryKind
-from services.memory.domain.scores import ScoreFormula
 from services.memory.repositories.memory_backends import MemoryBackendRepository, RemoteNamespace
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.databricks.client import VectorSearchClient
@@ -90,9 +89,8 @@ class BackendStores:
         """Return the indexes of a Databricks backend."""
         assert backend.databricks is not None
         location = Location(backend.databricks.workspace_url, backend.databricks.endpoint)
-        formula = backend.databricks.formula or ScoreFormula.SQUARED_DISTANCE
         return DatabricksVectorIndexRepository(
-            self._client, location, self._endpoint_types, self._recent_writes, formula
+            self._client, location, self._endpoint_types, self._recent_writes, backend.databricks.scores
         )
 
     def forget(self, group_id: str) -> None:

@@ -13,6 +13,7 @@ from services.common.resource_key import ResourceKey
 from services.memory.domain.backends import DatabricksConfig, MemoryBackend
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.records import MemoryKind
+from services.memory.domain.scores import ScoreMeasure
 from services.memory.repositories.memory_backends import MemoryBackendRepository
 from services.memory.stores.databricks.descriptions import IndexDescription, ResourceState
 from services.memory.stores.databricks.filter_language import Owner
@@ -104,7 +105,7 @@ class BackendChecks:
     ) -> list[Check]:
         for kind, name in usable:
             try:
-                formula = await measure(repository, name, Owner(kind, principal.group_id, None))
+                scores = await measure(repository, name, Owner(kind, principal.group_id, None))
             except ScoreUnknown as unknown:
                 return [
                     Check(
@@ -113,19 +114,24 @@ class BackendChecks:
                         "do not rely on min_score and on similarities from this workspace, and report these figures",
                     )
                 ]
-            if formula is not None:
-                if formula is not config.formula:
-                    await self._note(backend, replace(config, formula=formula))
-                return [Check("scores", f"are {formula.text} of unit vectors, as measured with a row of index {name}")]
+            if scores is not None:
+                if scores != config.scores:
+                    await self._note(backend, scores)
+                bounded = "bounds" if scores.bounds else "does not bound"
+                finding = (
+                    f"are {scores.formula.text} of unit vectors, as measured with a row of index {name}; the workspace "
+                    f"{bounded} results by score_threshold"
+                )
+                return [Check("scores", finding)]
         return [Check("scores", "were not measured: no index has a row of your group with a vector of unit length")]
 
-    async def _note(self, backend: MemoryBackend, config: DatabricksConfig) -> None:
+    async def _note(self, backend: MemoryBackend, scores: ScoreMeasure) -> None:
         async with self._registered.database.write() as connection:
             backends = MemoryBackendRepository(connection)
             await backends.hold(backend.group_id)
             present = await backends.get(backend.group_id, ResourceKey(id=backend.id))
             if present.databricks is not None:
-                await backends.store(replace(present, databricks=replace(present.databricks, formula=config.formula)))
+                await backends.store(replace(present, databricks=replace(present.databricks, scores=scores)))
         self._registered.stores.forget(backend.group_id)
 
 

@@ -93,9 +93,19 @@ class IndexResources:
     async def create_endpoint(
         self, principal: Principal, key: ResourceKey, *, storage_optimized: bool
     ) -> EndpointDescription:
-        """Make a backend's endpoint; one that is there already is returned as it is."""
+        """Make a backend's endpoint; one that is there already is returned as it is.
+
+        Raises:
+            InvalidArgument: the backend wants what endpoints of this type do not have.
+        """
         backend = await self._registered.backend(principal, key)
         config = config_of(backend)
+        if storage_optimized and config.target_qps:
+            raise InvalidArgument.field(
+                "type",
+                "STORAGE_OPTIMIZED endpoints take no target_qps, and the backend has one: set it to 0 "
+                "(UpdateMemoryBackend), or make a STANDARD endpoint",
+            )
         repository = self._registered.stores.repository(backend)
         try:
             made = await repository.resources.create_endpoint(

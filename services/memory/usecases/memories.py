@@ -17,7 +17,7 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import assign_owner, listed_for, named_for, require_editor
 from services.memory.domain.records import MemoryKind, Record, ShortTerm
 from services.memory.domain.saves import SavedRecord
-from services.memory.domain.searches import Query, Ranking, SearchMode, SearchOutcome
+from services.memory.domain.searches import Query, Ranking, Reranking, SearchMode, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mismatch, unit_vector
 from services.memory.domain.words import Term, terms_of
 from services.memory.embedding import Embedder
@@ -27,6 +27,7 @@ from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.ranked_search import CANDIDATES, OneNamespace, search_by_rank
 from services.memory.usecases.record_pages import ENVELOPE_BYTES, ListPages, SearchPages, fitting
+from services.memory.usecases.reranking import check_reranking, reranker_of
 
 DEFAULT_LIMIT = 10
 _MOST_COMPARED = 100
@@ -53,6 +54,8 @@ class SearchInput:
     page_token: str
     fingerprint: str
     """Hash of everything that pages of the same search have in common."""
+    reranking: Reranking | None = None
+    """None is off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,7 @@ class Memories:
         Raises:
             InvalidArgument: the vector has no direction, the ranking does not fit the kind, the mode does not fit what
                 else is requested, or the token is of another search.
-            FailedPrecondition: the group's store cannot look for words.
+            FailedPrecondition: the group's store cannot look for words, or has no model to put results in order.
             PermissionDenied: private records are requested without the role EDITOR.
         """
         key = namespace_key(principal, memory_id, kind)
@@ -188,10 +191,13 @@ class Memories:
         if search.ranking and search.ranking.importance_weight and not has_column(kind, Column.IMPORTANCE):
             raise no_importance(kind)
         terms = search_terms(search)
+        if search.reranking is not None:
+            check_reranking(search, kind)
         vector = None if search.vector is None else query_vector(search.vector, "vector.values")
         if search.mode is SearchMode.TEXT:
             vector = NO_VECTOR
         store = await self._stores.of(principal.group_id, kind)
+        rerank = None if search.reranking is None else reranker_of(store, key, search.reranking)
         if vector is None:
             space = await store.space(key)
             if space is None:
@@ -207,7 +213,7 @@ class Memories:
             after=after,
             asked_at=asked_at,
         )
-        by_rank = search.mode is not SearchMode.VECTOR or search.diversity is not None
+        by_rank = search.mode is not SearchMode.VECTOR or search.diversity is not None or rerank is not None
         outcome = (
             await search_by_rank(
                 OneNamespace(store, key, utc_now()),
@@ -216,6 +222,7 @@ class Memories:
                 terms=terms,
                 text=search.text,
                 diversity=search.diversity,
+                rerank=rerank,
             )
             if by_rank
             else await store.search(key, query, utc_now())

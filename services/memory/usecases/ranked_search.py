@@ -20,12 +20,16 @@ from services.memory.stores.base import MemoryStore
 CANDIDATES: Final = 200
 """Results that a choice is made from: the same on every page, so that pages continue each other."""
 MOST_RESULTS: Final = 10_000
+RERANKED: Final = 50
+"""Results that a model puts in order."""
 _SMOOTHING = 60
 """The constant of reciprocal rank fusion, as it was published and is used everywhere."""
 _BEST_RANK = 1 / (_SMOOTHING + 1)
 
 _Find: TypeAlias = Callable[[int, int, bool], Awaitable[SearchOutcome]]
 """Finds the best from one place to another, with or without their vectors."""
+Rerank: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[str]]]
+"""Puts stored ids in order."""
 
 
 class Searched(Protocol):
@@ -65,17 +69,21 @@ async def search_by_rank(
     terms: Sequence[Term],
     diversity: float | None,
     text: str = "",
+    rerank: Rerank | None = None,
 ) -> SearchOutcome:
     """Return a page of what a search finds; the page after a position begins with the result after its rank.
 
     `text` is what the terms were read from. With a diversity results come in the order of maximal marginal relevance.
-    The query's vector is not looked at by mode TEXT.
+    With `rerank` the best 50 come in the order that it gives their stored ids. The query's vector is not looked at by
+    mode TEXT.
     """
     find = _finder(searched, query, mode, terms, text)
     before = query.after.rank if query.after else 0
     end = before + query.limit
-    bounded = mode is SearchMode.HYBRID or diversity is not None
+    bounded = mode is SearchMode.HYBRID or diversity is not None or rerank is not None
     count = CANDIDATES if bounded else min(end, MOST_RESULTS)
+    if rerank is not None and mode is not SearchMode.HYBRID:
+        count = RERANKED
     # What earlier pages have shown is read again only where it takes part in the choice.
     skip = 0 if bounded else before
     if skip >= count:
@@ -88,6 +96,9 @@ async def search_by_rank(
         if len(results) > before:
             order = await asyncio.to_thread(diversified, vectors, [result.score for result in results], diversity, end)
             results = [results[position] for position in order]
+    if rerank is not None:
+        results = await _reranked(results[:RERANKED], rerank)
+        found = replace(found, results=results, cut=found.cut or len(found.results) > RERANKED)
     shown = results[before - skip : end - skip]
     if not query.include_embeddings:
         for result in shown:
@@ -139,6 +150,13 @@ def _joined(outcomes: list[SearchOutcome], vector: Vector) -> list[Found]:
     order = sorted(found, key=lambda place: -ranks[place])
     best = _BEST_RANK * len(outcomes)
     return [replace(_compared(found[place], vector), score=ranks[place] / best) for place in order]
+
+
+async def _reranked(results: Sequence[Found], rerank: Rerank) -> list[Found]:
+    """Return results in another order; scores say their places, as nobody documents what those of a model mean."""
+    by_id = {found.record.stored_id: found for found in results}
+    order = await rerank(list(by_id)) if by_id else ()
+    return [replace(by_id[stored_id], score=1.0 - place / RERANKED) for place, stored_id in enumerate(order)]
 
 
 def _with_vectors(results: Sequence[Found]) -> tuple[npt.NDArray[np.float32], Sequence[Found]]:

@@ -8,7 +8,7 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.metadata import canonical_json
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import normalise_scope
-from services.memory.domain.searches import Ranking
+from services.memory.domain.searches import Ranking, Reranking
 from services.memory.servicers.messages.conditions import conditions_from_proto
 from services.memory.servicers.messages.expressions import expression_from_proto
 
@@ -57,3 +57,8 @@ def ranking_from_proto(message: memory_pb2.Ranking) -> Ranking:
         raise InvalidArgument.field("ranking", "at least one weight has to be above 0, and all of them finite")
     half_life = message.recency_half_life_days or _DEFAULT_HALF_LIFE_DAYS
     return Ranking(*weights, half_life_days=half_life)
+
+
+def reranking_from_proto(search: memory_pb2.SearchRecordsRequest) -> Reranking:
+    """Return what a model reads of a search and of what it finds."""
+    return Reranking(search.text, tuple(search.reranking.columns))

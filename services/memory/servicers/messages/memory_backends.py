@@ -56,7 +56,7 @@ def changed_backend(
     if before is None or after is None or before.workspace_url != after.workspace_url:
         return changed
     # What was measured of the workspace stays true.
-    return replace(changed, databricks=replace(after, formula=before.formula))
+    return replace(changed, databricks=replace(after, scores=before.scores))
 
 
 def _config(message: pb.DatabricksBackendConfig, default_space: EmbeddingSpace) -> DatabricksConfig:
@@ -110,7 +110,7 @@ def backend_to_proto(backend: MemoryBackend) -> pb.MemoryBackend:
             ],
             embedding_model=config.space.model,
             embedding_dimension=config.space.dimension,
-            target_qps=config.target_qps or 0.0,
+            target_qps=config.target_qps or 0,
         )
     )
     return message

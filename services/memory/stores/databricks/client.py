@@ -116,7 +116,7 @@ class VectorSearchClient:
         path = f"{_API}/indexes?endpoint_name={quote(endpoint, safe='')}"
         return await self._listed(workspace, path, "vector_indexes", f"endpoint {endpoint}")
 
-    async def create_endpoint(self, workspace: str, name: str, endpoint_type: str, target_qps: float | None) -> Json:
+    async def create_endpoint(self, workspace: str, name: str, endpoint_type: str, target_qps: int | None) -> Json:
         """Make an endpoint."""
         body: Json = {"name": name, "endpoint_type": endpoint_type}
         if target_qps is not None:

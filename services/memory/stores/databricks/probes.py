@@ -50,11 +50,16 @@ class IndexProbes:
                 return row[Column.ID], vector
         return None
 
-    async def score(self, index: str, owner: Owner, stored_id: str, vector: Vector) -> float | None:
-        """Return the score of one of the owner's rows as the workspace gives it; None when the row is not found."""
+    async def score(
+        self, index: str, owner: Owner, stored_id: str, vector: Vector, threshold: float | None = None
+    ) -> float | None:
+        """Return the score of one of the owner's rows as the workspace gives it; None when the row is not found.
+
+        With a threshold it is found if the workspace finds it good enough.
+        """
         clauses = [*owner_clauses(owner), keys_clause([stored_id])]
         columns = [clause.column for clause in clauses]
-        async for row in self.queries.rows(index, clauses, vector, 1, columns=columns):
+        async for row in self.queries.rows(index, clauses, vector, 1, columns=columns, threshold=threshold):
             if row[Column.ID] == stored_id and is_owned(owner, row):
                 return read_float(row.get(SCORE))
         return None

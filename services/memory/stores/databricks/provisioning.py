@@ -71,7 +71,7 @@ async def make_endpoint(
     name: str,
     limits: ProvisionLimits,
     made: Callable[[], Awaitable[None]],
-    target_qps: float | None = None,
+    target_qps: int | None = None,
 ) -> AsyncIterator[str]:
     """Make the endpoint unless it is there, and yield what is waited for; `made` is called at once when it was made.
 

@@ -31,11 +31,23 @@ class IndexQueries:
     resources: WorkspaceResources
 
     async def rows(
-        self, index: str, clauses: Sequence[Clause], vector: Vector | None, limit: int, *, columns: Sequence[str]
+        self,
+        index: str,
+        clauses: Sequence[Clause],
+        vector: Vector | None,
+        limit: int,
+        *,
+        columns: Sequence[str],
+        threshold: float | None = None,
     ) -> AsyncIterator[Row]:
-        """Yield the rows of a query and of all its pages; without a vector their order means nothing."""
+        """Yield the rows of a query and of all its pages; without a vector their order means nothing.
+
+        With a threshold only those of at least this score.
+        """
         values = zeros((await self.shape(index)).dimension) if vector is None else encode_vector(vector)
         body: Json = {"columns": list(columns), "num_results": limit}
+        if threshold is not None:
+            body["score_threshold"] = threshold
         async for row in self._pages(index, body, clauses, values):
             yield row
 
@@ -57,6 +69,23 @@ class IndexQueries:
         # Otherwise all text columns are searched: ids of groups, and the envelope with the owners of private records.
         body["query_columns"] = list(within)
         async for row in self._pages(index, body, clauses, ""):
+            yield row
+
+    async def reranked(
+        self,
+        index: str,
+        clauses: Sequence[Clause],
+        text: str,
+        read: Sequence[str],
+        limit: int,
+        *,
+        columns: Sequence[str],
+    ) -> AsyncIterator[Row]:
+        """Yield rows, 50 at most, in the order of the workspace's reranking model, which reads the columns `read`."""
+        parameters = {"columns_to_rerank": list(read)}
+        reranker = {"model": "databricks_reranker", "model_type": "MODEL_TYPE_BASE", "parameters": parameters}
+        body: Json = dict(columns=list(columns), num_results=limit, query_text=text, reranker=reranker)  # noqa: C408
+        async for row in self._pages(index, body, clauses, zeros((await self.shape(index)).dimension)):
             yield row
 
     async def _pages(self, index: str, body: Json, clauses: Sequence[Clause], values: str) -> AsyncIterator[Row]:

@@ -13,7 +13,7 @@ from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import Tally
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
-from services.memory.domain.scores import ScoreFormula
+from services.memory.domain.scores import ScoreMeasure
 from services.memory.rows import Row, build_row, record_id
 from services.memory.schemas import Column, DatabricksIndexSchemas, metadata_column
 from services.memory.stores.databricks.client import VectorSearchClient
@@ -48,14 +48,14 @@ class DatabricksVectorIndexRepository:
         location: Location,
         endpoint_types: EndpointTypes,
         recent_writes: RecentWrites,
-        formula: ScoreFormula = ScoreFormula.SQUARED_DISTANCE,
+        scores: ScoreMeasure | None = None,
     ) -> None:
-        """`formula` is how the workspace computes scores."""
+        """`scores` is how the workspace computes them; None: as documents say."""
         self._client = client
         self._location = location
         self.resources = WorkspaceResources(client, location, endpoint_types)
         self.queries = IndexQueries(client, location, endpoint_types, self.resources)
-        self.searches = IndexSearches(self.queries, formula)
+        self.searches = IndexSearches(self.queries, scores or ScoreMeasure())
         self.probes = IndexProbes(self.queries)
         self._recent_writes = recent_writes
 

@@ -86,7 +86,7 @@ class WorkspaceResources:
             return EndpointDescription(self._location.endpoint)
         return self._read(lambda: endpoint_description(answer))
 
-    async def create_endpoint(self, *, storage_optimized: bool, target_qps: float | None = None) -> EndpointDescription:
+    async def create_endpoint(self, *, storage_optimized: bool, target_qps: int | None = None) -> EndpointDescription:
         """Make the endpoint; `target_qps` is how many queries a second it shall be made for.
 
         Raises:

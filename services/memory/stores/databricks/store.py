@@ -22,14 +22,14 @@ from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.domain.scopes import ScopeRow
-from services.memory.domain.searches import Found, Query, Ranking, SearchOutcome, WordQuery
+from services.memory.domain.searches import Found, Query, Ranking, Reranking, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.filters import is_empty
 from services.memory.record_reader import RecordReader
 from services.memory.repositories.memory_backends import RemoteNamespace
 from services.memory.row_values import parse_list, read_text
 from services.memory.rows import created_of
-from services.memory.schemas import Column
+from services.memory.schemas import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.listed_positions import ListedPositions
@@ -217,6 +217,12 @@ class DatabricksMemoryStore:
         """See `SearchesSeveral`."""
         owner = _owner_of_several(keys)
         return await self._words.find(self._index(owner.kind), owner, query, now)
+
+    async def rerank(self, key: NamespaceKey, reranking: Reranking, stored_ids: Sequence[str]) -> Sequence[str]:
+        """See `RerankingStore`: the model is the workspace's own."""
+        columns = list(dict.fromkeys(reranking.columns)) or DatabricksIndexSchemas.get_word_columns(key.kind)
+        index = self._index(key.kind)
+        return await self._repository.searches.reranked(index, _owner(key), reranking.text, columns, stored_ids)
 
     async def get(
         self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, embeddings: bool, chosen: Filter = EVERYTHING
