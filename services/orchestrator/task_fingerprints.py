@@ -100,7 +100,6 @@ def _crew_models(spec: CrewSpec) -> dict[str, str]:
     return {
         "manager": "agent" if hierarchical and spec.manager_agent else "",
         "manager_model": spec.manager_model if hierarchical else "",
-        "memory_model": spec.model if spec.memory.enabled and spec.memory.analysis else "",
     }
 
 

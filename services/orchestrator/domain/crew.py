@@ -190,6 +190,34 @@ class TaskSpec:
     """Name of the file that the result is stored in, with placeholders; empty for none."""
 
 
+class RecallMode(StrEnum):
+    """How memories are found; the names are those of `coxswain.memory.v1.SearchMode`."""
+
+    VECTOR = "VECTOR"
+    HYBRID = "HYBRID"
+    TEXT = "TEXT"
+
+
+@dataclass(frozen=True, slots=True)
+class RecallSpec:
+    """How memories are found and ordered; weights that are None, and days that are 0, are CrewAI's own."""
+
+    mode: RecallMode = RecallMode.VECTOR
+    diversity: float | None = None
+    semantic_weight: float | None = None
+    recency_weight: float | None = None
+    importance_weight: float | None = None
+    recency_half_life_days: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ConsolidationSpec:
+    """When a model compares a new memory with those there are; None and 0 stand for CrewAI's own values."""
+
+    similarity: float | None = None
+    limit: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class MemorySpec:
     """What a crew remembers."""
@@ -200,6 +228,16 @@ class MemorySpec:
     analysis: bool = False
     name: str = ""
     """What its id follows from; empty: from the crew."""
+    model: str = ""
+    near_copy_similarity: float = 0.0
+    consolidation: ConsolidationSpec | None = None
+    recall: RecallSpec = field(default_factory=RecallSpec)
+    read_only: bool = False
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether a model is asked about memories."""
+        return self.enabled and (self.analysis or (self.consolidation is not None and not self.read_only))
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ def fill_in_models(spec: CrewSpec, *, default: str, override: str = "") -> CrewS
         model=crew,
         manager_model=override or spec.manager_model or crew,
         planning_model=override or spec.planning_model or crew,
+        memory=replace(spec.memory, model=(override or spec.memory.model or crew) if spec.memory.asks_model else ""),
         agents=tuple(
             replace(
                 agent,
@@ -61,7 +62,7 @@ def fill_in_models(spec: CrewSpec, *, default: str, override: str = "") -> CrewS
 
 def models_of(spec: CrewSpec) -> set[str]:
     """Return the chat models a crew, its models filled in, may call."""
-    called = {spec.model, spec.manager_model, spec.planning_model}
+    called = {spec.model, spec.manager_model, spec.planning_model, spec.memory.model}
     for agent in spec.agents:
         called |= {agent.model, agent.function_calling_model}
     return called - {""}

@@ -24,7 +24,6 @@ from services.orchestrator.domain.crew import (
     KnowledgeMemory,
     KnowledgeSpec,
     MemoryKind,
-    MemorySpec,
     ModelCallSettings,
     OnCutOff,
     OnDeadline,
@@ -36,6 +35,7 @@ from services.orchestrator.domain.crew import (
     ToolSpec,
 )
 from services.orchestrator.domain.limits import ExecutionLimits
+from services.orchestrator.messages.memories import memory_from_proto, memory_to_proto
 from services.orchestrator.placeholders import required_inputs
 
 _MAX_ITERATIONS = 25
@@ -79,13 +79,7 @@ def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
         manager_agent=message.manager_agent,
         planning=message.planning,
         planning_model=message.planning_model,
-        memory=MemorySpec(
-            enabled=message.memory.enabled,
-            embedding_model=message.memory.embedding_model,
-            run_name=message.memory.run_name,
-            analysis=message.memory.analysis,
-            name=message.memory.name,
-        ),
+        memory=memory_from_proto(message.memory),
         knowledge=_knowledge_from_proto(message.knowledge),
         limits=limits_from_proto(message.limits),
         model_calls=_model_calls_from_proto(message.model_calls),
@@ -169,13 +163,7 @@ def spec_to_proto(spec: CrewSpec) -> crew_pb2.CrewSpec:
         manager_agent=spec.manager_agent,
         planning=spec.planning,
         planning_model=spec.planning_model,
-        memory=crew_pb2.MemorySpec(
-            enabled=spec.memory.enabled,
-            embedding_model=spec.memory.embedding_model,
-            run_name=spec.memory.run_name,
-            analysis=spec.memory.analysis,
-            name=spec.memory.name,
-        ),
+        memory=memory_to_proto(spec.memory),
         knowledge=_knowledge_to_proto(spec.knowledge),
         limits=limits_to_proto(spec.limits),
         model_calls=_model_calls_to_proto(spec.model_calls),

@@ -29,6 +29,7 @@ from services.orchestrator.suggestions import few_suggestions, suggestion
 from services.orchestrator.usecases.output_file_faults import output_file_faults, output_file_warnings
 from services.orchestrator.usecases.tool_faults import tool_faults
 
+_LEAST_NEAR = 0.8
 _PERCENT_CODE = re.compile("%.?", re.DOTALL)
 _DATE_CODES = frozenset(f"%{letter}" for letter in "YmdBbAaHMSjUWVZz%")
 
@@ -104,8 +105,23 @@ def crew_warnings(spec: CrewSpec) -> list[FieldViolation]:
         warnings.append(FieldViolation("spec.planning_model", "has no effect: planning is off"))
     if not spec.memory.enabled and spec.memory != MemorySpec():
         warnings.append(FieldViolation("spec.memory", "has no effect: memory is not enabled"))
+    else:
+        warnings += _memory_warnings(spec.memory)
     warnings += output_file_warnings(spec)
     return in_document_order(warnings)
+
+
+def _memory_warnings(memory: MemorySpec) -> Iterator[FieldViolation]:
+    if memory.model and not memory.asks_model:
+        yield FieldViolation("spec.memory.model", "has no effect: neither analysis nor consolidation asks a model")
+    for field in ("near_copy_similarity", "consolidation"):
+        if memory.read_only and getattr(memory, field):
+            yield FieldViolation(f"spec.memory.{field}", "has no effect: the memory is read_only")
+    if 0 < memory.near_copy_similarity < _LEAST_NEAR:
+        yield FieldViolation(
+            "spec.memory.near_copy_similarity",
+            f"is below {_LEAST_NEAR}: memories that merely have a subject in common may replace each other",
+        )
 
 
 def in_document_order(faults: Iterable[FieldViolation]) -> list[FieldViolation]:

@@ -61,6 +61,9 @@ class _Needs:
     def _agent_model(self, index: int) -> _Choice:
         return self._choose((self._spec.agents[index].model, f"spec.agents[{index}].model"))
 
+    def _memory_model(self) -> _Choice:
+        return self._choose((self._spec.memory.model, "spec.memory.model"))
+
     def _calling_model(self, index: int) -> _Choice:
         agent, path = self._spec.agents[index], f"spec.agents[{index}]"
         return self._choose(
@@ -86,8 +89,9 @@ class _Needs:
             if spec.memory.embedding_model:
                 field = "spec.memory.embedding_model"
                 yield ModelNeed(spec.memory.embedding_model, Capability.EMBEDDINGS, field, field)
-            if spec.memory.analysis:
-                yield _need(self._choose(), Capability.JSON_SCHEMA, "spec.memory.analysis")
+            if spec.memory.asks_model:
+                asking = "analysis" if spec.memory.analysis else "consolidation"
+                yield _need(self._memory_model(), Capability.JSON_SCHEMA, f"spec.memory.{asking}")
 
     def _agent(self, index: int, agent: AgentSpec) -> Iterator[ModelNeed]:
         path, model, calling = f"spec.agents[{index}]", self._agent_model(index), self._calling_model(index)

@@ -113,7 +113,13 @@ CREWS = st.builds(
         name=name, description=name, agents=agents, tasks=tasks, process=process, model=name, manager_model=name,
         manager_agent=name, planning=True, planning_model=name, knowledge=knowledge,
         memory=crew_pb2.MemorySpec(
-            enabled=memory, embedding_model=name, run_name=name, analysis=memory, name=name if memory else ""
+            enabled=memory, embedding_model=name, run_name=name, analysis=memory, name=name if memory else "",
+            model=name, near_copy_similarity=0.95, read_only=memory,
+            consolidation=crew_pb2.ConsolidationSpec(similarity=0.0, limit=3) if memory else None,
+            recall=crew_pb2.RecallSpec(
+                mode=memory_pb2.SEARCH_MODE_HYBRID, diversity=0.0, semantic_weight=0.5, recency_weight=0.0,
+                recency_half_life_days=7,
+            ) if memory else None,
         ),
         limits=crew_pb2.ExecutionLimits(max_cost=0.5, max_tokens=2**60) if memory else None,
         model_calls=crew_pb2.ModelCallSettings(

@@ -195,7 +195,7 @@ class _Builder:
 def build_memory(attempt: TaskAttempt, *, approved: bool = False) -> ResultMemory | AnalysedMemory:
     """Return the crew's memory as a task sees it, or to save its `approved` result."""
     spec = attempt.session.spec
-    llm = HostLLM.for_agent(attempt, spec.model)
+    llm = HostLLM.for_agent(attempt, spec.memory.model or spec.model)
     if spec.memory.analysis:
         return AnalysedMemory.of(attempt, llm, approved=approved)
     return ResultMemory.of(attempt, llm, approved=approved)

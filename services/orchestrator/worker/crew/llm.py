@@ -196,6 +196,23 @@ class HostLLM(BaseLLM):
             messages, schema_reader(response_model), role, tools=tools, schema=response_model, is_result=is_result
         )
 
+    def consider(self, messages: list[Any], response_model: type[BaseModel], *, question: str) -> BaseModel | None:
+        """Return what a model thinks, asked once; None when it has nothing of use to say, or cannot be asked.
+
+        `question` stands for the messages in the journal: they quote what may have changed until the next attempt.
+
+        Raises:
+            HookAborted: the task has to end.
+        """
+        self._attempt.check()
+        self._wait_for_turn()
+        completion = self._completion(messages, None, response_model, ())
+        try:
+            return schema_reader(response_model)(self._answer_from_host(completion, "", question=question).text)
+        except (TaskError, Unusable):
+            # The host's events tell of it.
+            return None
+
     def _offered_in_words(self, agent: Any) -> frozenset[str]:
         """Return the names of the tools that an agent has, where they are called in words."""
         executor = getattr(agent, "agent_executor", None)
@@ -255,8 +272,8 @@ class HostLLM(BaseLLM):
             self._attempt.cut_off.append(answer.text.strip())
         return answer
 
-    def _answer_from_host(self, completion: pb.Completion, role: str) -> pb.CompleteResponse:
-        with self._attempt.occurrences.question(_key_of(completion)) as occurrence:
+    def _answer_from_host(self, completion: pb.Completion, role: str, *, question: str = "") -> pb.CompleteResponse:
+        with self._attempt.occurrences.question(question or _key_of(completion)) as occurrence:
             request = Complete(
                 completion=completion,
                 agent_role=storable(role),
@@ -264,6 +281,8 @@ class HostLLM(BaseLLM):
                 time_left=remaining_time(),
                 timeout=self._settings.timeout,
                 first_token_timeout=self._settings.first_token_timeout,
+                question=question,
+                dispensable=bool(question),
             )
             return self._attempt.host.complete(request)
 

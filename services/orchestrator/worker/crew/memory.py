@@ -9,14 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from crewai.memory.types import MemoryConfig, MemoryMatch, MemoryRecord, compute_composite_score
+from crewai.memory.types import MemoryMatch, MemoryRecord, compute_composite_score
 from crewai.memory.unified_memory import Memory
 from crewai.memory.utils import join_scope_paths, sanitize_scope_name
 from pydantic import PrivateAttr
 
 from services.common.visible_text import has_visible_text
+from services.orchestrator.domain.crew import ConsolidationSpec, MemorySpec
+from services.orchestrator.worker.crew.consolidation import Consolidation
 from services.orchestrator.worker.crew.embedder import embedder
-from services.orchestrator.worker.crew.memory_storage import ServiceMemoryStorage, seen_by
+from services.orchestrator.worker.crew.memory_storage import ServiceMemoryStorage, noting_texts, seen_by
 from services.orchestrator.worker.crew.text_splitter import split_text
 from services.orchestrator.worker.link.errors import TaskError
 
@@ -32,6 +34,8 @@ class _TaskMemory(Memory):
     """The memory of one attempt at a task."""
 
     _attempt: Any = PrivateAttr()
+    _analyst: Any = PrivateAttr()
+    """The model that is asked about memories."""
     _is_held: bool = PrivateAttr(default=False)
     """Whether a person has to approve the task's result before it is saved."""
 
@@ -42,10 +46,12 @@ class _TaskMemory(Memory):
         memory = cls(
             llm=llm,
             storage=ServiceMemoryStorage(attempt),
-            embedder=embedder(attempt, spec.memory.embedding_model),
+            embedder=noting_texts(embedder(attempt, spec.memory.embedding_model)),
             root_scope=spec.memory_scope,
+            read_only=spec.memory.read_only,
+            **_settings(spec.memory),
         )
-        memory._attempt = attempt
+        memory._attempt, memory._analyst = attempt, llm
         memory._is_held = attempt.task.human_approval and not approved
         return memory
 
@@ -89,9 +95,14 @@ class _TaskMemory(Memory):
         """
         try:
             with seen_by(source, include_private=include_private):
-                return self._recall(query, scope, categories, limit, depth, source, include_private)
+                matches = self._recall(query, scope, categories, limit, depth, source, include_private)
         except TaskError as error:
             raise self._attempt.fail(error) from error
+        # A deep recall joins several searches, none of which finds a text twice.
+        distinct: dict[str, MemoryMatch] = {}
+        for match in matches:
+            distinct.setdefault(match.record.content.strip(), match)
+        return list(distinct.values())
 
     def _recall(
         self,
@@ -111,7 +122,7 @@ class AnalysedMemory(_TaskMemory):
 
     def extract_memories(self, content: str) -> list[str]:
         """Return what a model finds worth remembering; nothing while the result has to be approved."""
-        return [] if self._is_held else super().extract_memories(content)
+        return [] if self._is_held or self.read_only else super().extract_memories(content)
 
     def save_result(self, text: str, agent_role: str) -> None:
         """Do nothing: CrewAI has had the result analysed and saved."""
@@ -182,8 +193,19 @@ class ResultMemory(_TaskMemory):
             for number, part in enumerate(parts, start=1)
             if has_visible_text(part)
         ]
-        if records:
-            self._storage.save(records)
+        storage: Any = self._storage
+        spec = self._attempt.session.spec.memory
+        if spec.consolidation is None:
+            storage.save(records)
+        else:
+            consolidation = Consolidation(
+                storage,
+                self._analyst,
+                similarity=self.consolidation_threshold,
+                limit=self.consolidation_limit,
+                near_copy_similarity=spec.near_copy_similarity,
+            )
+            consolidation.save(records)
         return records
 
     def _recall(
@@ -203,8 +225,22 @@ class ResultMemory(_TaskMemory):
         storage: Any = self._storage
         matches = []
         for record, similarity in storage.search_text(text, within, categories, limit):
-            score, reasons = compute_composite_score(record, similarity, MemoryConfig())
+            score, reasons = compute_composite_score(record, similarity, self._config)
             matches.append(MemoryMatch(record=record, score=score, match_reasons=reasons))
-        if matches:
+        if matches and not self.read_only:
             storage.touch_records([match.record.id for match in matches])
         return sorted(matches, key=lambda match: match.score, reverse=True)
+
+
+def _settings(spec: MemorySpec) -> dict[str, Any]:
+    """Return the settings of CrewAI's memory that a crew has chosen itself."""
+    recall, consolidation = spec.recall, spec.consolidation or ConsolidationSpec()
+    chosen = {
+        "semantic_weight": recall.semantic_weight,
+        "recency_weight": recall.recency_weight,
+        "importance_weight": recall.importance_weight,
+        "recency_half_life_days": recall.recency_half_life_days or None,
+        "consolidation_threshold": consolidation.similarity,
+        "consolidation_limit": consolidation.limit or None,
+    }
+    return {name: value for name, value in chosen.items() if value is not None}

@@ -5,7 +5,8 @@ import contextlib
 import contextvars
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
 from services.common.grpc.json_values import from_struct, parse_exact, to_struct, to_value
 from services.common.storable import storable, storable_json
 from services.common.visible_text import has_visible_text
+from services.orchestrator.domain.crew import MemorySpec, RecallMode
+from services.orchestrator.recall import recalling
+from services.orchestrator.worker.crew.embedder import Embedder
+from services.orchestrator.worker.link.errors import TaskError
 
 if TYPE_CHECKING:
     from services.orchestrator.worker.crew.attempt import TaskAttempt
@@ -31,19 +36,41 @@ _FORGOTTEN_AT_ONCE = 1000
 _PART_CHARACTERS = 96
 """A longer part of a scope (roles may be whole paragraphs) is cut and gets a hash instead of its end."""
 
+
+@dataclass(slots=True)
+class _Recall:
+    """A recall that is under way, in one or more threads."""
+
+    viewer: pb.RecordFilter
+    texts: dict[tuple[float, ...], str] = field(default_factory=dict)
+    """What was embedded for it, by its vectors."""
+
+
 # CrewAI leaves privacy to the memory, which knows who asks; the memory service decides it in the search.
-_viewer: contextvars.ContextVar[pb.RecordFilter | None] = contextvars.ContextVar("coxswain_memory_viewer", default=None)
+_recall: contextvars.ContextVar[_Recall | None] = contextvars.ContextVar("coxswain_memory_recall", default=None)
 
 
 @contextlib.contextmanager
 def seen_by(source: str | None, *, include_private: bool) -> Iterator[None]:
-    """Have searches find the private records of a source too, or those of all."""
+    """Have searches within recall as the crew wants it, and find the private records of a source too, or of all."""
     viewer = pb.RecordFilter(source=storable(source or ""), include_private=include_private)
-    token = _viewer.set(viewer)
+    token = _recall.set(_Recall(viewer))
     try:
         yield
     finally:
-        _viewer.reset(token)
+        _recall.reset(token)
+
+
+def noting_texts(embed: Embedder) -> Embedder:
+    """Return an embedder after which searches by its vectors know the texts: words can be looked for as well."""
+
+    def embed_texts(texts: Sequence[str]) -> list[list[float]]:
+        vectors = embed(texts)
+        if (recall := _recall.get()) is not None:
+            recall.texts.update(zip(map(tuple, vectors), texts, strict=True))
+        return vectors
+
+    return embed_texts
 
 
 class ServiceMemoryStorage:
@@ -59,6 +86,10 @@ class ServiceMemoryStorage:
         self._host = attempt.host
         self._known: dict[str, Mapping[str, Any]] = {}
         """Where each record came from that was read or saved here."""
+        self._revisions: dict[str, int] = {}
+        """The revisions of those that were read."""
+        self._saved: set[str] = set()
+        """Ids of what was saved here."""
         self._private: dict[str, str] = {}
         """The sources of those that are private."""
 
@@ -76,6 +107,7 @@ class ServiceMemoryStorage:
             for record, record_id in zip(batch, ids, strict=True):
                 record.id = record_id
                 self._known.setdefault(record_id, own)
+                self._saved.add(record_id)
                 self._note_privacy(record_id, record.source or "", private=record.private)
 
     def _note_privacy(self, record_id: str, source: str, *, private: bool) -> None:
@@ -99,6 +131,10 @@ class ServiceMemoryStorage:
             is_more = len(saved) == _FORGOTTEN_AT_ONCE and deleted > 0
 
     @property
+    def _spec(self) -> MemorySpec:
+        return self._attempt.session.spec.memory
+
+    @property
     def _own(self) -> dict[str, str]:
         return {"execution_id": self._attempt.session.execution_id, "task": self._attempt.name}
 
@@ -118,7 +154,11 @@ class ServiceMemoryStorage:
             limit=limit,
             min_score=min_score,
         )
-        return self._search(request)
+        recall = _recall.get()
+        text = storable(recall.texts.get(tuple(query_embedding), "")) if recall else ""
+        if has_visible_text(text) and self._spec.recall.mode is not RecallMode.VECTOR:
+            request.text = text
+        return self._search(recalling(request, self._spec.recall) if recall else request)
 
     def search_text(
         self, query: str, scope_prefix: str | None, categories: list[str] | None, limit: int
@@ -127,11 +167,30 @@ class ServiceMemoryStorage:
         request = pb.SearchRecordsRequest(
             text=storable(query), filter=_filter(scope_prefix, categories), limit=limit, min_score=0.0
         )
-        return self._search(request)
+        return self._search(recalling(request, self._spec.recall))
+
+    def similar(self, record: MemoryRecord, similarity: float, limit: int) -> list[tuple[MemoryRecord, float]]:
+        """Return what says much the same as a new record in its scope or below it, the most similar first.
+
+        What this attempt has saved itself is left out: these are different parts of one result.
+        """
+        request = pb.SearchRecordsRequest(
+            text=storable(record.content),
+            mode=pb.SEARCH_MODE_VECTOR,
+            filter=_filter(record.scope),
+            limit=limit + len(self._saved),
+            min_score=similarity,
+        )
+        found = [pair for pair in self._search(request) if pair[0].id not in self._saved]
+        return found[:limit]
 
     def _search(self, request: pb.SearchRecordsRequest) -> list[tuple[MemoryRecord, float]]:
         results = self._host.search_records(request).results
-        return [(self.record_from_proto(result.record), result.similarity) for result in results]
+        by_vector = request.mode in (pb.SEARCH_MODE_UNSPECIFIED, pb.SEARCH_MODE_VECTOR)
+        return [
+            (self.record_from_proto(result.record), result.similarity if by_vector else result.score)
+            for result in results
+        ]
 
     def delete(
         self,
@@ -157,6 +216,19 @@ class ServiceMemoryStorage:
             # CrewAI leaves both out when it merges memories.
             record = record.model_copy(update={"private": True, "source": self._private[record.id]})
         self._host.save_records(pb.SaveRecordsRequest(records=[record_to_proto(record, own)]))
+
+    def rewrite(self, record: MemoryRecord, text: str) -> bool:
+        """Give a record that was read another text, unless it was changed since; return whether it has the text."""
+        changed = record.model_copy(update={"content": text, "embedding": None, "last_accessed": datetime.now(UTC)})
+        message = record_to_proto(changed, self._known.get(record.id, {}))
+        message.expected_revision = self._revisions.get(record.id, 0)
+        try:
+            self._host.save_records(pb.SaveRecordsRequest(records=[message]))
+        except TaskError as error:
+            if error.reason != "REVISION_MISMATCH":
+                raise
+            return False
+        return True
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return a record, None if there is none of that id."""
@@ -199,8 +271,8 @@ class ServiceMemoryStorage:
 
     def touch_records(self, record_ids: list[str]) -> None:
         """Note that records were found just now."""
-        viewer = _viewer.get()
-        self._host.touch_records(record_ids, viewer.source if viewer else "")
+        recall = _recall.get()
+        self._host.touch_records(record_ids, recall.viewer.source if recall else "")
 
     async def asave(self, records: list[MemoryRecord]) -> None:
         """See `save`."""
@@ -235,6 +307,7 @@ class ServiceMemoryStorage:
         """Return a memory as CrewAI knows it, and remember where it came from."""
         metadata = from_struct("metadata", record.metadata)
         self._known[record.id] = {name: metadata.pop(name) for name in OWN_METADATA if name in metadata}
+        self._revisions[record.id] = record.revision
         unified, created = record.unified, record.create_time.ToDatetime()
         self._note_privacy(record.id, unified.source, private=unified.private)
         return MemoryRecord(
@@ -280,9 +353,9 @@ def _filter(
         categories=_categories(categories or []),
         metadata={storable(name): to_value(storable_json(value)) for name, value in (metadata or {}).items()},
     )
-    viewer = _viewer.get()
-    if viewer is not None:
-        filters.MergeFrom(viewer)
+    recall = _recall.get()
+    if recall is not None:
+        filters.MergeFrom(recall.viewer)
     return filters
 
 

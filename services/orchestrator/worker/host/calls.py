@@ -25,6 +25,8 @@ _BEARABLE_REASONS = frozenset(
         "DEPENDENCY_UNAVAILABLE",
         "OVERLOADED",
         "INTERNAL",
+        # Of memories that another execution has changed in between.
+        "REVISION_MISMATCH",
     }
 )
 """Without what else it asks for than answers of its model, an agent may do; after anything else its task ends."""
@@ -71,7 +73,7 @@ class CrewCalls:
         except CoxswainError as error:
             if request.HasField("complete"):
                 # The calls had all patience already, and an agent that tries again starts over. It can say less.
-                fatal = error.reason != "CONTEXT_WINDOW_EXCEEDED"
+                fatal = error.reason != "CONTEXT_WINDOW_EXCEEDED" and not request.complete.dispensable
             else:
                 fatal = error.reason not in _BEARABLE_REASONS
             raise TaskError(error.reason, error.message, fatal=fatal) from error

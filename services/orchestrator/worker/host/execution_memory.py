@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from coxswain.memory.v1 import memory_pb2
+from services.orchestrator.domain.crew import RecallSpec
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
@@ -36,6 +37,11 @@ class ExecutionMemory:
         """Return the memory of the crew; None when it has none."""
         return await self.open() if self._state.spec.memory.enabled else None
 
+    @property
+    def recall(self) -> RecallSpec:
+        """How the crew's own memories are to be found."""
+        return self._state.spec.memory.recall
+
     def named(self, namespace: memory_pb2.Namespace) -> MemoryCalls:
         """Return what may search one namespace that the document names."""
         return self._calls("", [namespace])
@@ -56,6 +62,7 @@ class ExecutionMemory:
             retry_seconds=context.settings.peer_retry_seconds,
             confirm_claim=lambda: context.read(lambda: context.store.confirm_claim(execution.id, execution.epoch)),
             knowledge=knowledge,
+            near_copy_similarity=spec.memory.near_copy_similarity,
         )
 
 

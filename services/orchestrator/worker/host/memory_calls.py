@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc, record_pb2
-from services.common.errors import CoxswainError, NotFound
+from services.common.errors import CoxswainError, FailedPrecondition, NotFound
 from services.common.visible_text import has_visible_text
 from services.orchestrator.worker.host.peer_retry import call_peer
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
@@ -16,6 +16,8 @@ from services.orchestrator.worker.host.principals import ExecutionPrincipal
 logger = structlog.get_logger(__name__)
 
 _MAX_RESULTS = 10_000
+_MOST_CHOSEN = 200
+"""Results of a search that chooses among those that vectors or words find."""
 _MAX_PAGE_SIZE = 1_000
 
 Response = TypeVar("Response", bound=Message)
@@ -35,8 +37,11 @@ class MemoryCalls:
         retry_seconds: float,
         confirm_claim: Callable[[], Awaitable[None]],
         knowledge: Collection[pb.Namespace] = (),
+        near_copy_similarity: float = 0.0,
     ) -> None:
         """`retry_seconds` is for how long an absent service is asked again.
+
+        A new memory replaces the text of one that is as similar as `near_copy_similarity`; 0 means that none does.
 
         `confirm_claim` raises when the execution is another host's: this one may have been taken for dead, and what it
         would still save or remove is no longer its business.
@@ -49,16 +54,27 @@ class MemoryCalls:
         self._knowledge = knowledge
         self._crew_name = crew_name
         self._embedding_model = embedding_model
+        self._near_copy_similarity = near_copy_similarity
 
     async def save_records(self, request: pb.SaveRecordsRequest) -> pb.SaveRecordsResponse:
         """Save memories, embedded by the crew's model."""
         request.embedding_model = self._embedding_model
         request.crew_name = self._crew_name
+        request.near_copy_similarity = self._near_copy_similarity
+        try:
+            return await self._ask(self._claimed(self._memory.SaveRecords), request)
+        except FailedPrecondition as error:
+            expecting = [record for record in request.records if record.HasField("expected_revision")]
+            if error.reason != "INVALID_FIELD" or not expecting:
+                raise
+        # Not every backend can compare.
+        for record in expecting:
+            record.ClearField("expected_revision")
         return await self._ask(self._claimed(self._memory.SaveRecords), request)
 
     async def search_records(self, request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
-        """Return up to `limit` memories, from as many searches as that takes."""
-        return await self._search(request, self._namespace)
+        """Return up to `limit` memories, no text twice, from as many searches as that takes."""
+        return await self._search(request, self._namespace, distinct=True)
 
     async def search_knowledge(self, request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
         """Return up to `limit` records of the namespace that is asked for.
@@ -70,16 +86,29 @@ class MemoryCalls:
             raise NotFound.of("memory", request.namespace.memory_id)
         return await self._search(request, request.namespace)
 
-    async def _search(self, request: pb.SearchRecordsRequest, namespace: pb.Namespace) -> pb.SearchRecordsResponse:
+    async def _search(
+        self, request: pb.SearchRecordsRequest, namespace: pb.Namespace, *, distinct: bool = False
+    ) -> pb.SearchRecordsResponse:
         found, limit = pb.SearchRecordsResponse(), request.limit
+        chosen = request.HasField("diversity") or request.mode == pb.SEARCH_MODE_HYBRID
+        texts: set[str] = set()
+        repeated = 0
         if not request.HasField("vector") and not has_visible_text(request.text):
             # There is nothing to look for, and the service refuses to.
             return found
         request.crew_name = self._crew_name
         while len(found.results) < limit:
-            request.limit = min(_MAX_RESULTS, limit - len(found.results))
+            # What is passed over makes the next page longer: there may be many scopes with the same text.
+            wanted = limit - len(found.results) + 2 * repeated
+            request.limit = min(_MOST_CHOSEN if chosen else _MAX_RESULTS, wanted)
             response = await self._ask(self._memory.SearchRecords, request, namespace)
-            found.results.extend(response.results)
+            for result in response.results:
+                text = result.record.unified.content.strip()
+                if distinct and text in texts:
+                    repeated += 1
+                elif len(found.results) < limit:
+                    found.results.append(result)
+                    texts.add(text)
             request.page_token = response.next_page_token
             if not request.page_token:
                 break

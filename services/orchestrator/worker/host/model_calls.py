@@ -14,7 +14,7 @@ from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecon
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
 from services.orchestrator.worker.host.fenced_write import FencedWrite
-from services.orchestrator.worker.host.model_messages import Answer, fault_of, request_hash
+from services.orchestrator.worker.host.model_messages import Answer, fault_of, question_hash, request_hash
 from services.orchestrator.worker.host.model_waits import ModelWaits
 from services.orchestrator.worker.host.peer_retry import call_peer, retry_while_absent
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
@@ -70,7 +70,8 @@ class ModelCalls:
 
     async def complete(self, journal: TaskJournal, request: Complete) -> pb.CompleteResponse:
         """Return the answer that was given to the same request before, else a new one."""
-        key = (request_hash(request.completion, journal.salt), request.occurrence)
+        asked = question_hash(request) if request.question else request_hash(request.completion, journal.salt)
+        key = (asked, request.occurrence)
         kept = journal.journaled_responses.get(key)
         if kept is not None:
             return self._replay(journal, request, Answer.from_bytes(kept)).to_proto()
@@ -123,7 +124,12 @@ class ModelCalls:
             self._recorder.add(journal.task, failed, call_id=call_id)
             self._recorder.prune_chunks(call_id, before)
             raise
-        fault = fault_of(answer, request.completion.model, cut_off_counts=journal.fails_if_cut_off)
+        # One that the task can do without is kept as it is, or every attempt would pay for another one.
+        fault = (
+            None
+            if request.dispensable
+            else fault_of(answer, request.completion.model, cut_off_counts=journal.fails_if_cut_off)
+        )
         self._keep(journal, call_id, answer, None if fault else key)
         self._recorder.prune_chunks(call_id, before)
         if fault is not None:

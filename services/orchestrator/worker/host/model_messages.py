@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coxswain.models.v1 import inference_pb2 as pb
+from coxswain.orchestrator.worker.link_pb2 import Complete
 from services.common.errors import FailedPrecondition
 from services.common.grpc.json_values import from_struct
 from services.orchestrator.domain.execution import Usage
@@ -29,6 +30,14 @@ def request_hash(completion: pb.Completion, salt: str) -> str:
         [salt, canonical_request(completion)], sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
     return hashlib.sha256(canonical.encode(errors="replace")).hexdigest()
+
+
+def question_hash(request: Complete) -> str:
+    """Return what requests have in common that put the same question to the same model, whatever they quote.
+
+    It holds for all attempts at a task, those after a person's refusal included.
+    """
+    return hashlib.sha256(f"question\n{request.completion.model}\n{request.question}".encode()).hexdigest()
 
 
 def canonical_request(completion: pb.Completion) -> dict[str, Any]:

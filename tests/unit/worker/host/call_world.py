@@ -186,6 +186,7 @@ class World:
             retry_seconds=5,
             confirm_claim=self._confirm_claim,
             knowledge=[KNOWN],
+            near_copy_similarity=0.9375,
         )
         # Calls of tools that the gateway makes have tests of their own.
         remote = cast("Any", None)

@@ -5,7 +5,7 @@ import pytest
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest
-from services.common.errors import FailedPrecondition, NotFound, Unavailable
+from services.common.errors import Aborted, FailedPrecondition, NotFound, Unavailable
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.host.call_world import KNOWN, World, rpc_error
@@ -55,12 +55,13 @@ async def test_memories_are_saved_and_searched_in_the_crews_name(world: World) -
 
 
 async def test_a_search_goes_on_over_pages_up_to_its_limit(world: World) -> None:
-    found = pb.SearchResult(record=RECORD, similarity=0.5)
     asked: list[tuple[int, str]] = []
 
     async def search(request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
         asked.append((request.limit, request.page_token))
-        return pb.SearchRecordsResponse(results=[found] * 2, next_page_token="next")
+        texts = (record_pb2.UnifiedRecord(content=f"{len(asked)} {n}") for n in range(2))
+        found = [pb.SearchResult(record=record_pb2.Record(unified=text)) for text in texts]
+        return pb.SearchRecordsResponse(results=found, next_page_token="next")
 
     world.services.SearchRecords = search  # type: ignore[attr-defined]
     reply = (await world.ask(search_records=pb.SearchRecordsRequest(text="ships", limit=4))).search_records
@@ -68,6 +69,79 @@ async def test_a_search_goes_on_over_pages_up_to_its_limit(world: World) -> None
     assert asked == [(4, ""), (2, "next")]
     reply = (await world.ask(search_records=pb.SearchRecordsRequest(text="ships"))).search_records
     assert list(reply.results) == []
+
+
+async def test_a_search_shows_no_text_twice_and_goes_on_to_fill_its_limit(world: World) -> None:
+    asked: list[int] = []
+
+    async def search(request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
+        begin = sum(asked)
+        asked.append(request.limit)
+        # Of each text there are three, in scopes of their own.
+        texts = [f"text {place // 3}" for place in range(begin, min(begin + request.limit, 30))]
+        found = [record_pb2.Record(unified=record_pb2.UnifiedRecord(content=text)) for text in texts]
+        results = [pb.SearchResult(record=record) for record in found]
+        return pb.SearchRecordsResponse(results=results, next_page_token="more" if sum(asked) < 30 else "")
+
+    world.services.SearchRecords = search  # type: ignore[attr-defined]
+    reply = (await world.ask(search_records=pb.SearchRecordsRequest(text="ships", limit=4))).search_records
+    assert [result.record.unified.content for result in reply.results] == [f"text {n}" for n in range(4)]
+    assert asked == [4, 2 + 2 * 2]
+    asked.clear()
+    reply = (await world.ask(search_records=pb.SearchRecordsRequest(text="ships", limit=50))).search_records
+    assert len(reply.results) == 10
+    # Records of knowledge are documents in their own right.
+    asked.clear()
+    request = pb.SearchRecordsRequest(text="ships", limit=4, namespace=KNOWN)
+    assert len((await world.ask(search_knowledge=request)).search_knowledge.results) == 4
+    assert asked == [4]
+
+
+async def test_pages_of_a_search_that_chooses_are_bounded(world: World) -> None:
+    record = record_pb2.Record(unified=record_pb2.UnifiedRecord(content="same"))
+    limits: list[int] = []
+
+    async def search(request: pb.SearchRecordsRequest) -> pb.SearchRecordsResponse:
+        limits.append(request.limit)
+        results = [] if len(limits) > 1 else [pb.SearchResult(record=record)] * request.limit
+        return pb.SearchRecordsResponse(results=results, next_page_token="" if len(limits) > 1 else "more")
+
+    world.services.SearchRecords = search  # type: ignore[attr-defined]
+    await world.ask(search_records=pb.SearchRecordsRequest(text="ships", limit=150, diversity=0.5))
+    assert limits == [150, 200]
+
+
+async def test_memories_replace_near_copies_as_the_crew_says(world: World) -> None:
+    world.services.answers = [pb.SaveRecordsResponse(ids=["r"])]
+    await world.ask(save_records=pb.SaveRecordsRequest(records=[RECORD], near_copy_similarity=0.1))
+    assert round(world.services.asked[0].near_copy_similarity, 4) == 0.9375
+
+
+async def test_a_backend_that_cannot_compare_revisions_is_asked_without(world: World) -> None:
+    expecting = record_pb2.Record()
+    expecting.CopyFrom(RECORD)
+    expecting.expected_revision = 3
+    refusals = [FailedPrecondition("no", reason=reason) for reason in ("INVALID_FIELD", "STORE_FAILED")]
+    seen: list[bool] = []
+
+    async def save(request: pb.SaveRecordsRequest) -> pb.SaveRecordsResponse:
+        seen.append(request.records[0].HasField("expected_revision"))
+        if seen[-1]:
+            raise rpc_error(refusals.pop(0))
+        return pb.SaveRecordsResponse(ids=["r"])
+
+    world.services.SaveRecords = save  # type: ignore[attr-defined]
+    assert (await world.ask(save_records=pb.SaveRecordsRequest(records=[expecting]))).save_records.ids == ["r"]
+    with pytest.raises(TaskError, match="no"):
+        await world.ask(save_records=pb.SaveRecordsRequest(records=[expecting]))
+    assert seen == [True, False, True]
+
+
+async def test_who_finds_a_memory_changed_may_go_on(world: World) -> None:
+    world.services.answers = [rpc_error(Aborted("changed", reason="REVISION_MISMATCH"))]
+    with pytest.raises(TaskError) as refusal:
+        await world.ask(save_records=pb.SaveRecordsRequest(records=[RECORD]))
+    assert (refusal.value.reason, refusal.value.fatal) == ("REVISION_MISMATCH", False)
 
 
 async def test_a_memory_that_is_not_there_is_none_and_a_touch_may_fail(world: World) -> None:

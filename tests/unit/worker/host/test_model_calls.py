@@ -244,3 +244,29 @@ async def test_usage_carries_the_name_of_the_crew_and_answers_are_kept_under_the
     labelled.CopyFrom(REQUEST)
     labelled.labels["crew"] = "another"
     assert request_hash(labelled, "") == request_hash(REQUEST, "")
+
+
+async def test_a_question_is_asked_once_whatever_it_quotes(world: World) -> None:
+    async def consider(text: str, question: str = "q", model: str = "m") -> str:
+        completion = pb.Completion(
+            model=model, messages=[pb.Message(role=pb.MESSAGE_ROLE_USER, content=[pb.ContentPart(text=text)])]
+        )
+        asked = {"completion": completion, "question": question, "dispensable": True}
+        return (await world.ask(complete=asked)).complete.text
+
+    blank = [pb.StreamCompleteResponse(finish=pb.Finish(reason=pb.FINISH_REASON_CONTENT_FILTER))]
+    world.services.streams = [said("one"), blank, said("two"), said("three")]
+    assert [await consider("as it is"), await consider("as it is now")] == ["one", "one"]
+    # Answers of no use are kept, too, and nobody is asked again for them.
+    assert [await consider("x", "blank"), await consider("y", "blank")] == ["", ""]
+    assert [await consider("x", model="other"), await consider("x", "another")] == ["two", "three"]
+    assert len(world.services.asked) == 4
+    assert world.usage.value.llm_calls == 3, "what a provider withheld without a word about usage"
+
+
+async def test_what_a_task_can_do_without_never_ends_it(world: World) -> None:
+    world.services.streams = [[rpc_error(InvalidArgument("no", reason="UPSTREAM_REJECTED"))]] * 2
+    for dispensable in (True, False):
+        with pytest.raises(TaskError) as failed:
+            await world.ask(complete={"completion": REQUEST, "question": "q", "dispensable": dispensable})
+        assert failed.value.fatal is not dispensable

@@ -21,6 +21,6 @@ def host_tools(
         "file_list": FileList(files),
         "file_read": FileRead(files),
         "file_write": FileWrite(files),
-        "memory_search": MemorySearch(memory.own),
+        "memory_search": MemorySearch(memory.own, memory.recall),
         "read_result": ReadResult(read_result),
     }

@@ -9,7 +9,8 @@ from services.common.errors import CoxswainError
 from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.json_values import to_value
 from services.common.storable import storable
-from services.orchestrator.domain.crew import MemoryKind
+from services.orchestrator.domain.crew import MemoryKind, RecallSpec
+from services.orchestrator.recall import recalling
 from services.orchestrator.worker.host.host_tools.base import HostToolCall, HostToolError
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.peer_retry import is_absence
@@ -22,9 +23,10 @@ _SPARE = 4
 class MemorySearch:
     """Finds what the crew remembers."""
 
-    def __init__(self, open_memory: Callable[[], Awaitable[MemoryCalls | None]]) -> None:
-        """`open_memory` returns the crew's memory; None when it has none."""
+    def __init__(self, open_memory: Callable[[], Awaitable[MemoryCalls | None]], recall: RecallSpec) -> None:
+        """`open_memory` returns the crew's memory, None when it has none; `recall` says how it is searched."""
         self._open = open_memory
+        self._recall = recall
 
     async def call(self, call: HostToolCall) -> str:
         """See `HostTool`."""
@@ -32,7 +34,7 @@ class MemorySearch:
         if memory is None:
             raise HostToolError("this crew has no memory")
         limit = call.arguments.get("limit", DEFAULT_RESULTS)
-        request = memory_pb2.SearchRecordsRequest(text=_query(call), limit=int(limit))
+        request = recalling(memory_pb2.SearchRecordsRequest(text=_query(call), limit=int(limit)), self._recall)
         return _shown((await _asked(memory.search_records(request))).results)
 
 
