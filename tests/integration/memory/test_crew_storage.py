@@ -17,6 +17,7 @@ from coxswain.memory.v1.record_pb2 import Record
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
 from services.common.grpc.json_values import from_struct
 from services.memory.settings import MemorySettings
+from services.orchestrator.domain.crew import MemorySpec, RecallMode, RecallSpec
 from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.calls import CrewCalls
 from services.orchestrator.worker.host.crew_environment import crew_environment
@@ -43,6 +44,9 @@ def crewai(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield crewai.memory.types
 
 
+REMEMBERING = MemorySpec(enabled=True)
+
+
 class _Principal:
     async def act(self, call: Callable[[], Awaitable[Any]]) -> Any:
         return await call()
@@ -55,10 +59,10 @@ async def _confirmed() -> None:
 class _Attempt:
     """One attempt at a task as its storage knows it; what it says crosses in bytes, as on the way to a host."""
 
-    def __init__(self, memories: Any, execution_id: str = "execution-1") -> None:
+    def __init__(self, memories: Any, execution_id: str = "execution-1", spec: MemorySpec = REMEMBERING) -> None:
         from services.orchestrator.worker.crew.host_calls import HostCalls
 
-        self.session = SimpleNamespace(execution_id=execution_id)
+        self.session = SimpleNamespace(execution_id=execution_id, spec=SimpleNamespace(memory=spec))
         self.index, self.name = 0, "read"
         self.host = HostCalls(self._ask, self._ask)
         self._loop = asyncio.get_running_loop()
@@ -71,6 +75,7 @@ class _Attempt:
             embedding_model=MODEL,
             retry_seconds=5,
             confirm_claim=_confirmed,
+            near_copy_similarity=spec.near_copy_similarity,
         )
         self._calls = CrewCalls(
             cast("Any", None),
@@ -94,20 +99,25 @@ def _storage(attempt: _Attempt) -> Any:
 
 
 @pytest.fixture(params=["default", "chroma", "databricks"])
-async def memories(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Any]:
+def kept_in(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """What keeps the memories, and the URL of the service's database; empty for SQLite."""
+    return request.param, request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+
+
+@pytest.fixture
+async def memories(kept_in: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     """The memory service of a group whose memories lie in each of the stores."""
+    kind, url = kept_in
     with VectorSearchEmulator() as vectors:
         monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
         monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
         settings = MemorySettings(
-            default_store="chroma" if request.param == "chroma" else "sql",
+            default_store="chroma" if kind == "chroma" else "sql",
             databricks_visibility_seconds=0.01,
             databricks_settle_seconds=0,
         )
-        async with serve_memory(tmp_path, settings=settings) as (harness, _):
-            if request.param == "databricks":
+        async with serve_memory(tmp_path, url, settings=settings) as (harness, _):
+            if kind == "databricks":
                 make_indexes(vectors)
                 await use_workspace(harness, vectors.url, ALICE)
             yield stub(harness.channel(ALICE))
@@ -268,6 +278,39 @@ async def test_a_crew_that_runs_again_stores_nothing_twice_and_says_where_it_cam
     # The text that was changed is gone, and can be learnt again.
     await storage.asave(_records(crewai)[:2])
     assert set(await _stored(memories)) == {"masts are tall", "sails are white", "sails are grey"}
+
+
+@pytest.mark.parametrize("kept_in", ["default", "postgresql", "chroma", "databricks"], indirect=True)
+async def test_a_crew_run_ten_times_has_the_memories_of_one_run_and_recalls_each_once(
+    memories: Any, crewai: Any
+) -> None:
+    spec = MemorySpec(enabled=True, near_copy_similarity=0.98, recall=RecallSpec(mode=RecallMode.HYBRID, diversity=0.2))
+
+    def record(text: str, scope: str) -> Any:
+        return crewai.MemoryRecord(content=text, scope=scope)
+
+    for number in range(10):
+        run = [
+            # Word for word, worded a little differently, and in two scopes.
+            record("The order AB-17/3 is on its way.", "/crew/brief/agent/clerk"),
+            record(f"Masts are tall{'!' * number}", "/crew/brief/agent/reader"),
+            *(record("Sails are white.", f"/crew/brief/agent/{role}") for role in ("reader", "clerk")),
+        ]
+        await _storage(_Attempt(memories, f"execution-{number}", spec)).asave(run)
+        assert len(await _scoped(memories)) == 4
+    texts = sorted(text for text, _ in await _scoped(memories))
+    order = "The order AB-17/3 is on its way."
+    assert texts == ["Masts are tall!!!!!!!!!", "Sails are white.", "Sails are white.", order]
+    # By words what no vector tells, and no text twice.
+    storage, words = _storage(_Attempt(memories, "execution-11", spec)), "Which sails and masts has AB-17/3?"
+    [(first, _), *others] = await asyncio.to_thread(storage.search_text, words, "/crew/brief", None, 10)
+    assert first.content == order
+    assert sorted(record.content for record, _ in others) == ["Masts are tall!!!!!!!!!", "Sails are white."]
+
+
+async def _scoped(memories: Any) -> list[tuple[str, str]]:
+    listed = (await memories.ListRecords(pb.ListRecordsRequest(namespace=place()))).records
+    return [(record.unified.content, record.unified.scope) for record in listed]
 
 
 async def test_a_task_done_again_removes_what_it_saved_before_and_nothing_else(memories: Any, crewai: Any) -> None:

@@ -19,7 +19,7 @@ from services.common.db.migrate import upgrade_database
 from services.common.errors import CoxswainError, NotFound, Unavailable
 from services.common.schema_checks.checker import SchemaChecker
 from services.orchestrator.domain.artifact import CHUNK_BYTES, ArtifactLimits
-from services.orchestrator.domain.crew import ToolSpec
+from services.orchestrator.domain.crew import RecallMode, RecallSpec, ToolSpec
 from services.orchestrator.domain.question import QuestionKind, QuestionState
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.repositories.artifacts import read_artifact, read_artifacts, read_chunk
@@ -53,6 +53,7 @@ class Memory:
         self.records: list[record_pb2.Record] = []
         self.error: Exception | None = None
         self.enabled = True
+        self.recall = RecallSpec(RecallMode.HYBRID, diversity=0.5)
 
     async def own(self) -> Any:
         return self if self.enabled else None
@@ -298,7 +299,9 @@ async def test_memories_are_searched(scene: CallScene, memory: Memory) -> None:
     ]
     found = json.loads(await ask(host, "a", "memory_search", query="who\0", limit=2))
     assert found[0] == {"content": "Ann keeps the light.", "similarity": 0.75}
-    assert memory.requests[-1] == memory_pb2.SearchRecordsRequest(text="who\N{REPLACEMENT CHARACTER}", limit=2)
+    assert memory.requests[-1] == memory_pb2.SearchRecordsRequest(
+        text="who\N{REPLACEMENT CHARACTER}", limit=2, mode=memory_pb2.SEARCH_MODE_HYBRID, diversity=0.5
+    )
     metadata: dict[str, Any] = {"year": 2026, "kind": "rule", "old": False}
     found = json.loads(await ask(host, "b", "document_search", query="who", limit=2, metadata=metadata))
     assert [one["content"] for one in found] == ["Ann keeps the light.", "For clerks."]
