@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import pytest
 import structlog
@@ -58,7 +59,7 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> str:
     """URL of an empty PostgreSQL database."""
-    return _new_database(postgres_server)
+    return new_database(postgres_server)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -66,7 +67,7 @@ def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest
     """URL of a database that is empty at first and shared by a module, whose tests all run on both kinds."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path_factory.mktemp('database') / 'test.db'}"
-    return _new_database(request.getfixturevalue("postgres_server"))
+    return new_database(request.getfixturevalue("postgres_server"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -77,9 +78,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_url"))
 
 
-def _new_database(server: str) -> str:
+def new_database(server: str, template: str = "") -> str:
+    """Create a database and return its URL; a copy of the one that the URL `template` leads to, if there is one."""
     name = f"test_{uuid.uuid4().hex}"
-    asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
+    copied = f" TEMPLATE {urlsplit(template).path[1:]}" if template else ""
+    asyncio.run(_execute(server, f"CREATE DATABASE {name}{copied}"))
     return server.replace("/postgres?", f"/{name}?")
 
 

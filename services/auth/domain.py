@@ -168,6 +168,7 @@ class CredentialPurpose(StrEnum):
     LLM_PROVIDER = "LLM_PROVIDER"
     TOOL = "TOOL"
     TOOL_CALLER = "TOOL_CALLER"
+    POSTGRESQL = "POSTGRESQL"
 
 
 class LinkOutcome(StrEnum):

@@ -8,7 +8,7 @@ import functools
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -35,7 +35,8 @@ _SPECIAL = tuple(
         ),
     )
 )
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HTTP_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
+_CREDENTIAL_PORTS: Mapping[str, int] = {**_HTTP_PORTS, "postgresql": 5432}
 _PRIVATE_ENDINGS = frozenset({"localhost", "local", "internal", "lan", "home", "corp", "intranet"})
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _HOST = re.compile(r"^(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])$")
@@ -46,6 +47,15 @@ def origin_of(url: str) -> str | None:
 
     An address without a scheme is taken as HTTPS. One with a user name is refused: it reads as another host.
     """
+    return _origin_of(url, _HTTP_PORTS)
+
+
+def credential_origin_of(url: str) -> str | None:
+    """Return the origin that a credential may belong to: as `origin_of`, or that of a database, `postgresql://HOST`."""
+    return _origin_of(url, _CREDENTIAL_PORTS)
+
+
+def _origin_of(url: str, default_ports: Mapping[str, int]) -> str | None:
     text = url.strip()
     if "://" not in text:
         text = f"https://{text}"
@@ -60,9 +70,9 @@ def origin_of(url: str) -> str | None:
     scheme, host = parts.scheme.lower(), (parts.hostname or "").lower().rstrip(".")
     if ":" in host:
         host = f"[{host}]"
-    if scheme not in _DEFAULT_PORTS or "@" in parts.netloc or not _HOST.match(host) or port == 0:
+    if scheme not in default_ports or "@" in parts.netloc or not _HOST.match(host) or port == 0:
         return None
-    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
+    return f"{scheme}://{host}" if port in (None, default_ports[scheme]) else f"{scheme}://{host}:{port}"
 
 
 @functools.lru_cache(maxsize=1000)
@@ -110,7 +120,7 @@ class AddressPolicy:
     def __init__(self, allowed_networks: Sequence[Network] = (), *, setting: str) -> None:
         """`allowed_networks` are those besides the public internet; `setting` is the variable that names them."""
         self._allowed = tuple(allowed_networks)
-        self._setting = setting
+        self.setting = setting
 
     @property
     def permits_plain(self) -> bool:
@@ -146,7 +156,7 @@ class AddressPolicy:
         """Return the failure of an address that is not permitted. It does not tell what the name resolves to."""
         return PermissionDenied(
             f"{origin} may not be called from here: what a group chooses is reached at public addresses over https; "
-            f"ask the operator to allow other networks ({self._setting})",
+            f"ask the operator to allow other networks ({self.setting})",
             reason="DESTINATION_NOT_ALLOWED",
             metadata={"origin": origin},
         )

@@ -29,10 +29,17 @@ from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.provisioning import ProvisionLimits
 from services.memory.stores.databricks.transport import ClientLimits, Transport
 from services.memory.stores.group_stores import BackendStores
+from services.memory.stores.pgvector.connector import Connector
+from services.memory.stores.pgvector.indexes import IndexKeeper
+from services.memory.stores.pgvector.logins import Logins
+from services.memory.stores.pgvector.pools import ConnectionPools, PoolLimits
+from services.memory.stores.pgvector.provisioning import Provisioner
+from services.memory.stores.pgvector.stores import PgvectorStores
 from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.tables import requests
 from services.memory.usecases.backend_checks import BackendChecks
 from services.memory.usecases.batch_search import BatchSearches
+from services.memory.usecases.database_checks import DatabaseChecks
 from services.memory.usecases.index_adoption import IndexAdoptions
 from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.memories import Memories
@@ -55,8 +62,9 @@ class MemoryService:
             cache_bytes=settings.cache_bytes,
             cached_namespace_bytes=settings.cached_namespace_bytes,
         )
+        policy = AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_MEMORY_EGRESS_ALLOWED_NETWORKS")
         self._workspaces = EgressClient(
-            AddressPolicy(settings.egress_allowed_networks, setting="COXSWAIN_MEMORY_EGRESS_ALLOWED_NETWORKS"),
+            policy,
             connect_timeout=settings.databricks_connect_seconds,
             connections_per_origin=settings.databricks_connections,
         )
@@ -68,12 +76,23 @@ class MemoryService:
             trusted_origins=_own_workspace(settings),
         )
         client = VectorSearchClient(transport, client_limits)
+        connector = Connector(
+            policy,
+            connect_seconds=settings.pgvector_connect_seconds,
+            statement_seconds=settings.pgvector_statement_seconds,
+        )
+        logins = self._database_logins(settings, runtime, client_limits)
+        self._pgvector = _pgvector_stores(settings, logins, connector)
+        provisioner = Provisioner(
+            logins, connector, exact_rows=settings.pgvector_exact_rows, seconds=settings.provision_seconds
+        )
         default = self._store if settings.default_store == "sql" else _chroma_store(runtime)
         private_ids = runtime.identity.derive("ids of private memories")
         stores = BackendStores(
             default,
             runtime.database,
             client,
+            self._pgvector,
             pause_seconds=settings.databricks_visibility_seconds,
             settle_seconds=settings.databricks_settle_seconds,
             sweep_seconds=settings.sweep_seconds,
@@ -93,8 +112,8 @@ class MemoryService:
         namespaces = Namespaces(stores, max_message_bytes=runtime.settings.max_message_bytes)
         self._memory = MemoryServicer(memories, batches, namespaces, Subjects(stores), Transfers(stores, memories))
         self._backends = MemoryBackendServicer(
-            MemoryBackends(runtime.database, stores, limits),
-            BackendChecks(registered),
+            MemoryBackends(runtime.database, stores, limits, provisioner),
+            BackendChecks(registered, DatabaseChecks(provisioner, connector, exact_rows=settings.pgvector_exact_rows)),
             EmbeddingSpace(settings.databricks_embedding_model, settings.databricks_embedding_dimension),
         )
         self._indexes = VectorIndexServicer(
@@ -113,6 +132,16 @@ class MemoryService:
         self._database = runtime.database
         self._background = BackgroundTasks()
 
+    def _database_logins(self, settings: MemorySettings, runtime: Runtime, limits: ClientLimits) -> Logins:
+        auth = runtime.peers.channel("auth")
+        workspaces = Transport(
+            self._workspaces,
+            AuthCredentials(auth, credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS),
+            limits,
+            trusted_origins=_own_workspace(settings),
+        )
+        return Logins(AuthCredentials(auth, credential_pb2.CREDENTIAL_PURPOSE_POSTGRESQL), workspaces)
+
     def register(self, registry: Registry) -> None:
         """Register the servicers."""
         registry.add(memory_service_pb2_grpc.add_MemoryServiceServicer_to_server, self._memory)
@@ -123,6 +152,8 @@ class MemoryService:
         """Start removing expired memories and requests."""
         seconds = self._settings.sweep_seconds
         self._background.start(every(seconds, self._remove_expired, name="expired_memories", first_pause=False))
+        idle_seconds = self._settings.pgvector_idle_seconds
+        self._background.start(every(idle_seconds, self._pgvector.close_idle, name="idle_databases"))
         self._background.start(
             forget_old_requests(
                 self._database,
@@ -138,12 +169,29 @@ class MemoryService:
     async def close(self) -> None:
         """Stop background work and release everything."""
         await self._background.stop()
+        await self._pgvector.close()
         await self._workspaces.close()
 
     async def _remove_expired(self) -> None:
         removed = await self._store.sweep(utc_now())
         if removed:
             logger.info("expired_memories_removed", count=removed)
+
+
+def _pgvector_stores(settings: MemorySettings, logins: Logins, connector: Connector) -> PgvectorStores:
+    limits = PoolLimits(
+        connections=settings.pgvector_connections,
+        databases=settings.pgvector_databases,
+        idle_seconds=settings.pgvector_idle_seconds,
+        wait_seconds=settings.pgvector_connect_seconds,
+    )
+    pools = ConnectionPools(logins, connector, limits)
+    return PgvectorStores(
+        pools,
+        IndexKeeper(pools, build_seconds=settings.provision_seconds),
+        exact_rows=settings.pgvector_exact_rows,
+        sweep_seconds=settings.sweep_seconds,
+    )
 
 
 def _chroma_store(runtime: Runtime) -> MemoryStore:

@@ -91,9 +91,33 @@ class MemorySettings(BaseSettings):
         description="Seconds in which TouchRecords leaves a row as it is that this process wrote or removed, since "
         "what is read of it may be older.",
     )
+    pgvector_connections: int = Field(
+        5, ge=1, description="Connections to the database of one backend for one login, at most."
+    )
+    pgvector_databases: int = Field(
+        50, ge=1, description="Databases of backends, each counted once for every login, that are connected to at once."
+    )
+    pgvector_idle_seconds: float = Field(
+        60, gt=0, description="Seconds after which unused connections to a backend's database are closed."
+    )
+    pgvector_connect_seconds: float = Field(
+        10, gt=0, description="Seconds to wait for a connection to a backend's database, a free one or a new one."
+    )
+    pgvector_statement_seconds: float = Field(
+        30, ge=0.1, description="Seconds one statement in a backend's database may take."
+    )
+    pgvector_exact_rows: int = Field(
+        10_000,
+        ge=0,
+        description="Records of a namespace in a backend's database up to which every search compares all of them; "
+        "larger ones get an index.",
+    )
     provision_poll_seconds: float = Field(10, gt=0, description="Seconds between two checks of what is being created.")
     provision_seconds: float = Field(
-        1800, gt=0, description="Seconds ProvisionMemoryBackend waits for one endpoint or index."
+        1800,
+        gt=0,
+        description="Seconds ProvisionMemoryBackend waits for one endpoint or index; in a database the seconds that "
+        "building one index may take.",
     )
 
     @field_validator("databricks_host")

@@ -41,6 +41,11 @@ _KIND_NUMBERS: Mapping[MemoryKind, int] = {
 _KINDS = {number: kind for kind, number in _KIND_NUMBERS.items()}
 
 
+def kind_of_number(number: int) -> MemoryKind:
+    """Return the kind of a stored number."""
+    return _KINDS[number]
+
+
 class KindNumber(TypeDecorator[MemoryKind]):
     """A kind as its number, by which listings are sorted."""
 
@@ -136,8 +141,9 @@ memory_backends = Table(
     Column("id", String(64), primary_key=True),
     Column("group_id", String(128), nullable=False),
     Column("name", String(128), nullable=False),
-    # NULL for the embedded default, else the workspace and indexes that hold the memories.
+    # The workspace and indexes that hold the memories, or the database; both NULL for the embedded default.
     Column("databricks", JsonDocument, nullable=True),
+    Column("pgvector", JsonDocument, nullable=True),
     Column("disabled_kinds", JsonDocument, nullable=False),
     # The endpoint that this backend made, which it may therefore remove.
     Column("made_endpoint", String(128), nullable=False),

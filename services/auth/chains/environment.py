@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from services.auth.chains.link import Answer, CredentialRequest, for_destination
 from services.auth.domain import CredentialPurpose
 from services.auth.settings import EVERY_GROUP
-from services.common.egress import origin_of
+from services.common.egress import credential_origin_of
 
 _PACKAGED = Path(__file__).with_name("providers.yaml")
+_PROVIDERS_OF = {CredentialPurpose.POSTGRESQL: "postgresql"}
 _DATABRICKS = "databricks"
 
 
@@ -87,14 +88,15 @@ class EnvironmentLink:
         """Return the key or token that the purpose asks for; see `Link`."""
         if request.principal.group_id not in self._shared:
             return Answer.absent(self._shared.absent)
-        provider = request.provider if request.purpose is CredentialPurpose.LLM_PROVIDER else _DATABRICKS
+        is_model = request.purpose is CredentialPurpose.LLM_PROVIDER
+        provider = request.provider if is_model else _PROVIDERS_OF.get(request.purpose, _DATABRICKS)
         variables = self._providers.get(provider) or _by_convention(provider)
         values = {name: self._environment.get(name, "").strip() for name in variables.keys}
         name = next((name for name, value in values.items() if value), "")
         if not name:
             return Answer.absent(f"{' and '.join(values)} {'is' if len(values) == 1 else 'are'} not set")
         address = self._environment.get(variables.base_url, "").strip() or variables.origin
-        origin = origin_of(address) if address else None
+        origin = credential_origin_of(address) if address else None
         if origin is None:
             problem = "is not an address" if address else "is not set"
             return Answer.rejected(

@@ -19,7 +19,7 @@ class CredentialRequest:
     provider: str = ""
     """The LLM provider; empty for the other purposes."""
     secret_name: str = ""
-    """The group's secret of a tool; empty for the other purposes."""
+    """The group's secret of a tool or of a database; empty for the other purposes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ class Chains:
             CredentialPurpose.LLM_PROVIDER: Chain([stored(names.LLM_KEY), operators]),
             CredentialPurpose.TOOL: Chain([stored(names.TOOL_SECRET)]),
             CredentialPurpose.TOOL_CALLER: Chain([UserTokenLink(sessions, settings.obo_origins)]),
+            CredentialPurpose.POSTGRESQL: Chain([stored(names.POSTGRESQL_SECRET), operators]),
         }
 
     async def close(self) -> None:

@@ -4,13 +4,14 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from services.auth.chains import names
 from services.auth.chains.chain import Chain, Step
 from services.auth.chains.link import CredentialRequest
 from services.auth.domain import CredentialPurpose, LinkExplanation, LinkOutcome, ResolvedCredential
 from services.auth.identity.cache import EXPIRY_MARGIN
 from services.common.cache import AsyncCache
 from services.common.clock import utc_now
-from services.common.egress import origin_of
+from services.common.egress import credential_origin_of, origin_of
 from services.common.errors import (
     CoxswainError,
     FailedPrecondition,
@@ -24,6 +25,7 @@ from services.common.identity.principal import CredentialKind, Principal
 DATABRICKS_PROVIDER = "databricks"
 _SIZE = 10_000
 _FOR_ONE_ORIGIN = frozenset({CredentialPurpose.TOOL, CredentialPurpose.TOOL_CALLER})
+_SECRETS_OF = {CredentialPurpose.TOOL: "tools/", CredentialPurpose.POSTGRESQL: "postgresql/"}
 _Key = tuple[str, str, CredentialKind, str, CredentialPurpose, str, str, str]
 
 
@@ -144,6 +146,13 @@ class Credentials:
         await self._resolved.close()
 
 
+def _check_secret_name(purpose: CredentialPurpose, secret_name: str) -> None:
+    """Keep passwords of databases from tools, and the secrets of tools from databases."""
+    prefix = _SECRETS_OF.get(purpose, "")
+    if not secret_name.startswith(prefix):
+        raise InvalidArgument.field("secret_name", f"must begin with {prefix} for this purpose")
+
+
 def _request(
     principal: Principal, purpose: CredentialPurpose, destination: str, provider: str, secret_name: str
 ) -> CredentialRequest:
@@ -156,16 +165,22 @@ def _request(
             "destination_origin",
             "must be given for tools: what they send goes to one origin; example: https://example.com",
         )
-    origin = origin_of(destination) if destination else ""
+    is_database = purpose is CredentialPurpose.POSTGRESQL
+    read_origin = credential_origin_of if is_database else origin_of
+    origin = read_origin(destination) if destination else ""
     if origin is None or (destination and "://" not in destination):
+        example = "postgresql://db.example.com:5432" if is_database else "https://example.com:8443"
         raise InvalidArgument.field(
-            "destination_origin", "must be an origin: scheme, host and port; example: https://example.com:8443"
+            "destination_origin", f"must be an origin: scheme, host and port; example: {example}"
         )
     if purpose is not CredentialPurpose.LLM_PROVIDER:
         provider = ""
     elif provider == DATABRICKS_PROVIDER:
         # Models that a workspace serves are called with the credential the caller has there, their own token first.
         purpose = CredentialPurpose.DATABRICKS
-    if purpose is not CredentialPurpose.TOOL:
+    if is_database:
+        secret_name = secret_name or names.POSTGRESQL_PASSWORD
+    elif purpose is not CredentialPurpose.TOOL:
         secret_name = ""
+    _check_secret_name(purpose, secret_name)
     return CredentialRequest(principal, purpose, origin, provider, secret_name)

@@ -14,7 +14,7 @@ from services.auth.repositories.sealed_rows import TABLES, SealedRow, SealedRowR
 from services.auth.repositories.secrets import SecretRepository
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.egress import origin_of
+from services.common.egress import credential_origin_of
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from services.common.identity.provider_credentials import CREDENTIAL_READERS, WrongForm
 from services.common.ids import new_id
@@ -156,7 +156,7 @@ class Secrets:
 def _origins(urls: Sequence[str]) -> tuple[str, ...]:
     origins: dict[str, None] = {}
     for index, url in enumerate(urls):
-        origin = origin_of(url)
+        origin = credential_origin_of(url)
         if origin is None:
             raise InvalidArgument.field(
                 f"allowed_origins[{index}]",

@@ -16,7 +16,7 @@ from services.common.grpc.status import from_rpc_error
 
 _CACHE_SIZE = 10_000
 _KEYLESS_SECONDS = 5.0
-_Key = tuple[str, str, str, str, str]
+_Key = tuple[str, str, str, str, str, str]
 
 
 @dataclass(slots=True)
@@ -90,17 +90,20 @@ class AuthCredentials:
             _CACHE_SIZE, lambda found: found.expires_at - time.time(), clock=clock
         )
 
-    async def resolve(self, origin: str, provider: str = "") -> OutboundCredential:
-        """Return the calling principal's credential; see `CredentialSource`."""
-        key = _cache_key(origin, provider)
+    async def resolve(self, origin: str, provider: str = "", secret_name: str = "") -> OutboundCredential:
+        """Return the calling principal's credential; see `CredentialSource`.
+
+        `secret_name` names the group's secret where a purpose has many.
+        """
+        key = _cache_key(origin, provider, secret_name)
         known = self._resolved.peek(key)
-        found = known or await self._resolved.get(key, lambda: self._ask(origin, provider))
+        found = known or await self._resolved.get(key, lambda: self._ask(origin, provider, secret_name))
         return OutboundCredential(found.token, found.on_behalf_of_user, from_cache=known is not None)
 
-    async def _ask(self, origin: str, provider: str) -> "_Resolved":
+    async def _ask(self, origin: str, provider: str, secret_name: str) -> "_Resolved":
         outlast_caller()
         request = credential_pb2.ResolveCredentialRequest(
-            purpose=self._purpose, provider=provider, destination_origin=origin
+            purpose=self._purpose, provider=provider, destination_origin=origin, secret_name=secret_name
         )
         try:
             response = await self._stub.ResolveCredential(request)
@@ -140,11 +143,11 @@ class AuthCredentials:
         keyless = origin in self._keyless_origins and not configured
         return CredentialAvailability.NOT_NEEDED if keyless else CredentialAvailability.MISSING
 
-    def forget(self, origin: str, provider: str = "") -> None:
+    def forget(self, origin: str, provider: str = "", secret_name: str = "") -> None:
         """Drop what is remembered for the calling principal."""
-        self._resolved.forget(_cache_key(origin, provider))
+        self._resolved.forget(_cache_key(origin, provider, secret_name))
 
 
-def _cache_key(origin: str, provider: str) -> _Key:
+def _cache_key(origin: str, provider: str, secret_name: str = "") -> _Key:
     principal = current_principal()
-    return (principal.group_id, principal.subject, principal.session_id, provider, origin)
+    return (principal.group_id, principal.subject, principal.session_id, provider, origin, secret_name)

@@ -16,6 +16,7 @@ from services.memory.domain.backends import DatabricksConfig, MemoryBackend, Reg
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scores import ScoreFormula, ScoreMeasure
 from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.repositories.pgvector_configs import pgvector_config, pgvector_document
 from services.memory.tables import (
     KindNumber,
     active_backends,
@@ -238,6 +239,7 @@ def _changeable(backend: MemoryBackend) -> dict[str, Any]:
     return {
         "name": backend.name,
         "databricks": None if backend.databricks is None else _config_document(backend.databricks),
+        "pgvector": None if backend.pgvector is None else pgvector_document(backend.pgvector),
         "disabled_kinds": sorted(kind.name for kind in backend.disabled_kinds),
         "made_endpoint": backend.made_endpoint,
         "updated_at": backend.updated_at,
@@ -284,6 +286,7 @@ def _backend(row: Mapping[Any, Any]) -> MemoryBackend:
         created_at=created,
         updated_at=row["updated_at"],
         made_endpoint=row["made_endpoint"],
+        pgvector=pgvector_config(row["pgvector"]) if row["pgvector"] is not None else None,
         active=row["active_id"] is not None,
     )
 

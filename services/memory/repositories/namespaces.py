@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import bindparam, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.db.database import Database
+from services.common.db.access import DatabaseAccess
 from services.common.db.point_reads import PointRead
 from services.common.db.upsert import insert_ignore
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
@@ -128,7 +128,7 @@ class NamespaceRepository:
         )
 
 
-def version_read(database: Database) -> PointRead:
+def version_read(database: DatabaseAccess) -> PointRead:
     """Return the way to read a namespace's version, given its id and its group."""
     statement = select(namespaces.c.version).where(
         namespaces.c.id == bindparam("namespace_id"), namespaces.c.group_id == bindparam("owner_group")
@@ -136,13 +136,15 @@ def version_read(database: Database) -> PointRead:
     return database.point_read(statement, ("namespace_id", "owner_group"))
 
 
-async def fetch_namespace(database: Database, key: NamespaceKey) -> NamespaceInfo | None:
+async def fetch_namespace(database: DatabaseAccess, key: NamespaceKey) -> NamespaceInfo | None:
     """Return what `NamespaceRepository.get` returns, outside of any transaction: every search begins with it."""
     rows = await database.fetch(_NAMESPACE, {"namespace_id": key.id, "owner_group": key.group_id})
     return _namespace_info(**rows[0]) if rows else None
 
 
-async def fetch_namespaces(database: Database, keys: Sequence[NamespaceKey]) -> Mapping[NamespaceKey, NamespaceInfo]:
+async def fetch_namespaces(
+    database: DatabaseAccess, keys: Sequence[NamespaceKey]
+) -> Mapping[NamespaceKey, NamespaceInfo]:
     """Return what there is of some namespaces of one group, outside of any transaction."""
     statement = select(namespaces).where(
         namespaces.c.id.in_([key.id for key in keys]), namespaces.c.group_id.in_({key.group_id for key in keys})

@@ -17,6 +17,7 @@ from services.memory.stores.databricks.listed_positions import ListedPositions
 from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
+from services.memory.stores.pgvector.stores import PgvectorStores
 
 ACTIVE_SECONDS = 1.0
 """How long after ActivateMemoryBackend other replicas may still use the backend before."""
@@ -35,6 +36,7 @@ class BackendStores:
         default: MemoryStore,
         database: Database,
         client: VectorSearchClient,
+        pgvector: PgvectorStores,
         *,
         pause_seconds: float,
         settle_seconds: float,
@@ -48,6 +50,7 @@ class BackendStores:
         self._default = default
         self._database = database
         self._client = client
+        self._pgvector = pgvector
         self._private_ids = private_ids
         self._pause_seconds = pause_seconds
         self._endpoint_types = EndpointTypes()
@@ -105,7 +108,9 @@ class BackendStores:
         return await self._active.get(group_id, read)
 
     def _store(self, backend: MemoryBackend) -> MemoryStore:
-        if backend.databricks is None:
+        if backend.pgvector is not None:
+            return self._pgvector.store(backend)
+        if backend.embedded:
             return self._default
 
         async def note(written: RemoteNamespace) -> None:

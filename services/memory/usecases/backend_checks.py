@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from services.common.clock import utc_now
@@ -22,6 +22,8 @@ from services.memory.stores.databricks.queries import MAX_RESULTS
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.resources import WorkspaceResources
 from services.memory.stores.databricks.survey import Survey
+from services.memory.usecases.checks import Check
+from services.memory.usecases.database_checks import DatabaseChecks
 from services.memory.usecases.registered_indexes import RegisteredIndexes
 from services.memory.usecases.score_measure import ScoreUnknown, measure
 
@@ -30,25 +32,12 @@ _SECONDS = 25.0
 _SHOWN_KEYS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was checked, what was found, and how to correct it (empty when the check passed)."""
-
-    subject: str
-    finding: str
-    remedy: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the check passed."""
-        return not self.remedy
-
-
 class BackendChecks:
     """Checks what backends of the calling principal's group need."""
 
-    def __init__(self, registered: RegisteredIndexes, *, seconds: float = _SECONDS) -> None:
+    def __init__(self, registered: RegisteredIndexes, databases: DatabaseChecks, *, seconds: float = _SECONDS) -> None:
         self._registered = registered
+        self._databases = databases
         self._seconds = seconds
 
     async def verify(self, principal: Principal, key: ResourceKey) -> Sequence[Check]:
@@ -58,11 +47,17 @@ class BackendChecks:
             NotFound: the group has no backend of that id or name.
         """
         backend = await self._registered.backend(principal, key)
-        config = backend.databricks
-        if config is None:
+        if backend.embedded:
             return [Check("embedded default", "is always available")]
         if backend.disabled:
             return [Check("configuration", "every kind is disabled: the embedded default is used instead")]
+        if backend.pgvector is not None:
+            end = asyncio.get_running_loop().time() + self._seconds
+            return await _in_time(
+                end, backend.pgvector.subject, self._databases.check(principal.group_id, backend.pgvector)
+            )
+        config = backend.databricks
+        assert config is not None
         repository = self._registered.stores.repository(backend)
         end = asyncio.get_running_loop().time() + self._seconds
         try:

@@ -13,7 +13,7 @@ from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
 from services.common.resource_key import ResourceKey
-from services.memory.domain.backends import MemoryBackend
+from services.memory.domain.backends import MemoryBackend, PgvectorConfig
 from services.memory.domain.vectors import embedding_mismatch_of_index
 from services.memory.repositories.memory_backends import MemoryBackendRepository
 from services.memory.stores.databricks.provisioning import (
@@ -24,6 +24,7 @@ from services.memory.stores.databricks.provisioning import (
     wanted_indexes,
 )
 from services.memory.stores.group_stores import BackendStores
+from services.memory.stores.pgvector.provisioning import Provisioner
 from services.memory.tables import requests
 
 _LISTING = Pager("memory_backends")
@@ -47,8 +48,12 @@ class Step:
 class MemoryBackends:
     """Every operation concerns the calling principal's group."""
 
-    def __init__(self, database: Database, indexes: BackendStores, limits: ProvisionLimits) -> None:
+    def __init__(
+        self, database: Database, indexes: BackendStores, limits: ProvisionLimits, databases: Provisioner
+    ) -> None:
+        """`databases` makes what backends keep in databases of groups."""
         self._database = database
+        self._databases = databases
         self._indexes = indexes
         self._limits = limits
 
@@ -182,6 +187,10 @@ class MemoryBackends:
             Unavailable: it takes longer than this call may.
         """
         backend = await self.get(principal, key)
+        if backend.pgvector is not None:
+            async for made in self._provision_database(backend, backend.pgvector):
+                yield made
+            return
         config = backend.databricks
         if config is None:
             raise FailedPrecondition("the embedded default needs no provisioning", reason="INVALID_FIELD")
@@ -222,6 +231,12 @@ class MemoryBackends:
             raise
         own = len(endpoints) + len(indexes)
         yield step("ready", total)
+
+    async def _provision_database(self, backend: MemoryBackend, config: PgvectorConfig) -> AsyncIterator[Step]:
+        started = time.monotonic()
+        async for progress in self._databases.provision(backend, config):
+            rate = progress.made / max(time.monotonic() - started, 1e-6)
+            yield Step(progress.text, progress.done, progress.total, rate)
 
     async def _note_endpoint(self, backend: MemoryBackend, made: str) -> None:
         async with self._database.write() as connection:

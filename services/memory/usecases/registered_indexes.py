@@ -52,11 +52,11 @@ def config_of(backend: MemoryBackend) -> DatabricksConfig:
     """Return a backend's configuration.
 
     Raises:
-        FailedPrecondition: it is the embedded default.
+        FailedPrecondition: it is not one of Databricks.
     """
     if backend.databricks is None:
         raise FailedPrecondition(
-            f'memory backend "{backend.name}" is the embedded default, which has neither indexes nor endpoints',
+            f'memory backend "{backend.name}" is not in Databricks Vector Search: it has neither indexes nor endpoints',
             reason="INVALID_FIELD",
         )
     return backend.databricks

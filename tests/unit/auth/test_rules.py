@@ -21,7 +21,7 @@ ORIGINS = ["https://example.com"]
         (
             secret_pb2.PutSecretRequest(name="llm/openai", value="v", allowed_origins=["https://example.com/v1"]),
             "allowed_origins[0]",
-            "must be an origin: http:// or https://, host and port, no path; as in https://example.com",
+            "must be an origin: http://, https:// or postgresql://, host and port, no path; as in https://example.com",
         ),
         (
             group_pb2.SetMemberRequest(subject="alice", role=access_pb2.ROLE_EDITOR),

@@ -14,12 +14,15 @@ from services.common.grpc.validation import validate
 from services.memory.domain.backends import DatabricksConfig, MemoryBackend
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.servicers.messages.pgvector_backends import pgvector_from_proto, pgvector_to_proto
 from services.memory.servicers.messages.records import kind_from_proto, kind_to_proto
-from services.memory.usecases.backend_checks import Check
+from services.memory.usecases.checks import Check
 
-_CHANGEABLE = frozenset({"name", "default", "databricks", "disabled_kinds"}) | {
-    f"databricks.{field}" for field in pb.DatabricksBackendConfig.DESCRIPTOR.fields_by_name
-}
+_CHANGEABLE = (
+    frozenset({"name", "default", "databricks", "pgvector", "disabled_kinds"})
+    | {f"databricks.{field}" for field in pb.DatabricksBackendConfig.DESCRIPTOR.fields_by_name}
+    | {f"pgvector.{field}" for field in pb.PgvectorBackendConfig.DESCRIPTOR.fields_by_name}
+)
 
 
 def backend_from_proto(message: pb.MemoryBackend, default_space: EmbeddingSpace) -> MemoryBackend:
@@ -37,6 +40,7 @@ def backend_from_proto(message: pb.MemoryBackend, default_space: EmbeddingSpace)
         disabled_kinds=frozenset(kind_from_proto(kind) for kind in message.disabled_kinds),
         created_at=now,
         updated_at=now,
+        pgvector=pgvector_from_proto(message.pgvector) if message.HasField("pgvector") else None,
     )
 
 
@@ -94,6 +98,9 @@ def backend_to_proto(backend: MemoryBackend) -> pb.MemoryBackend:
         create_time=timestamp_to_proto(backend.created_at),
         update_time=timestamp_to_proto(backend.updated_at),
     )
+    if backend.pgvector is not None:
+        message.pgvector.CopyFrom(pgvector_to_proto(backend.pgvector))
+        return message
     config = backend.databricks
     if config is None:
         message.default.SetInParent()

@@ -26,6 +26,7 @@ from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.domain.words import WordedText, ranked_by_words
+from services.memory.foreign_rows import note_foreign_row
 from services.memory.record_reader import RecordReader
 from services.memory.repositories.namespaces import NamespaceRepository, fetch_namespaces
 from services.memory.row_values import format_time, parse_boolean, parse_list, read_integer, read_text
@@ -412,7 +413,7 @@ def _rows(answer: Any, key: NamespaceKey) -> list[Row]:
         row = _completed(answer["ids"][position], metadata or {}, key.kind)
         by_crew = has_column(key.kind, Column.CREW_ID)
         if row[Column.GROUP_ID] != key.group_id or (by_crew and row[Column.CREW_ID] != key.memory_id):
-            logger.critical("foreign_row_dropped", kind=key.kind.name)
+            note_foreign_row(key.kind)
             continue
         if vectors is not None:
             row[Column.EMBEDDING] = np.asarray(vectors[position], dtype=np.float32)

@@ -2,30 +2,22 @@
 
 from datetime import datetime, timedelta
 
-import structlog
-from prometheus_client import Counter
-
 from services.memory import filters
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.moments import microseconds
 from services.memory.domain.records import MemoryKind
+from services.memory.foreign_rows import note_foreign_row
 from services.memory.row_values import read_integer
 from services.memory.rows import Row, created_of, row_expires_at, typed_row
 from services.memory.schemas import Column, DatabricksIndexSchemas, metadata_column
 from services.memory.stores.databricks.filter_language import Owner, owner_clauses
-
-logger = structlog.get_logger(__name__)
-_FOREIGN_ROWS = Counter(
-    "coxswain_memory_foreign_rows_total", "Rows of other owners that a vector store returned, and that were dropped"
-)
 
 
 def is_owned(owner: Owner, row: Row) -> bool:
     """Return whether a row is the owner's; one that is not was not asked for, and is dropped, logged and counted."""
     if owner.owns(row):
         return True
-    _FOREIGN_ROWS.inc()
-    logger.critical("foreign_row_dropped", kind=owner.kind.name)
+    note_foreign_row(owner.kind)
     return False
 
 

@@ -15,6 +15,7 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.foreign_rows import note_foreign_row
 from services.memory.record_reader import RecordReader
 from services.memory.rows import Row, build_row
 from services.memory.schemas import Column, has_column
@@ -53,13 +54,18 @@ def parse_rows(key: NamespaceKey, rows: Sequence[Row]) -> dict[str, Record]:
 
     A row that is no record, as something else has written it, is left out.
     """
-    for row in rows:
-        if row[Column.GROUP_ID] != key.group_id or row.get(Column.CREW_ID, key.memory_id) != key.memory_id:
-            logger.critical("foreign_row_dropped", kind=key.kind.name)
-            raise AssertionError("foreign_row_dropped")
+    rows = [row for row in rows if _is_own(key, row)]
     reader = RecordReader(key.kind, "default")
     records = ((row[Column.ID], reader.read(row)) for row in rows)
     return {stored_id: record for stored_id, record in records if record is not None}
+
+
+def _is_own(key: NamespaceKey, row: Row) -> bool:
+    """Return whether a row is the namespace's; one that is not was not asked for, and is dropped."""
+    if row[Column.GROUP_ID] == key.group_id and row.get(Column.CREW_ID, key.memory_id) == key.memory_id:
+        return True
+    note_foreign_row(key.kind)
+    return False
 
 
 async def read_records(

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from sqlalchemy import ColumnElement, Table, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.db.access import DatabaseAccess
 from services.common.db.database import Database
 from services.memory import filters
 from services.memory.domain.copies import identities_of
@@ -48,8 +49,24 @@ from services.memory.stores.sql.writes import write_rows
 from services.memory.tables import records
 
 
-class SqlMemoryStore:
-    """The default store, on SQLite and PostgreSQL alike.
+class NearestSearch(Protocol):
+    """How the records of a namespace are found by their vectors."""
+
+    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
+        """See `MemoryStore`."""
+        ...
+
+    def note_removal(self, namespace_id: str, version: int, previous: int, ids: Sequence[str]) -> None:
+        """Note what the committed write of a version removed; `previous` is the version of the removal before."""
+        ...
+
+    def forget(self, namespace_id: str) -> None:
+        """Give up what is remembered of a namespace."""
+        ...
+
+
+class SqlRecordStore:
+    """Memories as rows of a database, on SQLite and PostgreSQL alike; what finds them by vectors is handed in.
 
     Saves are one transaction. Removals by filter, of whole namespaces and of what expired are many small ones:
     concurrent saves wait for one of them at most.
@@ -57,10 +74,9 @@ class SqlMemoryStore:
 
     compares_revisions: ClassVar[bool] = True
 
-    def __init__(self, database: Database, *, cache_bytes: int, cached_namespace_bytes: int) -> None:
-        """`cache_bytes` bounds what searches remember in all, `cached_namespace_bytes` what of one namespace."""
+    def __init__(self, database: DatabaseAccess, search: NearestSearch) -> None:
         self._database = database
-        self._search = VectorSearch(database, cache_bytes=cache_bytes, cached_namespace_bytes=cached_namespace_bytes)
+        self._search = search
 
     async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
         """See `MemoryStore`."""
@@ -370,6 +386,17 @@ class SqlMemoryStore:
     def _clauses(self, key: NamespaceKey, chosen: Filter, now: datetime) -> list[ColumnElement[bool]]:
         living_rows = living(key, chosen, microseconds(now), self._database.dialect)
         return [owned(records[key.kind], key), *living_rows]
+
+
+class SqlMemoryStore(SqlRecordStore):
+    """The default store: vectors are compared here, exactly."""
+
+    _search: VectorSearch
+
+    def __init__(self, database: Database, *, cache_bytes: int, cached_namespace_bytes: int) -> None:
+        """`cache_bytes` bounds what searches remember in all, `cached_namespace_bytes` what of one namespace."""
+        search = VectorSearch(database, cache_bytes=cache_bytes, cached_namespace_bytes=cached_namespace_bytes)
+        super().__init__(database, search)
 
 
 def _prepared(key: NamespaceKey, new: Sequence[Record], dialect: str) -> tuple[list[str], list[str]]:

@@ -9,6 +9,18 @@ from rich.progress import Progress
 from rich.text import Text
 
 from coxswain.client.blocking import Client
+from coxswain.client.cli.databases import (
+    CaFileOption,
+    DatabaseOption,
+    HostOption,
+    InstanceOption,
+    PortOption,
+    SecretOption,
+    TlsOption,
+    UserOption,
+    database_fields,
+    described,
+)
 from coxswain.client.cli.session import (
     EXIT_NOT_SUCCEEDED,
     JsonOption,
@@ -83,6 +95,8 @@ def list_backends(context: typer.Context, as_json: JsonOption = False) -> None:
 
 
 def _store(backend: MemoryBackend) -> str:
+    if backend.HasField("pgvector"):
+        return described(backend.pgvector)
     if not backend.HasField("databricks"):
         return "embedded"
     config = backend.databricks
@@ -104,18 +118,56 @@ def create(
     embedding_model: Annotated[str, typer.Option(help="Embedding model; by default that of the installation.")] = "",
     dimension: Annotated[int, typer.Option(min=0, help="Length of the vectors; 0 means 1024.")] = 0,
     disabled: Annotated[list[str] | None, typer.Option("--disable", help="Kind not to store; repeatable.")] = None,
+    host: HostOption = "",
+    port: PortOption = 0,
+    database: DatabaseOption = "",
+    user: UserOption = "",
+    tls: TlsOption = "",
+    ca_file: CaFileOption = None,
+    secret: SecretOption = "",
+    instance: InstanceOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Create a backend. It is not used until it is activated.
 
-    Example: `coxswain memory backend create lake --workspace https://example.com --endpoint memories --catalog main
-    --schema crews --index unified=unified`
+    Examples:
+
+        coxswain memory backend create lake --workspace https://example.com --endpoint memories --catalog main
+        --schema crews --index unified=unified
+
+        coxswain memory backend create base --host db.example.com --database memories --user coxswain
+
+        coxswain memory backend create base --host db.example.com --database databricks_postgres
+        --workspace https://example.com --instance memories
     """
     session = session_of(context, as_json)
-    if not workspace and (endpoint or catalog or schema or indexes or embedding_model or dimension):
+    of_index = bool(endpoint or catalog or indexes or embedding_model or dimension)
+    of_database = bool(port or database or user or tls or ca_file or secret or instance)
+    if host and of_index:
+        raise typer.BadParameter("--host is for a database, which has no endpoint and no index", param_hint="--host")
+    if of_database and not host:
+        raise typer.BadParameter("these options belong to a database: give --host too", param_hint="--host")
+    if not workspace and (of_index or (schema and not host)):
         raise typer.BadParameter("these options belong to a workspace: give --workspace too", param_hint="--workspace")
+    if host and bool(workspace) != bool(instance):
+        raise typer.BadParameter("--workspace and --instance of Lakebase go together", param_hint="--instance")
     backend = MemoryBackend(name=name, disabled_kinds=[kind_from(kind) for kind in disabled or []])
-    if workspace:
+    if host:
+        backend.pgvector.CopyFrom(
+            database_fields(
+                host=host,
+                port=port,
+                database=database,
+                schema=schema,
+                user=user,
+                tls=tls,
+                ca_file=ca_file,
+                secret=secret,
+                instance=instance,
+                workspace=workspace,
+            )
+        )
+    elif workspace:
         backend.databricks.CopyFrom(
             DatabricksBackendConfig(
                 workspace_url=workspace,
@@ -134,8 +186,9 @@ def create(
     if session.json:
         return session.print_json(created)
     session.show(f"{created.name} created, id {created.id}")
-    if workspace:
-        session.say(f"create its endpoint and indexes with: coxswain memory backend provision {created.name}")
+    if host or workspace:
+        made = "tables" if host else "endpoint and indexes"
+        session.say(f"create its {made} with: coxswain memory backend provision {created.name}")
     session.say(f"activate it with: coxswain memory backend activate {created.name}")
     return None
 
@@ -157,6 +210,14 @@ def update(
     dimension: Annotated[int, typer.Option(min=0, max=4096, help="Length of the vectors; 0 leaves it unchanged.")] = 0,
     disabled: Annotated[list[str] | None, typer.Option("--disable", help="Kind not to store; repeatable.")] = None,
     enabled: Annotated[list[str] | None, typer.Option("--enable", help="Kind to store again; repeatable.")] = None,
+    host: HostOption = "",
+    port: PortOption = 0,
+    database: DatabaseOption = "",
+    user: UserOption = "",
+    tls: TlsOption = "",
+    ca_file: CaFileOption = None,
+    secret: SecretOption = "",
+    instance: InstanceOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Change a backend. Only the options you give change; data is not moved.
@@ -164,14 +225,6 @@ def update(
     Example: `coxswain memory backend update lake --index entity=entities --disable short_term`
     """
     session = session_of(context, as_json)
-    settings = {
-        "workspace_url": workspace,
-        "endpoint": endpoint,
-        "catalog": catalog,
-        "schema": schema,
-        "embedding_model": embedding_model,
-        "embedding_dimension": dimension,
-    }
     with session.client() as client:
         present = client.memory_backends.GetMemoryBackend(GetMemoryBackendRequest(**backend_key(backend))).backend
         changed = MemoryBackend()
@@ -179,10 +232,34 @@ def update(
         if name:
             changed.name = name
             paths.append("name")
-        for field, value in settings.items():
-            if value:
-                setattr(changed.databricks, field, value)
-                paths.append(f"databricks.{field}")
+        if present.HasField("pgvector") or host:
+            given = database_fields(
+                host=host,
+                port=port,
+                database=database,
+                schema=schema,
+                user=user,
+                tls=tls,
+                ca_file=ca_file,
+                secret=secret,
+                instance=instance,
+                workspace=workspace,
+            )
+            changed.pgvector.CopyFrom(given)
+            paths += [f"pgvector.{field.name}" for field, _ in given.ListFields()]
+        else:
+            settings = {
+                "workspace_url": workspace,
+                "endpoint": endpoint,
+                "catalog": catalog,
+                "schema": schema,
+                "embedding_model": embedding_model,
+                "embedding_dimension": dimension,
+            }
+            for field, value in settings.items():
+                if value:
+                    setattr(changed.databricks, field, value)
+                    paths.append(f"databricks.{field}")
         if indexes:
             kinds = {index.kind: index for index in present.databricks.indexes}
             kinds.update((index.kind, index) for index in map(_kind_index, indexes))
@@ -247,7 +324,7 @@ def verify(context: typer.Context, backend: BackendArgument, as_json: JsonOption
 
 @backend_app.command()
 def provision(context: typer.Context, backend: BackendArgument) -> None:
-    """Create the endpoint and the indexes that a backend needs; repeated, it continues where it stopped.
+    """Create the endpoint and indexes, or the tables, that a backend needs; repeated, it continues where it stopped.
 
     Example: `coxswain memory backend provision lake`
     """

@@ -29,7 +29,10 @@ app = typer.Typer(
 
 NameArgument = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="tools/SOURCE, tools/search, tools/http/..., llm/PROVIDER or databricks/..."),
+    typer.Argument(
+        metavar="NAME",
+        help="tools/SOURCE, tools/search, tools/http/..., llm/PROVIDER, databricks/... or postgresql/...",
+    ),
 ]
 OriginsOption = Annotated[
     list[str] | None,
@@ -57,6 +60,8 @@ def use_of(name: str) -> str:
         return "http_request, in crews that name it" if rest.startswith("http/") else "sources of tools that name it"
     if kind == "llm" and slash:
         return f"models of {rest}"
+    if kind == "postgresql" and slash:
+        return "memory backends in PostgreSQL"
     return _DATABRICKS.get(name, "")
 
 
@@ -233,8 +238,11 @@ def _question(name: str, origin: str) -> ExplainCredentialRequest:
             else CredentialPurpose.CREDENTIAL_PURPOSE_DATABRICKS
         )
         return ExplainCredentialRequest(purpose=purpose, destination_origin=origin)
+    if kind == "postgresql":
+        purpose = CredentialPurpose.CREDENTIAL_PURPOSE_POSTGRESQL
+        return ExplainCredentialRequest(purpose=purpose, secret_name=name, destination_origin=origin)
     if kind != "tools":
-        raise typer.BadParameter("begins with tools/, llm/ or databricks/", param_hint="NAME")
+        raise typer.BadParameter("begins with tools/, llm/, databricks/ or postgresql/", param_hint="NAME")
     if not origin:
         raise typer.BadParameter("say where it would be sent; no source of tools names it", param_hint="--origin")
     purpose = CredentialPurpose.CREDENTIAL_PURPOSE_TOOL

@@ -1,0 +1,138 @@
+"""Who connects to a database, and with which password: auth decides, or the workspace of a Lakebase instance."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from services.common.cache import AsyncCache
+from services.common.egress import credential_origin_of
+from services.common.errors import CoxswainError, FailedPrecondition
+from services.common.grpc.call import current_principal
+from services.common.identity.credentials import AuthCredentials
+from services.common.ids import new_id
+from services.memory.domain.backends import LakebaseInstance, PgvectorConfig
+from services.memory.stores.databricks.transport import Request, Transport
+from services.memory.stores.databricks.wire import BadAnswer, Json
+
+_KEPT: Final = 1000
+_MARGIN_SECONDS: Final = 300.0
+"""A password of a workspace is replaced so long before it expires."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A user and a password."""
+
+    user: str
+    password: str = field(repr=False)
+    from_cache: bool = False
+    """Whether the password may have been replaced since."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    user: str
+    password: str = field(repr=False)
+    expires_at: float
+
+
+class Logins:
+    """Finds logins for the calling principal; what is remembered is for the same group, subject and session only."""
+
+    def __init__(self, passwords: AuthCredentials, workspaces: Transport) -> None:
+        """`passwords` are those of databases, `workspaces` those that issue passwords of Lakebase."""
+        self._passwords = passwords
+        self._workspaces = workspaces
+        self._issued: AsyncCache[tuple[str, ...], _Issued] = AsyncCache(
+            _KEPT, lambda issued: issued.expires_at - _MARGIN_SECONDS - time.time()
+        )
+
+    async def find(self, config: PgvectorConfig) -> Login:
+        """Return the caller's login.
+
+        Raises:
+            CoxswainError: there is none, or who gives it does not answer.
+        """
+        if config.lakebase is None:
+            found = await self._passwords.resolve(_origin(config), secret_name=config.password_secret)
+            return Login(config.user, found.token, found.from_cache)
+        lakebase = config.lakebase
+        key = _cache_key(config)
+        known = self._issued.peek(key)
+        issued = known or await self._issued.get(key, lambda: self._issue(lakebase, config.user))
+        return Login(issued.user, issued.password, known is not None)
+
+    def forget(self, config: PgvectorConfig) -> None:
+        """Find the caller's login anew the next time: the database refused it."""
+        if config.lakebase is None:
+            self._passwords.forget(_origin(config), secret_name=config.password_secret)
+        else:
+            self._issued.forget(_cache_key(config))
+
+    async def _issue(self, lakebase: LakebaseInstance, user: str) -> _Issued:
+        url = lakebase.workspace_url
+        who = user or await self._workspaces.call(
+            url, Request("GET", "/api/2.0/preview/scim/v2/Me", "the identity of the credential"), _user_name
+        )
+        if lakebase.instance.startswith("projects/"):
+            path, body = "/api/2.0/postgres/credentials", {"endpoint": lakebase.instance}
+        else:
+            path = "/api/2.0/database/credentials"
+            body = {"request_id": new_id(), "instance_names": [lakebase.instance]}  # type: ignore[dict-item]
+        request = Request("POST", path, f"database {lakebase.instance}", json.dumps(body).encode())
+        password, expires_at = await self._workspaces.call(url, request, _credential)
+        return _Issued(who, password, expires_at)
+
+
+def refused(config: PgvectorConfig, login: Login) -> CoxswainError:
+    """Return the failure of a login that the database refused twice, or that was new."""
+    if config.lakebase is not None:
+        return FailedPrecondition(
+            f"{config.subject} does not let {login.user} in, with a token of {config.lakebase.workspace_url}: give "
+            "that identity a role in the database (Lakebase: CREATE EXTENSION databricks_auth; "
+            "SELECT databricks_create_role(...)) or correct the backend's user",
+            reason="UPSTREAM_CREDENTIAL_REJECTED",
+        )
+    return FailedPrecondition(
+        f"{config.subject} refuses user {config.user} with the password of the secret {config.password_secret}: store "
+        "the right one (PutSecret), or correct the backend's user and database",
+        reason="UPSTREAM_CREDENTIAL_REJECTED",
+    )
+
+
+def _origin(config: PgvectorConfig) -> str:
+    origin = credential_origin_of(f"postgresql://{config.address}")
+    if origin is None:
+        raise FailedPrecondition(
+            f"{config.address} is not the address of a server: correct the backend's host", reason="INVALID_FIELD"
+        )
+    return origin
+
+
+def _cache_key(config: PgvectorConfig) -> tuple[str, ...]:
+    principal = current_principal()
+    lakebase = config.lakebase
+    assert lakebase is not None
+    own = (principal.group_id, principal.subject, principal.session_id)
+    return (*own, lakebase.workspace_url, lakebase.instance, config.user)
+
+
+def _user_name(document: Json) -> str:
+    # Keys of answers are read in snake case.
+    name = document.get("user_name")
+    if not isinstance(name, str) or not name:
+        raise BadAnswer("it has no userName")
+    return name
+
+
+def _credential(document: Json) -> tuple[str, float]:
+    """Return a password and when it expires, in seconds since 1970."""
+    token, expires = document.get("token"), document.get("expiration_time") or document.get("expire_time")
+    if not isinstance(token, str) or not token:
+        raise BadAnswer("it has no token")
+    try:
+        return token, datetime.fromisoformat(str(expires)).timestamp()
+    except ValueError:
+        raise BadAnswer("its time of expiry is not one") from None

@@ -1,0 +1,169 @@
+"""A few connections to each database, for each login to it: nobody acts with the connection of another."""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from services.common.db.connection_checks import ping_idle_connections
+from services.common.errors import Unavailable
+from services.memory.domain.backends import MemoryBackend, PgvectorConfig
+from services.memory.stores.pgvector.connector import Connector, required
+from services.memory.stores.pgvector.dialect import DRIVER, PgvectorDialect
+from services.memory.stores.pgvector.failures import LoginRefused, explained
+from services.memory.stores.pgvector.logins import Login, Logins, refused
+
+_PoolKey: TypeAlias = tuple[str, str, PgvectorConfig, str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """How many connections, and for how long; see `MemorySettings`."""
+
+    connections: int
+    databases: int
+    idle_seconds: float
+    wait_seconds: float
+
+
+@dataclass(slots=True)
+class _Pool:
+    engine: AsyncEngine
+    login: Login
+    users: int = 0
+    used_at: float = field(default=0.0)
+
+
+class ConnectionPools:
+    """Gives out connections; a pool that nobody has used for a while is closed."""
+
+    def __init__(
+        self, logins: Logins, connector: Connector, limits: PoolLimits, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.logins = logins
+        self.connector = connector
+        self._limits = limits
+        self._clock = clock
+        self._pools: OrderedDict[_PoolKey, _Pool] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    @contextlib.asynccontextmanager
+    async def connection(self, backend: MemoryBackend, isolation: str = "") -> AsyncIterator[AsyncConnection]:
+        """Yield a connection to a backend's database as the calling principal; without a transaction.
+
+        Raises:
+            CoxswainError: there is no credential, the database does not answer, or does not do what is asked.
+        """
+        config = config_of(backend)
+        login = await self.logins.find(config)
+        try:
+            pool, connection = await self._connected(backend, login)
+        except LoginRefused:
+            self.logins.forget(config)
+            if not login.from_cache:
+                raise refused(config, login) from None
+            login = await self.logins.find(config)
+            try:
+                pool, connection = await self._connected(backend, login)
+            except LoginRefused:
+                self.logins.forget(config)
+                raise refused(config, login) from None
+        try:
+            with explained(config, login.user):
+                async with contextlib.aclosing(connection):
+                    if isolation:
+                        await connection.execution_options(isolation_level=isolation)
+                    yield connection
+        finally:
+            self._leave(pool)
+
+    async def _connected(self, backend: MemoryBackend, login: Login) -> tuple[_Pool, AsyncConnection]:
+        """Return a connection, and its pool, which counts it as a user."""
+        pool = await self._pool(backend, login)
+        pool.users += 1
+        try:
+            with explained(config_of(backend), login.user):
+                return pool, await pool.engine.connect()
+        except BaseException:
+            self._leave(pool)
+            raise
+
+    def _leave(self, pool: _Pool) -> None:
+        pool.users -= 1
+        pool.used_at = self._clock()
+
+    async def _pool(self, backend: MemoryBackend, login: Login) -> _Pool:
+        config = config_of(backend)
+        password = hashlib.sha256(login.password.encode()).digest()
+        key = (backend.group_id, backend.id, config, login.user, password)
+        pool = self._pools.get(key)
+        if pool is None:
+            doomed = self._make_room()
+            pool = self._pools[key] = _Pool(self._engine(config, login), login, used_at=self._clock())
+            for engine in doomed:
+                await engine.dispose()
+        self._pools.move_to_end(key)
+        return pool
+
+    def _make_room(self) -> list[AsyncEngine]:
+        """Take out the pools whose time is over, and when there are too many still the one used longest ago."""
+        oldest = self._clock() - self._limits.idle_seconds
+        idle = [key for key, pool in self._pools.items() if not pool.users]
+        doomed = [key for key in idle if self._pools[key].used_at < oldest]
+        if not doomed and len(self._pools) >= self._limits.databases:
+            if not idle:
+                raise Unavailable(
+                    "too many databases of groups are in use at once; try again in a moment",
+                    metadata={"dependency": "database"},
+                    retry_after=1.0,
+                )
+            doomed = idle[:1]
+        return [self._pools.pop(key).engine for key in doomed]
+
+    def _engine(self, config: PgvectorConfig, login: Login) -> AsyncEngine:
+        async def connect() -> Any:
+            connection, extension = await self.connector.open(config, login)
+            try:
+                dialect.vector_version = required(extension, config).version
+            except BaseException:
+                connection.terminate()
+                raise
+            return connection
+
+        engine = create_async_engine(
+            f"{DRIVER}://",
+            async_creator=connect,
+            pool_size=self._limits.connections,
+            max_overflow=0,
+            pool_timeout=self._limits.wait_seconds,
+            # Texts of failures would hold what was to be stored.
+            hide_parameters=True,
+        )
+        dialect = cast("PgvectorDialect", engine.sync_engine.dialect)
+        ping_idle_connections(engine.sync_engine)
+        return engine
+
+    async def close_idle(self) -> None:
+        """Close the pools that nobody has used for a while."""
+        oldest = self._clock() - self._limits.idle_seconds
+        for key in [key for key, pool in self._pools.items() if not pool.users and pool.used_at < oldest]:
+            await self._pools.pop(key).engine.dispose()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        pools, self._pools = self._pools, OrderedDict()
+        await asyncio.gather(*(pool.engine.dispose() for pool in pools.values()))
+
+
+def config_of(backend: MemoryBackend) -> PgvectorConfig:
+    """Return where the database of a backend is that has one."""
+    assert backend.pgvector is not None
+    return backend.pgvector

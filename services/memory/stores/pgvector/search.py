@@ -1,0 +1,209 @@
+"""Nearest records by pgvector: exact in small namespaces, by an HNSW index and exact scores in large ones."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy import ColumnElement, Float, LargeBinary, Select, and_, cast, func, literal, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.memory import filters
+from services.memory.domain.filters import Filter
+from services.memory.domain.moments import microseconds
+from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.records import MemoryKind
+from services.memory.domain.searches import Found, Query, SearchOutcome
+from services.memory.domain.vectors import embedding_mismatch
+from services.memory.repositories.namespaces import NamespaceRepository
+from services.memory.schemas import Column, has_column
+from services.memory.stores.pgvector.database import BackendDatabase
+from services.memory.stores.pgvector.dialect import VectorOf
+from services.memory.stores.pgvector.indexes import has_halves, indexed_dimensions
+from services.memory.stores.sql.rows import read_records
+from services.memory.stores.sql.statements import TEXTS_IN_CHUNK, chunks, living, named, owned
+from services.memory.tables import records
+
+_DAY_US: Final = 86_400_000_000.0
+_LEAST_LOOKED_AT: Final = 200
+"""What the index looks at for a search at least, before the filter."""
+_CANDIDATES_PER_RESULT: Final = 4
+_MOST_CANDIDATES: Final = 1000
+"""The largest hnsw.ef_search there is."""
+_ITERATIVE: Final = (0, 8)
+"""The version of pgvector since which a scan goes on until the filter has let enough through."""
+_NO_RECENCY: Final = 1000.0
+"""Half-lives after which nothing is left: PostgreSQL refuses powers that are too small."""
+
+
+class PgvectorSearch:
+    """Searches one namespace in one snapshot."""
+
+    def __init__(
+        self, database: BackendDatabase, need_index: Callable[[NamespaceInfo], None], *, exact_rows: int
+    ) -> None:
+        """Namespaces of more than `exact_rows` records need an index; `need_index` is told of them."""
+        self._database = database
+        self._need_index = need_index
+        self._exact_rows = exact_rows
+
+    def note_removal(self, namespace_id: str, version: int, previous: int, ids: Sequence[str]) -> None:
+        """Nothing is remembered of rows."""
+
+    def forget(self, namespace_id: str) -> None:
+        """Nothing is remembered of rows."""
+
+    async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
+        """See `MemoryStore`."""
+        async with self._database.read() as connection:
+            namespace = await NamespaceRepository(connection).get(key)
+            if namespace is None:
+                return SearchOutcome()
+            if len(query.vector) != namespace.space.dimension:
+                raise embedding_mismatch(namespace.space, "", len(query.vector))
+            scan = _Scan(connection, namespace, query, microseconds(now))
+            is_large = namespace.record_count > self._exact_rows
+            ranked = await scan.by_index() if is_large and scan.can_use_index else None
+            approximate = ranked is not None
+            if ranked is None:
+                ranked = await scan.exactly()
+            ids = [row[0] for row in ranked]
+            by_id, looked_up = await read_records(connection, key, ids, embeddings=query.include_embeddings)
+        if is_large:
+            self._need_index(namespace)
+        found = [Found(by_id[row[0]], float(row[1]), float(row[2])) for row in ranked if row[0] in by_id]
+        # Blended scores could put others before those that are nearest.
+        truncated = approximate and query.ranking is not None
+        return SearchOutcome(found, cut=looked_up < len(ids), truncated=truncated, unreadable=0)
+
+
+class _Scan:
+    """One search within a transaction; rows are id, score and similarity, best first."""
+
+    def __init__(self, connection: AsyncConnection, namespace: NamespaceInfo, query: Query, now_us: int) -> None:
+        self._connection = connection
+        self._kind = namespace.key.kind
+        self._table = records[self._kind]
+        self._query = query
+        self._dimension = namespace.space.dimension
+        self._version: tuple[int, ...] = connection.dialect.vector_version  # type: ignore[attr-defined]
+        self._rest = filters.residual(query.filter)
+        self._clauses = [
+            owned(self._table, namespace.key),
+            # A row that something else has written must not make all others unreachable.
+            func.vector_dims(self._table.c[Column.EMBEDDING]) == self._dimension,
+            *living(namespace.key, query.filter, now_us, "postgresql"),
+        ]
+        asked_us = microseconds(query.asked_at) if query.asked_at else now_us
+        self._asked_us = float(asked_us)
+        self._vector = literal(np.asarray(query.vector, dtype="<f4").tobytes(), LargeBinary())
+
+    @property
+    def can_use_index(self) -> bool:
+        """Whether candidates help: there are few, and pages after the first go on behind an exact position."""
+        few = self._query.limit <= _MOST_CANDIDATES // _CANDIDATES_PER_RESULT
+        return few and self._query.after is None and self._dimension <= indexed_dimensions(self._version)
+
+    async def exactly(self) -> list[Any]:
+        """Compare all rows."""
+        clauses, limit = list(self._clauses), self._query.limit
+        if self._query.min_score is not None:
+            clauses.append(self._similarity(self._table) >= literal(self._query.min_score, Float(53)))
+        statement = self._scored(self._table, clauses)
+        found: list[Any] = []
+        async for rows in self._chunks(statement.limit(limit) if self._rest is None else statement):
+            found += rows
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    async def by_index(self) -> list[Any] | None:
+        """Compare the nearest by the index alone; None where these are not enough for the filter."""
+        query = self._query
+        looked_at = min(_MOST_CANDIDATES, max(_LEAST_LOOKED_AT, _CANDIDATES_PER_RESULT * query.limit))
+        # Where the scan goes on until so many match, more than are needed would make it read all of the index.
+        wanted = looked_at if query.ranking is not None else _CANDIDATES_PER_RESULT * query.limit
+        settings = {
+            "hnsw.ef_search": str(looked_at),
+            # The index is for one namespace, which the planner knows only where it looks at parameters.
+            "plan_cache_mode": "force_custom_plan",
+            **({"hnsw.iterative_scan": "relaxed_order"} if self._version >= _ITERATIVE else {}),
+        }
+        await self._connection.execute(
+            select(*(func.set_config(name, value, literal(True)) for name, value in settings.items()))
+        )
+        indexed = cast(self._table.c[Column.EMBEDDING], VectorOf(self._dimension, half=has_halves(self._version)))
+        names = dict.fromkeys([Column.ID, Column.EMBEDDING, "created_us", *self._ranked_columns, *self._rest_columns])
+        target = cast(self._vector, VectorOf(self._dimension, half=has_halves(self._version)))
+        nearest = (
+            select(*(self._table.c[name] for name in names))
+            .where(*self._clauses)
+            .order_by(indexed.op("<#>")(target))
+            .limit(wanted)
+            .subquery()
+        )
+        found: list[Any] = []
+        let_through = 0
+        async for rows in self._chunks(self._scored(nearest, [])):
+            let_through += len(rows)
+            found += [row for row in rows if query.min_score is None or row[2] >= query.min_score]
+            if len(found) >= query.limit:
+                break
+        # Fewer: the filter may have taken the others away, or there are no more. Only the whole namespace tells.
+        return found[: query.limit] if let_through >= query.limit else None
+
+    @property
+    def _ranked_columns(self) -> list[str]:
+        return [Column.IMPORTANCE] if has_column(self._kind, Column.IMPORTANCE) else []
+
+    @property
+    def _rest_columns(self) -> Sequence[str]:
+        return [] if self._rest is None else filters.columns_needed(self._kind, self._rest)
+
+    def _scored(self, source: Any, clauses: Sequence[ColumnElement[bool]]) -> Select[Any]:
+        """Return the statement for ids, scores and similarities of rows, best first, and what the filter looks at."""
+        query = self._query
+        similarity = self._similarity(source)
+        score = self._blended(source, similarity) if query.ranking is not None else similarity
+        where = list(clauses)
+        stored_id = source.c[Column.ID].collate("C")
+        if query.after is not None:
+            last_score, last_id = literal(query.after.score, Float(53)), query.after.stored_id
+            # The last result itself never comes again, should its score be computed a little lower than before.
+            before = and_(score < last_score, source.c[Column.ID] != last_id)
+            where.append(or_(before, and_(score == last_score, stored_id > last_id)))
+        more = [source.c[name] for name in self._rest_columns]
+        columns = [source.c[Column.ID], score.label("score"), similarity.label("similarity"), *more]
+        return select(*columns).where(*where).order_by(score.desc(), stored_id)
+
+    def _similarity(self, source: Any) -> ColumnElement[float]:
+        # pgvector's operator gives the negative of the inner product.
+        product = -source.c[Column.EMBEDDING].op("<#>", return_type=Float(53))(self._vector)
+        return func.least(1.0, func.greatest(-1.0, product, type_=Float(53)), type_=Float(53))
+
+    def _blended(self, source: Any, similarity: ColumnElement[float]) -> ColumnElement[float]:
+        ranking = self._query.ranking
+        assert ranking is not None
+        age_days = (literal(self._asked_us, Float(53)) - cast(source.c.created_us, Float(53))) / _DAY_US
+        lives = func.least(func.greatest(age_days, 0.0) / ranking.half_life_days, _NO_RECENCY)
+        blended = ranking.semantic_weight * similarity + ranking.recency_weight * func.power(
+            literal(2.0, Float(53)), -lives, type_=Float(53)
+        )
+        for name in self._ranked_columns:
+            blended = blended + ranking.importance_weight * source.c[name]
+        return blended / (ranking.semantic_weight + ranking.recency_weight + ranking.importance_weight)
+
+    async def _chunks(self, statement: Select[Any]) -> AsyncIterator[Sequence[Any]]:
+        """Yield the rows that the filter lets through, some at a time where it has to look at texts."""
+        rest = self._rest
+        if rest is None:
+            yield list(await self._connection.execute(statement))
+            return
+        async for chunk in chunks(self._connection, statement, TEXTS_IN_CHUNK):
+            yield await asyncio.to_thread(_let_through, self._kind, rest, chunk)
+
+
+def _let_through(kind: MemoryKind, rest: Filter, rows: Sequence[Any]) -> list[Any]:
+    """Return the rows a filter asks for. To be called in a thread: many texts take their time."""
+    return [row for row in rows if filters.matches(kind, rest, named(row))]

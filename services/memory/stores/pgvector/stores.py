@@ -1,0 +1,50 @@
+"""The stores of all backends that are databases, and what they share."""
+
+from cachetools import TTLCache
+
+from services.memory.domain.backends import MemoryBackend
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.stores.pgvector.database import BackendDatabase
+from services.memory.stores.pgvector.indexes import IndexKeeper
+from services.memory.stores.pgvector.pools import ConnectionPools
+from services.memory.stores.pgvector.search import PgvectorSearch
+from services.memory.stores.pgvector.store import PgvectorMemoryStore
+
+_NOTES_KEPT = 10_000
+
+
+class PgvectorStores:
+    """Makes a store for each call; connections outlive it."""
+
+    def __init__(self, pools: ConnectionPools, indexes: IndexKeeper, *, exact_rows: int, sweep_seconds: float) -> None:
+        """`exact_rows` is how many records are compared without an index, `sweep_seconds` how often a namespace's
+        saves remove what has expired.
+        """
+        self.pools = pools
+        self.exact_rows = exact_rows
+        self._indexes = indexes
+        self._swept: TTLCache[tuple[str, str], bool] = TTLCache(_NOTES_KEPT, sweep_seconds)
+
+    def store(self, backend: MemoryBackend) -> PgvectorMemoryStore:
+        """Return the store of a backend that is a database."""
+        database = BackendDatabase(backend, self.pools)
+        search = PgvectorSearch(
+            database, lambda namespace: self._indexes.need(backend, namespace), exact_rows=self.exact_rows
+        )
+        return PgvectorMemoryStore(database, search, lambda key: self._sweep_due(backend, key))
+
+    def _sweep_due(self, backend: MemoryBackend, key: NamespaceKey) -> bool:
+        namespace = (backend.id, key.id)
+        if namespace in self._swept:
+            return False
+        self._swept[namespace] = True
+        return True
+
+    async def close_idle(self) -> None:
+        """Close the connections that nobody has used for a while."""
+        await self.pools.close_idle()
+
+    async def close(self) -> None:
+        """Stop building indexes, and close all connections."""
+        await self._indexes.close()
+        await self.pools.close()
