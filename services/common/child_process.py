@@ -88,6 +88,24 @@ async def process_end(process: asyncio.subprocess.Process) -> None:
         draining.cancel()
 
 
+def kill_group(process: asyncio.subprocess.Process) -> None:
+    """Kill a process that leads a session of its own, and all of its group; it may have ended before them."""
+    # What it has started keeps anybody else from getting its number. Where a process has that, nothing of it is left.
+    if process.returncode is None or not _exists(process.pid):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 async def _drain(output: asyncio.StreamReader) -> None:
     # Where somebody reads already, nothing is left over.
     with contextlib.suppress(RuntimeError, OSError):
@@ -184,23 +202,5 @@ class ChildProcess:
             pass
         finally:
             # A call that is cancelled here must leave no process behind either, nor what the process has started.
-            self._kill_group()
+            kill_group(self._process)
             await asyncio.shield(process_end(self._process))
-
-    def _kill_group(self) -> None:
-        pid = self._process.pid
-        with contextlib.suppress(ProcessLookupError):
-            # Of one that has ended, what it has started may live on in its group, and keeps anybody else from getting
-            # its number. Where a process has the number, nothing of the group is left.
-            if self._process.returncode is None or not _exists(pid):
-                os.killpg(pid, signal.SIGKILL)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -5,13 +5,12 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Self
 
-from services.common.child_process import process_end
+from services.common.child_process import kill_group, process_end
 from services.common.identity.principal import Principal
 from services.common.storable import storable
 from services.orchestrator.domain.tool_source import LocalCommand, ToolSourceSpec
@@ -110,8 +109,7 @@ class CommandChannel:
         except TimeoutError:
             pass
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            kill_group(self._process)
             await asyncio.shield(self._killed())
 
     async def _killed(self) -> None:
