@@ -53,11 +53,12 @@ _NUMBER_WORDS = {
     "twenty": 20,
 }
 _NUMBER = r"(\d{1,4}|" + "|".join(sorted(_NUMBER_WORDS, key=len, reverse=True)) + r")"
+# Bounded wherever it repeats: "one-one-one-..." would be looked through to its end from each of its numbers.
 _RANGE = re.compile(
     _NUMBER
-    + r"(?:\s*(?:-|–|—|to|or|and)\s*"
+    + r"(?:\s{0,9}(?:-|–|—|to|or|and)\s{0,9}"
     + _NUMBER
-    + r")?[\s-]+(?:(?!(?:a|an|at|by|each|every|for|from|in|of|on|per|the|to|with)\b)[a-z-]+,?\s+){0,4}?"
+    + r")?[\s-]{1,9}(?:(?!(?:a|an|at|by|each|every|for|from|in|of|on|per|the|to|with)\b)[a-z-]{1,30}+,?\s{1,9}){0,4}?"
     + r"(sentence|statement|point|bullet|fact|line|quote|quotation|item|finding|takeaway|highlight|insight|paragraph"
     + r"|word)s?\b",
     re.IGNORECASE,

@@ -28,7 +28,8 @@ _NO_LETTER = re.compile(r"[\W_]+")
 # A sentence ends at a mark (with the quotes and brackets that close behind it) followed by space and what may begin
 # one, or at a mark of the scripts that put no space there.
 _END = re.compile(r"""[.!?…]{1,8}["'”’»)\]]{0,8}(?=\s["'“‘«(\[¿¡]{0,8}[^\W_])|[。！？]+[」』”）]*""")
-_LAST_WORD = re.compile(r"[\w.’'-]*$")
+# Within the last `_NEAR` characters.
+_LAST_WORD = re.compile(r"[\w.’'-]{0,40}$")
 _TERMINAL = re.compile(r"""[.!?…。！？]["'”’»)\]」』）]*$""")
 _OPENERS = "\"'“‘«([¿¡*_"
 _PAIRS = (("(", ")"), ("[", "]"), ("“", "”"), ("«", "»"))

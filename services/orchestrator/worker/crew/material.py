@@ -4,7 +4,6 @@ CrewAI builds one text out of both. The material is known, though, so it is look
 byte for byte what CrewAI made of it.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,8 @@ from coxswain.models.v1.inference_pb2 import ContentPart
 
 SHORTEST_MATERIAL = 80
 """Shorter inputs (a name, a number, a question) are part of the instruction they stand in."""
-# At least four words and the end of a statement.
-_STATEMENT = re.compile(r"(?:\S+\s+){3,}\S*[.!]\s*$")
+_FEWEST_WORDS = 4
+"""Of a short input that states something."""
 
 
 def materials_of(inputs: Mapping[str, Any], results: Iterable[str]) -> list[str]:
@@ -23,7 +22,11 @@ def materials_of(inputs: Mapping[str, Any], results: Iterable[str]) -> list[str]
     """
     given = [str(value) for value in inputs.values()]
     texts = [text for text in given if len(text) >= SHORTEST_MATERIAL] + [text for text in results if text.strip()]
-    return list(dict.fromkeys(texts or filter(_STATEMENT.search, given)))
+    return list(dict.fromkeys(texts or filter(_states_something, given)))
+
+
+def _states_something(text: str) -> bool:
+    return len(text.split()) >= _FEWEST_WORDS and text.rstrip().endswith((".", "!"))
 
 
 def split_material(text: str, materials: Sequence[str]) -> list[ContentPart]:

@@ -7,7 +7,8 @@ from typing import Any
 from services.orchestrator.worker.crew.tools.base import JournaledTool
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
-_SENTENCE_END = re.compile(r"[.!?…。！？]+(?=\s|$)")
+# A whole run of marks: where it ends nothing, it would be looked through from each of its marks.
+_SENTENCE_END = re.compile(r"(?<![.!?…。！？])[.!?…。！？]++(?=\s|$)")
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 
 
