@@ -15,7 +15,12 @@ from services.common.db.migrate import upgrade_database
 from services.common.ids import new_id
 from services.orchestrator.domain.artifact import CHUNK_BYTES, ArtifactLimits
 from services.orchestrator.hints.bus import LocalHintBus
-from services.orchestrator.repositories.artifacts import read_artifact, read_artifacts, read_group_bytes
+from services.orchestrator.repositories.artifacts import (
+    ArtifactRepository,
+    read_artifact,
+    read_artifacts,
+    read_group_bytes,
+)
 from services.orchestrator.repositories.retention import RetentionRepository
 from services.orchestrator.tables import artifact_chunks, artifacts, executions
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
@@ -83,6 +88,10 @@ async def test_files_are_stored_replaced_and_there_after_a_takeover(database: Da
     after = files_of(store, takeover)
     assert await after.list() == [empty, third]
     assert await after.list("notes/") == [third]
+    async with database.read() as connection:
+        repository = ArtifactRepository(connection, execution_id)
+        for prefix, found in (("notes/", [third]), ("Notes/", []), ("notes/a.md", [third]), ("notes/a.md\u00e4", [])):
+            assert await repository.page(None, 10, task_name="", prefix=prefix) == found
     with pytest.raises(Fenced):
         await put(READ, "late.md", b"x")
     assert await after.read_text("late.md", 0, 10) is None
