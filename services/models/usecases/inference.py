@@ -67,7 +67,9 @@ class Inference:
             if completion.response_format is not None:
                 again = partial(self._ask, meter, model)
                 answer = await self._structured.settle(principal.group_id, model, completion, answer, again)
-        return replace(answer, dropped_parameters=fitted.dropped) if fitted.dropped else answer
+        if fitted.dropped:
+            answer = replace(answer, dropped_parameters=(*fitted.dropped, *answer.dropped_parameters))
+        return answer
 
     async def _ask(
         self, meter: CallMeter, model: Model, completion: Completion, answer_by: float | None = None
@@ -140,7 +142,7 @@ class Inference:
         if fitted.dropped or verdict.violations or verdict.unchecked:
             finish = replace(
                 finish,
-                dropped_parameters=fitted.dropped,
+                dropped_parameters=(*fitted.dropped, *finish.dropped_parameters),
                 schema_violations=verdict.violations,
                 schema_unchecked=verdict.unchecked,
             )

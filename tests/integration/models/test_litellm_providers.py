@@ -500,14 +500,31 @@ async def test_bedrock_shows_thoughts_and_gets_the_signed_ones_back(served: Serv
     assert back["content"][1]["toolUse"]["toolUseId"] == "tooluse_1"
 
 
-async def test_what_a_model_of_bedrock_does_not_take_is_named(served: Served) -> None:
+async def test_what_only_litellm_knows_that_a_model_does_not_take_is_named_or_dropped(served: Served) -> None:
     await store(served.installation, "bedrock", json.dumps(AWS_KEYS), served.bedrock.url)
     request = ask(BEDROCK)
     request.completion.sampling.reasoning_effort = "low"
-    failure = await refusal(served.installation.inference().Complete(request))
-    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UPSTREAM_REJECTED")
-    assert failure.metadata["parameters"] == "reasoning_effort"
+    request.completion.sampling.temperature = 0.5
+    for call in (complete, stream_to_end):
+        failure = await refusal(call(served, request))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UPSTREAM_REJECTED")
+        assert failure.metadata["parameters"] == "reasoning_effort"
     assert served.bedrock.calls == []
+    request.completion.drop_unsupported_parameters = True
+    for call in (complete, stream_to_end):
+        assert list((await call(served, request)).dropped_parameters) == ["reasoning_effort"]
+        assert served.bedrock.calls[-1].body["inferenceConfig"] == {"temperature": 0.5}
+
+
+async def complete(served: Served, request: pb.CompleteRequest) -> pb.CompleteResponse:
+    response: pb.CompleteResponse = await served.installation.inference().Complete(request)
+    return response
+
+
+async def stream_to_end(served: Served, request: pb.CompleteRequest) -> pb.Finish:
+    stream = served.installation.inference().StreamComplete(pb.StreamCompleteRequest(completion=request.completion))
+    pieces: list[pb.StreamCompleteResponse] = [piece async for piece in stream]
+    return pieces[-1].finish
 
 
 @pytest.mark.parametrize(

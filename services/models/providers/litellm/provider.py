@@ -25,6 +25,7 @@ from services.models.providers.litellm.arguments import provider_arguments
 from services.models.providers.litellm.destinations import destination_of, required_destination
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper
 from services.models.providers.litellm.pool import LitellmHelpers, NotStarted
+from services.models.providers.litellm.refused_parameters import drop_refused, naming_dropped, refused_parameters
 from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.answers import read_document, read_stream, read_whole
 from services.models.providers.openai.embeddings import read_embeddings
@@ -49,9 +50,6 @@ _PREFIX = re.compile(
     r"^(?:(?:litellm\.)?(?:[A-Za-z.]{1,80}(?:Error|Exception)\s*[:-]\s*)+(?:[A-Za-z_ -]{1,40}:\s+)?"
     r"|litellm\.\w{1,80}:\s+)"
 )
-# Names of parameters, as Python shows a list or a dictionary of them.
-_LISTED = re.compile(r"[\[{]([^\[\]{}]{1,400})[\]}]")
-_QUOTED_NAME = re.compile(r"'([a-z_]{1,64})'(?:\s*[:,]|\s*$)")
 _ADVICE = re.compile(r"\.? ?Handle with `litellm\.\w{1,80}`\.?\s*$")
 
 
@@ -85,8 +83,10 @@ class LitellmProvider:
         """Return the whole answer."""
 
         async def send(attempt: Attempt) -> Answer:
-            document = await self._call_once(attempt, "complete", chat_request(attempt.model, completion, stream=False))
-            return read_whole(attempt.model, document, split_thoughts=not model.spec.keep_think_tags)
+            dropped: list[str] = []
+            document = await self._complete_once(attempt, completion, dropped)
+            answer = read_whole(attempt.model, document, split_thoughts=not model.spec.keep_think_tags)
+            return replace(answer, dropped_parameters=tuple(dropped)) if dropped else answer
 
         return await self._upstreams.call(model, send, answer_by=answer_by)
 
@@ -98,8 +98,10 @@ class LitellmProvider:
         def send(attempt: Attempt) -> AsyncGenerator[Delta, None]:
             request = chat_request(attempt.model, completion, stream=True)
             del request["stream"]
-            documents = self._documents(attempt, request)
-            return read_stream(attempt.model, documents, split_thoughts=not model.spec.keep_think_tags)
+            dropped: list[str] = []
+            documents = self._documents(attempt, request, completion, dropped)
+            deltas = read_stream(attempt.model, documents, split_thoughts=not model.spec.keep_think_tags)
+            return naming_dropped(deltas, dropped) if completion.drop_unsupported_parameters else deltas
 
         return self._upstreams.stream(model, send, answer_by=answer_by)
 
@@ -132,24 +134,46 @@ class LitellmProvider:
         """End the helpers."""
         await self._helpers.close()
 
+    async def _complete_once(self, attempt: Attempt, completion: Completion, dropped: list[str]) -> Any:
+        """Return the answer's document; `dropped` gets the names of what was left out of the request."""
+        request = chat_request(attempt.model, completion, stream=False)
+        while True:
+            try:
+                return await self._call_once(attempt, "complete", request)
+            except InvalidArgument as failure:
+                if not (refused := drop_refused(request, completion, failure)):
+                    raise
+                dropped += refused
+
     async def _call_once(self, attempt: Attempt, kind: str, request: _Request) -> Any:
         async with contextlib.aclosing(self._call(attempt, kind, request)) as batches:
             async for batch in batches:
                 return batch[0]
         raise bad_response(attempt.model, "it is empty")
 
-    async def _documents(self, attempt: Attempt, request: _Request) -> AsyncGenerator[list[Any], None]:
-        """Yield the events of a stream in batches; only what fails before the first one may be retried."""
+    async def _documents(
+        self, attempt: Attempt, request: _Request, completion: Completion, dropped: list[str]
+    ) -> AsyncGenerator[list[Any], None]:
+        """Yield the events of a stream in batches; only what fails before the first one may be retried.
+
+        `dropped` gets the names of what was left out of the request.
+        """
         begun = False
-        try:
-            async with contextlib.aclosing(self._call(attempt, "stream", request)) as batches:
-                async for batch in batches:
-                    begun = True
-                    yield batch
-        except RetryableError as error:
-            if begun:
-                raise error.failure from error.__cause__
-            raise
+        while True:
+            try:
+                async with contextlib.aclosing(self._call(attempt, "stream", request)) as batches:
+                    async for batch in batches:
+                        begun = True
+                        yield batch
+                return
+            except RetryableError as error:
+                if begun:
+                    raise error.failure from error.__cause__
+                raise
+            except InvalidArgument as failure:
+                if begun or not (refused := drop_refused(request, completion, failure)):
+                    raise
+                dropped += refused
 
     async def _call(self, attempt: Attempt, kind: str, request: _Request) -> AsyncGenerator[list[Any], None]:
         """Yield the documents of one call, those together that arrived together.
@@ -225,7 +249,7 @@ def _failure(
     if error.get("code") == "too_large":
         return bad_response(model, "it is larger than the limit"), None
     if error.get("code") == "unsupported_parameters":
-        return _unsupported(model, message), None
+        return refused_parameters(model, message), None
     if error.get("code") == "unexpected":
         return bad_response(model, "litellm cannot read it"), None
     if error.get("code") == "unreachable" or not isinstance(status, int) or not 400 <= status < 600:
@@ -248,18 +272,6 @@ def _elsewhere(model: Model, origin: str) -> PermissionDenied:
         "COXSWAIN_MODELS_LITELLM_BASE_URLS",
         reason="DESTINATION_NOT_ALLOWED",
         metadata={"model": model.name, "origin": origin},
-    )
-
-
-def _unsupported(model: Model, message: str) -> InvalidArgument:
-    """Return the failure of a call with parameters that litellm does not pass on to the provider: nothing was sent."""
-    named = next(filter(None, _LISTED.findall(message)), "")
-    parameters = ", ".join(sorted(set(_QUOTED_NAME.findall(named)))) or "a parameter of the call"
-    return InvalidArgument(
-        f'the provider of "{model.name}" does not take {parameters}; leave it out, or name it in the model\'s '
-        "unsupported_parameters, so that completion.drop_unsupported_parameters leaves it out",
-        reason="UPSTREAM_REJECTED",
-        metadata={"model": model.name, "parameters": parameters},
     )
 
 
