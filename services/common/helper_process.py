@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class HelperProcess:
         if self._process is None and not self._turn.locked():
             self._background.start(self._prepare())
 
-    async def ask(self, group_id: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the response to a request, both of them JSON.
+    async def ask(self, group_id: str, request: Mapping[str, Any], attached: bytes = b"") -> Mapping[str, Any]:
+        """Return the response to a request, both of them JSON; bytes that are attached come as the key `attached`.
 
         Raises:
             TimeoutError: it took too long, or those before it did.
@@ -44,7 +44,8 @@ class HelperProcess:
         """
         outcome: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         # Beside the call: one that is cancelled would leave its response in the pipe for the next one.
-        exchange = self._background.start(self._exchange(group_id, json.dumps(request).encode(), outcome))
+        frames = [_encoded({**request, "attached": True}), attached] if attached else [_encoded(request)]
+        exchange = self._background.start(self._exchange(group_id, frames, outcome))
         # `close` may cancel it before it has begun.
         exchange.add_done_callback(lambda _: _fail(outcome, ProcessGone("the process is being ended")))
         return await outcome
@@ -54,7 +55,9 @@ class HelperProcess:
         await self._background.stop()
         await self._stop()
 
-    async def _exchange(self, group_id: str, request: bytes, outcome: asyncio.Future[Mapping[str, Any]]) -> None:
+    async def _exchange(
+        self, group_id: str, request: Sequence[bytes], outcome: asyncio.Future[Mapping[str, Any]]
+    ) -> None:
         try:
             async with asyncio.timeout(self._longest_seconds), self._group(group_id), self._turn:
                 if outcome.done():
@@ -65,18 +68,19 @@ class HelperProcess:
         except (BadFrame, OSError) as error:
             _fail(outcome, error)
 
-    async def _answer_by_a_live_one(self, request: bytes) -> Mapping[str, Any]:
+    async def _answer_by_a_live_one(self, request: Sequence[bytes]) -> Mapping[str, Any]:
         """Ask once more where the process was there before: it may have ended since, of something else."""
         if self._process is not None:
             with contextlib.suppress(BadFrame, OSError):
                 return await self._answer(request)
         return await self._answer(request)
 
-    async def _answer(self, request: bytes) -> Mapping[str, Any]:
+    async def _answer(self, request: Sequence[bytes]) -> Mapping[str, Any]:
         answered = False
         try:
             process = await self._started()
-            await process.write(request)
+            for frame in request:
+                await process.write(frame)
             payload = await process.read()
             if payload is None:
                 raise ProcessGone("the process has ended")
@@ -110,6 +114,10 @@ class HelperProcess:
         process, self._process = self._process, None
         if process is not None:
             await process.stop()
+
+
+def _encoded(request: Mapping[str, Any]) -> bytes:
+    return json.dumps(request).encode()
 
 
 def _fail(outcome: asyncio.Future[Mapping[str, Any]], error: Exception) -> None:

@@ -27,6 +27,8 @@ def answer(request):
             return {{"spent": len(b" " * request["spend"])}}
         except MemoryError:
             return {{"spent": None}}
+    if "attached" in request:
+        return {{"attached": len(request["attached"]), "half": "\\ud800"}}
     print("what a library says")
     return {{"pid": os.getpid(), "echo": request.get("echo"), "variables": sorted(os.environ)}}
 
@@ -115,3 +117,12 @@ async def test_who_waits_for_a_process_that_is_being_ended_is_told(helper: Helpe
 async def test_memory_is_bounded(helper: HelperProcess) -> None:
     assert (await helper.ask("g", {"spend": 1000}))["spent"] == 1000
     assert (await helper.ask("g", {"spend": 2 * 1024**3}))["spent"] is None
+
+
+async def test_bytes_are_attached_as_they_are(helper: HelperProcess) -> None:
+    answers = await asyncio.gather(
+        helper.ask("a", {"echo": 1}, b"\0" * 3_000_000), helper.ask("b", {"echo": 2}), helper.ask("a", {}, b"x")
+    )
+    assert [answer.get("attached") for answer in answers] == [3_000_000, None, 1]
+    # What is no text of Unicode passes as JSON lets it.
+    assert answers[0]["half"] == "\ud800"

@@ -1,6 +1,5 @@
 """What is read out of pages, PDF files and robots.txt."""
 
-import base64
 import contextlib
 
 import pytest
@@ -15,7 +14,7 @@ URL = "https://docs.example.com/guide/start"
 
 def page(html: str | bytes, charset: str = "") -> dict[str, object]:
     content = html if isinstance(html, bytes) else html.encode()
-    return read_page(base64.b64encode(content).decode(), charset, URL)
+    return read_page(content, charset, URL)
 
 
 def test_a_page_becomes_markdown_without_what_stands_around_it() -> None:
@@ -67,11 +66,11 @@ def test_no_bytes_break_the_reader_of_pdf_files(content: bytes, at: int) -> None
     for data in (content, whole[:at] + content + whole[at:], whole[:at]):
         # Whatever else it raised would end the helper process's answer.
         with contextlib.suppress(ValueError):
-            assert set(read_pdf(base64.b64encode(data).decode())) == {"title", "text", "links"}
+            assert set(read_pdf(data)) == {"title", "text", "links"}
 
 
 def test_the_text_of_a_pdf_file_is_read_page_by_page() -> None:
-    found = read_pdf(base64.b64encode(pdf_of("First page", "Second page")).decode())
+    found = read_pdf(pdf_of("First page", "Second page"))
     assert found["text"] == "[page 1]\n\nFirst page\n\n[page 2]\n\nSecond page"
 
 

@@ -1,5 +1,6 @@
 """Runs a SQL statement in a warehouse of Databricks."""
 
+from services.common.reading.reader import CannotRead
 from services.orchestrator.tool_gateway.builtin.databricks.statements import (
     bound,
     follow_statement,
@@ -7,7 +8,7 @@ from services.orchestrator.tool_gateway.builtin.databricks.statements import (
     statement_body,
 )
 from services.orchestrator.tool_gateway.builtin.databricks.workspace import Workspaces
-from services.orchestrator.tool_gateway.parsing.parser import BoundedParser, CannotRead
+from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
 from services.orchestrator.tool_gateway.ports import CallProgress, OutcomeUnknown, ToolCallRequest, ToolResult
 
 

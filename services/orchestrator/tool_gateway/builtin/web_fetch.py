@@ -1,7 +1,6 @@
 """Reads pages and PDF files of the web."""
 
 import asyncio
-import base64
 import re
 import time
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from services.common.cache import AsyncCache, ExpiringCache
 from services.common.egress import origin_of, required_origin
 from services.common.errors import PermissionDenied
 from services.common.http import EgressClient, iter_body
+from services.common.reading.reader import CannotRead
 from services.orchestrator.tool_catalogue.web import PAGE_CHARACTERS
 from services.orchestrator.tool_gateway.adapters.foreign import shown
 from services.orchestrator.tool_gateway.http_statuses import parse_retry_after
-from services.orchestrator.tool_gateway.parsing.parser import BoundedParser, CannotRead
+from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
 from services.orchestrator.tool_gateway.ports import CallProgress, CallRefused, ToolCallRequest, ToolResult
 
 AGENT = "coxswain"
@@ -111,17 +111,9 @@ class WebFetch:
         if media == "application/pdf" or body.content.startswith(b"%PDF-"):
             if body.is_cut:
                 raise Unreadable(f"{body.url} is a PDF file of more than {MAX_BYTES} bytes, which is not read")
-            return await self._parsed(group_id, body, "pdf", note, content=_base64(body.content))
+            return await self._parsed(group_id, body, "pdf", note)
         if media in ("text/html", "application/xhtml+xml") or (not media and b"<html" in body.content[:2048].lower()):
-            return await self._parsed(
-                group_id,
-                body,
-                "page",
-                note,
-                content=_base64(body.content),
-                charset=_charset(body.content_type),
-                url=body.url,
-            )
+            return await self._parsed(group_id, body, "page", note, charset=_charset(body.content_type), url=body.url)
         if media.startswith("text/") or media.endswith(("json", "xml", "yaml")) or not media:
             text = body.content.decode(_charset(body.content_type) or "utf-8", "replace")
             return Page(body.url, "", shown(text, 4 * MAX_BYTES), note=note)
@@ -129,7 +121,7 @@ class WebFetch:
 
     async def _parsed(self, group_id: str, body: _Body, what: str, note: str, **given: str) -> Page:
         try:
-            found = await self._reader.read(group_id, what, **given)
+            found = await self._reader.read(group_id, what, body.content, **given)
         except CannotRead as error:
             raise Unreadable(f"{body.url} cannot be read: {error}") from error
         links = tuple((shown(link["text"], 400), link["url"]) for link in found["links"])
@@ -249,10 +241,6 @@ def _part(page: Page, start: int, max_links: int) -> ToolResult:
         more = f" Call again with start={end} for more." if end < total else ""
         blocks.append(f"[Characters {start} to {end} of {total}.{more}]")
     return ToolResult("\n\n".join(block for block in blocks if block))
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
 
 
 def _charset(content_type: str) -> str:

@@ -1,15 +1,10 @@
 """The helper process that reads documents and statements from outside.
 
 They may be made to take years or all memory. Each reading has its share of processor time, after which the system ends
-the process, and with it the reading.
-
-It is run by its path and in isolation, and speaks as `helper_program` says. It reads `{"what", "given", "seconds"}` and
-writes `{"found"}`, or `{"problem"}` where it cannot be read.
+the process, and with it the reading. It is run by its path and in isolation; see `helper_program.serve_readings`.
 """
 
-import resource
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,28 +32,10 @@ def read(what: str, given: dict[str, Any]) -> dict[str, Any]:
     return pages.allows_robots(given["robots"], given["url"], given["agent"])
 
 
-def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the response to a request."""
-    _allow_seconds(request["seconds"])
-    try:
-        return {"found": read(request["what"], request["given"])}
-    except RecursionError:
-        return {"problem": "it is nested too deep"}
-    except MemoryError:
-        return {"problem": "it takes too much memory to read"}
-    except ValueError as error:
-        return {"problem": str(error)}
-
-
-def _allow_seconds(seconds: int) -> None:
-    spent = resource.getrusage(resource.RUSAGE_SELF)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(spent.ru_utime + spent.ru_stime) + seconds, resource.RLIM_INFINITY))
-
-
 if __name__ == "__main__":
     # The parser of SQL spends some twenty frames on each pair of parentheses.
     sys.setrecursionlimit(10_000)
     sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
-    from services.common.helper_program import serve
+    from services.common.helper_program import serve_readings
 
-    serve(answer)
+    serve_readings(read)

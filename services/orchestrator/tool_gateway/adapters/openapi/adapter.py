@@ -8,6 +8,7 @@ from services.common.egress import required_origin
 from services.common.errors import CoxswainError, InvalidArgument
 from services.common.http import EgressClient
 from services.common.identity.principal import Principal
+from services.common.reading.reader import CannotRead
 from services.orchestrator.domain.tool_source import ListedTool, OpenApiDocument, ToolSourceSpec
 from services.orchestrator.http_operations import check_base_url
 from services.orchestrator.tool_gateway.adapters.http import http_call, idempotent_hint
@@ -24,7 +25,7 @@ from services.orchestrator.tool_gateway.adapters.openapi.parameters import (
     header_value,
     query_pairs,
 )
-from services.orchestrator.tool_gateway.parsing.parser import BoundedParser, CannotRead
+from services.orchestrator.tool_gateway.parsing.parser import BoundedParser
 from services.orchestrator.tool_gateway.pins import has_changed, refuse_changed
 from services.orchestrator.tool_gateway.ports import (
     CallProgress,
