@@ -127,6 +127,11 @@ def is_empty(chosen: Filter) -> bool:
     )
 
 
+def parts_of(document_id: str) -> Filter:
+    """Return the filter that selects all records that name a document as theirs."""
+    return Filter(conditions=(Condition(Column.PARENT_DOCUMENT_ID, Comparison.EQUAL, (document_id,)),))
+
+
 def visibility(chosen: Filter) -> Filter:
     """Return the part of a filter that says whose private records are there."""
     return Filter(source=chosen.source, owner=chosen.owner, include_private=chosen.include_private)

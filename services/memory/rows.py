@@ -56,6 +56,10 @@ _MAX_ROW_BYTES = 5 * 512 * 1024
 """All texts of a row: a record has to fit in a message."""
 
 
+_PLACE: Final = {"page": 32, "start_character": 64, "document_revision": 64, "part_count": 32}
+"""What parts of documents have no column for, and the bits of each."""
+
+
 class UnreadableRow(ValueError):
     """A row that is no record, and why; its text never shows what the row holds."""
 
@@ -285,7 +289,14 @@ def _parse_body(kind: MemoryKind, row: Row, document: object) -> Body:
                 document_summary=text("document_summary"),
                 agent_ids=parse_list(row.get("agent_ids")),
                 updated_at=read_time(row.get("updated_at")),
+                **_parse_place(_stated(document).get("part")),
             )
+
+
+def _parse_place(stated: object) -> dict[str, int]:
+    """Return where in its document a part stands, as far as its envelope says it."""
+    given = stated if isinstance(stated, dict) else {}
+    return {name: max(0, read_integer(given.get(name), bits=bits)) for name, bits in _PLACE.items()}
 
 
 def _metadata_document(record: Record) -> str:
@@ -309,6 +320,9 @@ def _metadata_document(record: Record) -> str:
             "llm_model": record.llm_model,
             "tools_used": list(record.tools_used),
         }
+        place = {name: getattr(record.body, name) for name in _PLACE if getattr(record.body, name)}
+        if place:
+            envelope["part"] = place
     return canonical_json({**own, ENVELOPE: envelope})
 
 

@@ -48,6 +48,7 @@ class Column:
     DOC_METADATA: Final = "doc_metadata"
     RELATIONSHIPS: Final = "relationships"
     ENTITY_NAME: Final = "entity_name"
+    PARENT_DOCUMENT_ID: Final = "parent_document_id"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import structlog
 
 from coxswain.auth.v1 import credential_pb2
 from coxswain.memory.v1 import (
+    document_service_pb2_grpc,
     memory_backend_service_pb2_grpc,
     memory_service_pb2_grpc,
     vector_index_service_pb2_grpc,
@@ -20,6 +21,9 @@ from services.common.runtime import Runtime
 from services.common.startup import StartError
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.embedding import ModelsEmbedder
+from services.memory.parsing.reader import DocumentReader, ReadLimits
+from services.memory.repositories.documents import remove_expired_documents
+from services.memory.servicers.documents import DocumentServicer
 from services.memory.servicers.memories import MemoryServicer
 from services.memory.servicers.memory_backends import MemoryBackendServicer
 from services.memory.servicers.vector_indexes import VectorIndexServicer
@@ -40,6 +44,8 @@ from services.memory.tables import requests
 from services.memory.usecases.backend_checks import BackendChecks
 from services.memory.usecases.batch_search import BatchSearches
 from services.memory.usecases.database_checks import DatabaseChecks
+from services.memory.usecases.document_parts import DocumentParts
+from services.memory.usecases.documents import Documents, UploadLimits
 from services.memory.usecases.index_adoption import IndexAdoptions
 from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.memories import Memories
@@ -102,15 +108,28 @@ class MemoryService:
         limits = ProvisionLimits(settings.provision_poll_seconds, settings.provision_seconds)
         embedder = ModelsEmbedder(runtime.peers.channel("models"))
         batches = BatchSearches(stores, embedder, max_message_bytes=runtime.settings.max_message_bytes)
+        parts = DocumentParts(runtime.database)
+        self._documents = Documents(
+            runtime.database,
+            stores,
+            embedder,
+            DocumentReader(_read_limits(settings)),
+            parts,
+            UploadLimits(settings.document_bytes, settings.document_saves_per_group, settings.document_held_bytes),
+            default_model=settings.embedding_model,
+        )
         memories = Memories(
             stores,
             embedder,
+            parts,
             default_model=settings.embedding_model,
             short_term_ttl_hours=settings.short_term_ttl_hours,
             max_message_bytes=runtime.settings.max_message_bytes,
         )
-        namespaces = Namespaces(stores, max_message_bytes=runtime.settings.max_message_bytes)
-        self._memory = MemoryServicer(memories, batches, namespaces, Subjects(stores), Transfers(stores, memories))
+        namespaces = Namespaces(stores, parts, max_message_bytes=runtime.settings.max_message_bytes)
+        self._memory = MemoryServicer(
+            memories, batches, namespaces, Subjects(stores, parts), Transfers(stores, memories)
+        )
         self._backends = MemoryBackendServicer(
             MemoryBackends(runtime.database, stores, limits, provisioner),
             BackendChecks(registered, DatabaseChecks(provisioner, connector, exact_rows=settings.pgvector_exact_rows)),
@@ -145,6 +164,7 @@ class MemoryService:
     def register(self, registry: Registry) -> None:
         """Register the servicers."""
         registry.add(memory_service_pb2_grpc.add_MemoryServiceServicer_to_server, self._memory)
+        registry.add(document_service_pb2_grpc.add_DocumentServiceServicer_to_server, DocumentServicer(self._documents))
         registry.add(vector_index_service_pb2_grpc.add_VectorIndexServiceServicer_to_server, self._indexes)
         registry.add(memory_backend_service_pb2_grpc.add_MemoryBackendServiceServicer_to_server, self._backends)
 
@@ -170,10 +190,15 @@ class MemoryService:
         """Stop background work and release everything."""
         await self._background.stop()
         await self._pgvector.close()
+        await self._documents.close()
         await self._workspaces.close()
 
     async def _remove_expired(self) -> None:
-        removed = await self._store.sweep(utc_now())
+        now = utc_now()
+        removed = await self._store.sweep(now)
+        # After their parts, none of which is there any more without it.
+        async with self._database.write() as connection:
+            await remove_expired_documents(connection, now)
         if removed:
             logger.info("expired_memories_removed", count=removed)
 
@@ -217,6 +242,16 @@ def _own_workspace(settings: MemorySettings) -> frozenset[str]:
     if not host:
         return frozenset()
     return frozenset({required_origin(host)})
+
+
+def _read_limits(settings: MemorySettings) -> ReadLimits:
+    return ReadLimits(
+        characters=settings.document_characters,
+        parts=settings.document_parts,
+        cpu_seconds=settings.document_read_seconds,
+        processes=settings.document_readers,
+        group_readings=settings.document_reads_per_group,
+    )
 
 
 def _client_limits(settings: MemorySettings) -> ClientLimits:

@@ -49,6 +49,28 @@ class MemorySettings(BaseSettings):
         "each time.",
     )
 
+    document_bytes: int = Field(32 * _MIB, ge=1, le=48 * _MIB, description="Bytes of the file of a document, at most.")
+    document_characters: int = Field(
+        5_000_000, ge=1, le=10_000_000, description="Characters of text that are found in a document, at most."
+    )
+    document_parts: int = Field(10_000, ge=1, le=100_000, description="Parts of a document, at most.")
+    document_saves_per_group: int = Field(
+        4, ge=1, description="Documents of one group that are received at the same time; more are told to try again."
+    )
+    document_held_bytes: int = Field(
+        256 * _MIB,
+        ge=_MIB,
+        description="Bytes of all files that are received at the same time and held in memory; more are told to try "
+        "again.",
+    )
+    document_readers: int = Field(
+        2, ge=1, le=64, description="Helper processes that read documents, each with at most 1 GiB of memory."
+    )
+    document_reads_per_group: int = Field(
+        1, ge=1, description="Documents of one group that are read at the same time; others wait."
+    )
+    document_read_seconds: int = Field(60, ge=1, description="Seconds of processor time for reading one document.")
+
     databricks_embedding_model: str = Field(
         "databricks/databricks-gte-large-en",
         min_length=1,

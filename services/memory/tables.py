@@ -119,6 +119,11 @@ def _records(kind: MemoryKind) -> Table:
         # Whose it is, if it is private.
         *([Column("owner", String(600), nullable=False, server_default="")] if kind is MemoryKind.UNIFIED else []),
         Index(f"ix_{name}_expiry", "expires_us"),
+        *(
+            [Index(f"ix_{name}_parent", "namespace_id", SchemaColumn.PARENT_DOCUMENT_ID)]
+            if kind is MemoryKind.DOCUMENT
+            else []
+        ),
     )
 
 
@@ -184,4 +189,27 @@ remote_namespaces = Table(
     Column("kind", KindNumber, primary_key=True),
     Column("group_id", String(128), nullable=False),
     Column("crew_name", String(256), nullable=False, server_default=""),
+)
+
+# Documents that were saved as a whole; their parts are records of kind DOCUMENT in the group's store.
+documents = Table(
+    "documents",
+    metadata,
+    # Made of the group, the backend and the document's own id.
+    Column("id", String(64), primary_key=True),
+    Column("group_id", String(128), nullable=False),
+    # NULL for the default store.
+    Column("backend_id", String(64), ForeignKey("memory_backends.id", ondelete="CASCADE"), nullable=True),
+    Column("document_id", String(256), nullable=False),
+    # What is known of it, as it is shown; NULL until the first save has ended.
+    Column("document", JsonDocument, nullable=True),
+    # The revision whose parts count, and the last one that a save has begun.
+    Column("revision", BigInteger, nullable=False),
+    Column("last_revision", BigInteger, nullable=False),
+    # Parts that may be in the store and do not count, as [revision, number]: the next save or removal takes them away.
+    Column("stale", JsonDocument, nullable=False),
+    Column("subjects", JsonDocument, nullable=False),
+    Column("expires_us", BigInteger, nullable=True),
+    Index("ix_documents_group", "group_id", "backend_id", "document_id"),
+    Index("ix_documents_expiry", "expires_us"),
 )

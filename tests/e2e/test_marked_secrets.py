@@ -366,9 +366,25 @@ def _use_memory(world: World) -> None:
         target={"namespace": namespace},
         records=[{**record, "id": exported.records[0].id}],
     )
+    _use_documents(world)
     ok("MemoryService.ForgetSubject", subject="dev|nobody")
     ok("MemoryService.DeleteRecords", namespace=namespace, ids=[one])
     ok("MemoryService.ClearNamespace", namespace=namespace)
+
+
+def _use_documents(world: World) -> None:
+    save = "DocumentService.SaveDocument"
+    sent: list[dict[str, Any]] = [
+        {"header": {"id": "note", "file_name": "note.md"}},
+        {"chunk": b"# Cats\n\nThey sleep a lot."},
+    ]
+    messages = [world.caller.message(save, **fields) for fields in sent]
+    answers = world.caller.call(save, world.metadata(save), messages)
+    assert isinstance(answers, list), answers
+    assert answers[-1].document.part_count == 1
+    world.ok("DocumentService.GetDocument", id="note")
+    assert [one.id for one in world.ok("DocumentService.ListDocuments").documents] == ["note"]
+    assert world.ok("DocumentService.DeleteDocument", id="note").deleted_parts == 1
 
 
 def _embedded_memory(world: World) -> None:

@@ -65,12 +65,18 @@ class Caller:
         self._methods = every_rpc()
 
     def call(
-        self, name: str, metadata: Metadata, request: Message | bytes, *, public: bool = False, take: int = 0
+        self,
+        name: str,
+        metadata: Metadata,
+        request: Message | bytes | Sequence[Message],
+        *,
+        public: bool = False,
+        take: int = 0,
     ) -> list[Any] | str:
         """Return a call's answers (one where it does not stream), or what it was refused with.
 
-        A method that streams requests gets this one alone. `public` sends the call of an internal method to the public
-        listener; a stream is ended after `take` answers.
+        A method that streams requests gets this one alone, or all of several. `public` sends the call of an internal
+        method to the public listener; a stream is ended after `take` answers.
         """
         method = self._methods[name]
         channel = self.internal[listener_of(method)] if is_internal(method) and not public else self.public
@@ -85,7 +91,8 @@ class Caller:
         answers: list[Any] = []
         try:
             if method.server_streaming:
-                sent = iter([request]) if method.client_streaming else request
+                several = [request] if isinstance(request, Message | bytes) else request
+                sent = iter(several) if method.client_streaming else request
                 stream = stub(sent, metadata=metadata, timeout=CALL_SECONDS)
                 for answer in stream:
                     answers.append(answer)

@@ -95,6 +95,12 @@ class Document:
     document_summary: str = ""
     agent_ids: tuple[str, ...] = ()
     updated_at: datetime | None = None
+    page: int = 0
+    """From 1; 0 for none."""
+    start_character: int = 0
+    document_revision: int = 0
+    """Of which revision of a document it is a part; 0 for a record that was saved by itself."""
+    part_count: int = 0
 
 
 Body: TypeAlias = Unified | ShortTerm | LongTerm | Entity | Document
@@ -157,6 +163,9 @@ class Record:
         if isinstance(self.body, Entity):
             sort = f" ({self.body.entity_type})" if self.body.entity_type else ""
             return f"{self.body.entity_name}{sort}: {self.body.description}"
+        if isinstance(self.body, Document) and self.body.document_revision and self.body.section:
+            # What a part of a document is about may stand in the headings above it alone.
+            return f"{self.body.section}\n\n{self.body.content}"
         return self.body.content
 
     @property

@@ -1,8 +1,10 @@
 """What every store of memories does. The group and crew of each call are in its namespace key, never in a filter."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
@@ -12,6 +14,9 @@ from services.memory.domain.saves import SavedRecord
 from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Query, Reranking, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace
+
+Switch: TypeAlias = Callable[[AsyncConnection | None], Awaitable[None]]
+"""Changes the service's rows beside what a store does, in a transaction of the service's database or in its own."""
 
 
 @runtime_checkable
@@ -31,6 +36,11 @@ class MemoryStore(Protocol):
 
     compares_revisions: ClassVar[bool]
     """Whether a save can expect a revision: nothing comes in between its reading and its writing."""
+
+    @property
+    def backend_id(self) -> str | None:
+        """The backend whose records it holds; None for the installation's default store."""
+        ...
 
     async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
         """Return the embedding space of a namespace, or None when it was never written to."""
@@ -123,6 +133,35 @@ class MemoryStore(Protocol):
 
     async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, chosen: Filter = EVERYTHING) -> int:
         """Set the time of last access of unified or long-term records that match, and return how many there were."""
+        ...
+
+    async def replace_document(
+        self,
+        key: NamespaceKey,
+        space: EmbeddingSpace,
+        document_id: str,
+        parts: Sequence[Record],
+        stale: Sequence[str],
+        now: datetime,
+        switch: Switch,
+    ) -> None:
+        """Store the parts of a document, `switch`, and remove what else names it as theirs or has one of the stale ids.
+
+        It is one transaction where the store is a database, or else in this order: a document that was there is found
+        until the new one is, and both in between.
+
+        Raises:
+            FailedPrecondition: the namespace has another embedding space.
+        """
+        ...
+
+    async def remove_document(
+        self, key: NamespaceKey, document_id: str, stale: Sequence[str], now: datetime, switch: Switch
+    ) -> int:
+        """Remove all that names a document as theirs, or has one of the stale ids, then `switch`; return how many.
+
+        It is one transaction where the store is a database.
+        """
         ...
 
     async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:

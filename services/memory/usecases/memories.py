@@ -24,6 +24,7 @@ from services.memory.embedding import Embedder
 from services.memory.schemas import Column, has_column
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.group_stores import BackendStores
+from services.memory.usecases.document_parts import DocumentParts
 from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.ranked_search import CANDIDATES, OneNamespace, search_by_rank
 from services.memory.usecases.record_pages import ENVELOPE_BYTES, ListPages, SearchPages, fitting
@@ -77,6 +78,7 @@ class Memories:
         self,
         stores: BackendStores,
         embedder: Embedder,
+        documents: DocumentParts,
         *,
         default_model: str,
         short_term_ttl_hours: int,
@@ -85,6 +87,7 @@ class Memories:
         """`default_model` embeds new namespaces; empty means the default of models."""
         self._stores = stores
         self._embedder = embedder
+        self._documents = documents
         self._default_model = default_model
         self._short_term_ttl_hours = short_term_ttl_hours
         self._max_bytes = max_message_bytes - ENVELOPE_BYTES
@@ -108,8 +111,8 @@ class Memories:
 
         Raises:
             InvalidArgument: a record is of another kind, or their vectors differ in length.
-            FailedPrecondition: the vectors do not belong into the namespace's space, or a revision is expected of a
-                store that cannot compare it.
+            FailedPrecondition: the vectors do not belong into the namespace's space, a revision is expected of a
+                store that cannot compare it, or a record names a document that is there and is none of its parts.
             PermissionDenied: a record has the id of somebody else's private one.
             Aborted: a record is not at the revision that is expected.
         """
@@ -137,6 +140,8 @@ class Memories:
             )
         existing = await store.space(key)
         space = await self._embed(existing, records, model, crew_name)
+        if kind is MemoryKind.DOCUMENT:
+            await self._documents.admit(principal, store, records)
         return await store.save(key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies)
 
     async def _embed(

@@ -14,6 +14,7 @@ from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey, deriv
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import ScopeInfo, normalise_scope, summarise_children, summarise_scope
 from services.memory.stores.group_stores import BackendStores
+from services.memory.usecases.document_parts import DocumentParts
 from services.memory.usecases.entity_graph import EntityGraph, traverse, within_message
 from services.memory.usecases.record_pages import ENVELOPE_BYTES
 
@@ -27,15 +28,16 @@ _NAMESPACES = Pager("namespaces", key_types=(str, str))
 class Namespaces:
     """Every operation is the calling principal's group's own: its id is never taken from a request."""
 
-    def __init__(self, stores: BackendStores, *, max_message_bytes: int) -> None:
+    def __init__(self, stores: BackendStores, documents: DocumentParts, *, max_message_bytes: int) -> None:
         self._stores = stores
+        self._documents = documents
         self._max_bytes = max_message_bytes - ENVELOPE_BYTES
 
     async def clear(self, principal: Principal, memory_id: str, kind: MemoryKind) -> int:
         """Remove every record of a namespace and its embedding model, and return how many records there were."""
         key = namespace_key(principal, memory_id, kind)
         store = await self._stores.of(principal.group_id, kind)
-        return await store.clear(key)
+        return await (self._documents.clear(store, key) if kind is MemoryKind.DOCUMENT else store.clear(key))
 
     async def child_scopes(
         self, principal: Principal, memory_id: str, kind: MemoryKind, parent: str

@@ -11,10 +11,11 @@ from services.common.errors import Aborted, CoxswainError, FailedPrecondition
 from services.common.identity.principal import Principal
 from services.memory.domain.filters import Filter
 from services.memory.domain.namespaces import NamespaceInfo
-from services.memory.domain.records import MemoryKind, Record
+from services.memory.domain.records import Document, MemoryKind, Record
 from services.memory.domain.subjects import ties_of
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.group_stores import BackendStores
+from services.memory.usecases.document_parts import DocumentParts
 
 logger = structlog.get_logger(__name__)
 
@@ -39,8 +40,9 @@ class ForgottenInNamespace:
 class Subjects:
     """Works on every namespace of the calling principal's group, in its default store and in its active backend."""
 
-    def __init__(self, stores: BackendStores) -> None:
+    def __init__(self, stores: BackendStores, documents: DocumentParts) -> None:
         self._stores = stores
+        self._documents = documents
 
     async def forget(self, principal: Principal, subject: str, *, dry_run: bool) -> Sequence[ForgottenInNamespace]:
         """Remove what is tied to a subject, or with `dry_run` only count it; namespaces without any are left out.
@@ -53,7 +55,12 @@ class Subjects:
             async for namespace in _namespaces(store, principal.group_id):
                 result = ForgottenInNamespace(namespace)
                 try:
-                    await _Forgetting(store, subject, result).go_through(dry_run=dry_run)
+                    whole = frozenset[str]()
+                    if namespace.key.kind is MemoryKind.DOCUMENT:
+                        result.removed, result.kept, whole = await self._documents.forget(
+                            store, namespace, subject, dry_run=dry_run
+                        )
+                    await _Forgetting(store, subject, result, whole).go_through(dry_run=dry_run)
                 except CoxswainError as error:
                     result.problem = error.message
                 if result.removed or result.kept or result.problem:
@@ -74,7 +81,9 @@ class Subjects:
 class _Forgetting:
     """One namespace, and what was done in it so far."""
 
-    def __init__(self, store: MemoryStore, subject: str, result: ForgottenInNamespace) -> None:
+    def __init__(self, store: MemoryStore, subject: str, result: ForgottenInNamespace, whole: frozenset[str]) -> None:
+        """`whole` are documents that were decided as a whole: their parts are passed over."""
+        self._whole = whole
         self._store = store
         self._subject = subject
         self._result = result
@@ -86,7 +95,7 @@ class _Forgetting:
         async for portion in self._store.read_through(
             self._namespace.key, chosen, "", utc_now(), embeddings=not dry_run
         ):
-            records = [record for _, record in portion]
+            records = [record for _, record in portion if not self._is_decided(record)]
             alone = [record for record in records if self._is_alone(record)]
             shared = [record for record in records if not self._is_alone(record)]
             if dry_run:
@@ -97,6 +106,9 @@ class _Forgetting:
                 shared += await self._remove([record.id for record in alone])
             for record in shared:
                 await self._unlink(record)
+
+    def _is_decided(self, record: Record) -> bool:
+        return isinstance(record.body, Document) and record.body.parent_document_id in self._whole
 
     def _is_alone(self, record: Record) -> bool:
         return ties_of(record).are_of_alone(self._subject)

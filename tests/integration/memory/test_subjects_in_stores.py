@@ -43,7 +43,8 @@ async def _forget(store: SqlMemoryStore, subject: str = ANN) -> tuple[int, int]:
     async def all_of(group_id: str) -> Sequence[SqlMemoryStore]:
         return [store]
 
-    found = await Subjects(cast("Any", SimpleNamespace(all_of=all_of))).forget(ADMIN, subject, dry_run=False)
+    stores = cast("Any", SimpleNamespace(all_of=all_of))
+    found = await Subjects(stores, cast("Any", None)).forget(ADMIN, subject, dry_run=False)
     assert not any(result.problem for result in found)
     return sum(result.removed for result in found), sum(result.kept for result in found)
 

@@ -170,6 +170,10 @@ def _body_from_proto(message: record_pb2.Record, path: str) -> Body:
                 parent_document_id=document.parent_document_id,
                 document_summary=document.document_summary,
                 agent_ids=tuple(document.agent_ids),
+                page=document.page,
+                start_character=document.start_character,
+                document_revision=document.document_revision,
+                part_count=document.part_count,
             )
         case _:
             raise InvalidArgument.field(path, "has none of unified, short_term, long_term, entity and document")
@@ -258,6 +262,10 @@ def record_to_proto(record: Record) -> record_pb2.Record:
                     document_summary=body.document_summary,
                     agent_ids=body.agent_ids,
                     update_time=timestamp_to_proto(body.updated_at),
+                    page=body.page,
+                    start_character=body.start_character,
+                    document_revision=body.document_revision,
+                    part_count=body.part_count,
                 )
             )
     return message

@@ -41,7 +41,9 @@ from services.memory.rows import (
     typed_row,
 )
 from services.memory.schemas import Column, DatabricksIndexSchemas, has_column
+from services.memory.stores.base import Switch
 from services.memory.stores.chroma.directories import ChromaDirectories
+from services.memory.stores.documents import remove_in_steps, replace_in_steps
 from services.memory.stores.near_copies import queries_for
 from services.memory.stores.sql.blocks import VectorBlock
 from services.memory.stores.sql.vectors import nearest
@@ -65,6 +67,11 @@ class ChromaMemoryStore:
     def __init__(self, database: Database, directories: ChromaDirectories) -> None:
         self._database = database
         self._directories = directories
+
+    @property
+    def backend_id(self) -> str | None:
+        """See `MemoryStore`."""
+        return None
 
     async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
         """See `MemoryStore`."""
@@ -293,6 +300,25 @@ class ChromaMemoryStore:
             if await NamespaceRepository(connection).raise_version(key.id) is None or not wanted:
                 return 0
             return await self._directories.run(key, touch)
+
+    async def replace_document(
+        self,
+        key: NamespaceKey,
+        space: EmbeddingSpace,
+        document_id: str,
+        parts: Sequence[Record],
+        stale: Sequence[str],
+        now: datetime,
+        switch: Switch,
+    ) -> None:
+        """See `MemoryStore`."""
+        await replace_in_steps(self, key, space, document_id, parts, stale, now, switch)
+
+    async def remove_document(
+        self, key: NamespaceKey, document_id: str, stale: Sequence[str], now: datetime, switch: Switch
+    ) -> int:
+        """See `MemoryStore`."""
+        return await remove_in_steps(self, key, document_id, stale, now, switch)
 
     async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
         """See `MemoryStore`."""

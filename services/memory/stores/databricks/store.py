@@ -30,6 +30,7 @@ from services.memory.repositories.memory_backends import RemoteNamespace
 from services.memory.row_values import parse_list, read_text
 from services.memory.rows import created_of
 from services.memory.schemas import Column, DatabricksIndexSchemas
+from services.memory.stores.base import Switch
 from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.listed_positions import ListedPositions
@@ -40,6 +41,7 @@ from services.memory.stores.databricks.row_checks import passes
 from services.memory.stores.databricks.searches import Hit
 from services.memory.stores.databricks.upstream_errors import IndexMissing
 from services.memory.stores.databricks.word_searches import WordSearches
+from services.memory.stores.documents import remove_in_steps, replace_in_steps
 from services.memory.stores.near_copies import queries_for
 
 logger = structlog.get_logger(__name__)
@@ -98,6 +100,11 @@ class DatabricksMemoryStore:
         self._words = WordSearches(repository)
         self._pause_seconds = pause_seconds
         self._private_ids = private_ids
+
+    @property
+    def backend_id(self) -> str | None:
+        """See `MemoryStore`."""
+        return self._backend.id
 
     async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
         """See `MemoryStore`; every namespace of a backend has the embedding space of its indexes."""
@@ -314,6 +321,25 @@ class DatabricksMemoryStore:
         if touched:
             await repository.write_rows(index, touched)
         return sum(bool(rows) for rows in living)
+
+    async def replace_document(
+        self,
+        key: NamespaceKey,
+        space: EmbeddingSpace,
+        document_id: str,
+        parts: Sequence[Record],
+        stale: Sequence[str],
+        now: datetime,
+        switch: Switch,
+    ) -> None:
+        """See `MemoryStore`."""
+        await replace_in_steps(self, key, space, document_id, parts, stale, now, switch)
+
+    async def remove_document(
+        self, key: NamespaceKey, document_id: str, stale: Sequence[str], now: datetime, switch: Switch
+    ) -> int:
+        """See `MemoryStore`."""
+        return await remove_in_steps(self, key, document_id, stale, now, switch)
 
     async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
         """See `MemoryStore`."""

@@ -23,6 +23,11 @@ class BackendDatabase:
         self._backend = backend
         self._pools = pools
 
+    @property
+    def backend_id(self) -> str:
+        """Whose database it is."""
+        return self._backend.id
+
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return the rows of one SELECT by column names; what finds a lost connection is read again, on a new one."""
         try:

@@ -24,7 +24,13 @@ class PgvectorMemoryStore(SqlRecordStore):
     ) -> None:
         """`sweep_due` says whether a save is to remove what has expired in its namespace."""
         super().__init__(database, search)
+        self._backend_id = database.backend_id
         self._sweep_due = sweep_due
+
+    @property
+    def backend_id(self) -> str | None:
+        """See `MemoryStore`."""
+        return self._backend_id
 
     async def save(
         self,

@@ -16,6 +16,7 @@ from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.near_copies import NearCopies
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord, SavePlan
 from services.memory.domain.scopes import ScopeRow
@@ -25,6 +26,7 @@ from services.memory.repositories.namespaces import NamespaceRepository, fetch_n
 from services.memory.row_values import parse_list
 from services.memory.rows import Row
 from services.memory.schemas import Column
+from services.memory.stores.base import Switch
 from services.memory.stores.near_copies import queries_for
 from services.memory.stores.sql.rows import parse_rows, read_records, stored_row
 from services.memory.stores.sql.saved_before import Candidates, SavedBefore
@@ -78,6 +80,11 @@ class SqlRecordStore:
         self._database = database
         self._search = search
 
+    @property
+    def backend_id(self) -> str | None:
+        """See `MemoryStore`."""
+        return None
+
     async def space(self, key: NamespaceKey) -> EmbeddingSpace | None:
         """See `MemoryStore`."""
         info = await fetch_namespace(self._database, key)
@@ -94,23 +101,86 @@ class SqlRecordStore:
         near_copies: float = 0.0,
     ) -> Sequence[SavedRecord]:
         """See `MemoryStore`."""
-        table = records[key.kind]
         # Before the transaction, which keeps all writers of the namespace waiting, on SQLite those of every namespace.
-        identities, words = await asyncio.to_thread(_prepared, key, new, self._database.dialect)
+        prepared = await asyncio.to_thread(_prepared, key, new, self._database.dialect)
         candidates = await self._candidates(key, new, now, near_copies) if near_copies else None
         async with self._database.write() as connection:
-            namespaces = NamespaceRepository(connection)
-            version = await namespaces.claim(key, space, now, crew_name)
             there = SavedBefore(connection, key, now)
+            version = await NamespaceRepository(connection).claim(key, space, now, crew_name)
             near = await there.near_copies(candidates, near_copies) if candidates else None
-            plan = await there.plan(new, identities, near)
-            # Thousands of rows take their time, in which others are served.
-            rows = await asyncio.to_thread(_written_rows, key, space, plan, identities, version)
-            words_by_id = {row[Column.ID]: words[position] for row, position in zip(rows, plan.positions, strict=True)}
-            await write_rows(connection, table, Column.ID, rows, there.rows, owned(table, key))
-            await store_words(connection, key.id, words_by_id)
-            await namespaces.add_records(key.id, len(rows) - len(there.rows & {row[Column.ID] for row in rows}))
+            plan = await self._write(connection, key, space, new, prepared, version, there, near)
         return plan.saved
+
+    async def _write(
+        self,
+        connection: AsyncConnection,
+        key: NamespaceKey,
+        space: EmbeddingSpace,
+        new: Sequence[Record],
+        prepared: tuple[list[str], list[str]],
+        version: int,
+        there: SavedBefore,
+        near: NearCopies | None = None,
+    ) -> SavePlan:
+        """Store records by the write of a version, which holds the namespace."""
+        identities, words = prepared
+        plan = await there.plan(new, identities, near)
+        # Thousands of rows take their time, in which others are served.
+        rows = await asyncio.to_thread(_written_rows, key, space, plan, identities, version)
+        words_by_id = {row[Column.ID]: words[position] for row, position in zip(rows, plan.positions, strict=True)}
+        table = records[key.kind]
+        await write_rows(connection, table, Column.ID, rows, there.rows, owned(table, key))
+        await store_words(connection, key.id, words_by_id)
+        added = len(rows) - len(there.rows & {row[Column.ID] for row in rows})
+        await NamespaceRepository(connection).add_records(key.id, added)
+        return plan
+
+    async def replace_document(
+        self,
+        key: NamespaceKey,
+        space: EmbeddingSpace,
+        document_id: str,
+        parts: Sequence[Record],
+        stale: Sequence[str],  # noqa: ARG002 - a save that has not ended has left nothing here
+        now: datetime,
+        switch: Switch,
+    ) -> None:
+        """See `MemoryStore`; one transaction."""
+        prepared = await asyncio.to_thread(_prepared, key, parts, self._database.dialect)
+        async with self._database.write() as connection:
+            namespaces = NamespaceRepository(connection)
+            # From here on no other save of the namespace comes in between.
+            version = await namespaces.claim(key, space, now)
+            await self._write(connection, key, space, parts, prepared, version, SavedBefore(connection, key, now))
+            previous = await namespaces.hold(key.id)
+            earlier = [*_parts_of(key, document_id), records[key.kind].c.written_version != version]
+            removed = await delete_rows(connection, records[key.kind], earlier)
+            await namespaces.remove_records(key.id, version, len(removed))
+            # In the transaction of another database too: what is not switched to is not there.
+            await switch(connection if self.backend_id is None else None)
+        if removed and previous is not None:
+            self._search.note_removal(key.id, version, previous, removed)
+
+    async def remove_document(
+        self,
+        key: NamespaceKey,
+        document_id: str,
+        stale: Sequence[str],  # noqa: ARG002 - see above
+        now: datetime,  # noqa: ARG002 - what has expired goes too
+        switch: Switch,
+    ) -> int:
+        """See `MemoryStore`; one transaction."""
+        async with self._database.write() as connection:
+            namespaces = NamespaceRepository(connection)
+            previous = await namespaces.hold(key.id)
+            removed = await delete_rows(connection, records[key.kind], _parts_of(key, document_id))
+            version = await namespaces.raise_version(key.id) if removed else None
+            await namespaces.remove_records(key.id, version, len(removed))
+            # In the transaction of another database too: what is not switched to is not there.
+            await switch(connection if self.backend_id is None else None)
+        if version is not None and previous is not None:
+            self._search.note_removal(key.id, version, previous, removed)
+        return len(removed)
 
     async def _candidates(
         self, key: NamespaceKey, new: Sequence[Record], now: datetime, similarity: float
@@ -397,6 +467,11 @@ class SqlMemoryStore(SqlRecordStore):
         """`cache_bytes` bounds what searches remember in all, `cached_namespace_bytes` what of one namespace."""
         search = VectorSearch(database, cache_bytes=cache_bytes, cached_namespace_bytes=cached_namespace_bytes)
         super().__init__(database, search)
+
+
+def _parts_of(key: NamespaceKey, document_id: str) -> list[ColumnElement[bool]]:
+    table = records[key.kind]
+    return [owned(table, key), table.c[Column.PARENT_DOCUMENT_ID] == document_id]
 
 
 def _prepared(key: NamespaceKey, new: Sequence[Record], dialect: str) -> tuple[list[str], list[str]]:

@@ -1,0 +1,203 @@
+"""Rows of documents that were saved as a whole."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.db.upsert import insert_ignore
+from services.memory.domain.documents import PartsWritten, SavedDocument, document_key
+from services.memory.domain.moments import microseconds, moment_of
+from services.memory.tables import documents
+
+_TIMES = ("created_at", "updated_at", "expires_at")
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """What is kept of a document, whether or not its first save has ended."""
+
+    id: str
+    document: SavedDocument | None
+    """None before the first save has ended, and when it has expired."""
+    live: PartsWritten
+    """Its parts."""
+    last_revision: int
+    stale: Sequence[PartsWritten]
+    """Parts that may be in the store as well, of saves that have not ended and of earlier revisions."""
+
+    def written_before(self, revision: int) -> list[PartsWritten]:
+        """Return all parts that may be in the store of revisions before one."""
+        return [parts for parts in (self.live, *self.stale) if parts.revision < revision and parts.count]
+
+
+class DocumentRepository:
+    """The documents of one group in one backend; None is the default store."""
+
+    def __init__(self, connection: AsyncConnection, group_id: str, backend_id: str | None) -> None:
+        self._connection = connection
+        self._group_id = group_id
+        self._backend_id = backend_id
+
+    async def get(self, document_id: str, now: datetime, *, lock: bool = False) -> DocumentRow | None:
+        """Return a document's row; with `lock` it stays as it is until the transaction ends."""
+        statement = select(documents).where(self._is(document_id))
+        row = (await self._connection.execute(statement.with_for_update() if lock else statement)).one_or_none()
+        return None if row is None else _row(row._asdict(), now)
+
+    async def some(self, ids: Sequence[str], now: datetime) -> dict[str, SavedDocument]:
+        """Return the documents there are of some ids."""
+        found: dict[str, SavedDocument] = {}
+        for start in range(0, len(ids), _AT_ONCE):
+            some = ids[start : start + _AT_ONCE]
+            found |= await self._documents(select(documents).where(self._own(), documents.c.document_id.in_(some)), now)
+        return found
+
+    async def page(self, after: str, limit: int, now: datetime) -> Sequence[SavedDocument]:
+        """Return the next documents, sorted by id."""
+        statement = select(documents).where(self._own(), documents.c.revision > 0, documents.c.document_id > after)
+        alive = or_(documents.c.expires_us.is_(None), documents.c.expires_us > microseconds(now))
+        found = await self._documents(statement.where(alive).order_by(documents.c.document_id).limit(limit), now)
+        return list(found.values())
+
+    async def claim(self, document_id: str, count: int, now: datetime) -> tuple[int, DocumentRow]:
+        """Return the revision that a save of so many parts gets, and the row as it was before."""
+        await insert_ignore(self._connection, documents, self._new(document_id))
+        row = await self.get(document_id, now, lock=True)
+        assert row is not None
+        revision = row.last_revision + 1
+        written = [*row.stale, PartsWritten(revision, count)]
+        await self._set(document_id, last_revision=revision, stale=_stale(written))
+        return revision, row
+
+    async def put(self, document: SavedDocument) -> None:
+        """Let a document be as it is given, whatever was there."""
+        await insert_ignore(self._connection, documents, self._new(document.id))
+        row = await self.get(document.id, document.updated_at, lock=True)
+        assert row is not None
+        await self._put(document, row, row.written_before(document.revision))
+
+    async def switch(self, document: SavedDocument, *, gone: bool) -> bool:
+        """Let a revision that was claimed be what counts, unless a later one does or the document was removed.
+
+        `gone` says that the parts of earlier revisions are removed with it.
+        """
+        row = await self.get(document.id, document.updated_at, lock=True)
+        if row is None or row.live.revision > document.revision or row.last_revision < document.revision:
+            return False
+        later = [parts for parts in row.stale if parts.revision > document.revision]
+        await self._put(document, row, later if gone else [*row.written_before(document.revision), *later])
+        return True
+
+    async def set_subjects(self, document_id: str, subjects: Sequence[str]) -> None:
+        """Note whose a document is."""
+        await self._set(document_id, subjects=list(subjects))
+
+    async def _put(self, document: SavedDocument, row: DocumentRow, stale: Sequence[PartsWritten]) -> None:
+        await self._set(
+            document.id,
+            document=_document(document),
+            revision=document.revision,
+            last_revision=max(document.revision, row.last_revision),
+            stale=_stale(stale),
+            subjects=list(document.subjects),
+            expires_us=None if document.expires_at is None else microseconds(document.expires_at),
+        )
+
+    async def settle(self, document_id: str, revision: int) -> None:
+        """Note that parts of revisions before one are gone from the store."""
+        statement = select(documents.c.stale).where(self._is(document_id)).with_for_update()
+        stale = await self._connection.scalar(statement)
+        if stale:
+            left = [parts for parts in map(_parts, stale) if parts.revision > revision]
+            await self._set(document_id, stale=_stale(left))
+
+    async def remove(self, document_id: str, last_revision: int | None = None) -> bool:
+        """Remove a document's row, if no save has begun since a revision, and return whether it was there."""
+        clauses = [self._is(document_id)]
+        if last_revision is not None:
+            clauses.append(documents.c.last_revision == last_revision)
+        return bool((await self._connection.execute(delete(documents).where(*clauses))).rowcount)
+
+    async def ids(self, after: str, limit: int) -> Sequence[tuple[str, int]]:
+        """Return the next ids, those of saves that have not ended too, each with the last revision that has begun."""
+        columns = (documents.c.document_id, documents.c.last_revision)
+        statement = select(*columns).where(self._own(), documents.c.document_id > after)
+        rows = await self._connection.execute(statement.order_by(documents.c.document_id).limit(limit))
+        return [(row[0], row[1]) for row in rows]
+
+    async def _set(self, document_id: str, **values: Any) -> None:
+        await self._connection.execute(update(documents).where(self._is(document_id)).values(**values))
+
+    async def _documents(self, statement: Select[Any], now: datetime) -> dict[str, SavedDocument]:
+        rows = [_row(row._asdict(), now) for row in await self._connection.execute(statement)]
+        return {row.id: row.document for row in rows if row.document is not None}
+
+    def _new(self, document_id: str) -> Mapping[str, Any]:
+        return {
+            "id": document_key(self._group_id, self._backend_id, document_id),
+            "group_id": self._group_id,
+            "backend_id": self._backend_id,
+            "document_id": document_id,
+            "document": None,
+            "revision": 0,
+            "last_revision": 0,
+            "stale": [],
+            "subjects": [],
+        }
+
+    def _is(self, document_id: str) -> ColumnElement[bool]:
+        key = document_key(self._group_id, self._backend_id, document_id)
+        return and_(documents.c.id == key, documents.c.group_id == self._group_id)
+
+    def _own(self) -> ColumnElement[bool]:
+        backend = documents.c.backend_id
+        is_here = backend.is_(None) if self._backend_id is None else backend == self._backend_id
+        return and_(documents.c.group_id == self._group_id, is_here)
+
+
+async def remove_expired_documents(connection: AsyncConnection, now: datetime) -> int:
+    """Remove the rows of documents that have expired in every group, whose parts expire with them."""
+    expired = documents.c.expires_us <= microseconds(now)
+    # In an index parts stay until somebody's credential is at hand: what has to be removed there is not forgotten.
+    here = documents.c.backend_id.is_(None)
+    return (await connection.execute(delete(documents).where(expired, here))).rowcount
+
+
+def _row(values: Mapping[str, Any], now: datetime) -> DocumentRow:
+    document = None
+    expires_us = values["expires_us"]
+    if values["revision"] and (expires_us is None or expires_us > microseconds(now)):
+        document = _saved(values["document"], values["subjects"])
+    count = values["document"]["part_count"] if values["revision"] else 0
+    return DocumentRow(
+        id=values["document_id"],
+        document=document,
+        live=PartsWritten(values["revision"], count),
+        last_revision=values["last_revision"],
+        stale=[_parts(parts) for parts in values["stale"]],
+    )
+
+
+def _document(document: SavedDocument) -> dict[str, Any]:
+    values = dataclasses.asdict(document)
+    del values["subjects"]
+    return values | {name: values[name] and microseconds(values[name]) for name in _TIMES}
+
+
+def _saved(values: Mapping[str, Any], subjects: Sequence[str]) -> SavedDocument:
+    times = {name: None if values[name] is None else moment_of(values[name]) for name in _TIMES}
+    return SavedDocument(**{**values, **times, "agent_ids": tuple(values["agent_ids"]), "subjects": tuple(subjects)})
+
+
+def _stale(written: Sequence[PartsWritten]) -> list[list[int]]:
+    return [[parts.revision, parts.count] for parts in written]
+
+
+def _parts(pair: Sequence[int]) -> PartsWritten:
+    return PartsWritten(pair[0], pair[1])

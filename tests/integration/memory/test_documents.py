@@ -1,0 +1,316 @@
+"""Documents in every store: saved, found and replaced as a whole, by their group alone."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any, cast
+
+import grpc
+import pytest
+from sqlalchemy import select, update
+
+from coxswain.memory.v1 import document_pb2 as pb
+from coxswain.memory.v1 import memory_pb2, record_pb2
+from services.common.clock import utc_now
+from services.common.grpc.json_values import to_struct
+from services.memory.repositories.documents import DocumentRepository
+from services.memory.service import MemoryService
+from services.memory.stores import documents as stepwise
+from services.memory.stores.chroma.store import ChromaMemoryStore
+from services.memory.stores.databricks.store import DatabricksMemoryStore
+from services.memory.tables import documents
+from tests.integration.auth.support import refused
+from tests.integration.memory.documents import DOCUMENTS, documents_stub, of, parts, responses, save, search, upload
+from tests.integration.memory.support import EmbeddingModels, place, stub
+from tests.support.harness import BOB, Harness
+from tests.support.pdf_files import pdf_of
+
+CODE = grpc.StatusCode
+MANUAL = (
+    "# Manual\n\nAbout the harbour.\n\n## Lamps\n\n"
+    + "The keeper lights the lamp at dusk and trims the wick. " * 6
+    + "\n\n## Boats\n\n"
+    + "Boats are tied to the northern pier with two ropes each. " * 6
+)
+STORES = {"databricks": DatabricksMemoryStore, "chroma": ChromaMemoryStore}
+
+
+async def test_a_document_is_saved_found_and_removed_by_its_group_alone(everywhere: Harness) -> None:
+    sales, legal = everywhere.channel(), everywhere.channel(BOB)
+    told = await responses(
+        sales,
+        MANUAL,
+        id="manual",
+        file_name="manual.md",
+        chunk_characters=200,
+        metadata=to_struct({"site": "north"}),
+        agent_ids=["keeper"],
+        expected_bytes=len(MANUAL.encode()),
+    )
+    stages = [pb.DocumentStage.Name(response.stage).removeprefix("DOCUMENT_STAGE_") for response in told]
+    assert stages[-3:] == ["SPLIT", "EMBEDDING", "STORED"]
+    document = told[-1].document
+    assert (document.id, document.title, document.media_type) == ("manual", "Manual", "text/markdown")
+    assert (document.revision, document.size_bytes, document.source) == (1, len(MANUAL.encode()), "manual.md")
+    found = await parts(sales, "manual")
+    assert len(found) == document.part_count == told[-1].embedded_parts > 3
+    for index, record in enumerate(found):
+        part = record.document
+        assert (part.chunk_index, part.part_count, part.document_revision) == (index, len(found), 1)
+        assert MANUAL[part.start_character :].startswith(part.content)
+        assert (list(part.agent_ids), record.metadata["site"]) == (["keeper"], "north")
+    await save(sales, "Invoices are due within thirty days.", id="terms", file_name="terms.txt")
+    [nearest] = await search(sales, "boats tied to the northern pier with ropes", limit=1)
+    assert (nearest.document.parent_document_id, nearest.document.section) == ("manual", "Manual > Boats")
+    assert {one.document.parent_document_id for one in await search(sales, "boats", "terms")} == {"terms"}
+    # Another group has its own documents, even under the same id.
+    assert await search(legal, "boats") == await parts(legal, "manual") == []
+    for call in (documents_stub(legal).GetDocument, documents_stub(legal).DeleteDocument):
+        with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+            await call((pb.GetDocumentRequest if "Get" in str(call._method) else pb.DeleteDocumentRequest)(id="manual"))
+    assert not (await documents_stub(legal).ListDocuments(pb.ListDocumentsRequest())).documents
+    await save(legal, "Of another house.", id="manual")
+    listed = await documents_stub(sales).ListDocuments(pb.ListDocumentsRequest(page_size=1))
+    rest = await documents_stub(sales).ListDocuments(pb.ListDocumentsRequest(page_token=listed.next_page_token))
+    assert [one.id for one in (*listed.documents, *rest.documents)] == ["manual", "terms"]
+    assert (await documents_stub(sales).GetDocument(pb.GetDocumentRequest(id="manual"))).document == document
+    deleted = await documents_stub(sales).DeleteDocument(pb.DeleteDocumentRequest(id="manual"))
+    assert deleted.deleted_parts == len(found)
+    assert await parts(sales, "manual") == []
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await documents_stub(sales).DeleteDocument(pb.DeleteDocumentRequest(id="manual"))
+    assert [part.document.content for part in await parts(legal, "manual")] == ["Of another house."]
+
+
+async def test_a_document_is_replaced_as_a_whole_and_the_same_costs_nothing(everywhere: Harness) -> None:
+    channel = everywhere.channel()
+    first = await save(channel, MANUAL, id="manual", file_name="manual.md", chunk_characters=200)
+    again = await save(channel, MANUAL, id="manual", file_name="manual.md", chunk_characters=200)
+    assert again.unchanged
+    assert again.document == first.document
+    shorter = await save(channel, MANUAL[:400], id="manual", file_name="manual.md", chunk_characters=200)
+    assert not shorter.unchanged
+    assert shorter.document.create_time == first.document.create_time
+    assert shorter.document.revision == 2
+    left = await parts(channel, "manual")
+    assert len(left) == shorter.document.part_count < first.document.part_count
+    assert {part.document.document_revision for part in left} == {2}
+    assert "ropes" not in "".join(part.document.content for part in left)
+    # Other options make other parts of the same file.
+    other = await save(channel, MANUAL[:400], id="manual", file_name="manual.md", chunk_characters=150)
+    assert (other.unchanged, other.document.revision) == (False, 3)
+    # A document whose parts were removed is not taken for unchanged.
+    await stub(channel).DeleteRecords(
+        memory_pb2.DeleteRecordsRequest(namespace=place("", DOCUMENTS), filter=of("manual"))
+    )
+    await everywhere_settles(everywhere)
+    back = await save(channel, MANUAL[:400], id="manual", file_name="manual.md", chunk_characters=150)
+    assert len(await parts(channel, "manual")) == back.document.part_count
+
+
+async def everywhere_settles(harness: Harness) -> None:
+    """Let what an index may show late count as seen."""
+    database = cast("MemoryService", harness.services["memory"])._database
+    async with database.write() as connection:
+        for row in await connection.execute(select(documents)):
+            if row.document:
+                changed = {**row.document, "updated_at": row.document["updated_at"] - 3_600_000_000}
+                await connection.execute(update(documents).where(documents.c.id == row.id).values(document=changed))
+
+
+async def test_a_save_that_dies_leaves_the_old_and_its_half_goes_with_the_next(
+    everywhere: Harness, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = everywhere.channel()
+    old = await save(channel, MANUAL, id="manual", chunk_characters=200)
+    before = await parts(channel, "manual")
+    with monkeypatch.context() as patched:
+        if store[0] in STORES:
+            patched.setattr(stepwise, "_SAVED_AT_ONCE", 2)
+            _die_in_the_second_save(patched, STORES[store[0]])
+        else:
+            _die_in_the_switch(patched)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await save(channel, MANUAL.replace("lamp", "lantern"), id="manual", chunk_characters=200)
+    kept = (await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="manual"))).document
+    assert kept == old.document
+    there = await parts(channel, "manual")
+    assert [part for part in there if part.document.document_revision == 1] == before
+    # Where there are no transactions, the half is there until somebody saves or removes the document.
+    assert (len(there) > len(before)) == (store[0] in STORES)
+    new = await save(channel, MANUAL[:300], id="manual", chunk_characters=200)
+    left = await parts(channel, "manual")
+    assert [part.document.document_revision for part in left] == [3] * new.document.part_count
+    # The same with a document whose first save dies.
+    with monkeypatch.context() as patched:
+        if store[0] in STORES:
+            patched.setattr(stepwise, "_SAVED_AT_ONCE", 2)
+            _die_in_the_second_save(patched, STORES[store[0]])
+        else:
+            _die_in_the_switch(patched)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await save(channel, MANUAL, id="first", chunk_characters=200)
+    for _ in range(2):
+        with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+            await documents_stub(channel).DeleteDocument(pb.DeleteDocumentRequest(id="first"))
+    assert await parts(channel, "first") == []
+    assert [one.id for one in (await documents_stub(channel).ListDocuments(pb.ListDocumentsRequest())).documents] == [
+        "manual"
+    ]
+
+
+def _die_in_the_second_save(patched: pytest.MonkeyPatch, store_class: Any) -> None:
+    saved, calls = store_class.save, []
+
+    async def save_or_die(self: Any, *given: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            # No failure that is expected: nothing is tidied up, as when the process is killed.
+            raise RuntimeError("killed")
+        return await saved(self, *given, **named)
+
+    patched.setattr(store_class, "save", save_or_die)
+
+
+def _die_in_the_switch(patched: pytest.MonkeyPatch) -> None:
+    async def die(*given: Any, **named: Any) -> Any:
+        raise RuntimeError("killed")
+
+    patched.setattr(DocumentRepository, "switch", die)
+
+
+async def test_parts_that_are_exported_bring_their_document_back(everywhere: Harness) -> None:
+    channel, legal = everywhere.channel(), everywhere.channel(BOB)
+    await save(channel, MANUAL, id="manual", chunk_characters=200, title="Harbour")
+    stream = stub(channel).ExportRecords(
+        memory_pb2.ExportRecordsRequest(namespace=place("", DOCUMENTS), include_embeddings=True)
+    )
+    exported = [record async for response in stream for record in response.records]
+
+    async def bring(into: Any, records: list[record_pb2.Record]) -> None:
+        target = memory_pb2.ImportTarget(namespace=place("", DOCUMENTS))
+        requests = [memory_pb2.ImportRecordsRequest(records=records)]
+        requests[0].target.CopyFrom(target)
+        assert [response async for response in stub(into).ImportRecords(iter(requests))]
+
+    await bring(legal, exported[:1])
+    await bring(legal, exported[1:])
+    document = (await documents_stub(legal).GetDocument(pb.GetDocumentRequest(id="manual"))).document
+    assert (document.title, document.part_count, document.content_hash) == ("Harbour", len(exported), "")
+    assert len(await parts(legal, "manual")) == len(exported)
+    # The same again changes nothing; parts of another revision are refused.
+    await bring(channel, exported)
+    await save(channel, MANUAL[:300], id="manual", chunk_characters=200)
+    with refused(CODE.FAILED_PRECONDITION, "INVALID_FIELD") as refusal:
+        await bring(channel, exported)
+    assert refusal.fields == ["records[0].document.parent_document_id"]
+    assert {part.document.document_revision for part in await parts(channel, "manual")} == {2}
+    # What came back is saved anew, not taken for unchanged, and goes as a whole.
+    assert not (await save(legal, MANUAL, id="manual", chunk_characters=200, title="Harbour")).unchanged
+    await stub(legal).ClearNamespace(memory_pb2.ClearNamespaceRequest(namespace=place("", DOCUMENTS)))
+    assert not (await documents_stub(legal).ListDocuments(pb.ListDocumentsRequest())).documents
+
+
+async def test_forgetting_a_person_takes_whole_documents(everywhere: Harness) -> None:
+    ann, ben = (everywhere.channel(f"dev:{name}:sales=operator") for name in ("ann", "ben"))
+    admin = everywhere.channel("dev:root:sales=admin")
+    await save(ann, MANUAL, id="of-ann", chunk_characters=200)
+    shared = await save(ann, MANUAL, id="shared", chunk_characters=200)
+    assert (await save(ben, MANUAL, id="shared", chunk_characters=200)).unchanged
+    about = await save(ben, "A note.", id="about-ann", metadata=to_struct({"subject": "dev|ann"}))
+    gone = shared.document.part_count + about.document.part_count
+    for dry_run in (True, False):
+        request = memory_pb2.ForgetSubjectRequest(subject="dev|ann", dry_run=dry_run)
+        forgotten = await stub(admin).ForgetSubject(request)
+        assert (forgotten.removed, forgotten.kept) == (gone, shared.document.part_count)
+    left = (await documents_stub(ben).ListDocuments(pb.ListDocumentsRequest())).documents
+    assert [one.id for one in left] == ["shared"]
+    assert len(await parts(ben, "shared")) == shared.document.part_count
+    assert await parts(ben, "of-ann") == await parts(ben, "about-ann") == []
+    nothing = await stub(admin).ForgetSubject(memory_pb2.ForgetSubjectRequest(subject="dev|ann"))
+    assert (nothing.removed, nothing.kept) == (0, 0)
+
+
+async def test_a_document_ends_with_its_parts(memory: Harness) -> None:
+    channel = memory.channel()
+    header = pb.DocumentHeader(id="short")
+    header.expire_time.FromDatetime(utc_now() + timedelta(milliseconds=300))
+    requests = [pb.SaveDocumentRequest(header=header), pb.SaveDocumentRequest(chunk=b"Soon gone.")]
+    saved = [response async for response in documents_stub(channel).SaveDocument(iter(requests))][-1]
+    await asyncio.sleep(max(0.0, saved.document.expire_time.ToNanoseconds() / 1e9 - utc_now().timestamp()))
+    assert await parts(channel, "short") == await search(channel, "soon") == []
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="short"))
+    assert not (await documents_stub(channel).ListDocuments(pb.ListDocumentsRequest())).documents
+    service = cast("MemoryService", memory.services["memory"])
+    await service._remove_expired()
+    async with service._database.read() as connection:
+        assert await DocumentRepository(connection, "sales", None).ids("", 10) == []
+
+
+async def test_concurrent_saves_leave_one_document(served: tuple[Harness, EmbeddingModels]) -> None:
+    harness, _ = served
+    channel = harness.channel()
+
+    async def one(number: int) -> str:
+        try:
+            await save(channel, MANUAL.replace("lamp", f"lamp{number}"), id="manual", chunk_characters=200)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    outcomes = await asyncio.gather(*map(one, range(4)))
+    assert "OK" in outcomes
+    assert set(outcomes) <= {"OK", "ABORTED"}
+    document = (await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="manual"))).document
+    left = await parts(channel, "manual")
+    assert len(left) == document.part_count
+    assert {part.document.document_revision for part in left} == {document.revision}
+
+
+async def test_models_are_asked_once_for_each_part_with_the_headings_above(
+    served: tuple[Harness, EmbeddingModels],
+) -> None:
+    harness, models = served
+    channel = harness.channel()
+    saved = await save(channel, MANUAL, file_name="manual.md", chunk_characters=200)
+    assert saved.document.id == "manual.md"
+    assert len(models.texts) == saved.document.part_count
+    assert models.texts[-1].startswith("Manual > Boats\n\n")
+    await save(channel, MANUAL, file_name="manual.md", chunk_characters=200)
+    assert len(models.texts) == saved.document.part_count
+    with refused(CODE.FAILED_PRECONDITION, "EMBEDDING_MISMATCH"):
+        await save(channel, "x", id="wide", embedding_model="test/wide")
+
+
+async def test_pages_of_a_pdf_file_are_told_apart(memory: Harness) -> None:
+    channel = memory.channel()
+    saved = await save(channel, pdf_of("About lamps", "About boats"), file_name="guide.pdf")
+    assert (saved.document.media_type, saved.document.page_count) == ("application/pdf", 2)
+    assert [(part.document.page, part.document.content) for part in await parts(channel, "guide.pdf")] == [
+        (1, "About lamps"),
+        (2, "About boats"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("requests", "field"),
+    [
+        ([], "header"),
+        ([pb.SaveDocumentRequest(chunk=b"x")], "header"),
+        (list(upload(b"x")), "header.id"),
+        (list(upload(b"", id="a")), "chunk"),
+        ([*upload(b"x", id="a"), *upload(b"x", id="b")], "header"),
+        (list(upload(b"xy", id="a", expected_bytes=3)), "header.expected_bytes"),
+        (list(upload(b"x", id="a", expected_bytes=1 << 40)), "header.expected_bytes"),
+        (list(upload(b"x", id="a", chunk_characters=5)), "header.chunk_characters"),
+        (list(upload(b"x", id="a", chunk_characters=200, overlap_characters=60)), "header.overlap_characters"),
+        (list(upload(b"x", id="a", media_type="pdf")), "header.media_type"),
+    ],
+)
+async def test_what_cannot_be_saved_names_the_field(
+    memory: Harness, requests: list[pb.SaveDocumentRequest], field: str
+) -> None:
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        async for _ in documents_stub(memory.channel()).SaveDocument(iter(requests)):
+            pass
+    assert refusal.fields == [field]

@@ -1,0 +1,117 @@
+"""Files that are made to take all time or memory cost their own call alone, which says what to do."""
+
+import io
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from pypdf import PdfReader, PdfWriter
+
+from services.memory.parsing.media_types import DOCX
+from services.memory.settings import MemorySettings
+from tests.integration.auth.support import refused
+from tests.integration.memory.documents import documents_stub, save, upload
+from tests.integration.memory.support import serve_memory
+from tests.support.harness import BOB, Harness
+from tests.support.pdf_files import pdf_of
+
+W = b"http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+INVALID, UNREADABLE = grpc.StatusCode.INVALID_ARGUMENT, "DOCUMENT_UNREADABLE"
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.fixture
+async def strict(tmp_path: Path) -> AsyncIterator[Harness]:
+    settings = MemorySettings(document_read_seconds=2, document_bytes=8 * 1024 * 1024, document_saves_per_group=1)
+    async with serve_memory(tmp_path, settings=settings) as (harness, _):
+        yield harness
+
+
+def word_document(body: bytes, head: bytes = b"") -> bytes:
+    from docx import Document
+
+    made, file = io.BytesIO(), io.BytesIO()
+    Document().save(made)
+    with zipfile.ZipFile(made) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            data = source.read(entry)
+            if entry.filename == "word/document.xml":
+                data = head + b'<w:document xmlns:w="' + W + b'"><w:body>' + body + b"</w:body></w:document>"
+            target.writestr(entry.filename, data)
+    return file.getvalue()
+
+
+def laughing() -> bytes:
+    entities = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10 if n else "lol"}">' for n in range(12))
+    head = b'<?xml version="1.0"?><!DOCTYPE r [' + entities.encode() + b"]>"
+    return word_document(b"<w:p><w:r><w:t>&a11;</w:t></w:r></w:p>", head)
+
+
+def endless_pdf() -> bytes:
+    """A tree of pages that is its own child."""
+    return pdf_of("x").replace(b"/Count 1", b"/Count 9").replace(b"/Kids [4 0 R]", b"/Kids [2 0 R]")
+
+
+def locked_pdf() -> bytes:
+    writer = PdfWriter(clone_from=PdfReader(io.BytesIO(pdf_of("secret"))))
+    writer.encrypt("password", algorithm="RC4-128")
+    file = io.BytesIO()
+    writer.write(file)
+    return file.getvalue()
+
+
+async def test_hostile_files_cost_their_own_call_alone(strict: Harness) -> None:
+    channel = strict.channel()
+    hostile = {
+        "bomb.docx": word_document(b"<w:p><w:r><w:t>" + b"a" * 140_000_000 + b"</w:t></w:r></w:p>"),
+        "laughs.docx": laughing(),
+        "deep.docx": word_document(b"<w:tbl><w:tr><w:tc>" * 20_000),
+        "loop.pdf": endless_pdf(),
+        "locked.pdf": locked_pdf(),
+        "deep.html": b"<div>" * 400_000 + b"x",
+        "cell.csv": b"a,b\n1," + b'"' + b"x" * 6_000_000,
+        "other.pdf": b"PK\x03\x04 no PDF",
+        "binary.txt": b"a\0b",
+        "latin.txt": b"caf\xe9",
+    }
+    told = {}
+    for name, content in hostile.items():
+        with refused(INVALID, UNREADABLE) as refusal:
+            await save(channel, content, file_name=name)
+        assert refusal.fields == ["chunk"]
+        assert refusal.metadata["media_type"]
+        told[name] = refusal.message
+        # The group and others go on.
+        assert (await save(strict.channel(BOB), name, id="note")).document.part_count == 1
+    assert "unpacks to" in told["bomb.docx"]
+    assert "password" in told["locked.pdf"]
+    assert "UTF-8" in told["latin.txt"]
+    assert "media_type" in told["other.pdf"]
+    assert "U+0000" in told["binary.txt"]
+
+
+async def test_what_is_read_of_word_files_stays_in_them(strict: Harness) -> None:
+    outside = b'<?xml version="1.0"?><!DOCTYPE r [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
+    file = word_document(b"<w:p><w:r><w:t>here &a;</w:t></w:r></w:p>", outside)
+    saved = await save(strict.channel(), file, id="x", media_type=DOCX)
+    assert saved.document.character_count == len("here")
+
+
+async def test_too_much_is_refused_while_it_comes(strict: Harness) -> None:
+    channel = strict.channel()
+    with refused(INVALID, "INVALID_FIELD") as refusal:
+        await save(channel, b"x" * (8 * 1024 * 1024 + 1), id="large")
+    assert "COXSWAIN_MEMORY_DOCUMENT_BYTES" in refusal.message
+    stream = documents_stub(channel).SaveDocument()
+    first, *_ = upload(b"", id="slow")
+    await stream.write(first)
+    for request in list(upload(b"x" * 512 * 1024, id="slow"))[1:]:
+        await stream.write(request)
+    # It has begun, and has a place of the group.
+    assert (await stream.read()).received_bytes
+    with refused(UNAVAILABLE, "OVERLOADED") as crowded:
+        await save(channel, b"x", id="second")
+    assert crowded.retry_seconds
+    stream.cancel()
