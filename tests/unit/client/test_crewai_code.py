@@ -348,6 +348,73 @@ def test_memory_and_planning(tmp_path: Path) -> None:
     assert imported.notes == ()
 
 
+def _memory_of(tmp_path: Path, settings: str) -> ImportedCrew:
+    return load_crewai_project(write_project(tmp_path, (CREW, f"{CREW[:-1]}, memory=Memory({settings}))")))
+
+
+def test_settings_of_a_memory(tmp_path: Path) -> None:
+    settings = "recency_weight=0.4, semantic_weight=HALF, recency_half_life_days=7, read_only=True, storage=None"
+    code = CODE.replace("\n\n@CrewBase", "\nHALF = 0.5\n\n@CrewBase", 1)
+    assert code != CODE
+    imported = load_crewai_project(
+        write_project(tmp_path, (CREW, f"{CREW[:-1]}, memory=Memory({settings}))"), code=code)
+    )
+    memory = imported.spec.memory
+    assert (memory.enabled, memory.read_only, memory.analysis) == (True, True, False)
+    assert (memory.recall.semantic_weight, memory.recall.recency_weight) == (0.5, 0.4)
+    assert (memory.recall.recency_half_life_days, memory.recall.HasField("importance_weight")) == (7, False)
+    assert not memory.HasField("consolidation")
+    assert imported.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "analysis", "consolidation"),
+    [
+        ("consolidation_threshold=0.9, consolidation_limit=3", False, (0.9, 3)),
+        ("consolidation_threshold=1.0", False, None),
+        # An analysed memory is consolidated by CrewAI, unless its threshold says otherwise.
+        ('llm="a/b", consolidation_threshold=1.0', True, (1.0, 0)),
+        ('llm=LLM(model="a/b")', True, None),
+    ],
+)
+def test_consolidation_of_a_memory(
+    tmp_path: Path, settings: str, analysis: bool, consolidation: tuple[float, int] | None
+) -> None:
+    imported = _memory_of(tmp_path, settings)
+    memory = imported.spec.memory
+    assert (memory.enabled, memory.analysis, memory.model) == (True, analysis, "a/b" if analysis else "")
+    own = memory.consolidation
+    assert ((own.similarity, own.limit) if memory.HasField("consolidation") else None) == consolidation
+    assert imported.notes == ()
+
+
+def test_what_a_memory_has_besides_is_told_with_its_line(tmp_path: Path) -> None:
+    settings = """
+            llm=ChatOpenAI(),
+            embedder={"provider": "openai"},
+            storage=build(),
+            root_scope="/acme",
+            exploration_budget=2,
+            recency_weight=weigh(),
+        """
+    imported = _memory_of(tmp_path, settings)
+    assert imported.spec.memory.enabled
+    assert not imported.spec.memory.analysis
+    told = {note.field: note for note in imported.notes}
+    names = ("llm", "embedder", "storage", "root_scope", "exploration_budget", "recency_weight")
+    assert set(told) == {f"crew.memory.{name}" for name in names}
+    assert "memory.embedding_model" in told["crew.memory.embedder"].description
+    lines = [told[f"crew.memory.{name}"].line for name in names]
+    assert lines == list(range(lines[0], lines[0] + 6))
+
+
+def test_a_memory_that_is_no_plain_one_is_told(tmp_path: Path) -> None:
+    imported = load_crewai_project(write_project(tmp_path, (CREW, f'{CREW[:-1]}, memory=shared.scope("/a"))')))
+    [note] = imported.notes
+    assert (note.field, "Memory(...)" in note.description) == ("crew.memory", True)
+    assert not imported.spec.memory.enabled
+
+
 def test_knowledge(tmp_path: Path) -> None:
     sources = """[
             StringKnowledgeSource(content="The lamp burns whale oil."),

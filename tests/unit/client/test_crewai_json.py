@@ -99,6 +99,16 @@ def test_the_crew_is_read_with_its_agents_and_all_that_is_left_out_is_noted(proj
     }
 
 
+def test_settings_of_a_memory_are_read(project: Path) -> None:
+    memory = '{"llm": {"model": "m", "base_url": "b"}, "recency_weight": 0.5, "storage": "lancedb", "read_only": null}'
+    (project / "crew.jsonc").write_text(CREW.replace('"memory": true', f'"memory": {memory}'))
+    crew = load_crewai_project(project)
+    spec = crew.spec.memory
+    assert (spec.enabled, spec.model, spec.analysis, spec.recall.recency_weight) == (True, "m", True, 0.5)
+    told = {note.field for note in crew.notes if note.field.startswith("crew.memory")}
+    assert told == {"crew.memory.llm.base_url", "crew.memory.storage"}
+
+
 def test_name_and_process_that_are_given_go_before_those_of_the_file(project: Path) -> None:
     (project / "crew.jsonc").write_text(CREW.replace('"process": "sequential"', '"manager_llm": "boss"'))
     spec = load_crewai_project(project, name="desk", process="hierarchical").spec

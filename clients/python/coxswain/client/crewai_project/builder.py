@@ -379,6 +379,8 @@ class Builder:
                 if name is None:
                     raise Unreadable("this is no method marked @agent")
                 made[key] = Node(name, keyword.line, name, keyword.file)
+            case "memory" if (settings := translation.memory(keyword)) is not None:
+                made["memory"] = settings
             case "memory" | "planning" | "name":
                 node = self._expressions.value(keyword.value)
                 if not isinstance(node.value, str if key == "name" else bool):
@@ -434,7 +436,7 @@ class Builder:
 _CREW_MENDS = {
     "process": "give it with --process",
     "manager_agent": "write a method marked @agent and call it here",
-    "memory": "write memory=True, or memory in a crew file",
+    "memory": "write memory=True or memory=Memory(...), or memory in a crew file",
     "planning": "write planning=True",
     "name": "give it with --name",
 }

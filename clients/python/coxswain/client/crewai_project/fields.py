@@ -79,7 +79,7 @@ _REMEDIES = {
     "planning_config": "write planning=True: the agent then makes one plan for each task",
     "max_reasoning_attempts": "a plan is made once: nothing to do",
     "planning": "planning belongs to the crew: write planning=True in Crew(...)",
-    "memory": "memory belongs to the crew: write memory=True in Crew(...)",
+    "memory": "memory belongs to the crew: write memory=True or memory=Memory(...) in Crew(...)",
     "system_template": _TEMPLATES,
     "prompt_template": _TEMPLATES,
     "response_template": _TEMPLATES,

@@ -7,6 +7,7 @@ from pathlib import Path
 from coxswain.client.crew_file import CrewDocument, crew_from
 from coxswain.client.crewai_project import fields, tool_classes
 from coxswain.client.crewai_project.layout import Home, json_file
+from coxswain.client.crewai_project.memory_fields import memory_fields
 from coxswain.client.crewai_project.notes import Notes
 from coxswain.client.crewai_project.python_source import Sources
 from coxswain.client.documents import DocumentError, Node, Problem, read_document
@@ -63,6 +64,8 @@ class JsonBuilder:
                 continue
             if key in _SAME and isinstance(node.value, bool if key in {"memory", "planning"} else str):
                 made[key] = node
+            elif key == "memory" and isinstance(node.value, dict):
+                made[key] = replace(node, value={**self._memory(node.value)})
             elif key in _MODELS and (model := self._model(f"crew.{key}", node)) is not None:
                 made[_MODELS[key]] = model
             elif key == "inputs" and isinstance(node.value, dict):
@@ -71,6 +74,13 @@ class JsonBuilder:
             elif key not in _MODELS:
                 self._notes.at(f"crew.{key}", fields.remedy(key), node)
         return made
+
+    def _memory(self, given: Part) -> Part:
+        """The settings of a memory."""
+        settings = {key: node for key, node in given.items() if node.value is not None}
+        if "llm" in settings and (model := self._model("crew.memory.llm", settings.pop("llm"))) is not None:
+            settings["llm"] = model
+        return memory_fields("crew.memory", settings, self._notes)
 
     def _model(self, path: str, node: Node) -> Node | None:
         """The name of a model, which may be that of an object."""

@@ -18,6 +18,7 @@ from coxswain.client.crewai_project.expressions import (
     method_scope,
     returned,
 )
+from coxswain.client.crewai_project.memory_fields import KNOWN_SETTINGS, memory_fields
 from coxswain.client.crewai_project.notes import Notes
 from coxswain.client.crewai_project.python_source import Module, Sources
 from coxswain.client.crewai_project.schemas import Schemas
@@ -205,6 +206,32 @@ class Translation:
             if key != "model":
                 self.note(f"{subject}.{key}", "set it on the model in the models service", keyword)
         return node.value.get("model")
+
+    def memory(self, keyword: Keyword) -> Node | None:
+        """What ``Memory(...)`` says of a crew's memory; None when it is something else."""
+        bound = self._expressions.follow(keyword.value)
+        call = bound.expression
+        if not isinstance(call, ast.Call) or called(call, bound.scope.module) != "Memory":
+            return None
+        given: dict[str, Node] = {}
+        for argument in call.keywords:
+            key, own = argument.arg or "**", Keyword(Bound(argument.value, bound.scope), argument.value.lineno)
+            if is_nothing(own):
+                continue
+            try:
+                found = self.model_name("crew.memory.llm", own) if key == "llm" else self._memory_value(own)
+            except Unreadable as error:
+                # Its value does not matter where it has no counterpart.
+                found = Node(None, own.line, None, own.file)
+                if key in KNOWN_SETTINGS:
+                    self.note(f"crew.memory.{key}", f"{error}: write the value out", own)
+                    continue
+            if found is not None:
+                given[key] = found
+        return Node({**memory_fields("crew.memory", given, self._notes)}, keyword.line, None, keyword.file)
+
+    def _memory_value(self, keyword: Keyword) -> Node:
+        return replace(self._expressions.value(keyword.value), line=keyword.line, file=keyword.file)
 
     def factory(self, name: str) -> Bound | None:
         """What a method marked ``@llm`` or ``@tool`` returns, by its name in a YAML file."""
