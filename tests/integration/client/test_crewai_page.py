@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from coxswain.client import load_crew
+from coxswain.memory.v1.memory_pb2 import SEARCH_MODE_HYBRID
 from tests.integration.client.command_line import Run, rows
 from tests.support.crewai_projects import AGENTS, CODE, CREW, TASKS, WRITER, line_of, write_project
 
@@ -27,7 +29,7 @@ async def test_the_worked_example_works(run: Run, tmp_path: Path, monkeypatch: p
             (tmp_path / file).write_text(block, encoding="utf-8")
         elif language == "sh":
             commands += block
-        else:
+        elif language == "text":
             expected += block
     (tmp_path / "pyproject.toml").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -44,6 +46,16 @@ async def test_the_worked_example_works(run: Run, tmp_path: Path, monkeypatch: p
     # It arrives at the server, which says that this model has no use for tools.
     assert "agents[0].tools" in tool.stderr
     assert "StagehandTool" not in tool.stderr
+
+
+def test_the_settings_of_a_memory_are_those_of_a_crew_file(tmp_path: Path) -> None:
+    [settings] = [block for language, file, block in _BLOCK.findall(PAGE) if language == "yaml" and not file]
+    brief = (Path(__file__).parents[3] / "examples" / "brief" / "crew.yaml").read_text(encoding="utf-8")
+    assert "memory: true\n" in brief
+    (tmp_path / "crew.yaml").write_text(brief.replace("memory: true\n", settings), encoding="utf-8")
+    memory = load_crew(tmp_path / "crew.yaml").memory
+    assert (memory.near_copy_similarity, memory.recall.mode, memory.recall.diversity) == (0.95, SEARCH_MODE_HYBRID, 0.3)
+    assert memory.consolidation.similarity == 0.85
 
 
 @pytest.mark.parametrize("check", [[], ["--check"]])

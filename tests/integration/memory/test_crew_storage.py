@@ -26,6 +26,7 @@ from services.orchestrator.worker.host.recorder import TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
 from services.orchestrator.worker.link.errors import TaskError
+from services.orchestrator.worker.link.limits import CrewLimits
 from tests.integration.memory.databricks_support import make_indexes, use_workspace
 from tests.integration.memory.support import DIMENSION, MODEL, place, serve_memory, stub
 from tests.support.harness import ALICE
@@ -403,3 +404,21 @@ async def test_a_save_that_is_refused_is_an_error_of_the_task(memories: Any, cre
     with pytest.raises(TaskError) as refused:
         await storage.asave([record])
     assert (refused.value.reason, refused.value.fatal) == ("EMBEDDING_MISMATCH", True)
+
+
+def test_a_limit_that_keeps_a_memory_from_being_saved_is_told(crewai: Any) -> None:
+    from services.orchestrator.worker.crew.attempt import TaskAttempt
+    from services.orchestrator.worker.crew.limits import limit_error
+    from services.orchestrator.worker.crew.memory import ResultMemory
+
+    memory = ResultMemory(llm="m", storage=cast("Any", object()), embedder=list)
+    memory._attempt = TaskAttempt(cast("Any", SimpleNamespace(link=None)), 0, "read")
+
+    def save() -> None:
+        raise MemoryError
+
+    error = memory._submit_save(save).exception()
+    assert error is not None
+    found = limit_error(error, CrewLimits(memory_mib=64, threads=20, open_files=64, file_mib=1))
+    assert found is not None
+    assert found.reason == "CREW_PROCESS_LIMIT"

@@ -75,7 +75,10 @@ class _TaskMemory(Memory):
         except TaskError as error:
             future.set_exception(self._attempt.fail(error))
         except Exception as error:  # noqa: BLE001 - the future carries it, the attempt remembers it
-            future.set_exception(self._attempt.fail(TaskError("TASK_FAILED", f"a memory was not saved: {error}")))
+            failed = self._attempt.fail(TaskError("TASK_FAILED", f"a memory was not saved: {error}"))
+            # A limit of the process may be behind it, which is then what the task is told to have failed of.
+            failed.__cause__ = error
+            future.set_exception(failed)
         return future
 
     def recall(
