@@ -57,7 +57,12 @@ class CommonSettings(BaseSettings):
     )
     peer_timeout_seconds: float = Field(60, gt=0, description="Seconds a call to another service may take by default.")
     max_message_bytes: int = Field(4 * 1024 * 1024, ge=65536, description="Largest message, in bytes, both ways.")
-    max_concurrent_calls: int = Field(2000, ge=1, description="Calls a listener works on at once; more are refused.")
+    max_concurrent_calls: int = Field(
+        2000, ge=1, description="Calls a listener works on at once, streams apart; more are refused."
+    )
+    max_open_streams: int = Field(5000, ge=1, description="Streams open at once on a listener; more are refused.")
+    max_group_streams: int = Field(2500, ge=1, description="Streams that one group may have open on a listener.")
+    max_subject_streams: int = Field(1000, ge=1, description="Streams that one subject may have open on a listener.")
     tls_certificate_file: Path | None = Field(
         None, description="PEM certificate chain; with tls_key_file it switches TLS on."
     )

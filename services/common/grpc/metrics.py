@@ -2,6 +2,11 @@
 
 from prometheus_client import Counter, Histogram
 
+REFUSED = Counter(
+    "coxswain_rpc_refused_total",
+    "Calls and streams refused because too many were open, by what was counted.",
+    ("counted",),
+)
 CALLS = Counter("coxswain_rpc_total", "Calls served, by method and status code.", ("method", "code"))
 SECONDS = Histogram(
     "coxswain_rpc_seconds",

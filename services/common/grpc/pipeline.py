@@ -1,13 +1,14 @@
 """What happens to every call before and after its handler.
 
-In order: request id and log context, deadline, identity, access and role, decoding, refusal of crowds and of U+0000,
-validation, handler, encoding; a failure anywhere becomes a `google.rpc.Status`. The steps are bound to a method once,
-when it is registered, as an interceptor would choose and wrap a handler again for every call.
+In order: request id and log context, deadline, a place among the open calls, identity, access and role, decoding,
+refusal of crowds and of U+0000, validation, handler, encoding; a failure anywhere becomes a `google.rpc.Status`. The
+steps are bound to a method once, when it is registered: an interceptor would choose and wrap a handler for every call.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from services.common.errors import (
 )
 from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import Call, enter_call
+from services.common.grpc.capacity import Capacity
 from services.common.grpc.handler import Context
 from services.common.grpc.large_messages import beside_if_large
 from services.common.grpc.metrics import CALLS, SECONDS
@@ -88,6 +90,7 @@ class Pipeline:
         internal: bool,
         stream_check_seconds: float,
         max_message_bytes: int,
+        capacity: Capacity,
         idle_seconds: float = 60.0,
     ) -> None:
         """`internal` says which listener it is; callers of streams are verified again when nothing is remembered of
@@ -98,6 +101,7 @@ class Pipeline:
         self._internal = internal
         self._stream_check_seconds = stream_check_seconds
         self._max_message_bytes = max_message_bytes
+        self._capacity = capacity
         self._idle_seconds = idle_seconds
         self._closing = BackgroundTasks()
 
@@ -112,9 +116,11 @@ class Pipeline:
             started = time.perf_counter()
             call = Call(request_id="", method=method.path)
             try:
-                await self._admit(call, method, context)
-                request = await beside_if_large(len(data), _decode, method, data)
-                response = self._encode(await handler(request, context))
+                metadata = _enter(call, context)
+                with self._capacity.calls.one_for():
+                    await self._admit(call, method, metadata)
+                    request = await beside_if_large(len(data), _decode, method, data)
+                    response = self._encode(await handler(request, context))
             except Exception as error:
                 await self._fail(call, context, error)
                 return None
@@ -159,9 +165,16 @@ class Pipeline:
             call = Call(request_id="", method=method.path)
             guard: asyncio.Task[None] | None = None
             stream = _Responses(asyncio.current_task())
+            places = contextlib.ExitStack()
             try:
-                await self._admit(call, method, context)
+                metadata = _enter(call, context)
+                places.enter_context(self._capacity.streams.one_for())
+                if stream.task is not None:
+                    # Also where grpc drops the stream of a client that went away, see `_close`.
+                    stream.task.add_done_callback(lambda _: places.close())
+                await self._admit(call, method, metadata)
                 if call.principal is not None and not call.service:
+                    places.enter_context(self._capacity.stream_of(call.principal))
                     guard = asyncio.create_task(self._recheck(call, stream))
                 responses = await respond(received, context)
                 if stream.task is not None:
@@ -182,6 +195,7 @@ class Pipeline:
                 await self._fail(call, context, stream.refusal)
                 return
             finally:
+                places.close()
                 if guard is not None:
                     guard.cancel()
                 seconds.observe(time.perf_counter() - started)
@@ -227,17 +241,7 @@ class Pipeline:
                 continue
             call.principal = principal
 
-    async def _admit(self, call: Call, method: Method, context: Context) -> None:
-        sent = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
-        metadata = dict(sent)
-        call.request_id = metadata.get(REQUEST_ID, "")[:_MAX_REQUEST_ID] or new_id()
-        call.group_header = metadata.get(GROUP, "")
-        enter_call(call)
-        structlog.contextvars.bind_contextvars(request_id=call.request_id)
-        refuse_ambiguous(key for key, _ in sent)
-        remaining = context.time_remaining()
-        if remaining is not None:
-            call.deadline = asyncio.get_running_loop().time() + remaining
+    async def _admit(self, call: Call, method: Method, metadata: Mapping[str, str]) -> None:
         service_token, principal_token = metadata.get(SERVICE, ""), metadata.get(PRINCIPAL, "")
         if service_token or principal_token:
             await self._admit_service(call, method, service_token, principal_token)
@@ -288,6 +292,21 @@ class Pipeline:
         CALLS.labels(call.method, code.name).inc()
         logger.info("call_refused", method=call.method, code=code.name, reason=failure.reason)
         await context.abort(code, status.message, failure_metadata(failure, status))
+
+
+def _enter(call: Call, context: Context) -> Mapping[str, str]:
+    """Make `call` the current one, and return the metadata that came with it."""
+    sent = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+    metadata = dict(sent)
+    call.request_id = metadata.get(REQUEST_ID, "")[:_MAX_REQUEST_ID] or new_id()
+    call.group_header = metadata.get(GROUP, "")
+    enter_call(call)
+    structlog.contextvars.bind_contextvars(request_id=call.request_id)
+    refuse_ambiguous(key for key, _ in sent)
+    remaining = context.time_remaining()
+    if remaining is not None:
+        call.deadline = asyncio.get_running_loop().time() + remaining
+    return metadata
 
 
 async def _close(responses: AsyncIterator[Message], guard: asyncio.Task[None] | None) -> None:

@@ -6,6 +6,7 @@ field means. A listener that does not serve every method describes those alone t
 The versions v1 and v1alpha of the protocol have the same messages under two names.
 """
 
+import contextlib
 import functools
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,10 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2 as pb
+
+from services.common.errors import ResourceExhausted
+from services.common.grpc.capacity import reflection_streams
+from services.common.grpc.health import abort
 
 IMAGE_FILE = Path(__file__).resolve().parents[3] / "gen" / "image.binpb"
 _SERVICE_NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -140,9 +145,16 @@ def add_reflection(server: grpc.aio.Server, methods: Mapping[str, Collection[str
     def described() -> DescriptorImage:
         return load_image() if everything else load_image().serving(methods)
 
-    async def info(requests: AsyncIterator[pb.ServerReflectionRequest], _context: object) -> AsyncIterator[Message]:
-        async for request in requests:
-            yield _answer(described(), names, request)
+    streams = reflection_streams()
+
+    async def info(requests: AsyncIterator[pb.ServerReflectionRequest], context: Any) -> AsyncIterator[Message]:
+        with contextlib.ExitStack() as place:
+            try:
+                place.enter_context(streams.one_for(context.peer()))
+            except ResourceExhausted as error:
+                await abort(context, error)
+            async for request in requests:
+                yield _answer(described(), names, request)
 
     handler = grpc.stream_stream_rpc_method_handler(
         info,

@@ -8,10 +8,12 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pool import Default
 from google.protobuf.message_factory import GetMessageClass
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.grpc.access import read_access
+from services.common.grpc.capacity import Capacity, health_streams
 from services.common.grpc.gone_clients import log_gone_clients_quietly
+from services.common.grpc.health import HealthServicer
 from services.common.grpc.pipeline import Method, Pipeline
 from services.common.grpc.reflection import add_reflection
 from services.common.identity.authenticator import Authenticator
@@ -44,10 +46,16 @@ class Listener:
             internal=internal,
             stream_check_seconds=max(1.0, settings.principal_cache_seconds),
             max_message_bytes=settings.max_message_bytes,
+            capacity=Capacity.of(
+                calls=settings.max_concurrent_calls,
+                streams=settings.max_open_streams,
+                group_streams=settings.max_group_streams,
+                subject_streams=settings.max_subject_streams,
+            ),
         )
         self._methods: dict[str, list[str]] = {}
         log_gone_clients_quietly()
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer(health_streams())
         self.server = grpc.aio.server(
             options=(
                 # Off, or a second process would share the port silently.
@@ -67,7 +75,9 @@ class Listener:
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ),
-            maximum_concurrent_rpcs=settings.max_concurrent_calls,
+            # No limit here, where one would count everybody's calls, streams and health checks together, and refuse
+            # without a word of what to do: see `Capacity`.
+            maximum_concurrent_rpcs=None,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)  # type: ignore[no-untyped-call,unused-ignore]
 

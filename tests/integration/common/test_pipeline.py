@@ -31,6 +31,7 @@ from services.common.errors import NotFound, Unauthenticated, Unimplemented
 from services.common.grpc import server
 from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import acting_as, current_call, current_principal
+from services.common.grpc.capacity import AnonymousStreams, Capacity, Places
 from services.common.grpc.pipeline import Method, Pipeline
 from services.common.hosting import Host
 from services.common.identity.authenticator import Credential
@@ -38,6 +39,8 @@ from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.identity.principal_token import encode_principal
 from services.common.settings import SERVICES, CommonSettings
 from services.common.startup import StartError
+
+ROOM = Capacity.of(calls=100, streams=100, group_streams=100, subject_streams=100)
 
 
 class ToyIdentity:
@@ -100,6 +103,8 @@ class ToyService(
             raise NotFound.of("model", request.name)
         if request.name == "broken":
             raise RuntimeError("the password is hunter2")
+        if request.name == "waits":
+            await self.gate.wait()
         if request.name == "later":
             raise Unimplemented("there are no models of tomorrow")
         if request.name == "deadline":
@@ -492,7 +497,7 @@ async def test_a_handler_ends_with_its_call_even_when_nobody_takes_what_it_says(
 
     context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None)
     nobody: Any = None
-    pipeline = Pipeline(nobody, internal=False, stream_check_seconds=1, max_message_bytes=1024)
+    pipeline = Pipeline(nobody, internal=False, stream_check_seconds=1, max_message_bytes=1024, capacity=ROOM)
     access = MethodAccess(internal=False, role=Role.ANONYMOUS, repeatable=True)
     method = Method("/m", "models", access, model_pb2.ListModelsRequest)
     responses = pipeline.server_stream(method, handler)(b"", context)
@@ -543,7 +548,7 @@ async def test_a_removed_caller_who_still_takes_a_response_hears_why_nothing_fol
 
     authenticator: Any = Removing()
     context: Any = Context()
-    pipeline = Pipeline(authenticator, internal=False, stream_check_seconds=1, max_message_bytes=1024)
+    pipeline = Pipeline(authenticator, internal=False, stream_check_seconds=1, max_message_bytes=1024, capacity=ROOM)
     access = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=True)
     method = Method("/m", "models", access, model_pb2.ListModelsRequest)
     with pytest.raises(RuntimeError, match="ann was removed"):
@@ -617,7 +622,9 @@ async def test_a_client_that_sends_nothing_more_is_told_that_it_waits_for_nothin
 
     context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None, abort=abort)
     nobody: Any = None
-    pipeline = Pipeline(nobody, internal=False, stream_check_seconds=1, max_message_bytes=1024, idle_seconds=0.05)
+    pipeline = Pipeline(
+        nobody, internal=False, stream_check_seconds=1, max_message_bytes=1024, capacity=ROOM, idle_seconds=0.05
+    )
     access = MethodAccess(internal=False, role=Role.ANONYMOUS, repeatable=False)
     method = Method("/m", "memory", access, memory_pb2.ImportRecordsRequest)
     responses = pipeline.both_streams(method, handler)(messages(), context)
@@ -626,6 +633,76 @@ async def test_a_client_that_sends_nothing_more_is_told_that_it_waits_for_nothin
         await anext(responses)
     assert told[0] is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "nothing has come for 0.05 s" in told[1]
+
+
+async def opened(call: Any) -> Any:
+    """Return a stream when its first response has come."""
+    assert await call.read() is not grpc.aio.EOF
+    return call
+
+
+async def told(stream: Any) -> tuple[str, str, bool]:
+    """Return the code and reason that a stream is refused with, and whether it says when to try again."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await opened(stream)
+    code, reason, _, _ = explain(caught.value)
+    details = rpc_status.from_call(caught.value).details  # type: ignore[arg-type]
+    return code.name, reason, any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in details)
+
+
+FULL = ("RESOURCE_EXHAUSTED", "OVERLOADED", True)
+
+
+async def test_streams_are_bounded_by_subject_group_and_all_and_leave_calls_their_places(tmp_path: Path) -> None:
+    limits = {"max_open_streams": 4, "max_group_streams": 3, "max_subject_streams": 2, "max_concurrent_calls": 1}
+    watch = execution_pb2.WatchExecutionRequest(id="e")
+    async with serve(tmp_path, **limits) as served:
+
+        def watched_by(name: str, group: str) -> Any:
+            return served.executions.WatchExecution(watch, metadata=bearer(f"{name}:OPERATOR", x_group_id=group))
+
+        held = [await opened(watched_by(name, "sales")) for name in ("ann", "ann", "bob")]
+        assert await told(watched_by("ann", "sales")) == FULL, "of her own"
+        assert await told(watched_by("cleo", "sales")) == FULL, "of her group"
+        held.append(await opened(watched_by("dora", "legal")))
+        assert await told(watched_by("emil", "other")) == FULL, "of all"
+        model = model_pb2.GetModelRequest(name="m")
+        await served.models.GetModel(model, metadata=bearer("ann:OPERATOR"))
+        held[0].cancel()
+        await served.toy.watch_ended.wait()
+        held[0] = await opened(watched_by("ann", "sales"))
+        for stream in held:
+            stream.cancel()
+
+
+async def test_more_calls_than_there_are_places_for_are_told_when_to_come_again(tmp_path: Path) -> None:
+    waits = model_pb2.GetModelRequest(name="waits")
+    async with serve(tmp_path, max_concurrent_calls=3) as served:
+        calls = [asyncio.ensure_future(served.models.GetModel(waits, metadata=bearer("a:OPERATOR"))) for _ in range(5)]
+        done = set[Any]()
+        async with asyncio.timeout(20):
+            while len(done) < 2:
+                done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        served.toy.gate.set()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        failures = [explain(each)[:2] for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
+        assert failures == [(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")] * 2
+
+
+async def test_nobody_keeps_others_from_health_or_calls_by_watching_it(tmp_path: Path) -> None:
+    async with serve(tmp_path, max_concurrent_calls=10) as served:
+        for listener in served.host._listeners:
+            listener._health._streams = AnonymousStreams(Places("watchers", 5), Places("watchers of one host", 3))
+        health: Any = health_pb2_grpc.HealthStub(served.channel)
+        request = health_pb2.HealthCheckRequest(service="")
+        held = [await opened(health.Watch(request)) for _ in range(3)]
+        for _ in range(20):
+            assert await told(health.Watch(request)) == FULL
+        assert (await health.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
+        model = model_pb2.GetModelRequest(name="m")
+        await served.models.GetModel(model, metadata=bearer("ann:OPERATOR"))
+        for stream in held:
+            stream.cancel()
 
 
 async def test_health_tells_of_every_service_and_of_the_whole(served: Served) -> None:

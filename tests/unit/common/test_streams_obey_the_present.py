@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unauthenticated
 from services.common.grpc.access import read_access
+from services.common.grpc.capacity import Capacity
 from services.common.grpc.pipeline import Method, Pipeline
 from services.common.grpc.status import DETAILS_KEY
 from services.common.identity.principal import CredentialKind, Principal, Role
@@ -40,6 +41,7 @@ ANN = Principal(
     execution_id="",
     expires_at=utc_now() + timedelta(hours=1),
 )
+ROOM = Capacity.of(calls=9, streams=9, group_streams=9, subject_streams=9)
 REMOVED = PermissionDenied("you are not a member", reason="GROUP_NOT_MEMBER")
 IN_TWO_GROUPS = FailedPrecondition("name one", reason="GROUP_REQUIRED")
 ENDED = Unauthenticated("the token has expired", reason="CREDENTIAL_EXPIRED")
@@ -79,7 +81,9 @@ class Stream:
         self._response = GetMessageClass(method.output_type)
         self._told: list[Any] = []
         authenticator: Any = present
-        pipeline = Pipeline(authenticator, internal=False, stream_check_seconds=0.001, max_message_bytes=1024)
+        pipeline = Pipeline(
+            authenticator, internal=False, stream_check_seconds=0.001, max_message_bytes=1024, capacity=ROOM
+        )
         bound = Method("/m", "s", read_access(method), GetMessageClass(method.input_type))
         context: Any = SimpleNamespace(
             invocation_metadata=tuple, time_remaining=lambda: None, abort=self._abort, code=lambda: None

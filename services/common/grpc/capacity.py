@@ -1,0 +1,118 @@
+"""How much a listener works on at once: calls and streams apart, so that no stream takes a call's place."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+
+from services.common.errors import ResourceExhausted
+from services.common.grpc.metrics import REFUSED
+from services.common.identity.principal import Principal
+
+_RETRY_SECONDS = 1.0
+_HEALTH_STREAMS, _HEALTH_STREAMS_OF_PEER = 2000, 500
+_REFLECTION_STREAMS, _REFLECTION_STREAMS_OF_PEER = 200, 20
+
+
+class Places:
+    """A number of places for everybody with the same key."""
+
+    def __init__(self, what: str, most: int) -> None:
+        """`what` is counted, in words. Example: "open streams of one group"."""
+        self._what = what
+        self._most = most
+        self._held = Counter[Hashable]()
+
+    @contextlib.contextmanager
+    def one_for(self, key: Hashable = None) -> Iterator[None]:
+        """Hold a place.
+
+        Raises:
+            ResourceExhausted: OVERLOADED, there is none left.
+        """
+        if self._held[key] >= self._most:
+            REFUSED.labels(self._what).inc()
+            raise ResourceExhausted(
+                f"there are {self._most:,} {self._what} already, which is the limit; end some, or try again",
+                reason="OVERLOADED",
+                metadata={"limit": str(self._most), "counted": self._what},
+                retry_after=_RETRY_SECONDS,
+            )
+        self._held[key] += 1
+        try:
+            yield
+        finally:
+            self._held[key] -= 1
+            if not self._held[key]:
+                del self._held[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The places of one listener."""
+
+    calls: Places
+    """For calls that are answered once."""
+    streams: Places
+    group_streams: Places
+    subject_streams: Places
+
+    @staticmethod
+    def of(*, calls: int, streams: int, group_streams: int, subject_streams: int) -> "Capacity":
+        """Return places for so many at once."""
+        return Capacity(
+            Places("calls under way", calls),
+            Places("open streams", streams),
+            Places("open streams of one group", group_streams),
+            Places("open streams of one subject", subject_streams),
+        )
+
+    def stream_of(self, principal: Principal) -> contextlib.ExitStack:
+        """Hold what a stream takes of its group's and its subject's places, until the result is closed.
+
+        Raises:
+            ResourceExhausted: OVERLOADED.
+        """
+        with contextlib.ExitStack() as places:
+            places.enter_context(self.subject_streams.one_for((principal.group_id, principal.subject)))
+            places.enter_context(self.group_streams.one_for(principal.group_id))
+            return places.pop_all()
+
+
+@dataclass(frozen=True, slots=True)
+class AnonymousStreams:
+    """Places for streams that anybody may open: altogether, and from one host."""
+
+    everybody: Places
+    peer: Places = field(repr=False)
+
+    @contextlib.contextmanager
+    def one_for(self, peer: str) -> Iterator[None]:
+        """Hold a place for a peer as gRPC names it. Example: "ipv4:192.0.2.1:50123".
+
+        Raises:
+            ResourceExhausted: OVERLOADED.
+        """
+        # What has no port is a socket of this machine, which all share.
+        host = peer.rpartition(":")[0] if peer.startswith("ip") else ""
+        with contextlib.ExitStack() as places:
+            if host:
+                places.enter_context(self.peer.one_for(host))
+            places.enter_context(self.everybody.one_for())
+            yield
+
+
+def health_streams() -> AnonymousStreams:
+    """Return the places of those who watch a listener's health."""
+    return AnonymousStreams(
+        Places("watchers of health", _HEALTH_STREAMS),
+        Places("watchers of health from one host", _HEALTH_STREAMS_OF_PEER),
+    )
+
+
+def reflection_streams() -> AnonymousStreams:
+    """Return the places of those who ask a listener what it serves."""
+    return AnonymousStreams(
+        Places("streams of reflection", _REFLECTION_STREAMS),
+        Places("streams of reflection from one host", _REFLECTION_STREAMS_OF_PEER),
+    )
