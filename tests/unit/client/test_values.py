@@ -34,6 +34,8 @@ def test_what_json_can_say_comes_back_the_same(value: object) -> None:
     [
         ({"a": [1, float("nan")]}, ValueError, r"inputs\.x\.a\[1\]"),
         ([10**400], ValueError, r"inputs\.x\[0\]"),
+        ({"id": 12345678901234567}, ValueError, r'inputs\.x\.id: .*give it as text, "12345678901234567"'),
+        (-(2**53) - 1, ValueError, r"inputs\.x: .*would be rounded"),
         ({"a": {1: 2}}, TypeError, r"inputs\.x\.a"),
         ([object()], TypeError, r"inputs\.x\[0\]"),
         (b"bytes", TypeError, r"inputs\.x"),
@@ -42,6 +44,10 @@ def test_what_json_can_say_comes_back_the_same(value: object) -> None:
 def test_what_cannot_be_sent_is_refused_with_its_path(value: object, error: type[Exception], where: str) -> None:
     with pytest.raises(error, match=where):
         start_request("crew", {"x": value})
+
+
+def test_whole_numbers_that_a_double_holds_are_sent() -> None:
+    assert [to_value(number).number_value for number in (2**53, 10**16, -(2**60))] == [2.0**53, 1e16, -(2.0**60)]
 
 
 def test_a_start_carries_what_was_asked_for() -> None:

@@ -12,6 +12,7 @@ from services.common.errors import FieldViolation
 from services.orchestrator.domain.crew import (
     AgentSpec,
     ApprovalSpec,
+    ConsolidationSpec,
     CrewSpec,
     KnowledgeMemory,
     KnowledgeSpec,
@@ -83,7 +84,7 @@ def test_an_unknown_agent_or_tool_comes_with_the_near_names() -> None:
 
 def test_a_sequential_task_needs_an_agent_and_a_hierarchical_one_does_not() -> None:
     assert fields(crew(task("read", ""))) == ["spec.tasks[0].agent"]
-    assert fields(crew(task("read", ""), process=Process.HIERARCHICAL)) == []
+    assert fields(crew(task("read", "", guardrails=("Be brief",)), process=Process.HIERARCHICAL)) == []
 
 
 def test_context_names_earlier_tasks_only() -> None:
@@ -237,6 +238,24 @@ def test_what_has_no_effect_is_warned_of() -> None:
         "spec.memory",
     ]
     assert [warning.field for warning in crew_warnings(crew())] == ["spec.agents[1]"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "warned"),
+    [
+        (MemorySpec(model="m"), ["model"]),
+        (MemorySpec(model="m", analysis=True, near_copy_similarity=0.95), []),
+        (MemorySpec(model="m", consolidation=ConsolidationSpec()), []),
+        (
+            MemorySpec(model="m", consolidation=ConsolidationSpec(), near_copy_similarity=0.9, read_only=True),
+            ["model", "near_copy_similarity", "consolidation"],
+        ),
+        (MemorySpec(near_copy_similarity=0.5), ["near_copy_similarity"]),
+    ],
+)
+def test_settings_of_a_memory_without_effect_are_warned_of(memory: MemorySpec, warned: list[str]) -> None:
+    spec = crew(task("a"), agents=(READER,), memory=replace(memory, enabled=True))
+    assert [warning.field for warning in crew_warnings(spec)] == [f"spec.memory.{field}" for field in warned]
 
 
 def test_two_agents_that_delegation_cannot_tell_apart_are_warned_of() -> None:

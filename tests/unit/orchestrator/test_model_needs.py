@@ -5,6 +5,7 @@ from typing import Any
 
 from services.orchestrator.domain.crew import (
     AgentSpec,
+    ConsolidationSpec,
     CrewSpec,
     MemorySpec,
     ModelCallSettings,
@@ -81,6 +82,10 @@ def test_schemas_guardrails_plans_and_analysed_memories_need_json() -> None:
         ModelNeed("m", Capability.JSON_SCHEMA, "spec.memory.analysis", "spec.model"),
         ModelNeed("embedder", Capability.EMBEDDINGS, "spec.memory.embedding_model", "spec.memory.embedding_model"),
     }
+    [own] = needs(model="m", memory=MemorySpec(True, model="own", consolidation=ConsolidationSpec())) - needs(model="m")
+    assert own == ModelNeed("own", Capability.JSON_SCHEMA, "spec.memory.consolidation", "spec.memory.model")
+    only_read = MemorySpec(True, model="own", consolidation=ConsolidationSpec(), read_only=True)
+    assert needs(model="m", memory=only_read) == needs(model="m")
     switched_off = needs(memory=MemorySpec(False, "embedder", analysis=True))
     assert {need.capability for need in switched_off} == {Capability.CHAT}
 

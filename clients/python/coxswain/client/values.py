@@ -9,7 +9,8 @@ from google.protobuf.struct_pb2 import ListValue, NullValue, Struct, Value
 def to_value(value: object, path: str = "value") -> Value:
     """The protobuf value of text, number, bool, None, or sequences and mappings of them.
 
-    Raises TypeError for anything else, and ValueError for a number that JSON cannot hold; both name the path.
+    Raises TypeError for anything else, and ValueError for a number that a double cannot hold as it is; both name the
+    path.
     """
     match value:
         case None:
@@ -25,6 +26,8 @@ def to_value(value: object, path: str = "value") -> Value:
                 number = math.inf
             if not math.isfinite(number):
                 raise ValueError(f"{path}: not a finite number that a double can hold")
+            if number != value:
+                raise ValueError(f'{path}: {value} would be rounded to {number:.0f}; give it as text, "{value}"')
             return Value(number_value=number)
         case Mapping():
             struct = Struct()
