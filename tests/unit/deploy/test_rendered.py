@@ -189,16 +189,29 @@ def test_executions_have_no_way_out_of_the_installation(of_kind: Named, pods: di
     assert policy["policyTypes"] == ["Egress"]
     for rule in policy["egress"]:
         ports = {port["port"] for port in rule["ports"]}
-        if "to" in rule:
+        if ports == {53}:
+            (target,) = rule["to"]
+            assert target["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kube-system"}
+        elif "to" in rule:
             (target,) = rule["to"]
             assert (selected(target["podSelector"], pods), ports) == ({*SERVERS, GATEWAY}, {"internal"})
         else:
-            assert ports in ({53}, {5432})
+            assert ports == {5432}
 
 
-def test_tools_reach_the_world_and_none_of_the_networks_inside(of_kind: Named, pods: dict[str, Document]) -> None:
-    policy = of_kind("NetworkPolicy")["tools-reach-the-world"]["spec"]
-    assert selected(policy["podSelector"], pods) == {GATEWAY}
+def test_every_pod_has_a_policy_of_where_it_may_go(of_kind: Named, pods: dict[str, Document]) -> None:
+    bound = set[str]()
+    for policy in of_kind("NetworkPolicy").values():
+        if "Egress" in policy["spec"]["policyTypes"]:
+            bound |= selected(policy["spec"]["podSelector"], pods)
+    assert set(pods) <= bound
+
+
+def test_what_calls_out_reaches_the_world_and_none_of_the_networks_inside(
+    of_kind: Named, pods: dict[str, Document]
+) -> None:
+    policy = of_kind("NetworkPolicy")["calls-reach-the-world"]["spec"]
+    assert selected(policy["podSelector"], pods) == {GATEWAY, "auth", "models", "memory"}
     blocks = [target["ipBlock"] for rule in policy["egress"] for target in rule.get("to", []) if "ipBlock" in target]
     assert {block["cidr"] for block in blocks} == {"0.0.0.0/0", "::/0"}
     closed = [ipaddress.ip_network(network) for block in blocks for network in block["except"]]
