@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from services.auth.chains import names
 from services.auth.chains.chain import Chain, Step
-from services.auth.chains.link import CredentialRequest
+from services.auth.chains.link import Answer, CredentialRequest
 from services.auth.domain import CredentialPurpose, LinkExplanation, LinkOutcome, ResolvedCredential
 from services.auth.identity.cache import EXPIRY_MARGIN
 from services.common.cache import AsyncCache
@@ -20,10 +20,12 @@ from services.common.errors import (
     Unauthenticated,
     Unavailable,
 )
-from services.common.identity.principal import CredentialKind, Principal
+from services.common.identity.principal import CredentialKind, Principal, Role
 
 DATABRICKS_PROVIDER = "databricks"
 _SIZE = 10_000
+_OPERATORS_LINKS = frozenset({"environment", "sdk_default"})
+"""Links with the operator's own credentials."""
 _FOR_ONE_ORIGIN = frozenset({CredentialPurpose.TOOL, CredentialPurpose.TOOL_CALLER})
 _SECRETS_OF = {CredentialPurpose.TOOL: "tools/", CredentialPurpose.POSTGRESQL: "postgresql/"}
 _Key = tuple[str, str, CredentialKind, str, CredentialPurpose, str, str, str]
@@ -127,12 +129,13 @@ class Credentials:
         origin: str | None = None
         try:
             async for step in chain.ask(request):
-                explained.append(LinkExplanation(step.link, step.answer.outcome, step.answer.detail))
+                explained.append(_explained(step, principal))
                 if step.answer.outcome is LinkOutcome.USED:
                     origin = step.answer.origin
         except CoxswainError as error:
             outcome = LinkOutcome.UNAVAILABLE if isinstance(error, Unavailable) else LinkOutcome.REJECTED
-            explained.append(LinkExplanation(chain.links[len(explained)], outcome, error.message))
+            failed = Step(chain.links[len(explained)], Answer(outcome, error.message))
+            explained.append(_explained(failed, principal))
         for link in chain.links[len(explained) :]:
             explained.append(LinkExplanation(link, LinkOutcome.NOT_REACHED, "the chain ended before this link"))
         return explained, origin
@@ -144,6 +147,13 @@ class Credentials:
     async def close(self) -> None:
         """End what is being resolved."""
         await self._resolved.close()
+
+
+def _explained(step: Step, principal: Principal) -> LinkExplanation:
+    # What the operator's environment is made of is told to those who can do something about it.
+    hidden = step.link in _OPERATORS_LINKS and principal.role < Role.ADMIN and not principal.platform_admin
+    detail = "an admin of the group sees why" if hidden else step.answer.detail
+    return LinkExplanation(step.link, step.answer.outcome, detail)
 
 
 def _check_secret_name(purpose: CredentialPurpose, secret_name: str) -> None:

@@ -76,6 +76,11 @@ async def test_secrets_of_other_things_are_no_passwords_of_databases(auth: Harne
 async def test_an_explanation_names_the_secret(auth: Harness) -> None:
     request = credential_pb2.ExplainCredentialRequest(purpose=POSTGRESQL, secret_name="postgresql/lake")
     explained = await public(auth, ALICE).ExplainCredential(request)
+    seen = await public(auth, "dev:olaf:sales=operator").ExplainCredential(request)
+    assert [link.outcome for link in seen.links] == [link.outcome for link in explained.links]
+    assert {link.detail for link in seen.links if link.link in {"environment", "sdk_default"}} == {
+        "an admin of the group sees why"
+    }
     assert [link.link for link in explained.links] == ["stored_secret", "environment"]
     assert "postgresql/lake" in explained.links[0].detail
     assert VALUE not in str(explained)
