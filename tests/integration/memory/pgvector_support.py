@@ -5,17 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
 
 from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
-from services.memory.domain.backends import PgvectorConfig, TlsMode
+from services.common.clock import utc_now
+from services.memory.domain.backends import MemoryBackend, PgvectorConfig, TlsMode
 from services.memory.settings import MemorySettings
 from services.memory.stores.pgvector.connector import prepare
+from services.memory.stores.pgvector.database import BackendDatabase
+from services.memory.stores.pgvector.logins import Login
+from services.memory.stores.pgvector.pools import ConnectionPools, PoolLimits
 from services.memory.stores.pgvector.provisioning import upgrade_tables
+from services.memory.stores.pgvector.search import PgvectorSearch
+from services.memory.stores.pgvector.store import PgvectorMemoryStore
 from tests.integration.memory.databricks_support import backends_stub
 from tests.integration.memory.support import serve_memory
 from tests.support.harness import Harness
@@ -33,6 +39,72 @@ def socket_of(url: str) -> str:
 def database_of(url: str) -> str:
     """Return the database that a URL leads to."""
     return urlsplit(url).path.lstrip("/")
+
+
+def config_of(url: str, **fields: Any) -> PgvectorConfig:
+    """Return the configuration of a database, as far as what does not go over a front needs it."""
+    values: dict[str, Any] = {
+        "host": "db.example.com",
+        "port": 5432,
+        "database": database_of(url),
+        "schema": "coxswain_memory",
+        "user": USER,
+        "tls_mode": TlsMode.DISABLE,
+        "ca_certificates": "",
+        "password_secret": "postgresql/password",
+        **fields,
+    }
+    return PgvectorConfig(**values)
+
+
+def backend_of(url: str, group_id: str = "sales", backend_id: str = "b1") -> MemoryBackend:
+    """Return a backend in a database."""
+    now = utc_now()
+    return MemoryBackend(backend_id, group_id, "database", None, frozenset(), now, now, pgvector=config_of(url))
+
+
+class FixedLogins:
+    """Gives one login after the other, the last one for ever."""
+
+    def __init__(self, *passwords: str) -> None:
+        self.passwords = list(passwords) or [PASSWORD]
+
+    async def find(self, config: PgvectorConfig) -> Login:
+        return Login(config.user, self.passwords[0] if len(self.passwords) == 1 else self.passwords.pop(0))
+
+    def forget(self, config: PgvectorConfig) -> None:
+        """There is nothing to forget."""
+
+
+class DirectConnector:
+    """Connects to the socket of a test's server, past addresses, TLS and passwords."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def open(self, config: PgvectorConfig, _login: Login, *, unlimited: bool = False) -> Any:
+        connection = await asyncpg.connect(self.url)
+        return connection, await prepare(connection, config)
+
+
+@contextlib.asynccontextmanager
+async def pools_of(url: str, logins: FixedLogins | None = None, **options: Any) -> AsyncIterator[ConnectionPools]:
+    """Open pools of connections to a test's server."""
+    limits = {"connections": 2, "databases": 2, "idle_seconds": 60.0, "wait_seconds": 5.0}
+    chosen = {name: options.pop(name, value) for name, value in limits.items()}
+    connector: Any = DirectConnector(url)
+    pools = ConnectionPools(cast("Any", logins or FixedLogins()), connector, PoolLimits(**chosen), **options)
+    try:
+        yield pools
+    finally:
+        await pools.close()
+
+
+def store_in(pools: ConnectionPools, backend: MemoryBackend, *, exact_rows: int) -> PgvectorMemoryStore:
+    """Return a store that builds no indexes, and removes what has expired with every save."""
+    database = BackendDatabase(backend, pools)
+    search = PgvectorSearch(database, lambda _namespace: None, exact_rows=exact_rows)
+    return PgvectorMemoryStore(database, search, lambda _key: True)
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +139,7 @@ def database_message(front: PostgresFront, url: str, name: str = "database", **f
 
 async def make_tables(url: str) -> None:
     """Make in a database what a backend keeps there."""
-    config = PgvectorConfig("", 0, "", "coxswain_memory", "", TlsMode.DISABLE, "", "")
+    config = config_of(url)
     owner = await asyncpg.connect(url)
     try:
         await owner.execute("CREATE EXTENSION vector; CREATE SCHEMA coxswain_memory")

@@ -25,9 +25,14 @@ from services.memory.stores.sql.rows import read_records
 from services.memory.stores.sql.statements import TEXTS_IN_CHUNK, chunks, living, named, owned
 from services.memory.tables import records
 
+_FILTERED_ROWS: Final = 5
+"""An index is as fast as comparing all with a filter from so many times the rows on that it needs without one."""
 _DAY_US: Final = 86_400_000_000.0
 _LEAST_LOOKED_AT: Final = 200
 """What the index looks at for a search at least, before the filter."""
+_LEAST_RANKED: Final = 500
+"""The same where recency and importance may put others before the nearest."""
+_LEAST_CANDIDATES: Final = 100
 _CANDIDATES_PER_RESULT: Final = 4
 _MOST_CANDIDATES: Final = 1000
 """The largest hnsw.ef_search there is."""
@@ -62,9 +67,10 @@ class PgvectorSearch:
                 return SearchOutcome()
             if len(query.vector) != namespace.space.dimension:
                 raise embedding_mismatch(namespace.space, "", len(query.vector))
-            scan = _Scan(connection, namespace, query, microseconds(now))
+            scan = Scan(connection, namespace, query, microseconds(now))
             is_large = namespace.record_count > self._exact_rows
-            ranked = await scan.by_index() if is_large and scan.can_use_index else None
+            is_worth = namespace.record_count > self._exact_rows * (_FILTERED_ROWS if scan.is_filtered else 1)
+            ranked = await scan.by_index() if is_worth and scan.can_use_index else None
             approximate = ranked is not None
             if ranked is None:
                 ranked = await scan.exactly()
@@ -78,7 +84,7 @@ class PgvectorSearch:
         return SearchOutcome(found, cut=looked_up < len(ids), truncated=truncated, unreadable=0)
 
 
-class _Scan:
+class Scan:
     """One search within a transaction; rows are id, score and similarity, best first."""
 
     def __init__(self, connection: AsyncConnection, namespace: NamespaceInfo, query: Query, now_us: int) -> None:
@@ -98,6 +104,11 @@ class _Scan:
         asked_us = microseconds(query.asked_at) if query.asked_at else now_us
         self._asked_us = float(asked_us)
         self._vector = literal(np.asarray(query.vector, dtype="<f4").tobytes(), LargeBinary())
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether records are left out that the caller may see."""
+        return self._query.filter != filters.visibility(self._query.filter)
 
     @property
     def can_use_index(self) -> bool:
@@ -121,14 +132,21 @@ class _Scan:
     async def by_index(self) -> list[Any] | None:
         """Compare the nearest by the index alone; None where these are not enough for the filter."""
         query = self._query
-        looked_at = min(_MOST_CANDIDATES, max(_LEAST_LOOKED_AT, _CANDIDATES_PER_RESULT * query.limit))
-        # Where the scan goes on until so many match, more than are needed would make it read all of the index.
-        wanted = looked_at if query.ranking is not None else _CANDIDATES_PER_RESULT * query.limit
+        looked_at = _LEAST_LOOKED_AT if query.ranking is None else _LEAST_RANKED
+        looked_at = min(_MOST_CANDIDATES, max(looked_at, _CANDIDATES_PER_RESULT * query.limit))
+        goes_on = self._version >= _ITERATIVE
+        if not goes_on and self.is_filtered:
+            # What the filter takes away of these is not made up for.
+            looked_at = _MOST_CANDIDATES
+        # A scan that goes on until so many match would read all of the index for more than are needed.
+        wanted = (
+            looked_at if query.ranking is not None else max(_LEAST_CANDIDATES, _CANDIDATES_PER_RESULT * query.limit)
+        )
         settings = {
             "hnsw.ef_search": str(looked_at),
             # The index is for one namespace, which the planner knows only where it looks at parameters.
             "plan_cache_mode": "force_custom_plan",
-            **({"hnsw.iterative_scan": "relaxed_order"} if self._version >= _ITERATIVE else {}),
+            **({"hnsw.iterative_scan": "relaxed_order"} if goes_on else {}),
         }
         await self._connection.execute(
             select(*(func.set_config(name, value, literal(True)) for name, value in settings.items()))

@@ -1,0 +1,188 @@
+"""The store in a database by itself: it agrees with a plain model, and connections are few and everybody's own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from sqlalchemy import text
+
+from services.common.errors import Unavailable
+from services.memory.domain.filters import EVERYTHING, Filter
+from services.memory.domain.moments import microseconds
+from services.memory.domain.records import Record, Unified
+from services.memory.domain.searches import Query, Ranking, SearchPosition
+from services.memory.domain.vectors import unit_vector
+from services.memory.repositories.namespaces import NamespaceRepository
+from services.memory.stores.pgvector.connector import required
+from services.memory.stores.pgvector.database import BackendDatabase
+from services.memory.stores.pgvector.dialect import decode_vector, encode_vector
+from services.memory.stores.pgvector.indexes import build_index, large_namespaces
+from services.memory.stores.pgvector.search import Scan
+from tests.integration.memory.pgvector_support import FixedLogins, backend_of, config_of, pools_of, store_in
+from tests.integration.memory.store_model import FILTERS, KEYS, NOW, OPERATIONS, SPACE, VECTORS, Model, apply, check
+
+MANY = 10**9
+
+
+@given(OPERATIONS, FILTERS, VECTORS)
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+def test_no_operation_of_one_namespace_is_seen_in_another_by_either_search(
+    pgvector_url: str, operations: list[tuple[Any, ...]], chosen: Filter, vector: Any
+) -> None:
+    async def scenario() -> None:
+        async with pools_of(pgvector_url) as pools:
+            async with pools.connection(backend_of(pgvector_url), "AUTOCOMMIT") as connection:
+                await connection.execute(text("TRUNCATE namespaces CASCADE"))
+            # Two backends of one database: all rows compared, and candidates of an index first.
+            stores = [
+                store_in(pools, backend_of(pgvector_url, backend_id=name), exact_rows=rows)
+                for name, rows in (("b1", MANY), ("b2", 0))
+            ]
+            model: Model = {key: {} for key in KEYS}
+            for operation in operations:
+                await apply(stores, model, operation)
+            await check(stores, model, EVERYTHING, vector)
+            await check(stores, model, chosen, vector)
+
+    asyncio.run(scenario())
+
+
+async def test_ranks_blend_as_in_the_default_store_and_pages_go_on_where_the_last_one_ended(pgvector_url: str) -> None:
+    rng = np.random.default_rng(3)
+    ages, importance = rng.integers(0, 900, 40), rng.random(40)
+    records = [
+        Record(
+            f"r{place}",
+            Unified(f"t{place}", importance=float(np.float32(importance[place]))),
+            unit_vector(rng.normal(size=3)),
+            created_at=NOW - ages[place] * np.timedelta64(1, "D").astype("timedelta64[s]").item(),
+        )
+        for place in range(40)
+    ]
+    ranking = Ranking(0.5, 0.3, 0.2, 0.5)
+    question = unit_vector([1, 2, 3])
+    similarity = np.array([float(record.embedding @ question) for record in records if record.embedding is not None])
+    expected = ranking.blend(similarity, ages.astype(float), importance.astype(np.float32).astype(float))
+    async with pools_of(pgvector_url) as pools:
+        for name, rows in (("b1", MANY), ("b2", 0)):
+            store = store_in(pools, backend_of(pgvector_url, backend_id=name), exact_rows=rows)
+            await store.save(KEYS[0], SPACE, records, NOW)
+            whole = (await store.search(KEYS[0], Query(question, 40, ranking=ranking), NOW)).results
+            scores = {found.record.id: found.score for found in whole}
+            assert [scores[f"r{place}"] for place in range(40)] == pytest.approx(expected.tolist(), abs=1e-6)
+            pages: list[str] = []
+            after = None
+            while len(pages) < 40:
+                found = (await store.search(KEYS[0], Query(question, 7, ranking=ranking, after=after), NOW)).results
+                pages += [result.record.id for result in found]
+                last = found[-1]
+                after = SearchPosition(last.score, KEYS[0].stored_id(last.record.id), len(pages))
+            assert pages == [found.record.id for found in whole]
+            best = (await store.search(KEYS[0], Query(question, 40, min_score=0.5), NOW)).results
+            assert len(best) == (similarity >= 0.5).sum()
+
+
+async def test_candidates_come_from_the_index_of_their_namespace(pgvector_url: str) -> None:
+    rng = np.random.default_rng(5)
+    backend = backend_of(pgvector_url)
+    async with pools_of(pgvector_url) as pools:
+        store = store_in(pools, backend, exact_rows=MANY)
+        for key in KEYS[:2]:
+            records = [
+                Record(f"r{place}", Unified(f"t{place}"), unit_vector(rng.normal(size=3)), created_at=NOW)
+                for place in range(2000)
+            ]
+            await store.save(key, SPACE, records, NOW)
+        connection, extension = await pools.connector.open(
+            config_of(pgvector_url), await FixedLogins().find(config_of(pgvector_url))
+        )
+        [first, _] = indexes = await large_namespaces(connection, "sales", 1999)
+        assert await large_namespaces(connection, "legal", 0) == []
+        assert await large_namespaces(connection, "sales", 2000) == []
+        for expected in (True, False):
+            built = [
+                await build_index(connection, index, required(extension, config_of(pgvector_url)).version)
+                for index in indexes
+            ]
+            assert built == [expected] * 2
+        await connection.execute("ANALYZE unified_records")
+        await connection.close()
+        [key] = [key for key in KEYS if key.id == first.namespace_id]
+        question = Query(unit_vector([1, 2, 3]), 10)
+        async with BackendDatabase(backend, pools).read() as reading:
+            namespace = await NamespaceRepository(reading).get(key)
+            assert namespace is not None
+            scan = Scan(reading, namespace, question, microseconds(NOW))
+            candidates = await scan.by_index()
+            scans = text("SELECT pg_stat_get_xact_numscans(to_regclass(:name))")
+            used = [int(await reading.scalar(scans, {"name": index.name}) or 0) for index in indexes]
+            exact = await scan.exactly()
+        assert used == [1, 0]
+        assert candidates is not None
+        assert len({row[0] for row in candidates} & {row[0] for row in exact}) >= 9
+
+
+async def test_connections_are_few_close_when_idle_and_are_nobody_elses(pgvector_url: str) -> None:
+    now = [0.0]
+    logins = FixedLogins("of ann", "of ben", "of ann", "of cem")
+    first, second = backend_of(pgvector_url), backend_of(pgvector_url, "legal", "b2")
+    async with pools_of(pgvector_url, logins, wait_seconds=0.05, clock=lambda: now[0]) as pools:
+
+        async def process(backend: Any) -> int:
+            async with pools.connection(backend, "AUTOCOMMIT") as connection:
+                return int(await connection.scalar(text("SELECT pg_backend_pid()")))
+
+        ann, ben = await process(first), await process(first)
+        assert ann != ben
+        assert await process(first) == ann
+        # A third database, or login, takes the place of the one used longest ago.
+        assert await process(second) not in (ann, ben)
+        assert len(pools) == 2
+        async with pools.connection(second), pools.connection(second):
+            with pytest.raises(Unavailable) as busy:
+                await process(second)
+            assert busy.value.retry_after
+            now[0] = 1000.0
+            await pools.close_idle()
+            assert len(pools) == 1
+        await pools.close_idle()
+        assert len(pools) == 1
+        now[0] = 2000.0
+        await pools.close_idle()
+        assert len(pools) == 0
+
+
+async def test_a_connection_that_the_server_ended_within_a_transaction_fails_it_alone(pgvector_url: str) -> None:
+    backend = backend_of(pgvector_url)
+    async with pools_of(pgvector_url) as pools:
+        store = store_in(pools, backend, exact_rows=MANY)
+        await store.save(KEYS[0], SPACE, [Record("r1", Unified("a"), unit_vector((1, 0, 0)))], NOW)
+        with pytest.raises(Unavailable) as lost:
+            async with pools.connection(backend) as connection, connection.begin():
+                ended = await connection.scalar(text("SELECT pg_backend_pid()"))
+                administrator = await asyncpg.connect(pgvector_url)
+                await administrator.execute("SELECT pg_terminate_backend($1)", ended)
+                await administrator.close()
+                await connection.execute(text("SELECT 1"))
+        assert lost.value.retry_after
+        assert [record.id for record in await store.get(KEYS[0], ["r1"], NOW, embeddings=True)] == ["r1"]
+
+
+@pytest.mark.parametrize("dimension", [1, 3, 4096])
+def test_vectors_come_back_as_they_went(dimension: int) -> None:
+    vector = np.random.default_rng(dimension).normal(size=dimension).astype("<f4").tobytes()
+    assert decode_vector(encode_vector(vector)) == vector
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\3", b"\0\3\0\0", b"\0\1\0\0abc", b"\0\1\0\0abcdefgh"])
+def test_what_is_no_vector_is_no_bytes(data: bytes) -> None:
+    assert decode_vector(data) == b""
