@@ -1,16 +1,13 @@
 """What the status of an HTTP response says about a call."""
 
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-
-from services.common.clock import utc_now
+from services.common import retry_after
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
 
 _LONGEST_ADVICE = 3600.0
 """Seconds of `Retry-After` that are believed, at most."""
 
 
-def check_status(status: int, answer: str, retry_after: str, *, idempotent: bool) -> None:
+def check_status(status: int, answer: str, advice: str, *, idempotent: bool) -> None:
     """Return when a status says that the request was understood and declined, which is an answer for the model.
 
     What HTTP promises decides. A 429 is sent instead of doing what was asked (RFC 6585), so the call may be made again.
@@ -20,7 +17,7 @@ def check_status(status: int, answer: str, retry_after: str, *, idempotent: bool
     Raises:
         NotSent, OutcomeUnknown, CallRefused: it says something else.
     """
-    wait = parse_retry_after(retry_after)
+    wait = parse_retry_after(advice)
     if status in (401, 403):
         raise CallRefused(
             f"the credential was refused: {answer}. Check the source's auth, and what its owner may do",
@@ -37,13 +34,4 @@ def check_status(status: int, answer: str, retry_after: str, *, idempotent: bool
 
 def parse_retry_after(value: str) -> float | None:
     """Return the seconds that a `Retry-After` header asks for, at most an hour; None when it says nothing."""
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text[:9]), _LONGEST_ADVICE)
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max((moment - utc_now()).total_seconds(), 0.0), _LONGEST_ADVICE)
+    return retry_after.parse_retry_after(value, _LONGEST_ADVICE)

@@ -347,21 +347,12 @@ async def test_rows_that_come_without_a_column_are_refused_by_its_name(missing: 
 @pytest.mark.parametrize("score", [None, "high", 0, -1, 1.5, float("nan"), True])
 async def test_a_score_that_is_none_is_refused(score: Any) -> None:
     with emulator() as vectors:
-        vectors.fail(ApiFault(path="/query", status=200, body=_answer(ROW_NAMES, [[*_row(ROW_NAMES), score]])))
+        vectors.fail(
+            ApiFault(path="/query", status=200, body=_answer(ROW_NAMES, [[*_row(ROW_NAMES), score]]), times=None)
+        )
         async with workspace_client() as client:
             with pytest.raises(Unavailable):
                 await open_store(client, vectors.url).search(KEY, QUERY, NOW)
-
-
-async def test_pages_without_end_are_not_followed() -> None:
-    page = json.loads(_answer(ROW_NAMES, [[*_row(ROW_NAMES), 1.0]])) | {"next_page_token": "again"}
-    with emulator() as vectors:
-        vectors.fail(ApiFault(path="/query", status=200, body=json.dumps(page), times=None))
-        async with workspace_client() as client:
-            found = await open_store(client, vectors.url).search(KEY, QUERY, NOW)
-            assert len(found.results) == 5
-            vectors.fail(ApiFault(path="/endpoints", status=200, body='{"next_page_token": "again"}', times=None))
-            assert await open_repository(client, vectors.url).resources.list_endpoints() == []
 
 
 async def _retried_after(value: str, *, deadline: float | None = None) -> tuple[int, float | None]:

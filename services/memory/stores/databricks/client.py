@@ -63,24 +63,29 @@ class VectorSearchClient:
             accepted += len(batch) - len(refused)
         return accepted, failed
 
-    async def query(self, workspace: str, index: str, body: Json, vector: str) -> QueryPage:
-        """Return the first page of a query; `vector` is JSON text, empty for a query without one."""
+    async def query(self, workspace: str, index: str, body: Json, vector: str, *, scored: bool) -> QueryPage:
+        """Return the first page of a query; `vector` is JSON text, empty for a query without one.
+
+        `scored` says that each row needs its score.
+        """
         encoded = encode(body)
         if vector:
             encoded = b'%s,"query_vector":%s}' % (encoded[:-1], vector.encode())
-        return await self._data(workspace, "POST", index, "query", encoded, query_page)
+        read = functools.partial(query_page, scored=scored)
+        return await self._data(workspace, "POST", index, "query", encoded, read)
 
-    async def next_page(self, workspace: str, index: str, endpoint: str, token: str) -> QueryPage:
+    async def next_page(self, workspace: str, index: str, endpoint: str, token: str, *, scored: bool) -> QueryPage:
         """Return the page that a page's token leads to."""
         body = encode({"page_token": token, "endpoint_name": endpoint})
-        return await self._data(workspace, "POST", index, "query-next-page", body, query_page)
+        read = functools.partial(query_page, scored=scored)
+        return await self._data(workspace, "POST", index, "query-next-page", body, read)
 
     async def scan(self, workspace: str, index: str, after: str = "") -> AsyncIterator[tuple[list[Json], str]]:
         """Yield the rows whose keys follow `after`, vectors included, page by page in the order of their keys.
 
         With each page comes the key to continue after.
         """
-        last, vague = after, False
+        last, vague, passed = after, False, {after}
         while True:
             body: Json = {"num_results": self.limits.scan_rows}
             if last:
@@ -92,63 +97,85 @@ class VectorSearchClient:
                 continue
             vague = False
             following = page.last_key
+            if page.rows and following in passed:
+                # The keys go in a circle: what is missing was not said.
+                raise bad_answer(required_origin(workspace))
             if page.rows:
                 yield page.rows, following
-            if not page.rows or not following or following == last:
+            if not page.rows or not following:
                 return
+            passed.add(following)
             last = following
 
-    async def get_index(self, workspace: str, index: str) -> Json:
-        """Return the description of an index."""
-        return await self._index(workspace, "GET", index, described)
+    async def get_index(self, workspace: str, index: str, read: Callable[[Json], _Answer]) -> _Answer:
+        """Return what `read` makes of the description of an index."""
+        return await self._index(workspace, "GET", index, lambda answer: read(described(answer, index)))
 
-    async def create_index(self, workspace: str, body: Json) -> Json:
-        """Make an index."""
-        request = Request("POST", f"{_API}/indexes", f"index {body['name']}", encode(body))
-        return await self._transport.call(workspace, request, _as_it_is)
+    async def create_index(self, workspace: str, body: Json, read: Callable[[Json], _Answer]) -> _Answer:
+        """Make an index, and return what `read` makes of its description."""
+        name = body["name"]
+        request = Request("POST", f"{_API}/indexes", f"index {name}", encode(body))
+        return await self._transport.call(workspace, request, lambda answer: read(described(answer, name)))
 
     async def delete_index(self, workspace: str, index: str) -> None:
         """Remove an index."""
         await self._index(workspace, "DELETE", index, _as_it_is)
 
-    async def list_indexes(self, workspace: str, endpoint: str) -> list[Json]:
-        """Return what an endpoint serves; the rows have no state."""
+    async def list_indexes(self, workspace: str, endpoint: str, read: Callable[[Json], _Answer]) -> list[_Answer]:
+        """Return what `read` makes of what an endpoint serves; the rows have no state."""
         path = f"{_API}/indexes?endpoint_name={quote(endpoint, safe='')}"
-        return await self._listed(workspace, path, "vector_indexes", f"endpoint {endpoint}")
+        return await self._listed(workspace, path, "vector_indexes", f"endpoint {endpoint}", read)
 
-    async def create_endpoint(self, workspace: str, name: str, endpoint_type: str, target_qps: int | None) -> Json:
-        """Make an endpoint."""
+    async def create_endpoint(
+        self,
+        workspace: str,
+        name: str,
+        endpoint_type: str,
+        target_qps: int | None,
+        read: Callable[[Json], _Answer],
+    ) -> _Answer:
+        """Make an endpoint, and return what `read` makes of its description."""
         body: Json = {"name": name, "endpoint_type": endpoint_type}
         if target_qps is not None:
             body["target_qps"] = target_qps
         request = Request("POST", f"{_API}/endpoints", f"endpoint {name}", encode(body))
-        return await self._transport.call(workspace, request, _as_it_is)
+        return await self._transport.call(workspace, request, lambda answer: read(described(answer, name)))
 
-    async def get_endpoint(self, workspace: str, name: str) -> Json:
-        """Return the description of an endpoint."""
-        return await self._endpoint(workspace, "GET", name, described)
+    async def get_endpoint(self, workspace: str, name: str, read: Callable[[Json], _Answer]) -> _Answer:
+        """Return what `read` makes of the description of an endpoint."""
+        return await self._endpoint(workspace, "GET", name, lambda answer: read(described(answer, name)))
 
-    async def list_endpoints(self, workspace: str) -> list[Json]:
-        """Return the endpoints that the credential can see."""
-        return await self._listed(workspace, f"{_API}/endpoints", "endpoints", "endpoints")
+    async def list_endpoints(self, workspace: str, read: Callable[[Json], _Answer]) -> list[_Answer]:
+        """Return what `read` makes of the endpoints that the credential can see."""
+        return await self._listed(workspace, f"{_API}/endpoints", "endpoints", "endpoints", read)
 
     async def delete_endpoint(self, workspace: str, name: str) -> None:
         """Remove an endpoint."""
         await self._endpoint(workspace, "DELETE", name, _as_it_is)
 
-    async def _listed(self, workspace: str, path: str, name: str, subject: str) -> list[Json]:
-        found: list[Json] = []
-        token = ""
-        for _ in range(_MAX_LIST_PAGES):
+    async def _listed(
+        self, workspace: str, path: str, name: str, subject: str, read: Callable[[Json], _Answer]
+    ) -> list[_Answer]:
+        found: list[_Answer] = []
+        token, passed = "", {""}
+
+        def read_page(answer: Json) -> tuple[list[_Answer], str]:
+            rows, following = listed(answer, name)
+            return [read(row) for row in rows], following
+
+        while True:
             separator = "&" if "?" in path else "?"
             page = path + (f"{separator}page_token={quote(token, safe='')}" if token else "")
             request = Request("GET", page, subject)
-            rows, following = await self._transport.call(workspace, request, lambda answer: listed(answer, name))
+            rows, following = await self._transport.call(workspace, request, read_page)
             found.extend(rows)
-            if not following or following == token:
+            if not following:
                 return found
+            if following in passed or len(passed) > _MAX_LIST_PAGES:
+                # A list without end is none.
+                raise bad_answer(required_origin(workspace))
+            passed.add(following)
             token = following
-        raise bad_answer(required_origin(workspace))
 
     async def _index(
         self, workspace: str, method: str, index: str, read: Callable[[Json], _Answer], body: bytes | None = None

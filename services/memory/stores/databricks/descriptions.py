@@ -9,12 +9,16 @@ from typing import Any, Final
 import structlog
 
 from services.common.logging import redact
+from services.memory.row_values import read_text
 
 logger = structlog.get_logger(__name__)
 
+STANDARD: Final = "STANDARD"
 STORAGE_OPTIMIZED: Final = "STORAGE_OPTIMIZED"
 """The type of endpoints that take filters as text."""
 _MAX_MESSAGE = 500
+_MOST_COMPONENTS = 65_536
+"""More than any index has for each vector: a query is written with as many numbers."""
 
 
 class ResourceState(StrEnum):
@@ -76,18 +80,32 @@ def resource_state(detailed: str, *, ready: bool = False) -> ResourceState:
     return ResourceState.UNSPECIFIED
 
 
+def index_name(answer: Mapping[str, Any]) -> str:
+    """Read the name of an index in a list.
+
+    Raises:
+        ValueError: it has none.
+    """
+    name = answer.get("name")
+    if not isinstance(name, str) or not name:
+        raise ValueError("an index has no name")
+    return name
+
+
 def index_description(index: str, answer: Mapping[str, Any]) -> IndexDescription:
-    """Read what a workspace answers of an index."""
+    """Read what a workspace answers of an index.
+
+    Raises:
+        AttributeError, LookupError, OverflowError, TypeError, ValueError: it is no description.
+    """
     status = answer.get("status") or {}
     followed = answer.get("delta_sync_index_spec") or {}
     spec = answer.get("direct_access_index_spec") or followed
     vectors = spec.get("embedding_vector_columns") or [{}]
     detailed = str(status.get("detailed_state") or "")
-    columns = None
-    try:
-        columns = json.loads(spec.get("schema_json") or "null")
-    except ValueError:
-        logger.warning("schema_unreadable", index=index)
+    dimension = int(vectors[0].get("embedding_dimension") or 0)
+    if not 0 <= dimension <= _MOST_COMPONENTS:
+        raise ValueError("vectors of no length")
     return IndexDescription(
         name=str(answer.get("name") or index),
         endpoint=str(answer.get("endpoint_name") or ""),
@@ -96,11 +114,20 @@ def index_description(index: str, answer: Mapping[str, Any]) -> IndexDescription
         message=_message(status.get("message")),
         primary_key=str(answer.get("primary_key") or ""),
         vector_column=str(vectors[0].get("name") or ""),
-        dimension=int(vectors[0].get("embedding_dimension") or 0),
-        columns=columns if isinstance(columns, dict) else None,
+        dimension=dimension,
+        columns=_columns(index, spec),
         row_count=int(status.get("indexed_row_count") or 0),
         source_table=str(followed.get("source_table") or "unknown") if _follows(answer) else "",
     )
+
+
+def _columns(index: str, spec: Mapping[str, Any]) -> Mapping[str, str] | None:
+    try:
+        columns = json.loads(spec.get("schema_json") or "null")
+    except (RecursionError, TypeError, ValueError):
+        logger.warning("schema_unreadable", index=index)
+        return None
+    return {read_text(name): read_text(kind) for name, kind in columns.items()} if isinstance(columns, dict) else None
 
 
 def _follows(answer: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from cachetools import TTLCache
 
 from services.common.errors import PermissionDenied
 from services.memory.stores.databricks.client import VectorSearchClient
-from services.memory.stores.databricks.descriptions import STORAGE_OPTIMIZED
+from services.memory.stores.databricks.descriptions import STANDARD, STORAGE_OPTIMIZED
 from services.memory.stores.databricks.upstream_errors import IndexMissing
 
 _REMEMBERED_SECONDS = 300.0
@@ -39,16 +39,21 @@ class EndpointTypes:
         self._shapes: TTLCache[tuple[str, str], IndexShape] = TTLCache(_REMEMBERED, _REMEMBERED_SECONDS)
 
     async def storage_optimized(self, location: Location, client: VectorSearchClient) -> bool | None:
-        """Return whether an endpoint takes the string language; None where the credential may not read it."""
+        """Return whether an endpoint takes the string language; None where that cannot be read."""
         known = self._types.get(location)
         if known is not None:
             return known
         try:
-            answer = await client.get_endpoint(location.workspace_url, location.endpoint)
+            kind = await client.get_endpoint(
+                location.workspace_url, location.endpoint, lambda answer: answer.get("endpoint_type")
+            )
         except (PermissionDenied, IndexMissing):
             # Tokens may be good for indexes alone: not remembered, as others may see more.
             return None
-        storage_optimized = answer.get("endpoint_type") == STORAGE_OPTIMIZED
+        if kind not in (STANDARD, STORAGE_OPTIMIZED):
+            # Of another type, or not said: which language it takes is found out by asking.
+            return None
+        storage_optimized = bool(kind == STORAGE_OPTIMIZED)
         self.learn(location, storage_optimized=storage_optimized)
         return storage_optimized
 

@@ -37,7 +37,7 @@ class IndexProbes:
         columns = DatabricksIndexSchemas.get_search_columns(owner.kind)
         survey = Survey()
         async for row in self.queries.rows(index, owner_clauses(owner), None, MAX_RESULTS, columns=columns):
-            if is_owned(owner, row):
+            if owner.owns(row):
                 survey.add(owner.kind, row)
         return survey
 

@@ -11,12 +11,14 @@ from services.memory.stores.databricks.descriptions import ResourceState
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, IndexShape, Location
 from services.memory.stores.databricks.filter_language import Clause, query_filter
 from services.memory.stores.databricks.resources import WorkspaceResources
-from services.memory.stores.databricks.upstream_errors import index_missing
+from services.memory.stores.databricks.upstream_errors import bad_answer, index_missing
 from services.memory.stores.databricks.wire import Json, QueryPage, encode_vector, zeros
 
 MAX_RESULTS = 10_000
 """What one query can return."""
 
+_MOST_PAGES = 100
+"""Pages of one query, ten times as many as are needed."""
 MAX_WORD_RESULTS = 200
 """What one query for words can return."""
 
@@ -48,7 +50,7 @@ class IndexQueries:
         body: Json = {"columns": list(columns), "num_results": limit}
         if threshold is not None:
             body["score_threshold"] = threshold
-        async for row in self._pages(index, body, clauses, values):
+        async for row in self._pages(index, body, clauses, values, scored=vector is not None):
             yield row
 
     async def rows_with_words(
@@ -88,30 +90,38 @@ class IndexQueries:
         async for row in self._pages(index, body, clauses, zeros((await self.shape(index)).dimension)):
             yield row
 
-    async def _pages(self, index: str, body: Json, clauses: Sequence[Clause], values: str) -> AsyncIterator[Row]:
+    async def _pages(
+        self, index: str, body: Json, clauses: Sequence[Clause], values: str, *, scored: bool = False
+    ) -> AsyncIterator[Row]:
         columns, limit = body["columns"], body["num_results"]
-        page = await self._first_page(index, body, clauses, values)
-        received = 0
+        page = await self._first_page(index, body, clauses, values, scored=scored)
+        received, passed = 0, set[str]()
         while True:
             if page.rows:
                 _check_columns(index, columns, page.rows[0])
             for row in page.rows[: limit - received]:
                 yield row
             received += len(page.rows)
-            # Stop after an empty page or enough rows: the workspace could name further pages for ever.
-            if not page.next_page_token or not page.rows or received >= limit:
+            token = page.next_page_token
+            if not token or received >= limit:
                 return
+            if token in passed or len(passed) == _MOST_PAGES:
+                # The pages go in a circle: what is missing was not said.
+                raise bad_answer(self.location.workspace_url)
+            passed.add(token)
             page = await self.client.next_page(
-                self.location.workspace_url, index, self.location.endpoint, page.next_page_token
+                self.location.workspace_url, index, self.location.endpoint, token, scored=scored
             )
 
-    async def _first_page(self, index: str, body: Json, clauses: Sequence[Clause], values: str) -> QueryPage:
+    async def _first_page(
+        self, index: str, body: Json, clauses: Sequence[Clause], values: str, *, scored: bool
+    ) -> QueryPage:
         """Ask in the language of the endpoint's type; where that is not known, find out which one it takes."""
         known = await self.takes_text()
 
         async def ask(*, storage_optimized: bool) -> QueryPage:
             asked = {**body, **query_filter(clauses, storage_optimized=storage_optimized)}
-            return await self.client.query(self.location.workspace_url, index, asked, values)
+            return await self.client.query(self.location.workspace_url, index, asked, values, scored=scored)
 
         if known is not None:
             return await ask(storage_optimized=known)

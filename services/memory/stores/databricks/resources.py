@@ -1,8 +1,6 @@
 """The indexes and the endpoint of a workspace themselves: describing, making, listing and removing them."""
 
 import json
-from collections.abc import Callable
-from typing import TypeVar
 
 from services.memory.domain.records import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
@@ -13,11 +11,10 @@ from services.memory.stores.databricks.descriptions import (
     IndexDescription,
     endpoint_description,
     index_description,
+    index_name,
 )
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
-from services.memory.stores.databricks.upstream_errors import IndexMissing, bad_answer
-
-_Value = TypeVar("_Value")
+from services.memory.stores.databricks.upstream_errors import IndexMissing
 
 
 class WorkspaceResources:
@@ -36,10 +33,11 @@ class WorkspaceResources:
     async def describe_index(self, index: str) -> IndexDescription:
         """Return what an index is like; NOT_FOUND when there is none."""
         try:
-            answer = await self._client.get_index(self._location.workspace_url, index)
+            return await self._client.get_index(
+                self._location.workspace_url, index, lambda answer: index_description(index, answer)
+            )
         except IndexMissing:
             return IndexDescription(index)
-        return self._read(lambda: index_description(index, answer))
 
     async def create_index(self, index: str, kind: MemoryKind, dimension: int) -> IndexDescription:
         """Make a direct-access index with the schema of a kind.
@@ -48,7 +46,7 @@ class WorkspaceResources:
             FailedPrecondition: the name is taken or still reserved, or the endpoint is not there or not ready.
             ResourceExhausted: the endpoint serves as many indexes as it can.
         """
-        answer = await self._client.create_index(
+        return await self._client.create_index(
             self._location.workspace_url,
             {
                 "name": index,
@@ -62,8 +60,8 @@ class WorkspaceResources:
                     "schema_json": json.dumps(DatabricksIndexSchemas.get_schema(kind)),
                 },
             },
+            lambda answer: index_description(index, answer),
         )
-        return self._read(lambda: index_description(index, answer))
 
     async def delete_index(self, index: str) -> None:
         """Remove an index; one that does not exist is not a failure."""
@@ -75,16 +73,18 @@ class WorkspaceResources:
 
     async def list_indexes(self) -> list[str]:
         """Return the names of the indexes that the endpoint serves."""
-        rows = await self._client.list_indexes(self._location.workspace_url, self._location.endpoint)
-        return sorted(str(row.get("name")) for row in rows)
+        return sorted(
+            await self._client.list_indexes(self._location.workspace_url, self._location.endpoint, index_name)
+        )
 
     async def describe_endpoint(self) -> EndpointDescription:
         """Return what the endpoint is like; NOT_FOUND when there is none."""
         try:
-            answer = await self._client.get_endpoint(self._location.workspace_url, self._location.endpoint)
+            return await self._client.get_endpoint(
+                self._location.workspace_url, self._location.endpoint, endpoint_description
+            )
         except IndexMissing:
             return EndpointDescription(self._location.endpoint)
-        return self._read(lambda: endpoint_description(answer))
 
     async def create_endpoint(self, *, storage_optimized: bool, target_qps: int | None = None) -> EndpointDescription:
         """Make the endpoint; `target_qps` is how many queries a second it shall be made for.
@@ -94,15 +94,13 @@ class WorkspaceResources:
         """
         kind = STORAGE_OPTIMIZED if storage_optimized else "STANDARD"
         self._endpoint_types.forget(self._location)
-        answer = await self._client.create_endpoint(
-            self._location.workspace_url, self._location.endpoint, kind, target_qps
+        return await self._client.create_endpoint(
+            self._location.workspace_url, self._location.endpoint, kind, target_qps, endpoint_description
         )
-        return self._read(lambda: endpoint_description(answer))
 
     async def list_endpoints(self) -> list[EndpointDescription]:
         """Return the workspace's endpoints by name."""
-        rows = await self._client.list_endpoints(self._location.workspace_url)
-        found = self._read(lambda: [endpoint_description(row) for row in rows])
+        found = await self._client.list_endpoints(self._location.workspace_url, endpoint_description)
         return sorted(found, key=lambda endpoint: endpoint.name)
 
     async def delete_endpoint(self) -> None:
@@ -116,9 +114,3 @@ class WorkspaceResources:
             await self._client.delete_endpoint(self._location.workspace_url, self._location.endpoint)
         except IndexMissing:
             return
-
-    def _read(self, read: Callable[[], _Value]) -> _Value:
-        try:
-            return read()
-        except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
-            raise bad_answer(self._location.workspace_url) from None

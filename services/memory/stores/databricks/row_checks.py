@@ -16,7 +16,8 @@ from services.memory.stores.databricks.filter_language import Owner, owner_claus
 def is_owned(owner: Owner, row: Row) -> bool:
     """Return whether a row is the owner's; one that is not was not asked for, and is dropped, logged and counted."""
     if owner.owns(row):
-        return True
+        # What has no key that can be named is no row of ours, and nothing could be done with it.
+        return isinstance(row.get(Column.ID), str)
     note_foreign_row(owner.kind)
     return False
 

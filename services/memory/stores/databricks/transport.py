@@ -15,6 +15,7 @@ from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
 from services.common.grpc.call import current_call
 from services.common.http import EgressClient, read_limited
 from services.common.identity.credentials import CredentialSource
+from services.common.retry_after import parse_retry_after
 from services.memory.stores.databricks.upstream_errors import (
     CredentialRejected,
     bad_answer,
@@ -22,11 +23,13 @@ from services.memory.stores.databricks.upstream_errors import (
     from_response,
     no_answer,
 )
-from services.memory.stores.databricks.wire import BadAnswer, Json, read_document, retry_after
+from services.memory.stores.databricks.wire import BadAnswer, Json, read_document
 
 logger = structlog.get_logger(__name__)
 
 _BACKOFF = Backoff(0.2, 10.0)
+_LONGEST_ADVICE = 86_400.0
+"""Seconds of `Retry-After` that are believed, at most."""
 _LARGE_ANSWER = 256 * 1024
 """Bytes from which an answer is parsed off the event loop."""
 
@@ -75,7 +78,7 @@ class Transport:
         self._limits = limits
 
     async def call(self, workspace: str, request: Request, read: Callable[[Json], _Answer]) -> _Answer:
-        """Return what `read` makes of the answer; a `BadAnswer` that it raises counts as a failed attempt.
+        """Return what `read` makes of the answer; what it cannot read counts as a failed attempt.
 
         Every request can be repeated: rows are written and removed by their keys. What ends as `Unavailable` was tried
         as often as `ClientLimits` and the caller's deadline allow, and says when to come back.
@@ -143,7 +146,7 @@ class Transport:
         failure = from_response(response.status, answer, request.subject, origin, token)
         if not isinstance(failure, Unavailable):
             raise failure
-        raise _AskAgain(failure, retry_after(response.headers.get("Retry-After", "")))
+        raise _AskAgain(failure, parse_retry_after(response.headers.get("Retry-After", ""), _LONGEST_ADVICE) or 0.0)
 
 
 class _AskAgain(Exception):
@@ -156,6 +159,10 @@ class _AskAgain(Exception):
         self.wait = wait
 
 
+_UNREADABLE = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
+"""What reading an answer fails with that is none, `BadAnswer` among them."""
+
+
 async def _read(data: bytes, origin: str, read: Callable[[Json], _Answer]) -> _Answer:
     def parse() -> _Answer:
         document = read_document(data)
@@ -165,5 +172,5 @@ async def _read(data: bytes, origin: str, read: Callable[[Json], _Answer]) -> _A
 
     try:
         return await asyncio.to_thread(parse) if len(data) > _LARGE_ANSWER else parse()
-    except BadAnswer:
+    except _UNREADABLE:
         raise _AskAgain(bad_answer(origin)) from None

@@ -16,6 +16,8 @@ from services.common.errors import (
 from services.common.logging import redact, repeats_secret
 
 _MAX_MESSAGE = 500
+_MAX_CODE = 64
+_NO_CODE = re.compile(r"[^A-Za-z0-9_.:-]+")
 _READY_RETRY_SECONDS = 10.0
 
 # Expired tokens are reported with 401, 403 or 400, depending on the front end.
@@ -59,7 +61,7 @@ def from_response(
             metadata={"http_status": str(status), "error_code": ""},
         )
     body = document or {}
-    code = str(body.get("error_code", "") or "")
+    code = _NO_CODE.sub("", str(body.get("error_code", "") or ""))[:_MAX_CODE]
     message = str(body.get("message", "") or "")
     text = redact(message)[:_MAX_MESSAGE]
     metadata = {"http_status": str(status), "error_code": "" if repeats_secret(code, token) else code}

@@ -9,23 +9,22 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from services.common.clock import utc_now
 from services.memory.domain.vectors import Vector
 from services.memory.row_values import format_time
 from services.memory.schemas import Column
 
-_LONGEST_ADVICE = 86_400.0
-"""Seconds of `Retry-After` that are believed, at most."""
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _WRITTEN = ("SUCCESS", "PARTIAL_SUCCESS", "FAILURE")
 
 Json = dict[str, Any]
 SCORE = "score"
+_MOST_SCORE = 1e300
+"""More than any formula gives; larger whole numbers are no floats at all."""
 
 
 class BadAnswer(ValueError):
@@ -70,6 +69,9 @@ def read_document(data: bytes) -> Json | None:
     """Return the JSON object of an answer with its keys in snake case, or None when it is none."""
     try:
         document = json.loads(data)
+        if _HALF_CHARACTER.search(data):
+            # JSON can have half a character, which no message and no header can hold.
+            document = json.loads(json.dumps(document, ensure_ascii=False).encode(errors="replace"))
         return _snake_case(document) if isinstance(document, dict) else None
     except (ValueError, RecursionError):
         return None
@@ -158,48 +160,57 @@ def failed_keys(answer: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     return list(keys) if status != "SUCCESS" and not named else [str(key) for key in named]
 
 
-def query_page(answer: Mapping[str, Any]) -> QueryPage:
-    """Return a page of a query. One without rows says so: it names its columns, and counts none."""
-    try:
-        names = [column["name"] for column in answer["manifest"]["columns"]]
-        result = answer["result"]
-        values = result.get("data_array") or []
-        counted = int(result.get("row_count") or 0)
-        # The score is one extra value at the end, which not every front end names in the manifest.
-        if not names or (counted and not values) or set(map(len, values)) - {len(names), len(names) + 1}:
-            raise BadAnswer("data_array")
-        named = [*names, SCORE]
-        rows = [dict(zip(named, row, strict=False)) for row in values]
-    except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
-        raise BadAnswer("query") from None
-    return QueryPage(rows, str(answer.get("next_page_token") or ""))
+def query_page(answer: Mapping[str, Any], *, scored: bool = False) -> QueryPage:
+    """Return a page of a query. One without rows says so: it names its columns, and counts none.
+
+    With `scored` each row has a number as its score.
+    """
+    names = [column["name"] for column in answer["manifest"]["columns"]]
+    result = answer["result"]
+    values = result.get("data_array") or []
+    counted = int(result.get("row_count") or 0)
+    token = answer.get("next_page_token") or ""
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise BadAnswer("manifest")
+    if not isinstance(values, list) or not all(isinstance(row, list) for row in values) or not isinstance(token, str):
+        raise BadAnswer("data_array")
+    # The score is one extra value at the end, which not every front end names in the manifest.
+    if set(map(len, values)) - {len(names), len(names) + 1} or (not token and counted > len(values)):
+        raise BadAnswer("data_array")
+    named = names if SCORE in names else [*names, SCORE]
+    rows = [dict(zip(named, row, strict=False)) for row in values]
+    if scored and not all(_is_score(row.get(SCORE)) for row in rows):
+        raise BadAnswer(SCORE)
+    return QueryPage(rows, token)
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_SCORE
 
 
 def scan_page(answer: Mapping[str, Any]) -> ScanPage:
     """Return a page of a scan."""
-    try:
-        rows = [
-            {str(field["key"]): _plain(field.get("value") or {}) for field in row.get("fields") or []}
-            for row in answer.get("data") or []
-        ]
-    except (AttributeError, LookupError, TypeError):
-        raise BadAnswer("scan") from None
-    return ScanPage(rows, str(answer.get("last_primary_key") or ""), vague="data" not in answer)
+    data, last = answer.get("data") or [], answer.get("last_primary_key")
+    if not isinstance(data, list) or not isinstance(last, str | int | None) or isinstance(last, bool):
+        raise BadAnswer("scan")
+    rows = [{str(field["key"]): _plain(field.get("value") or {}) for field in row.get("fields") or []} for row in data]
+    return ScanPage(rows, "" if last is None else str(last), vague="data" not in answer)
 
 
-def described(answer: Json) -> Json:
-    """Return the description of an index or an endpoint, which has a name."""
-    if not isinstance(answer.get("name"), str):
+def described(answer: Json, name: str) -> Json:
+    """Return the description of an index or an endpoint, which has its name; workspaces ignore the case."""
+    found = answer.get("name")
+    if not isinstance(found, str) or found.lower() != name.lower():
         raise BadAnswer("name")
     return answer
 
 
 def listed(answer: Mapping[str, Any], name: str) -> tuple[list[Json], str]:
     """Return what a page of a list holds, and the token of the next one; one without anything may have no list."""
-    rows = answer.get(name) or []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    rows, token = answer.get(name) or [], answer.get("next_page_token") or ""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows) or not isinstance(token, str):
         raise BadAnswer(name)
-    return rows, str(answer.get("next_page_token") or "")
+    return rows, token
 
 
 def _plain(value: Mapping[str, Any]) -> Any:
@@ -228,17 +239,3 @@ def _snake_name(name: str) -> str:
     if name.islower():
         return name
     return "".join(f"_{character.lower()}" if character.isupper() else character for character in name)
-
-
-def retry_after(value: str) -> float:
-    """Read the seconds of a `Retry-After`, which may have a fraction or be a date; 0 when it is neither."""
-    value = value.strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", value):
-        return min(float(value), _LONGEST_ADVICE)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError):
-        return 0.0
-    # A date without a zone ("-0000") is in UTC.
-    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - utc_now()
-    return min(max(0.0, seconds.total_seconds()), _LONGEST_ADVICE)

@@ -47,7 +47,8 @@ class WordSearches:
         together = await search.rows_with(" ".join(forms.values()), whole=not query.include_embeddings)
         if len(together) < MAX_WORD_RESULTS:
             await search.add(together)
-            return await search.ranked({} if query.include_embeddings else {row[Column.ID]: row for row in together})
+            by_id = {row[Column.ID]: row for row in together if isinstance(row[Column.ID], str)}
+            return await search.ranked({} if query.include_embeddings else by_id)
         common = await self._add_rare(search, forms)
         if common is None:
             await search.add_all()
