@@ -5,7 +5,15 @@ from typing import Any
 from urllib.parse import quote
 
 from services.orchestrator.tool_gateway.builtin.databricks.statements import table, to_text
-from services.orchestrator.tool_gateway.builtin.databricks.workspace import Declined, Json, Workspace, Workspaces
+from services.orchestrator.tool_gateway.builtin.databricks.workspace import (
+    Declined,
+    Json,
+    Workspace,
+    Workspaces,
+    is_id,
+    text_of,
+)
+from services.orchestrator.tool_gateway.http_bodies import BadBody
 from services.orchestrator.tool_gateway.ports import CallProgress, OutcomeUnknown, ToolCallRequest, ToolResult
 
 API = "/api/2.0/genie/spaces"
@@ -36,7 +44,7 @@ class DatabricksGenie:
             return ToolResult(str(error), is_error=True)
         conversation = answer.get("conversation_id") or conversation
         message = answer.get("message_id") or answer.get("id")
-        if not isinstance(conversation, str) or not isinstance(message, str) or not conversation or not message:
+        if not is_id(conversation) or not is_id(message):
             raise OutcomeUnknown("the workspace took the question, but gave no id of it")
         await progress.handle(json.dumps([conversation, message]))
         return await _follow(workspace, request, conversation, message, progress)
@@ -59,7 +67,7 @@ async def _follow(
         """Leave the question: the API has no way to take it back."""
 
     try:
-        answer = await workspace.watch(path, progress, _state, cancel)
+        answer = await workspace.watch(path, progress, _state, cancel, _check_answer)
         result: Json = {"conversation_id": conversation, "answer": "", "queries": []}
         given = answer.get("attachments")
         attachments = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
@@ -72,6 +80,8 @@ async def _follow(
         failure = answer.get("error")
         why = str(failure.get("error") or failure.get("type") or "")[:4096] if isinstance(failure, dict) else ""
         return ToolResult(f"Genie ended as {state}" + (f": {why}" if why else ""), is_error=True)
+    if state == "COMPLETED" and not (result["answer"] or result["queries"] or result.get("suggested_questions")):
+        return ToolResult("Genie gave no answer", is_error=True)
     return ToolResult(to_text(result), structured=result)
 
 
@@ -109,13 +119,25 @@ async def _rows(workspace: Workspace, path: str, request: ToolCallRequest, progr
     if not isinstance(rows, list):
         return {"rows_missing": "the workspace returned no rows in its answer"}
     limit = int(request.config.get("row_limit") or DEFAULT_ROWS)
-    kept = [row for row in rows if isinstance(row, list)][:limit]
+    if not all(isinstance(row, list) for row in rows):
+        return {"rows_missing": "the workspace returned rows that cannot be read"}
+    kept = rows[:limit]
     found = table(manifest if isinstance(manifest, dict) else {}, kept)
     return {**found, "truncated": found["truncated"] or len(kept) < len(rows)}
 
 
+def _check_answer(message: Json) -> None:
+    """Refuse an answer that is complete and holds nothing.
+
+    Raises:
+        BadBody: it has no attachments.
+    """
+    if _state(message)[0] == "COMPLETED" and not isinstance(message.get("attachments"), list):
+        raise BadBody("its answer has no attachments")
+
+
 def _state(message: Json) -> tuple[str, bool]:
-    state = str(message.get("status") or "")
+    state = text_of(message.get("status"))
     return state, state in _LAST_STATES
 
 

@@ -1,11 +1,17 @@
 """Runs a job of Databricks."""
 
 import json
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from services.orchestrator.tool_gateway.builtin.databricks.statements import to_text
-from services.orchestrator.tool_gateway.builtin.databricks.workspace import Declined, Json, Workspace, Workspaces
+from services.orchestrator.tool_gateway.builtin.databricks.workspace import (
+    Declined,
+    Json,
+    Workspace,
+    Workspaces,
+    text_of,
+)
 from services.orchestrator.tool_gateway.ports import CallProgress, OutcomeUnknown, ToolCallRequest, ToolResult
 
 API = "/api/2.2/jobs"
@@ -32,7 +38,7 @@ class DatabricksJobRun:
         except Declined as error:
             return ToolResult(str(error), is_error=True)
         run_id = answer.get("run_id")
-        if not isinstance(run_id, int) or isinstance(run_id, bool):
+        if not _is_run(run_id):
             raise OutcomeUnknown("the workspace took the run, but gave no id of it")
         await progress.handle(str(run_id))
         return await _follow(workspace, str(run_id), progress)
@@ -52,7 +58,7 @@ async def _follow(workspace: Workspace, run_id: str, progress: CallProgress) -> 
 
     try:
         run = await workspace.watch(path, progress, _state, cancel)
-        tasks = await _tasks(workspace, path, run)
+        tasks, complete = await _tasks(workspace, path, run)
         output = await _output(workspace, tasks, progress)
     except Declined as error:
         raise OutcomeUnknown(f"the workspace does not say what became of run {run_id}: {error}", final=True) from error
@@ -62,27 +68,32 @@ async def _follow(workspace: Workspace, run_id: str, progress: CallProgress) -> 
         "message": str(_part(run, "state").get("state_message") or "")[:4096],
         "run_page_url": str(run.get("run_page_url") or ""),
         "tasks": [{"task": task.get("task_key"), "state": _outcome(task)} for task in tasks],
+        **({} if complete else {"tasks_incomplete": True}),
         **output,
     }
     failed = result["state"] not in ("SUCCESS", "SUCCESS_WITH_FAILURES")
     return ToolResult(to_text(result), structured=result, is_error=failed)
 
 
-async def _tasks(workspace: Workspace, path: str, run: Json) -> list[Json]:
+async def _tasks(workspace: Workspace, path: str, run: Json) -> tuple[list[Json], bool]:
+    """Return the tasks of a run, and whether these are all."""
     found: list[Json] = []
-    for _ in range(_MAX_PAGES):
+    passed: set[str] = set()
+    while True:
         tasks = run.get("tasks")
         found += [task for task in tasks if isinstance(task, dict)] if isinstance(tasks, list) else []
         token = run.get("next_page_token")
         if not isinstance(token, str) or not token:
-            break
+            return found, True
+        if token in passed or len(passed) == _MAX_PAGES:
+            return found, False
+        passed.add(token)
         run = await workspace.ask(f"{path}&page_token={quote(token, safe='')}")
-    return found
 
 
 async def _output(workspace: Workspace, tasks: list[Json], progress: CallProgress) -> Json:
     """Return what the task gave that ended last."""
-    ended = [task for task in tasks if isinstance(task.get("run_id"), int)]
+    ended = [task for task in tasks if _is_run(task.get("run_id"))]
     if not ended:
         return {}
     last = max(ended, key=lambda task: (_number(task.get("end_time")), _number(task.get("start_time"))))
@@ -102,7 +113,7 @@ async def _output(workspace: Workspace, tasks: list[Json], progress: CallProgres
 
 
 def _state(run: Json) -> tuple[str, bool]:
-    state = str(_part(run, "state").get("life_cycle_state") or _part(run, "status").get("state") or "")
+    state = text_of(_part(run, "state").get("life_cycle_state")) or text_of(_part(run, "status").get("state"))
     return state, state in _LAST_STATES
 
 
@@ -122,6 +133,10 @@ def _cut(value: Any) -> Any:
 def _part(value: Json, name: str) -> Json:
     found = value.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def _is_run(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63
 
 
 def _number(value: Any) -> int:

@@ -7,12 +7,14 @@ from typing import Any
 from urllib.parse import quote
 
 from services.orchestrator.tool_gateway.builtin.databricks.statements import to_text
-from services.orchestrator.tool_gateway.builtin.databricks.workspace import Declined, Json, Workspaces
-from services.orchestrator.tool_gateway.ports import CallProgress, ToolCallRequest, ToolResult
+from services.orchestrator.tool_gateway.builtin.databricks.workspace import Declined, Json, Workspace, Workspaces
+from services.orchestrator.tool_gateway.http_bodies import BadBody
+from services.orchestrator.tool_gateway.ports import CallProgress, OutcomeUnknown, ToolCallRequest, ToolResult
 
 API = "/api/2.0/vector-search/indexes"
 MAX_RESULTS = 200
 DEFAULT_RESULTS = 5
+_DEFAULT_TYPE = "HYBRID"
 _GROUP = "group_id"
 _OF_MEMORY = frozenset({_GROUP, "embedding_model", "id"})
 """Columns by which an index is known that memories are kept in, of several groups perhaps."""
@@ -35,21 +37,50 @@ class DatabricksVectorSearch:
         workspace = await self._workspaces.open(request)
         path = f"{API}/{quote(str(request.config['index']), safe='')}"
         try:
-            index = await workspace.ask(path, progress)
-            body = query_body(request, index)
+            index = await workspace.ask(path, progress, check=_check_description)
+            memories = await _holds_memories(workspace, path, index, request)
+            body = query_body(request, memories=memories)
             answer = await workspace.begin(f"{path}/query", body, progress)
-            owner = request.principal.group_id if holds_memories(index) else None
-            return _result(answer, request.config["columns"], owner)
+            return _result(answer, request.config["columns"], request.principal.group_id if memories else None)
         except (Declined, _BadFilter) as error:
             return ToolResult(str(error), is_error=True)
+        except BadBody as error:
+            raise OutcomeUnknown(f"{workspace.origin} answered the search, but {error}") from error
 
     async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:  # noqa: ARG002
         """Search again, which changes nothing; see `ToolAdapter`."""
         return await self.call(request, progress)
 
 
-def query_body(request: ToolCallRequest, index: Json) -> Json:
-    """Return the query of a call.
+async def _holds_memories(workspace: Workspace, path: str, index: Json, request: ToolCallRequest) -> bool:
+    """Return whether an index is one of memories, of several groups perhaps.
+
+    One that follows a table does not describe its columns: it is asked for them, with nothing of the caller's.
+    """
+    if _either(index, "index_type") != "DELTA_SYNC":
+        return holds_memories(index)
+    kind = request.config.get("query_type") or _DEFAULT_TYPE
+    probe: Json = {"columns": sorted(_OF_MEMORY), "query_text": "a", "query_type": kind, "num_results": 1}
+    try:
+        await workspace.ask(f"{path}/query", body=probe)
+    except Declined as error:
+        # Only what is declined for one of these columns is known to have none.
+        return _GROUP not in str(error) and "embedding_model" not in str(error)
+    return True
+
+
+def _check_description(index: Json) -> None:
+    """Refuse what is no description: which rows may be shown depends on it.
+
+    Raises:
+        BadBody: it has no name, or no type that is known.
+    """
+    if not isinstance(index.get("name"), str) or _either(index, "index_type") not in ("DIRECT_ACCESS", "DELTA_SYNC"):
+        raise BadBody("its answer describes no index")
+
+
+def query_body(request: ToolCallRequest, *, memories: bool) -> Json:
+    """Return the query of a call; of `memories` only those of the caller's group.
 
     Raises:
         _BadFilter: its filters cannot be written.
@@ -57,14 +88,14 @@ def query_body(request: ToolCallRequest, index: Json) -> Json:
     config, arguments = request.config, request.arguments
     filters = {**(arguments.get("filters") or {}), **(config.get("filters") or {})}
     columns = list(config["columns"])
-    if holds_memories(index):
+    if memories:
         # An index may be shared: what other groups keep there is not this one's to find.
         filters[_GROUP] = request.principal.group_id
         columns = list(dict.fromkeys([*columns, _GROUP]))
     body: Json = {
         "columns": columns,
         "query_text": str(arguments["query"]),
-        "query_type": config.get("query_type") or "HYBRID",
+        "query_type": config.get("query_type") or _DEFAULT_TYPE,
         "num_results": min(
             int(arguments.get("num_results") or config.get("num_results") or DEFAULT_RESULTS), MAX_RESULTS
         ),
@@ -132,14 +163,25 @@ def _literal(key: str, value: Any) -> str:
 
 
 def _result(answer: Json, columns: Sequence[str], owner: str | None) -> ToolResult:
-    """Return the rows of an answer; with an owner, only those whose group it is."""
-    manifest, result = _either(answer, "manifest") or {}, _either(answer, "result") or {}
-    described = _either(manifest, "columns")
-    names = [str(column.get("name")) for column in (described if isinstance(described, list) else [])]
-    data = _either(result, "data_array")
-    rows = [
-        dict(zip(names, row, strict=False)) for row in (data if isinstance(data, list) else []) if isinstance(row, list)
-    ]
+    """Return the rows of an answer; with an owner, only those whose group it is.
+
+    Raises:
+        BadBody: it has no columns, or rows that do not fit them.
+    """
+    described, result = _either(_either(answer, "manifest"), "columns"), _either(answer, "result")
+    names = [column.get("name") if isinstance(column, dict) else None for column in described or ()]
+    if not names or not all(isinstance(name, str) for name in names) or not isinstance(result, dict):
+        raise BadBody("its answer has no columns or no result")
+    data = _either(result, "data_array") or []
+    if not isinstance(data, list) or not all(isinstance(row, list) for row in data):
+        raise BadBody("its rows are no rows")
+    # The score is one extra value at the end, which not every front end names.
+    if any(len(row) not in (len(names), len(names) + 1) for row in data):
+        raise BadBody("its rows do not fit their columns")
+    counted = _either(result, "row_count")
+    if isinstance(counted, int) and counted > len(data) and not _either(answer, "next_page_token"):
+        raise BadBody("it counts more rows than it has")
+    rows = [dict(zip(names if "score" in names else [*names, "score"], row, strict=False)) for row in data]
     if owner is not None:
         rows = [row for row in rows if row.get(_GROUP) == owner]
         if _GROUP not in columns:

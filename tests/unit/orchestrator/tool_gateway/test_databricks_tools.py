@@ -549,7 +549,7 @@ def test_a_query_has_what_the_crew_has_set() -> None:
         rerank_columns=["content"],
         score_threshold=0.0,
     )
-    body = query_body(request, {})
+    body = query_body(request, memories=False)
     assert body["num_results"] == 200
     assert body["reranker"] == {"model": "databricks_reranker", "parameters": {"columns_to_rerank": ["content"]}}
     assert body["score_threshold"] == 0.0
@@ -557,12 +557,8 @@ def test_a_query_has_what_the_crew_has_set() -> None:
 
 def test_filters_of_storage_optimized_endpoints_cannot_be_escaped() -> None:
     def filter_of(filters: dict[str, Any]) -> str:
-        index = {
-            "direct_access_index_spec": {"schema_json": json.dumps({"id": "", "group_id": "", "embedding_model": ""})}
-        }
-        return str(
-            query_body(search_call({"query": "x", "filters": filters}, storage_optimized=True), index)["filter_string"]
-        )
+        request = search_call({"query": "x", "filters": filters}, storage_optimized=True)
+        return str(query_body(request, memories=True)["filter_string"])
 
     assert filter_of({"a": 1, "b NOT": "x", "c": ["y", "z"], "d >=": 1.5, "group_id": "other"}) == (
         "a = 1 AND b != 'x' AND c IN ('y', 'z') AND d >= 1.5 AND group_id = 'acme'"

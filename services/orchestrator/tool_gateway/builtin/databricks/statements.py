@@ -1,11 +1,13 @@
 """The Statement Execution API: SQL with bound parameters, followed by the id of the statement."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from services.orchestrator.tool_gateway.builtin.databricks.workspace import Declined, Json, Workspace
+from services.orchestrator.tool_gateway.builtin.databricks.workspace import Declined, Json, Workspace, is_id, text_of
+from services.orchestrator.tool_gateway.http_bodies import BadBody
 from services.orchestrator.tool_gateway.ports import CallProgress, OutcomeUnknown, ToolResult
 
 API = "/api/2.0/sql/statements"
@@ -65,7 +67,7 @@ async def run_statement(workspace: Workspace, body: Json, progress: CallProgress
     except Declined as error:
         return ToolResult(str(error), is_error=True)
     statement_id = answer.get("statement_id")
-    if not isinstance(statement_id, str) or not statement_id:
+    if not is_id(statement_id):
         raise OutcomeUnknown("the workspace took the statement, but gave no id of it")
     await progress.handle(statement_id)
     return await follow_statement(workspace, statement_id, progress)
@@ -83,7 +85,7 @@ async def follow_statement(workspace: Workspace, statement_id: str, progress: Ca
         await workspace.tell(f"{path}/cancel", {})
 
     try:
-        answer = await workspace.watch(path, progress, _state, cancel)
+        answer = await workspace.watch(path, progress, _state, cancel, _check_result)
         state = _state(answer)[0]
         if state == "CLOSED":
             raise OutcomeUnknown(f"the statement {statement_id} has run, and its result is no longer kept", final=True)
@@ -97,8 +99,41 @@ async def follow_statement(workspace: Workspace, statement_id: str, progress: Ca
 
 
 def _state(answer: Json) -> tuple[str, bool]:
-    state = str((_object(answer, "status")).get("state") or "")
+    state = text_of(_object(answer, "status").get("state"))
     return state, state in _LAST_STATES
+
+
+def _check_result(answer: Json) -> None:
+    """Refuse a statement that succeeded, and whose result is none.
+
+    Raises:
+        BadBody: it has no manifest, or its rows do not fit it.
+    """
+    if _state(answer)[0] != "SUCCEEDED":
+        return
+    manifest, result = answer.get("manifest"), _object(answer, "result")
+    if not isinstance(manifest, dict):
+        raise BadBody("its result has no manifest")
+    width = _width(manifest)
+    _check_chunk(result, width)
+    total = manifest.get("total_row_count")
+    elsewhere = result.get("external_links") or manifest.get("truncated") is True
+    if isinstance(total, int) and total > 0 and not result.get("data_array") and not elsewhere:
+        raise BadBody("its result counts rows and has none")
+
+
+def _width(manifest: Json) -> int | None:
+    columns = _object(manifest, "schema").get("columns")
+    return len(columns) if isinstance(columns, list) else None
+
+
+def _check_chunk(chunk: Json, width: int | None) -> None:
+    data = chunk.get("data_array")
+    rows = [] if data is None else data
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise BadBody("its rows are no rows")
+    if width is not None and any(len(row) != width for row in rows):
+        raise BadBody("its rows do not fit their columns")
 
 
 def _failure(answer: Json, state: str) -> str:
@@ -110,23 +145,33 @@ def _failure(answer: Json, state: str) -> str:
 async def _rows(workspace: Workspace, path: str, answer: Json, statement_id: str, progress: CallProgress) -> ToolResult:
     manifest, chunk = _object(answer, "manifest"), _object(answer, "result")
     rows: list[list[Any]] = []
+    current, width = 0, _width(manifest)
+
+    def check(found: Json) -> None:
+        if found.get("chunk_index") != current:
+            raise BadBody(f"it is not part {current} of the result")
+        _check_chunk(found, width)
+
     for _ in range(_MAX_CHUNKS):
         if chunk.get("external_links"):
             return ToolResult(
                 "the workspace offers the result as links elsewhere, which are not followed; ask for fewer rows",
                 is_error=True,
             )
-        data = chunk.get("data_array") or []
-        rows.extend(row for row in data if isinstance(row, list)) if isinstance(data, list) else None
+        rows.extend(chunk.get("data_array") or [])
         following = chunk.get("next_chunk_index")
         if not isinstance(following, int) or isinstance(following, bool):
             break
+        if following <= current:
+            raise OutcomeUnknown(
+                f"the statement {statement_id} has run, but the parts of its result lead in a circle", final=True
+            )
+        current = following
         if len(rows) >= MAX_ROWS or workspace.is_full:
             manifest = {**manifest, "truncated": True}
             break
         # By its number: a link of the answer could lead anywhere.
-        found = await workspace.ask(f"{path}/result/chunks/{following}", progress)
-        chunk = found if chunk.get("chunk_index") != found.get("chunk_index") else {}
+        chunk = await workspace.ask(f"{path}/result/chunks/{following}", progress, check=check)
     result = table(manifest, rows, statement_id)
     return ToolResult(to_text(result), structured=result)
 
@@ -165,7 +210,8 @@ def _value(cell: Any, kind: str) -> Any:
         if kind in _INTEGERS and len(cell) < 30:
             return int(cell)
         if kind in ("DOUBLE", "FLOAT") and cell.strip().lower() not in ("nan", "infinity", "-infinity", "inf", "-inf"):
-            return float(cell)
+            number = float(cell)
+            return number if math.isfinite(number) else cell
     except ValueError:
         return cell
     return cell.lower() == "true" if kind == "BOOLEAN" and cell.lower() in ("true", "false") else cell

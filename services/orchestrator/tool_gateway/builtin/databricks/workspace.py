@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import aiohttp
 
@@ -40,6 +40,20 @@ class WorkspaceCredentials(Protocol):
             NotSent: auth does not answer.
         """
         ...
+
+
+MAX_ID = 256
+"""Characters of an id that a workspace gives, at most."""
+
+
+def is_id(value: object) -> TypeGuard[str]:
+    """Return whether a value can be an id that a workspace has given."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID
+
+
+def text_of(value: object) -> str:
+    """Return a value that is text, and of any other nothing."""
+    return value if isinstance(value, str) else ""
 
 
 class Declined(Exception):
@@ -132,8 +146,17 @@ class Workspace:
         check_status(status, text, retry_after, idempotent=self._idempotent)
         raise Declined(text)
 
-    async def ask(self, path: str, progress: CallProgress | None = None, *, body: Json | None = None) -> Json:
+    async def ask(
+        self,
+        path: str,
+        progress: CallProgress | None = None,
+        *,
+        body: Json | None = None,
+        check: Callable[[Json], None] | None = None,
+    ) -> Json:
         """Ask for something, as often as it takes; each answer is a sign that the call goes on.
+
+        `check` raises `BadBody` for what is no answer to this: that counts as none.
 
         Raises:
             Declined: the workspace does not answer this.
@@ -147,6 +170,8 @@ class Workspace:
                 status, retry_after, data = await self._send("GET" if body is None else "POST", path, body)
                 if 200 <= status < 300:
                     found = await self._document(data)
+                    if check is not None:
+                        check(found)
                     if progress is not None:
                         await progress.progress("")
                     return found
@@ -181,10 +206,12 @@ class Workspace:
         progress: CallProgress,
         state_of: Callable[[Json], tuple[str, bool]],
         cancel: Callable[[], Awaitable[None]],
+        check: Callable[[Json], None] | None = None,
     ) -> Json:
         """Ask until `state_of` says that something has ended, and cancel it when the call is cancelled meanwhile.
 
-        `state_of` returns the name of the state and whether it is the last one.
+        `state_of` returns the name of the state and whether it is the last one. An answer without a state is none, nor
+        is one that `check` raises `BadBody` for.
 
         Raises:
             Declined, OutcomeUnknown: see `ask`.
@@ -192,9 +219,16 @@ class Workspace:
         self._begun = True
         pause = Backoff(self._pauses.first, self._pauses.longest, factor=1.5)
         attempt, shown = 0, ""
+
+        def check_state(answer: Json) -> None:
+            if not state_of(answer)[0]:
+                raise BadBody("its answer names no state")
+            if check is not None:
+                check(answer)
+
         try:
             while True:
-                answer = await self.ask(path)
+                answer = await self.ask(path, check=check_state)
                 state, ended = state_of(answer)
                 if ended:
                     return answer
