@@ -51,6 +51,7 @@ from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.memories import Memories
 from services.memory.usecases.memory_backends import MemoryBackends
 from services.memory.usecases.namespaces import Namespaces
+from services.memory.usecases.record_history import HistoryLimits, RecordHistory
 from services.memory.usecases.registered_indexes import RegisteredIndexes
 from services.memory.usecases.subjects import Subjects
 from services.memory.usecases.transfers import Transfers
@@ -108,6 +109,10 @@ class MemoryService:
         limits = ProvisionLimits(settings.provision_poll_seconds, settings.provision_seconds)
         embedder = ModelsEmbedder(runtime.peers.channel("models"))
         batches = BatchSearches(stores, embedder, max_message_bytes=runtime.settings.max_message_bytes)
+        limits_of_history = HistoryLimits(settings.history_days, settings.history_most_days, settings.history_versions)
+        self._history = RecordHistory(
+            stores, runtime.database, limits_of_history, max_message_bytes=runtime.settings.max_message_bytes
+        )
         parts = DocumentParts(runtime.database)
         self._documents = Documents(
             runtime.database,
@@ -122,13 +127,14 @@ class MemoryService:
             stores,
             embedder,
             parts,
+            self._history,
             default_model=settings.embedding_model,
             short_term_ttl_hours=settings.short_term_ttl_hours,
             max_message_bytes=runtime.settings.max_message_bytes,
         )
         namespaces = Namespaces(stores, parts, max_message_bytes=runtime.settings.max_message_bytes)
         self._memory = MemoryServicer(
-            memories, batches, namespaces, Subjects(stores, parts), Transfers(stores, memories)
+            memories, batches, self._history, namespaces, Subjects(stores, parts), Transfers(stores, memories)
         )
         self._backends = MemoryBackendServicer(
             MemoryBackends(runtime.database, stores, limits, provisioner),
@@ -201,6 +207,9 @@ class MemoryService:
             await remove_expired_documents(connection, now)
         if removed:
             logger.info("expired_memories_removed", count=removed)
+        pruned = await self._history.prune()
+        if pruned:
+            logger.info("former_versions_removed", count=pruned)
 
 
 def _pgvector_stores(settings: MemorySettings, logins: Logins, connector: Connector) -> PgvectorStores:

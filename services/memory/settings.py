@@ -35,6 +35,19 @@ class MemorySettings(BaseSettings):
         ge=3600,
         description="Seconds for which a request_id is remembered; a request repeated later is a new one.",
     )
+    history_days: int = Field(
+        30,
+        ge=0,
+        le=36500,
+        description="Days for which former versions of records are kept in groups that set no policy of their own "
+        "(SetHistoryPolicy); 0 keeps none.",
+    )
+    history_most_days: int = Field(
+        365, ge=0, le=36500, description="Days for which a group can have former versions of its records kept, at most."
+    )
+    history_versions: int = Field(
+        50, ge=1, le=10000, description="Former versions of one record that are kept, the newest ones."
+    )
     cache_bytes: int = Field(
         256 * _MIB,
         ge=0,

@@ -111,6 +111,8 @@ def _records(kind: MemoryKind) -> Table:
         Column("expires_us", BigInteger, nullable=True),
         # The namespace's version that wrote the row.
         Column("written_version", BigInteger, nullable=False),
+        # Since when it says what it says, in microseconds since 1970; NULL in rows of versions without history.
+        Column("saved_us", BigInteger, nullable=True),
         # The hash that records share which are the same memory.
         Column("identity", String(64), nullable=False, server_default=""),
         Index(f"ix_{name}_order", "namespace_id", "created_us", SchemaColumn.ID),
@@ -128,6 +130,47 @@ def _records(kind: MemoryKind) -> Table:
 
 
 records: Mapping[MemoryKind, Table] = {kind: _records(kind) for kind in MemoryKind}
+
+
+def _versions(kind: MemoryKind) -> Table:
+    name = f"{kind.name.lower()}_versions"
+    return Table(
+        name,
+        metadata,
+        # Greater than that of every version of the same record that ended earlier.
+        Column("place", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
+        *(
+            Column(
+                field.name,
+                String(64) if field.name == SchemaColumn.ID else _TYPES[field.type],
+                nullable=field.name == SchemaColumn.LAST_ACCESSED,
+            )
+            for field in DatabricksIndexSchemas.get_fields(kind)
+            if field.name != SchemaColumn.EMBEDDING
+        ),
+        Column("namespace_id", String(64), ForeignKey("namespaces.id", ondelete="CASCADE"), nullable=False),
+        *([Column("owner", String(600), nullable=False, server_default="")] if kind is MemoryKind.UNIFIED else []),
+        # From when until when it was the record, in microseconds since 1970; what ended it, and who.
+        Column("begun_us", BigInteger, nullable=False),
+        Column("ended_us", BigInteger, nullable=False),
+        Column("ended_by", String(16), nullable=False),
+        Column("changed_by", String(600), nullable=False),
+        Index(f"ix_{name}_record", "namespace_id", SchemaColumn.ID, "place"),
+        Index(f"ix_{name}_ended", "ended_us"),
+    )
+
+
+# What records said before they were replaced or deleted. Documents are replaced as a whole and have none.
+versions: Mapping[MemoryKind, Table] = {kind: _versions(kind) for kind in MemoryKind if kind is not MemoryKind.DOCUMENT}
+
+# How long groups keep former versions; a group without a row follows the installation's default.
+history_policies = Table(
+    "history_policies",
+    metadata,
+    Column("group_id", String(128), primary_key=True),
+    Column("days", Integer, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
 
 # The words of each record, which are written and removed with it. Rows are numbered for SQLite's index of them,
 # record_words_fts, which triggers of this table keep: it is made by a migration, as is PostgreSQL's.

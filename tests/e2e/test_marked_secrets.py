@@ -356,6 +356,8 @@ def _use_memory(world: World) -> None:
     [answer] = ok("MemoryService.BatchSearchRecords", queries=[{"namespaces": [namespace], "text": "cats"}]).answers
     assert answer.results
     ok("MemoryService.GetRecord", namespace=namespace, id=one)
+    ok("MemoryService.GetHistoryPolicy")
+    ok("MemoryService.SetHistoryPolicy", days=30)
     ok("MemoryService.TouchRecords", namespace=namespace, ids=[one])
     for name in ("ListRecords", "CountRecords", "ListScopes", "GetScope", "ListCategories"):
         ok(f"MemoryService.{name}", namespace=namespace)
@@ -390,6 +392,8 @@ def _use_documents(world: World) -> None:
 def _embedded_memory(world: World) -> None:
     world.ok("MemoryService.DeriveMemoryId", agent_roles=["a"], task_names=["b"], crew_name="c")
     _use_memory(world)
+    namespace = {"memory_id": "crew", "kind": "MEMORY_KIND_UNIFIED"}
+    world.ok("MemoryService.ListRecordVersions", namespace=namespace, id="one")
     entities = {"memory_id": "crew", "kind": "MEMORY_KIND_ENTITY"}
     world.ok("MemoryService.SaveRecords", namespace=entities, records=[{"entity": {"entity_name": "Ann"}}])
     world.ok("MemoryService.TraverseEntities", namespace=entities, start="Ann")

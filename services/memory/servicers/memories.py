@@ -4,15 +4,19 @@ from collections.abc import AsyncIterator
 
 from coxswain.memory.v1 import batch_search_pb2, memory_service_pb2_grpc
 from coxswain.memory.v1 import memory_pb2 as pb
+from coxswain.memory.v1 import record_version_pb2 as version_pb
 from services.common.db.idempotency import request_hash
+from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_principal
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.handler import Context
+from services.common.grpc.times import optional_timestamp_from_proto
 from services.memory.domain.filters import Filter
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.searches import SearchMode
 from services.memory.servicers.messages.batch_searches import answer_to_proto, queries_from_proto
 from services.memory.servicers.messages.filters import filter_from_proto, ranking_from_proto, reranking_from_proto
+from services.memory.servicers.messages.history import policy_to_proto, version_to_proto
 from services.memory.servicers.messages.namespaces import graph_to_proto, namespace_to_proto, scope_to_proto
 from services.memory.servicers.messages.records import (
     check_visible,
@@ -25,6 +29,7 @@ from services.memory.servicers.messages.transfers import origin_to_proto, progre
 from services.memory.usecases.batch_search import BatchSearches
 from services.memory.usecases.memories import ListInput, Memories, SearchInput
 from services.memory.usecases.namespaces import Namespaces
+from services.memory.usecases.record_history import RecordHistory, VersionsInput
 from services.memory.usecases.subjects import Subjects
 from services.memory.usecases.transfers import (
     ExportInput,
@@ -45,12 +50,14 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         self,
         memories: Memories,
         batches: BatchSearches,
+        history: RecordHistory,
         namespaces: Namespaces,
         subjects: Subjects,
         transfers: Transfers,
     ) -> None:
         self._memories = memories
         self._batches = batches
+        self._history = history
         self._namespaces = namespaces
         self._subjects = subjects
         self._transfers = transfers
@@ -116,14 +123,48 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
 
     async def GetRecord(self, request: pb.GetRecordRequest, context: Context) -> pb.GetRecordResponse:
         """See the proto."""
-        record = await self._memories.get(
-            current_principal(),
-            *_namespace(request.namespace),
-            request.id,
-            Filter(source=request.source, include_private=request.include_private),
-            embedding=request.include_embedding,
-        )
+        seen = Filter(source=request.source, include_private=request.include_private)
+        asked = current_principal(), *_namespace(request.namespace), request.id, seen
+        moment = optional_timestamp_from_proto(request, "at_time")
+        if moment is None:
+            record = await self._memories.get(*asked, embedding=request.include_embedding)
+        elif request.include_embedding:
+            raise InvalidArgument.field("include_embedding", "the history keeps no vectors; leave it out with at_time")
+        else:
+            record = await self._history.at(*asked, moment)
         return pb.GetRecordResponse(record=record_to_proto(record))
+
+    async def ListRecordVersions(
+        self, request: version_pb.ListRecordVersionsRequest, context: Context
+    ) -> version_pb.ListRecordVersionsResponse:
+        """See the proto."""
+        listing = VersionsInput(
+            record_id=request.id,
+            seen=Filter(source=request.source, include_private=request.include_private),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        versions, next_page_token, days = await self._history.versions(
+            current_principal(), *_namespace(request.namespace), listing
+        )
+        return version_pb.ListRecordVersionsResponse(
+            versions=map(version_to_proto, versions), next_page_token=next_page_token, history_days=days
+        )
+
+    async def GetHistoryPolicy(
+        self, request: version_pb.GetHistoryPolicyRequest, context: Context
+    ) -> version_pb.GetHistoryPolicyResponse:
+        """See the proto."""
+        policy = await self._history.policy(current_principal())
+        return version_pb.GetHistoryPolicyResponse(policy=policy_to_proto(policy, self._history.limits))
+
+    async def SetHistoryPolicy(
+        self, request: version_pb.SetHistoryPolicyRequest, context: Context
+    ) -> version_pb.SetHistoryPolicyResponse:
+        """See the proto."""
+        days = request.days if request.WhichOneof("policy") == "days" else None
+        policy = await self._history.set_policy(current_principal(), days)
+        return version_pb.SetHistoryPolicyResponse(policy=policy_to_proto(policy, self._history.limits))
 
     async def ListRecords(self, request: pb.ListRecordsRequest, context: Context) -> pb.ListRecordsResponse:
         """See the proto."""
@@ -183,8 +224,10 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         """See the proto."""
         memory_id, kind = _namespace(request.namespace)
         chosen = filter_from_proto(request.filter, kind) if request.HasField("filter") else None
-        deleted = await self._memories.delete(current_principal(), memory_id, kind, list(request.ids), chosen)
-        return pb.DeleteRecordsResponse(deleted=deleted)
+        deleted, days = await self._memories.delete(
+            current_principal(), memory_id, kind, list(request.ids), chosen, purge_history=request.purge_history
+        )
+        return pb.DeleteRecordsResponse(deleted=deleted, history_days=days)
 
     async def CountRecords(self, request: pb.CountRecordsRequest, context: Context) -> pb.CountRecordsResponse:
         """See the proto."""
@@ -249,6 +292,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
                     removed=result.removed,
                     kept=result.kept,
                     problem=result.problem,
+                    removed_versions=result.removed_versions,
                 )
                 for result in results
             ],

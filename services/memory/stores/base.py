@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.domain.filters import EVERYTHING, Filter
+from services.memory.domain.history import Keeping, RecordVersion
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
@@ -200,4 +201,65 @@ class SearchesSeveral(Protocol):
         self, keys: Sequence[NamespaceKey], query: WordQuery, now: datetime
     ) -> SearchOutcome:
         """Return what `MemoryStore.search_words` does, of all these namespaces."""
+        ...
+
+
+class VersionStore(Protocol):
+    """Former versions of records: read, and removed before their time."""
+
+    async def versions(
+        self, key: NamespaceKey, record_id: str, chosen: Filter, since: datetime, before: int | None, limit: int
+    ) -> tuple[Sequence[RecordVersion], bool]:
+        """Return versions of a record that a filter's caller sees, newest first, and whether there are more.
+
+        Only those that ended after `since`, with a place below `before`; fewer than `limit` where they are long.
+        """
+        ...
+
+    async def at(
+        self, key: NamespaceKey, record_id: str, chosen: Filter, since: datetime, moment: datetime, now: datetime
+    ) -> Record | None:
+        """Return a record as it was at a moment, without its vector, if a filter's caller sees it."""
+        ...
+
+    async def forget(self, key: NamespaceKey, subject: str, *, dry_run: bool) -> int:
+        """Remove the versions that are tied to a subject, or only count them, and return how many there are."""
+        ...
+
+    async def prune(self, ended_before: datetime, group_id: str | None) -> int:
+        """Remove what ended before a time, of a group or (None) of all without a policy, and return how many."""
+        ...
+
+
+@runtime_checkable
+class KeepsHistory(Protocol):
+    """A store that keeps what records said before, in the transaction of the change; documents have no history."""
+
+    history: VersionStore
+    """What they said."""
+
+    async def save(
+        self,
+        key: NamespaceKey,
+        space: EmbeddingSpace,
+        records: Sequence[Record],
+        now: datetime,
+        *,
+        crew_name: str = "",
+        near_copies: float = 0.0,
+        keeping: Keeping | None = None,
+    ) -> Sequence[SavedRecord]:
+        """Do what `MemoryStore.save` does, and keep what is replaced by other contents."""
+        ...
+
+    async def delete(
+        self,
+        key: NamespaceKey,
+        ids: Sequence[str] | None,
+        chosen: Filter | None,
+        now: datetime,
+        *,
+        keeping: Keeping | None = None,
+    ) -> int:
+        """Do what `MemoryStore.delete` does, and keep what is deleted, or purge what was kept of it."""
         ...

@@ -47,7 +47,8 @@ class BackendStores:
         `settle_seconds` how long what is read there may be older than what was written, `sweep_seconds` how often a
         crew's saves remove what has expired there, `private_ids` the key of the ids that private records get there.
         """
-        self._default = default
+        self.default = default
+        """That of groups without a backend."""
         self._database = database
         self._client = client
         self._pgvector = pgvector
@@ -68,7 +69,7 @@ class BackendStores:
         """
         backend = await self._active_backend(group_id)
         if backend is None or backend.disabled:
-            return self._default
+            return self.default
         if kind in backend.disabled_kinds:
             raise FailedPrecondition(
                 f'memory backend "{backend.name}" has {kind.name} disabled: enable it (UpdateMemoryBackend) or '
@@ -81,12 +82,12 @@ class BackendStores:
     async def any_of(self, group_id: str) -> MemoryStore:
         """Return the group's store without regard to the kinds it stores."""
         backend = await self._active_backend(group_id)
-        return self._default if backend is None or backend.disabled else self._store(backend)
+        return self.default if backend is None or backend.disabled else self._store(backend)
 
     async def all_of(self, group_id: str) -> Sequence[MemoryStore]:
         """Return every store that calls may reach memories of a group in: the default one, and its active backend's."""
         active = await self.any_of(group_id)
-        return [self._default] if active is self._default else [self._default, active]
+        return [self.default] if active is self.default else [self.default, active]
 
     def repository(self, backend: MemoryBackend) -> DatabricksVectorIndexRepository:
         """Return the indexes of a Databricks backend."""
@@ -111,7 +112,7 @@ class BackendStores:
         if backend.pgvector is not None:
             return self._pgvector.store(backend)
         if backend.embedded:
-            return self._default
+            return self.default
 
         async def note(written: RemoteNamespace) -> None:
             known = (backend.id, written)

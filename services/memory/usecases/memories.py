@@ -22,11 +22,12 @@ from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mis
 from services.memory.domain.words import Term, terms_of
 from services.memory.embedding import Embedder
 from services.memory.schemas import Column, has_column
-from services.memory.stores.base import MemoryStore
+from services.memory.stores.base import KeepsHistory, MemoryStore
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.document_parts import DocumentParts
 from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.ranked_search import CANDIDATES, OneNamespace, search_by_rank
+from services.memory.usecases.record_history import RecordHistory
 from services.memory.usecases.record_pages import ENVELOPE_BYTES, ListPages, SearchPages, fitting
 from services.memory.usecases.reranking import check_reranking, reranker_of
 
@@ -79,6 +80,7 @@ class Memories:
         stores: BackendStores,
         embedder: Embedder,
         documents: DocumentParts,
+        history: RecordHistory,
         *,
         default_model: str,
         short_term_ttl_hours: int,
@@ -88,6 +90,7 @@ class Memories:
         self._stores = stores
         self._embedder = embedder
         self._documents = documents
+        self._history = history
         self._default_model = default_model
         self._short_term_ttl_hours = short_term_ttl_hours
         self._max_bytes = max_message_bytes - ENVELOPE_BYTES
@@ -142,6 +145,11 @@ class Memories:
         space = await self._embed(existing, records, model, crew_name)
         if kind is MemoryKind.DOCUMENT:
             await self._documents.admit(principal, store, records)
+        if isinstance(store, KeepsHistory):
+            keeping = await self._history.keeping(principal)
+            return await store.save(
+                key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies, keeping=keeping
+            )
         return await store.save(key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies)
 
     async def _embed(
@@ -283,9 +291,18 @@ class Memories:
         return page, pages.token_at(page.last) if page.last else pages.token_after(shown[-1])
 
     async def delete(
-        self, principal: Principal, memory_id: str, kind: MemoryKind, ids: Sequence[str], chosen: Filter | None
-    ) -> int:
-        """Remove records by id, by filter, or by both, and return how many.
+        self,
+        principal: Principal,
+        memory_id: str,
+        kind: MemoryKind,
+        ids: Sequence[str],
+        chosen: Filter | None,
+        *,
+        purge_history: bool = False,
+    ) -> tuple[int, int]:
+        """Remove records by id, by filter, or by both; return how many, and for how many days the history keeps them.
+
+        With `purge_history` it keeps none of them, nor what it kept before.
 
         Raises:
             InvalidArgument: neither is given.
@@ -296,13 +313,20 @@ class Memories:
             raise InvalidArgument.field("ids", "select the records by ids or by a filter")
         store = await self._stores.of(principal.group_id, kind)
         if ids:
-            return await store.delete(key, ids, named_for(principal, chosen or Filter()), utc_now())
-        selected = listed_for(principal, chosen or Filter())
-        if filters.is_empty(selected):
-            raise InvalidArgument.field("filter", "selects everything; call ClearNamespace to remove every record")
-        if principal.role < Role.EDITOR and await self._selects_all(store, key, selected):
-            require_editor(principal, "removing every record of a namespace")
-        return await store.delete(key, None, selected, utc_now())
+            selected = named_for(principal, chosen or Filter())
+        else:
+            selected = listed_for(principal, chosen or Filter())
+            if filters.is_empty(selected):
+                raise InvalidArgument.field("filter", "selects everything; call ClearNamespace to remove every record")
+            if principal.role < Role.EDITOR and await self._selects_all(store, key, selected):
+                require_editor(principal, "removing every record of a namespace")
+        if isinstance(store, KeepsHistory):
+            keeping = await self._history.keeping(principal, purge=purge_history)
+            deleted = await store.delete(key, ids or None, selected, utc_now(), keeping=keeping)
+        else:
+            deleted = await store.delete(key, ids or None, selected, utc_now())
+        kept = bool(deleted) and not purge_history
+        return deleted, await self._history.kept_days(principal, store, kind) if kept else 0
 
     async def _selects_all(self, store: MemoryStore, key: NamespaceKey, chosen: Filter) -> bool:
         """Return whether a filter leaves nothing of what its caller sees; scopes and labels never count as such."""

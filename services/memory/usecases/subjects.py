@@ -13,7 +13,7 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.namespaces import NamespaceInfo
 from services.memory.domain.records import Document, MemoryKind, Record
 from services.memory.domain.subjects import ties_of
-from services.memory.stores.base import MemoryStore
+from services.memory.stores.base import KeepsHistory, MemoryStore
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.document_parts import DocumentParts
 
@@ -33,6 +33,8 @@ class ForgottenInNamespace:
     """Records that are the subject's alone."""
     kept: int = 0
     """Records that others have saved as well: they stay, and no longer name the subject."""
+    removed_versions: int = 0
+    """Former versions of records that were removed from the history."""
     problem: str = ""
     """Why more of the subject's may be left; empty when nothing is."""
 
@@ -63,7 +65,7 @@ class Subjects:
                     await _Forgetting(store, subject, result, whole).go_through(dry_run=dry_run)
                 except CoxswainError as error:
                     result.problem = error.message
-                if result.removed or result.kept or result.problem:
+                if result.removed or result.kept or result.removed_versions or result.problem:
                     results.append(result)
         if not dry_run:
             logger.info(
@@ -72,6 +74,7 @@ class Subjects:
                 by=principal.subject,
                 subject_hash=hashlib.sha256(subject.encode()).hexdigest(),
                 removed=sum(result.removed for result in results),
+                removed_versions=sum(result.removed_versions for result in results),
                 kept=sum(result.kept for result in results),
                 failed=sum(bool(result.problem) for result in results),
             )
@@ -106,6 +109,11 @@ class _Forgetting:
                 shared += await self._remove([record.id for record in alone])
             for record in shared:
                 await self._unlink(record)
+        if isinstance(self._store, KeepsHistory):
+            # Last: what others replace in between becomes a version too.
+            self._result.removed_versions = await self._store.history.forget(
+                self._namespace.key, self._subject, dry_run=dry_run
+            )
 
     def _is_decided(self, record: Record) -> bool:
         return isinstance(record.body, Document) and record.body.parent_document_id in self._whole

@@ -53,6 +53,28 @@ async def test_memories_are_searched_by_meaning_and_listed(run: Run, crew_file: 
     assert "/crew" in stats
 
 
+async def test_what_a_memory_said_before_is_shown(run: Run, crew_file: str) -> None:
+    memory_id = await remember(run, crew_file)
+
+    def change() -> None:
+        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+            namespace = Namespace(memory_id=memory_id, kind=MemoryKind.MEMORY_KIND_UNIFIED)
+            record = Record(id="0", unified=UnifiedRecord(content="The lamp is electric now."))
+            client.memory.SaveRecords(SaveRecordsRequest(namespace=namespace, records=[record]))
+
+    await asyncio.to_thread(change)
+    shown = (await run("memory", "history", "0", "--crew", "brief")).stdout
+    assert FACTS[0] in shown
+    assert all(word in shown for word in ("replaced", "dev|alice"))
+    assert "nothing is known" in (await run("memory", "history", "1", "--crew", "brief")).stdout
+    assert "50 versions of each memory, for 30 days" in (await run("memory", "history-policy")).stdout
+    assert (await run("memory", "history-policy", "--days", "0")).stdout == "no history is kept\n"
+    off = await run("memory", "history", "0", "--crew", "brief", "--json")
+    assert rows(off) == [[]]
+    assert "keeps no history" in off.stderr
+    assert "default" in (await run("memory", "history-policy", "--default")).stdout
+
+
 async def test_several_crews_are_searched_together(run: Run, crew_file: str) -> None:
     memory_id = await remember(run, crew_file)
 

@@ -16,6 +16,7 @@ from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.memory.domain.filters import EVERYTHING, Filter
+from services.memory.domain.history import Keeping
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.vectors import unit_vector
@@ -52,9 +53,17 @@ async def _forget(store: SqlMemoryStore, subject: str = ANN) -> tuple[int, int]:
 class _Shared(SqlMemoryStore):
     """Somebody else saves the same the moment before it is removed."""
 
-    async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
+    async def delete(
+        self,
+        key: NamespaceKey,
+        ids: Sequence[str] | None,
+        chosen: Filter | None,
+        now: datetime,
+        *,
+        keeping: Keeping | None = None,
+    ) -> int:
         await self.save(key, SPACE, [_record("same", BEN)], now)
-        return await super().delete(key, ids, chosen, now)
+        return await super().delete(key, ids, chosen, now, keeping=keeping)
 
 
 @pytest.mark.parametrize("store_class", [SqlMemoryStore, _Shared])

@@ -75,7 +75,7 @@ async def _words_kept(database: Database) -> int:
 
 
 @functools.cache
-def _empty_file() -> bytes:
+def empty_file() -> bytes:
     """Return an SQLite file at the newest revision: to make one takes longer than to use it."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "memory.db"
@@ -105,7 +105,7 @@ def test_words_are_found_as_defined_whatever_was_saved_and_removed(
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "memory.db"
-        path.write_bytes(_empty_file())
+        path.write_bytes(empty_file())
         asyncio.run(_scenario(path, operations, question, chosen))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from services.memory.domain.history import Keeping
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Record
@@ -17,7 +18,7 @@ from services.memory.tables import records
 
 
 class PgvectorMemoryStore(SqlRecordStore):
-    """Expired records are not returned, and are removed with a later save of the same namespace."""
+    """Expired records and versions are not returned, and are removed with a later save of the same namespace."""
 
     def __init__(
         self, database: BackendDatabase, search: PgvectorSearch, sweep_due: Callable[[NamespaceKey], bool]
@@ -41,11 +42,14 @@ class PgvectorMemoryStore(SqlRecordStore):
         *,
         crew_name: str = "",
         near_copies: float = 0.0,
+        keeping: Keeping | None = None,
     ) -> Sequence[SavedRecord]:
-        """See `MemoryStore`."""
-        saved = await super().save(key, space, new, now, crew_name=crew_name, near_copies=near_copies)
+        """See `MemoryStore` and `KeepsHistory`."""
+        saved = await super().save(key, space, new, now, crew_name=crew_name, near_copies=near_copies, keeping=keeping)
         if self._sweep_due(key):
             await self._remove_expired(key, now)
+            if keeping:
+                await self.history.prune(keeping.since(now), key.group_id)
         return saved
 
     async def _remove_expired(self, key: NamespaceKey, now: datetime) -> None:

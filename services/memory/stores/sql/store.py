@@ -13,6 +13,7 @@ from services.common.db.database import Database
 from services.memory import filters
 from services.memory.domain.copies import identities_of
 from services.memory.domain.filters import EVERYTHING, Filter
+from services.memory.domain.history import Keeping
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
@@ -28,6 +29,8 @@ from services.memory.rows import Row
 from services.memory.schemas import Column
 from services.memory.stores.base import Switch
 from services.memory.stores.near_copies import queries_for
+from services.memory.stores.sql.history import VersionsOf
+from services.memory.stores.sql.history_reads import SqlHistory
 from services.memory.stores.sql.rows import parse_rows, read_records, stored_row
 from services.memory.stores.sql.saved_before import Candidates, SavedBefore
 from services.memory.stores.sql.search import VectorSearch
@@ -48,7 +51,7 @@ from services.memory.stores.sql.statements import (
 )
 from services.memory.stores.sql.words import WordIndex, store_words, written_words
 from services.memory.stores.sql.writes import write_rows
-from services.memory.tables import records
+from services.memory.tables import records, versions
 
 
 class NearestSearch(Protocol):
@@ -79,6 +82,8 @@ class SqlRecordStore:
     def __init__(self, database: DatabaseAccess, search: NearestSearch) -> None:
         self._database = database
         self._search = search
+        self.history = SqlHistory(database)
+        """What records said before."""
 
     @property
     def backend_id(self) -> str | None:
@@ -99,8 +104,9 @@ class SqlRecordStore:
         *,
         crew_name: str = "",
         near_copies: float = 0.0,
+        keeping: Keeping | None = None,
     ) -> Sequence[SavedRecord]:
-        """See `MemoryStore`."""
+        """See `MemoryStore` and `KeepsHistory`."""
         # Before the transaction, which keeps all writers of the namespace waiting, on SQLite those of every namespace.
         prepared = await asyncio.to_thread(_prepared, key, new, self._database.dialect)
         candidates = await self._candidates(key, new, now, near_copies) if near_copies else None
@@ -108,7 +114,7 @@ class SqlRecordStore:
             there = SavedBefore(connection, key, now)
             version = await NamespaceRepository(connection).claim(key, space, now, crew_name)
             near = await there.near_copies(candidates, near_copies) if candidates else None
-            plan = await self._write(connection, key, space, new, prepared, version, there, near)
+            plan = await self._write(connection, key, space, new, prepared, version, there, now, near, keeping)
         return plan.saved
 
     async def _write(
@@ -120,13 +126,18 @@ class SqlRecordStore:
         prepared: tuple[list[str], list[str]],
         version: int,
         there: SavedBefore,
+        now: datetime,
         near: NearCopies | None = None,
+        keeping: Keeping | None = None,
     ) -> SavePlan:
         """Store records by the write of a version, which holds the namespace."""
         identities, words = prepared
         plan = await there.plan(new, identities, near)
         # Thousands of rows take their time, in which others are served.
         rows = await asyncio.to_thread(_written_rows, key, space, plan, identities, version)
+        unchanged = await self._keep_replaced(connection, key, there, rows, plan.writes, keeping, now)
+        for row in rows:
+            row["saved_us"] = unchanged.get(row[Column.ID], microseconds(now))
         words_by_id = {row[Column.ID]: words[position] for row, position in zip(rows, plan.positions, strict=True)}
         table = records[key.kind]
         await write_rows(connection, table, Column.ID, rows, there.rows, owned(table, key))
@@ -151,7 +162,8 @@ class SqlRecordStore:
             namespaces = NamespaceRepository(connection)
             # From here on no other save of the namespace comes in between.
             version = await namespaces.claim(key, space, now)
-            await self._write(connection, key, space, parts, prepared, version, SavedBefore(connection, key, now))
+            there = SavedBefore(connection, key, now)
+            await self._write(connection, key, space, parts, prepared, version, there, now)
             previous = await namespaces.hold(key.id)
             earlier = [*_parts_of(key, document_id), records[key.kind].c.written_version != version]
             removed = await delete_rows(connection, records[key.kind], earlier)
@@ -181,6 +193,25 @@ class SqlRecordStore:
         if version is not None and previous is not None:
             self._search.note_removal(key.id, version, previous, removed)
         return len(removed)
+
+    async def _keep_replaced(
+        self,
+        connection: AsyncConnection,
+        key: NamespaceKey,
+        there: SavedBefore,
+        rows: Sequence[Row],
+        writes: Sequence[Record],
+        keeping: Keeping | None,
+        now: datetime,
+    ) -> Mapping[str, int | None]:
+        """Keep what rows replace, and return those that say what is there already, with the times since when."""
+        replacing = {
+            row[Column.ID]: record for row, record in zip(rows, writes, strict=True) if row[Column.ID] in there.rows
+        }
+        if not replacing or not _keeps(key, keeping):
+            return {}
+        assert keeping is not None
+        return await self._versions(connection, key).keep_replaced(replacing, keeping, now)
 
     async def _candidates(
         self, key: NamespaceKey, new: Sequence[Record], now: datetime, similarity: float
@@ -303,20 +334,39 @@ class SqlRecordStore:
                 return
             position = _position(rows[-1])
 
-    async def delete(self, key: NamespaceKey, ids: Sequence[str] | None, chosen: Filter | None, now: datetime) -> int:
-        """See `MemoryStore`."""
+    async def delete(
+        self,
+        key: NamespaceKey,
+        ids: Sequence[str] | None,
+        chosen: Filter | None,
+        now: datetime,
+        *,
+        keeping: Keeping | None = None,
+    ) -> int:
+        """See `MemoryStore` and `KeepsHistory`."""
         if ids is not None:
             stored = list({key.stored_id(client_id) for client_id in ids})
-            return await self._delete_stored(key, stored, chosen, now)
+            by_id_alone = chosen is None or chosen == filters.visibility(chosen)
+            return await self._delete_stored(key, stored, chosen, now, keeping, by_id_alone=by_id_alone)
         assert chosen is not None
         deleted = 0
         async for positions in self._positions(key, chosen, now, None, ROWS_IN_CHUNK):
             if positions:
                 # Decided again with the namespace locked: a record may have been replaced since it was read.
-                deleted += await self._delete_stored(key, [position.stored_id for position in positions], chosen, now)
+                stored = [position.stored_id for position in positions]
+                deleted += await self._delete_stored(key, stored, chosen, now, keeping, by_id_alone=False)
         return deleted
 
-    async def _delete_stored(self, key: NamespaceKey, ids: Sequence[str], chosen: Filter | None, now: datetime) -> int:
+    async def _delete_stored(
+        self,
+        key: NamespaceKey,
+        ids: Sequence[str],
+        chosen: Filter | None,
+        now: datetime,
+        keeping: Keeping | None,
+        *,
+        by_id_alone: bool,
+    ) -> int:
         table = records[key.kind]
         clauses = living(key, chosen, microseconds(now), self._database.dialect) if chosen else []
         rest = filters.residual(chosen) if chosen else None
@@ -325,11 +375,19 @@ class SqlRecordStore:
             previous = await namespaces.hold(key.id)
             if previous is None:
                 return 0
+            given = ids
             if rest is not None:
                 ids = await _matching_among(connection, key, ids, rest)
             deleted: list[str] = []
             for part in parts(ids, IDS_IN_STATEMENT):
+                if keeping and not keeping.purge and _keeps(key, keeping):
+                    await self._versions(connection, key).keep_deleted(part, clauses, keeping, now)
                 deleted += await delete_rows(connection, table, [owned_among(table, key, part), *clauses])
+            if keeping and keeping.purge and key.kind in versions:
+                # What was deleted before has versions only; what is still there, but not meant, keeps its own.
+                left = await _there(connection, key, given) if by_id_alone else set[str]()
+                purged = [stored_id for stored_id in (given if by_id_alone else deleted) if stored_id not in left]
+                await self._versions(connection, key).purge(purged, filters.visibility(chosen or EVERYTHING))
             if not deleted:
                 return 0
             version = await namespaces.raise_version(key.id)
@@ -337,6 +395,9 @@ class SqlRecordStore:
             await namespaces.remove_records(key.id, version, len(deleted))
         self._search.note_removal(key.id, version, previous, deleted)
         return len(deleted)
+
+    def _versions(self, connection: AsyncConnection, key: NamespaceKey) -> VersionsOf:
+        return VersionsOf(connection, key, self._database.dialect)
 
     async def count(self, key: NamespaceKey, chosen: Filter, now: datetime) -> Tally:
         """See `MemoryStore`."""
@@ -356,6 +417,8 @@ class SqlRecordStore:
     async def clear(self, key: NamespaceKey) -> int:
         """See `MemoryStore`; what is saved in between stays, and the embedding space with it."""
         table = records[key.kind]
+        if key.kind in versions:
+            await self.history.clear(key)
         first_version: int | None = None
         removed = 0
         while True:
@@ -486,6 +549,20 @@ def _written_rows(
         stored_row(key, space, record, identities[position], version)
         for record, position in zip(plan.writes, plan.positions, strict=True)
     ]
+
+
+def _keeps(key: NamespaceKey, keeping: Keeping | None) -> bool:
+    return keeping is not None and keeping.most > 0 and key.kind in versions
+
+
+async def _there(connection: AsyncConnection, key: NamespaceKey, ids: Sequence[str]) -> set[str]:
+    """Return which of some stored ids have a row."""
+    table = records[key.kind]
+    found: set[str] = set()
+    for part in parts(ids, IDS_IN_STATEMENT):
+        statement = select(table.c[Column.ID]).where(owned_among(table, key, part))
+        found.update((await connection.execute(statement)).scalars())
+    return found
 
 
 async def _matching_among(

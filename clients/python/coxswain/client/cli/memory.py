@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from coxswain.client.blocking import Client
-from coxswain.client.cli import memory_search, memory_transfer
+from coxswain.client.cli import memory_history, memory_search, memory_transfer
 from coxswain.client.cli.adoption import adopt
 from coxswain.client.cli.backends import backend_app
 from coxswain.client.cli.entity_tree import entity_tree
@@ -212,16 +212,20 @@ def forget(
     session = session_of(context, as_json)
     with session.client() as client:
         response = client.memory.ForgetSubject(ForgetSubjectRequest(subject=subject, dry_run=True))
-        if not dry_run and (response.removed or response.kept):
-            confirm(session, f"{response.removed:,} memories of {subject}", "remove", yes=yes)
+        versions = sum(found.removed_versions for found in response.namespaces)
+        if not dry_run and (response.removed or response.kept or versions):
+            what = f"{response.removed:,} memories of {subject} and {versions:,} former versions"
+            confirm(session, what, "remove", yes=yes)
             response = client.memory.ForgetSubject(ForgetSubjectRequest(subject=subject))
     if session.json:
         session.print_json(response)
     else:
-        made = table("crew", "memory id", "kind", ">to remove" if dry_run else ">removed", ">kept without them")
+        removed = ">to remove" if dry_run else ">removed"
+        made = table("crew", "memory id", "kind", removed, ">kept without them", ">former versions")
         for found in response.namespaces:
             kind = kind_name(found.namespace.kind)
-            add_row(made, found.crew_name, found.namespace.memory_id, kind, f"{found.removed:,}", f"{found.kept:,}")
+            figures = (f"{number:,}" for number in (found.removed, found.kept, found.removed_versions))
+            add_row(made, found.crew_name, found.namespace.memory_id, kind, *figures)
         session.out.print(made if response.namespaces else "nothing of them is remembered")
     failed = [found for found in response.namespaces if found.problem]
     for found in failed:
@@ -231,4 +235,5 @@ def forget(
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
 
 
+memory_history.register(app)
 memory_transfer.register(app)

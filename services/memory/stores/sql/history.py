@@ -1,0 +1,233 @@
+"""Former versions of the default store's records, written in the transaction of the change that ends them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, ColumnElement, Table, case, delete, func, insert, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.memory.domain.filters import Filter
+from services.memory.domain.history import Keeping, RecordVersion, VersionEnd, same_contents
+from services.memory.domain.metadata import canonical_json
+from services.memory.domain.moments import microseconds, moment_of
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record
+from services.memory.domain.subjects import ties_of
+from services.memory.rows import Row
+from services.memory.schemas import Column, metadata_column
+from services.memory.stores.sql.comparisons import holds_text
+from services.memory.stores.sql.rows import parse_rows, read_records
+from services.memory.stores.sql.statements import (
+    IDS_IN_STATEMENT,
+    ROWS_IN_CHUNK,
+    TEXTS_IN_CHUNK,
+    alive,
+    named,
+    owned,
+    owned_among,
+    parts,
+    visible,
+)
+from services.memory.tables import history_policies, records, versions
+
+BYTES_AT_ONCE: Final = 16 * 1024 * 1024
+"""What a page of versions reads, at most: a few full messages."""
+
+
+class VersionsOf:
+    """The versions of one namespace within a transaction; a change of them holds the namespace."""
+
+    def __init__(self, connection: AsyncConnection, key: NamespaceKey, dialect: str) -> None:
+        """The kind is one of `versions`."""
+        self._connection = connection
+        self._key = key
+        self._dialect = dialect
+        self._table = versions[key.kind]
+        self._records = records[key.kind]
+
+    async def keep_replaced(
+        self, written: Mapping[str, Record], keeping: Keeping, now: datetime
+    ) -> Mapping[str, int | None]:
+        """Keep the records that are about to be replaced by others; of those that stay the same, return since when.
+
+        `written` has what is written by stored id, all of which are there; what has expired is not kept.
+        """
+        living = [alive(self._records, microseconds(now))]
+        same: list[str] = []
+        changed: list[str] = []
+        left = list(written)
+        while left:
+            found, looked_up = await read_records(self._connection, self._key, left, embeddings=False, clauses=living)
+            for stored_id, there in found.items():
+                if same_contents(there, written[stored_id]):
+                    same.append(stored_id)
+                else:
+                    changed.append(stored_id)
+            left = left[looked_up:]
+        await self._keep(changed, living, VersionEnd.REPLACED, keeping, now)
+        since: dict[str, int | None] = {}
+        for part in parts(same, IDS_IN_STATEMENT):
+            statement = select(self._records.c[Column.ID], self._records.c.saved_us)
+            rows = await self._connection.execute(statement.where(owned_among(self._records, self._key, part)))
+            since.update((row[0], row[1]) for row in rows)
+        return since
+
+    async def keep_deleted(
+        self, ids: Sequence[str], clauses: Sequence[ColumnElement[bool]], keeping: Keeping, now: datetime
+    ) -> None:
+        """Keep the records with these stored ids that meet the clauses, which are about to be deleted."""
+        await self._keep(ids, clauses, VersionEnd.DELETED, keeping, now)
+
+    async def _keep(
+        self,
+        ids: Sequence[str],
+        clauses: Sequence[ColumnElement[bool]],
+        end: VersionEnd,
+        keeping: Keeping,
+        now: datetime,
+    ) -> None:
+        source, own = self._records, {"place", "begun_us", "ended_us", "ended_by", "changed_by"}
+        copied = [column.name for column in self._table.c if column.name not in own]
+        begun = func.coalesce(source.c.saved_us, source.c.created_us)
+        now_us = microseconds(now)
+        # Another machine's clock may be ahead: nothing ends before it has begun.
+        ended = case((begun > now_us, begun), else_=literal(now_us, BigInteger()))
+        for part in parts(ids, IDS_IN_STATEMENT):
+            rows = select(
+                *(source.c[name] for name in copied), begun, ended, literal(end.value), literal(keeping.by)
+            ).where(owned_among(source, self._key, part), *clauses)
+            names = [*copied, "begun_us", "ended_us", "ended_by", "changed_by"]
+            await self._connection.execute(insert(self._table).from_select(names, rows))
+            await self._trim(part, keeping.most)
+
+    async def _trim(self, ids: Sequence[str], most: int) -> None:
+        """Remove all but the newest versions of records."""
+        table = self._table
+        newest = func.row_number().over(partition_by=table.c[Column.ID], order_by=table.c.place.desc())
+        numbered = select(table.c.place, newest.label("number")).where(*self._of(ids)).subquery()
+        old = select(numbered.c.place).where(numbered.c.number > most)
+        await self._connection.execute(delete(table).where(table.c.place.in_(old)))
+
+    async def purge(self, ids: Sequence[str], chosen: Filter) -> None:
+        """Remove all versions of records that a filter's caller sees."""
+        for part in parts(ids, IDS_IN_STATEMENT):
+            seen = self._visible(chosen)
+            await self._connection.execute(delete(self._table).where(*self._of(part), *seen))
+
+    async def page(
+        self, stored_id: str, chosen: Filter, since: datetime, before: int | None, limit: int
+    ) -> tuple[Sequence[RecordVersion], bool]:
+        """Return versions of a record that a filter's caller sees, newest first, and whether there are more.
+
+        Only those that ended after `since` and have a place below `before`; fewer than `limit` where they are long.
+        """
+        table = self._table
+        clauses = [*self._of([stored_id]), *self._visible(chosen), table.c.ended_us > microseconds(since)]
+        found: list[RecordVersion] = []
+        size = 0
+        while len(found) < limit and size < BYTES_AT_ONCE:
+            wanted = min(limit - len(found), _VERSIONS_AT_ONCE)
+            statement = select(table).where(*clauses).order_by(table.c.place.desc()).limit(wanted + 1)
+            if before is not None:
+                statement = statement.where(table.c.place < before)
+            rows = [named(row) for row in await self._connection.execute(statement)]
+            page = rows[:wanted]
+            size += sum(len(value) for row in page for value in row.values() if isinstance(value, str))
+            found += self._read(page)
+            if len(rows) <= wanted:
+                return found, False
+            before = page[-1]["place"]
+        return found, True
+
+    async def at(self, stored_id: str, chosen: Filter, since: datetime, moment: datetime) -> RecordVersion | None:
+        """Return the version that was the record at a moment, if a filter's caller sees it."""
+        table, at_us = self._table, microseconds(moment)
+        statement = select(table).where(
+            *self._of([stored_id]),
+            *self._visible(chosen),
+            table.c.ended_us > microseconds(since),
+            table.c.begun_us <= at_us,
+            table.c.ended_us > at_us,
+        )
+        rows = await self._connection.execute(statement.order_by(table.c.place.desc()).limit(1))
+        return next(iter(self._read([named(row) for row in rows])), None)
+
+    async def forget(self, subject: str, *, dry_run: bool) -> int:
+        """Remove the versions that are tied to a subject, and take its name out of the others; return how many.
+
+        A version is removed whoever else has saved it too: nobody misses what is no record any more.
+        """
+        table, after, found = self._table, 0, 0
+        # An owner is written as "subject:" and the subject.
+        tied = holds_text(table.c[metadata_column(self._key.kind)], canonical_json(subject)[1:], self._dialect)
+        while True:
+            statement = select(table).where(owned(table, self._key), tied, table.c.place > after)
+            rows = [
+                named(row)
+                for row in await self._connection.execute(statement.order_by(table.c.place).limit(TEXTS_IN_CHUNK))
+            ]
+            places = [version.place for version in self._read(rows) if subject in ties_of(version.record).subjects]
+            found += len(places)
+            if places and not dry_run:
+                await self._connection.execute(delete(table).where(table.c.place.in_(places)))
+            if len(rows) < TEXTS_IN_CHUNK:
+                break
+            after = rows[-1]["place"]
+        if not dry_run:
+            changed = owned(table, self._key), table.c.changed_by == subject
+            await self._connection.execute(update(table).where(*changed).values(changed_by=""))
+        return found
+
+    async def last_place(self) -> int:
+        """Return the place of the version that was kept last; 0 when there is none."""
+        place = await self._connection.scalar(
+            select(func.max(self._table.c.place)).where(owned(self._table, self._key))
+        )
+        return int(place or 0)
+
+    async def clear(self, last: int) -> int:
+        """Remove a portion of the versions up to a place, and return how many: fewer than a portion at the end."""
+        table = self._table
+        return await _delete_portion(self._connection, table, owned(table, self._key), table.c.place <= last)
+
+    def _of(self, ids: Sequence[str]) -> list[ColumnElement[bool]]:
+        return [owned(self._table, self._key), self._table.c[Column.ID].in_(ids)]
+
+    def _visible(self, chosen: Filter) -> list[ColumnElement[bool]]:
+        return list(visible(self._table, chosen)) if self._key.kind is MemoryKind.UNIFIED else []
+
+    def _read(self, rows: Sequence[Row]) -> list[RecordVersion]:
+        found: list[RecordVersion] = []
+        for row in rows:
+            # One at a time: several rows have the same stored id.
+            for record in parse_rows(self._key, [row]).values():
+                found.append(
+                    RecordVersion(
+                        record=record,
+                        begun_at=moment_of(row["begun_us"]),
+                        ended_at=moment_of(row["ended_us"]),
+                        end=VersionEnd(row["ended_by"]),
+                        changed_by=row["changed_by"],
+                        place=row["place"],
+                    )
+                )
+        return found
+
+
+_VERSIONS_AT_ONCE = 10
+"""Versions read before it is known how long they are: 1 MiB each at most."""
+
+
+async def prune(connection: AsyncConnection, kind: MemoryKind, ended_before: datetime, group_id: str | None) -> int:
+    """Remove a portion of the versions of one group, or (None) of all without a policy, that ended before a time."""
+    table = versions[kind]
+    own = select(history_policies.c.group_id)
+    whose = table.c[Column.GROUP_ID] == group_id if group_id is not None else table.c[Column.GROUP_ID].not_in(own)
+    return await _delete_portion(connection, table, whose, table.c.ended_us <= microseconds(ended_before))
+
+
+async def _delete_portion(connection: AsyncConnection, table: Table, *clauses: ColumnElement[bool]) -> int:
+    some = select(table.c.place).where(*clauses).limit(ROWS_IN_CHUNK)
+    removed: Any = await connection.execute(delete(table).where(table.c.place.in_(some)))
+    return int(removed.rowcount)

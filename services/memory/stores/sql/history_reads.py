@@ -1,0 +1,78 @@
+"""Reading and removing former versions of the default store's records, apart from the changes that keep them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.db.access import DatabaseAccess
+from services.memory.domain.filters import Filter
+from services.memory.domain.history import RecordVersion
+from services.memory.domain.moments import microseconds
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import Record
+from services.memory.repositories.namespaces import NamespaceRepository
+from services.memory.stores.sql.history import VersionsOf, prune
+from services.memory.stores.sql.rows import read_records
+from services.memory.stores.sql.statements import ROWS_IN_CHUNK, living
+from services.memory.tables import records, versions
+
+
+class SqlHistory:
+    """See `VersionStore`."""
+
+    def __init__(self, database: DatabaseAccess) -> None:
+        self._database = database
+
+    def _versions(self, connection: AsyncConnection, key: NamespaceKey) -> VersionsOf:
+        return VersionsOf(connection, key, self._database.dialect)
+
+    async def versions(
+        self, key: NamespaceKey, record_id: str, chosen: Filter, since: datetime, before: int | None, limit: int
+    ) -> tuple[Sequence[RecordVersion], bool]:
+        """See `VersionStore`."""
+        async with self._database.read() as connection:
+            return await self._versions(connection, key).page(key.stored_id(record_id), chosen, since, before, limit)
+
+    async def at(
+        self, key: NamespaceKey, record_id: str, chosen: Filter, since: datetime, moment: datetime, now: datetime
+    ) -> Record | None:
+        """See `VersionStore`."""
+        table, stored_id = records[key.kind], key.stored_id(record_id)
+        clauses = living(key, chosen, microseconds(now), self._database.dialect)
+        begun = func.coalesce(table.c.saved_us, table.c.created_us) <= microseconds(moment)
+        async with self._database.read() as connection:
+            found, _ = await read_records(connection, key, [stored_id], embeddings=False, clauses=[*clauses, begun])
+            if found:
+                return found[stored_id]
+            version = await self._versions(connection, key).at(stored_id, chosen, since, moment)
+        return version.record if version else None
+
+    async def forget(self, key: NamespaceKey, subject: str, *, dry_run: bool) -> int:
+        """See `VersionStore`."""
+        if key.kind not in versions:
+            return 0
+        async with self._database.write() as connection:
+            await NamespaceRepository(connection).hold(key.id)
+            return await self._versions(connection, key).forget(subject, dry_run=dry_run)
+
+    async def prune(self, ended_before: datetime, group_id: str | None) -> int:
+        """See `VersionStore`."""
+        pruned = 0
+        for kind in versions:
+            some = ROWS_IN_CHUNK
+            while some == ROWS_IN_CHUNK:
+                async with self._database.write() as connection:
+                    some = await prune(connection, kind, ended_before, group_id)
+                pruned += some
+        return pruned
+
+    async def clear(self, key: NamespaceKey) -> None:
+        """Remove the versions that a namespace has, some thousand at a time."""
+        async with self._database.read() as connection:
+            last = await self._versions(connection, key).last_place()
+        some = ROWS_IN_CHUNK
+        while last and some == ROWS_IN_CHUNK:
+            async with self._database.write() as connection:
+                some = await self._versions(connection, key).clear(last)
