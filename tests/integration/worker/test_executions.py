@@ -1,6 +1,7 @@
 """Executions through the API, real worker hosts and real crew processes."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -196,6 +197,27 @@ async def test_a_crew_that_runs_again_on_one_input_has_the_memories_of_one_run(i
     )
     assert [result.record.unified.content for result in found.results] == ["The rudder is broad."]
     assert str(installation.llm.calls_where(route="chat")[-1].body).count("The rudder is broad.") == 1
+
+
+async def test_a_model_consolidates_memories_where_the_crew_asks_for_it(lone: Installation) -> None:
+    lone.llm.on(Reply(text="The anchor weighs one ton."), last_contains="Read about anchors.")
+    memory = crew_pb2.MemorySpec(enabled=True, consolidation=crew_pb2.ConsolidationSpec(similarity=0.1))
+    first = await lone.finished((await lone.start(crew(task("read", "Read about anchors."), memory=memory))).id)
+    assert first.usage.llm_calls == 1
+    memory_id = (await lone.crews().GetCrew(crew_pb2.GetCrewRequest(id=first.crew_id))).crew.memory_id
+    listing = memory_pb2.ListRecordsRequest(namespace=memory_pb2.Namespace(memory_id=memory_id))
+    [record] = (await lone.memory().ListRecords(listing)).records
+    merged = "The anchor weighs two tons; it was thought to weigh one."
+    action = {"action": "update", "record_id": record.id, "new_content": merged}
+    lone.llm.clear_rules()
+    lone.llm.on(Reply(text="The anchor weighs two tons."), last_contains="Read about anchors.")
+    plan = {"actions": [action], "insert_new": False}
+    lone.llm.on(Reply(text=json.dumps(plan)), last_contains="New content to consider storing")
+    request = execution_pb2.StartExecutionRequest(crew_id=first.crew_id)
+    again = await lone.finished((await lone.executions().StartExecution(request)).execution.id)
+    assert (again.state, again.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 2)
+    [kept] = (await lone.memory().ListRecords(listing)).records
+    assert (kept.id, kept.unified.content, kept.revision) == (record.id, merged, 2)
 
 
 async def test_a_model_named_for_one_execution_does_not_part_it_from_the_memories_of_its_crew(
