@@ -76,6 +76,31 @@ async def test_a_backend_is_created_activated_and_given_up(run: Run, vectors: Ve
     assert "no backends" in said(await run("backend", "list"))
 
 
+async def test_a_backend_can_be_a_database(run: Run, tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.write_text("-----BEGIN CERTIFICATE-----")
+    place = ["--host", "db.example.com", "--database", "memories", "--user", "coxswain"]
+    created = await run("backend", "create", "base", *place, "--ca-file", str(authority))
+    assert "base created" in said(created)
+    assert "create its tables with: coxswain memory backend provision base" in " ".join(created.stderr.split())
+    assert "postgresql db.example.com:5432/memories schema coxswain_memory" in said(await run("backend", "list"))
+    assert "base updated" in said(await run("backend", "update", "base", "--port", "6543", "--secret", "postgresql/b"))
+    lake = ["--instance", "memories", "--workspace", "https://example.com"]
+    assert "lake created" in said(await run("backend", "create", "lake", *place[:4], *lake))
+    assert "lake updated" in said(await run("backend", "update", "lake", "--instance", "others"))
+    base, changed = (backend["pgvector"] for backend in json.loads((await run("backend", "list", "--json")).stdout))
+    assert (base["port"], base["password_secret"], base["tls_mode"]) == (6543, "postgresql/b", "TLS_MODE_VERIFY_FULL")
+    assert changed["lakebase"] == {"workspace_url": "https://example.com", "instance": "others"}
+    for wrong in (
+        ["--database", "d"],
+        [*place, "--catalog", "main"],
+        [*place, "--instance", "m"],
+        [*place, "--tls", "x"],
+    ):
+        refused = await run("backend", "create", "other", *wrong)
+        assert refused.exit_code == 2, wrong
+
+
 async def test_what_is_missing_is_told_and_then_made(run: Run, vectors: VectorSearchEmulator) -> None:
     await create(run, vectors)
     missing = await run("backend", "verify", "lake")

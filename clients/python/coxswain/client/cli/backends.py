@@ -233,6 +233,10 @@ def update(
             changed.name = name
             paths.append("name")
         if present.HasField("pgvector") or host:
+            if workspace or instance:
+                # Both are one field: what was not given of it stays.
+                workspace = workspace or present.pgvector.lakebase.workspace_url
+                instance = instance or present.pgvector.lakebase.instance
             given = database_fields(
                 host=host,
                 port=port,
