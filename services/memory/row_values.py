@@ -139,7 +139,7 @@ def read_json(value: object) -> Any:
     if not isinstance(value, str):
         return value if isinstance(value, dict | list) and _shallow(value) else None
     try:
-        document = json.loads(value, parse_constant=_no_constant)
+        document = _DECODER.decode(value)
     except (ValueError, RecursionError):
         return None
     return document if _shallow(document) else None
@@ -147,6 +147,10 @@ def read_json(value: object) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+# Made once, as `json.loads` would make it for every call.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _shallow(document: object) -> bool:

@@ -85,6 +85,8 @@ def _portions(rows: int) -> Iterator[None]:
     with ExitStack() as patches:
         for module in (statements, store_module, search_module, blocks_module):
             patches.enter_context(patch.object(module, "ROWS_IN_CHUNK", rows))
+        for module in (search_module, blocks_module):
+            patches.enter_context(patch.object(module, "VECTORS_IN_CHUNK", rows))
         for module in (store_module, search_module):
             patches.enter_context(patch.object(module, "TEXTS_IN_CHUNK", rows))
         patches.enter_context(patch.object(rows_module, "RECORDS_AT_ONCE", rows))
@@ -661,3 +663,44 @@ async def test_what_somebody_is_tied_to_is_found_in_what_is_remembered(database_
             for limit in (10, 10, 100):
                 found = (await store.search(key, Query(unit_vector((1, 0, 0)), limit, chosen), NOW)).results
                 assert [result.record.id for result in found] == ["olaf"]
+
+
+async def test_records_found_lately_are_read_again_once_they_change_and_only_then(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _stores(database_url) as (store, other, _):
+        key, query = KEYS[0], Query(unit_vector((1, 0, 0)), 10)
+        vector = unit_vector((1, 0, 0))
+        await store.save(key, SPACE, [Record(f"r{n}", Unified(f"text {n}"), vector) for n in range(5)], NOW)
+        read: list[str] = []
+
+        def parse(of: NamespaceKey, rows: Sequence[Any]) -> dict[str, Record]:
+            found = rows_module.parse_rows(of, rows)
+            read.extend(record.id for record in found.values())
+            return found
+
+        monkeypatch.setattr(search_module, "parse_rows", parse)
+
+        async def found() -> dict[str, Unified]:
+            read.clear()
+            bodies = {result.record.id: result.record.body for result in (await store.search(key, query, NOW)).results}
+            return {name: body for name, body in bodies.items() if isinstance(body, Unified)}
+
+        await store.search(key, query, NOW)
+        await found()
+        assert not (await found() and read)
+        later = NOW + timedelta(hours=1)
+        await store.touch(key, ["r1"], later)
+        await store.save(key, SPACE, [Record("r5", Unified("text 5"), vector)], NOW)
+        await store.save(key, SPACE, [Record("r2", Unified("new"), vector)], NOW)
+        await store.delete(key, ["r4"], None, NOW)
+        bodies = await found()
+        assert sorted(read) == ["r1", "r2", "r5"]
+        assert sorted(bodies) == ["r0", "r1", "r2", "r3", "r5"]
+        assert (bodies["r1"].last_accessed, bodies["r2"].content) == (later, "new")
+        # What another process touched is not known here.
+        await other.touch(key, ["r0"], later)
+        await store.touch(key, ["r3"], later)
+        bodies = await found()
+        assert len(read) == 5
+        assert {name for name, body in bodies.items() if body.last_accessed == later} == {"r0", "r1", "r3"}

@@ -34,24 +34,40 @@ def quantised(matrix: npt.NDArray[np.float32]) -> QuantisedVectors:
     errors = np.empty(rows, dtype=np.float32)
     for start in range(0, rows, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        codes[part], steps[part], errors[part] = _quantised(matrix[part].astype(np.float64), dimension)
+        _quantise(matrix[part], codes[part], steps[part], errors[part])
     return QuantisedVectors(codes, steps, errors)
 
 
-def _quantised(
-    exact: npt.NDArray[np.float64], dimension: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    lengths = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+def _quantise(
+    exact: npt.NDArray[np.float32],
+    codes: npt.NDArray[np.int8],
+    steps: npt.NDArray[np.float32],
+    errors: npt.NDArray[np.float32],
+) -> None:
+    dimension = exact.shape[1]
+    with np.errstate(over="ignore"):
+        lengths = _lengths(exact)
     usable = (lengths > _LENGTHS[0]) & (lengths < _LENGTHS[1])
-    exact = np.where(usable[:, None], exact, 0.0)
-    steps = np.where(usable, np.abs(exact).max(axis=1, initial=0.0) / _LARGEST, 1.0).astype(np.float32)
-    codes = np.rint(exact / steps[:, None])
-    rest = exact - codes * steps[:, None]
-    # By Cauchy and Schwarz the products differ by no more than the length of the difference. Beside that, both products
-    # are sums of float32, each off by no more than half a unit in the last place for every component.
-    errors = np.sqrt(np.einsum("ij,ij->i", rest, rest)) + 4 * (dimension + 4) * 2.0**-24 * lengths
+    if not usable.all():
+        exact = np.where(usable[:, None], exact, np.float32(0))
+    np.maximum(exact.max(axis=1), -exact.min(axis=1), out=steps)
+    steps /= np.float32(_LARGEST)
+    steps[~usable] = 1.0
+    rest = exact / steps[:, None]
+    np.rint(rest, out=rest)
+    codes[:] = rest
+    np.multiply(rest, steps[:, None], out=rest)
+    np.subtract(exact, rest, out=rest)
+    # By Cauchy and Schwarz the products differ by no more than the length of the difference. Beside that, all of this
+    # and both products are sums of float32, each off by no more than a unit in the last place for every component.
+    rounding = (dimension + 8) * 2.0**-23
+    errors[:] = np.nextafter(_lengths(rest) * (1 + rounding) + 3 * rounding * lengths, np.float32(np.inf))
     errors[~usable] = np.inf
-    return codes, steps, np.nextafter(errors.astype(np.float32), np.float32(np.inf))
+
+
+def _lengths(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    result: npt.NDArray[np.float32] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    return result
 
 
 def reaches(

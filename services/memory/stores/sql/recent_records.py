@@ -1,6 +1,6 @@
 """Records that searches found lately, without their vectors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cachetools import LRUCache
 
@@ -9,34 +9,52 @@ from services.memory.domain.records import Record
 _OBJECT_BYTES = 2048
 """What a record takes beside its texts, as objects of Python."""
 
+_NAMESPACES = 50_000
+"""Namespaces of which is known which version their records are as of, some 200 bytes each."""
+
 _COPIES = 2
 """Its texts are held as they are and as part of its message."""
 
 
 class RecentRecords:
-    """Records by namespace, version and stored id; those of a former version are never returned, and go in time.
+    """Records by namespace and stored id, as of the namespace's version; those that were changed since go in time.
 
     What is returned is shared by all searches: nobody may change it. To be used from one event loop.
     """
 
     def __init__(self, max_bytes: int) -> None:
+        # By the version, too, from which on changes were followed: nothing of an earlier time is ever found.
         self._records: LRUCache[tuple[str, int, str], Record] = LRUCache(max_bytes, getsizeof=_size)
+        self._versions: LRUCache[str, tuple[int, int]] = LRUCache(_NAMESPACES)
+        """The version that what is remembered of a namespace is as of, and the one since when it was followed."""
 
-    def of(self, namespace_id: str, version: int, ids: Sequence[str]) -> dict[str, Record] | None:
-        """Return the records of all these ids as of a version; None when one of them is not remembered."""
-        found: dict[str, Record] = {}
-        for stored_id in ids:
-            record = self._records.get((namespace_id, version, stored_id))
-            if record is None:
-                return None
-            found[stored_id] = record
-        return found
+    def of(self, namespace_id: str, version: int, ids: Sequence[str]) -> dict[str, Record]:
+        """Return those of the records of these ids that are remembered as of a version."""
+        current, since = self._versions.get(namespace_id, (0, 0))
+        if current != version:
+            return {}
+        found = ((stored_id, self._records.get((namespace_id, since, stored_id))) for stored_id in ids)
+        return {stored_id: record for stored_id, record in found if record is not None}
 
     def put(self, namespace_id: str, version: int, by_id: Mapping[str, Record]) -> None:
         """Remember records as of a version; one that is larger than all there may be is not kept."""
+        current, since = self._versions.get(namespace_id, (0, 0))
+        if version < current:
+            return
+        if version > current:
+            since = version
+            self._versions[namespace_id] = version, since
         for stored_id, record in by_id.items():
             if _size(record) <= self._records.maxsize:
-                self._records[namespace_id, version, stored_id] = record
+                self._records[namespace_id, since, stored_id] = record
+
+    def follow(self, namespace_id: str, before: int, version: int, changed: Iterable[str]) -> None:
+        """Let what is remembered as of the version `before` be as of another, as nothing but `changed` ids differs."""
+        current, since = self._versions.get(namespace_id, (0, 0))
+        if current == before:
+            for stored_id in changed:
+                self._records.pop((namespace_id, since, stored_id), None)
+            self._versions[namespace_id] = version, since
 
 
 def _size(record: Record) -> int:

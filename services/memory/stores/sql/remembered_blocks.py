@@ -4,7 +4,8 @@ Of a namespace whose vectors do not fit the bound, one byte for each of their co
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -18,6 +19,8 @@ from services.memory.domain.records import MemoryKind
 from services.memory.schemas import Column
 from services.memory.stores.sql import quantised
 from services.memory.stores.sql.blocks import ROW_BYTES, VectorBlock
+from services.memory.stores.sql.recent_records import RecentRecords
+from services.memory.stores.sql.recent_touches import RecentTouches
 from services.memory.stores.sql.removals import RecentRemovals
 from services.memory.stores.sql.rows import vector_block, vector_columns
 from services.memory.stores.sql.statements import (
@@ -27,6 +30,8 @@ from services.memory.stores.sql.statements import (
     REMOVAL_VERSION,
     ROWS_IN_CHUNK,
     SINCE,
+    VECTORS_IN_CHUNK,
+    WRITTEN,
     changes,
     chunks,
     owned,
@@ -39,6 +44,10 @@ COMPONENTS_IN_LOOP: Final = 1_000_000
 """Blocks of more components than these are computed with off the event loop."""
 
 
+_RECORDS_SHARE: Final = 4
+"""Records found lately may take this part of the bytes that vectors may, beside those."""
+
+
 class RememberedBlocks:
     """Blocks by namespace, each with the version of the namespace that it holds. To be used from one event loop."""
 
@@ -47,6 +56,9 @@ class RememberedBlocks:
         self._database = database
         self._cache = VectorCache(cache_bytes)
         self._removals = RecentRemovals()
+        self._touches = RecentTouches()
+        self.records = RecentRecords(cache_bytes // _RECORDS_SHARE)
+        """Records found lately, as of the version that a search of a block has proven."""
         self.namespace_bytes = min(cached_namespace_bytes, cache_bytes)
         """Bytes of the largest namespace that is remembered."""
         # One reader fills what several searches wait for.
@@ -57,6 +69,11 @@ class RememberedBlocks:
         # Of what is not remembered, all rows will be read in any case.
         if namespace_id in self._cache:
             self._removals.note(namespace_id, version, previous, ids)
+
+    def note_touch(self, namespace_id: str, version: int, ids: Sequence[str]) -> None:
+        """Note which records the committed write of a version touched."""
+        if namespace_id in self._cache:
+            self._touches.note(namespace_id, version, ids)
 
     def forget(self, namespace_id: str) -> None:
         """Give up what is remembered of a namespace."""
@@ -85,9 +102,9 @@ class RememberedBlocks:
             version, block = remembered
             if version > before[0]:
                 return True
-            parameters = owner_parameters(key) | {SINCE: version, CHANGES_LIMIT: ROWS_IN_CHUNK + 1}
+            parameters = owner_parameters(key) | {SINCE: version, CHANGES_LIMIT: VECTORS_IN_CHUNK + 1}
             rows = await self._database.fetch(changes(key.kind, *vector_columns(key.kind)), parameters)
-            if not rows or len(rows) > ROWS_IN_CHUNK or rows[0][NAMESPACE_VERSION] == version:
+            if not rows or len(rows) > VECTORS_IN_CHUNK or rows[0][NAMESPACE_VERSION] == version:
                 return False
             now, dimension = rows[0], block.dimension
             removed: Sequence[str] | None = ()
@@ -102,8 +119,19 @@ class RememberedBlocks:
                 block = await asyncio.to_thread(_changed, block, key.kind, written, removed)
             else:
                 block = _changed(block, key.kind, written, removed)
+            self._follow(key.id, version, now[NAMESPACE_VERSION], [row for row in rows if row[WRITTEN]], removed)
             await self._put(key, now[NAMESPACE_VERSION], block)
             return True
+
+    def _follow(
+        self, namespace_id: str, before: int, version: int, written: Sequence[Mapping[str, Any]], removed: Sequence[str]
+    ) -> None:
+        """Keep the records found lately, but for changed ones, where it is known what every write since has changed."""
+        touches = self._touches.since(namespace_id, before)
+        known = {row[WRITTEN] for row in written} | self._removals.versions_since(namespace_id, before) | set(touches)
+        if known.issuperset(range(before + 1, version + 1)):
+            changed = [*(row[Column.ID] for row in written), *removed, *chain.from_iterable(touches.values())]
+            self.records.follow(namespace_id, before, version, changed)
 
     async def read(self, connection: AsyncConnection, namespace: NamespaceInfo) -> tuple[int, VectorBlock]:
         """Return the namespace's rows as of its version, or newer, and which version they are of."""
@@ -145,7 +173,7 @@ class RememberedBlocks:
             block = (block.as_bytes() if as_bytes else block).with_room(namespace.record_count)
             remembered = None
         # Chunk by chunk: turning all rows at once to arrays would keep the interpreter from everybody else.
-        async for chunk in chunks(connection, statement, ROWS_IN_CHUNK):
+        async for chunk in chunks(connection, statement, VECTORS_IN_CHUNK):
             if remembered:
                 block, removed = await asyncio.to_thread(_changed, block, key.kind, chunk, removed), ()
             else:

@@ -63,6 +63,11 @@ class RecentRemovals:
         if gone is not None:
             self.size -= gone.size
 
+    def versions_since(self, namespace_id: str, version: int) -> set[int]:
+        """Return the versions after one whose writes are known to have removed something."""
+        own = self._of.get(namespace_id)
+        return {removal.version for removal in own.kept if removal.version > version} if own else set()
+
     def since(self, namespace_id: str, version: int, last: int) -> Sequence[str] | None:
         """Return the ids removed after a version up to the removal of version `last`; None when not all are known."""
         own = self._of.get(namespace_id)

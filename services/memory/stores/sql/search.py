@@ -25,7 +25,6 @@ from services.memory.repositories.namespaces import NamespaceRepository, version
 from services.memory.rows import Row
 from services.memory.schemas import Column
 from services.memory.stores.sql.blocks import Mask, VectorBlock
-from services.memory.stores.sql.recent_records import RecentRecords
 from services.memory.stores.sql.remembered_blocks import COMPONENTS_IN_LOOP, RememberedBlocks, bytes_of
 from services.memory.stores.sql.rows import (
     RECORDS_AT_ONCE,
@@ -40,6 +39,7 @@ from services.memory.stores.sql.statements import (
     NAMESPACE_VERSION,
     ROWS_IN_CHUNK,
     TEXTS_IN_CHUNK,
+    VECTORS_IN_CHUNK,
     WINNERS,
     chunks,
     living,
@@ -58,9 +58,6 @@ Result = TypeVar("Result")
 
 _ATTEMPTS = 3
 
-_RECORDS_SHARE = 4
-"""Records found lately may take this part of the bytes that vectors may, beside those."""
-
 
 class VectorSearch:
     """Computes on the rows it remembers for a version of the namespace, which it reads to prove them current.
@@ -75,12 +72,16 @@ class VectorSearch:
         self._blocks = RememberedBlocks(
             database, cache_bytes=cache_bytes, cached_namespace_bytes=cached_namespace_bytes
         )
-        self._records = RecentRecords(cache_bytes // _RECORDS_SHARE)
+        self._records = self._blocks.records
         self._version = version_read(database)
 
     def note_removal(self, namespace_id: str, version: int, previous: int, ids: Sequence[str]) -> None:
         """See `RememberedBlocks`."""
         self._blocks.note_removal(namespace_id, version, previous, ids)
+
+    def note_touch(self, namespace_id: str, version: int, ids: Sequence[str]) -> None:
+        """See `RememberedBlocks`."""
+        self._blocks.note_touch(namespace_id, version, ids)
 
     def forget(self, namespace_id: str) -> None:
         """See `RememberedBlocks`."""
@@ -147,21 +148,22 @@ class VectorSearch:
         best = await self._nearest(self._database.fetch, key, version, block, query, microseconds(now))
         if best is None:
             return None
-        known = None if query.include_embeddings else self._records.of(key.id, version, _ids(best))
-        if known is not None:
-            current = proven or await self._is_current(key, version)
-            return _found(best, known) if current and _all_seen(query.filter, known) else None
-        rows = await self._database.fetch(
-            winners(key.kind, embeddings=query.include_embeddings), {**owner_parameters(key), WINNERS: _ids(best)}
-        )
-        if not rows or rows[0][NAMESPACE_VERSION] != version:
+        ids = _ids(best)
+        by_id = {} if query.include_embeddings else self._records.of(key.id, version, ids)
+        unknown = [stored_id for stored_id in ids if stored_id not in by_id]
+        if unknown:
+            rows = await self._database.fetch(
+                winners(key.kind, embeddings=query.include_embeddings), {**owner_parameters(key), WINNERS: unknown}
+            )
+            if not rows or rows[0][NAMESPACE_VERSION] != version:
+                return None
+            read = parse_rows(key, [row for row in rows if row[Column.ID] is not None])
+            by_id |= read
+            if not query.include_embeddings:
+                self._records.put(key.id, version, read)
+        elif not proven and not await self._is_current(key, version):
             return None
-        by_id = parse_rows(key, [row for row in rows if row[Column.ID] is not None])
-        if not _all_seen(query.filter, by_id):
-            return None
-        if not query.include_embeddings:
-            self._records.put(key.id, version, by_id)
-        return _found(best, by_id)
+        return _found(best, by_id) if _all_seen(query.filter, by_id) else None
 
     async def _is_current(self, key: NamespaceKey, version: int) -> bool:
         proof = await self._version.fetch(key.id, key.group_id)
@@ -219,7 +221,7 @@ class VectorSearch:
             return nearest(block, query, np.ones(len(block), dtype=np.bool_), now_us)
 
         best, scanned, started = Candidates.none(), 0, time.perf_counter()
-        async for chunk in chunks(connection, statement, ROWS_IN_CHUNK if rest is None else TEXTS_IN_CHUNK):
+        async for chunk in chunks(connection, statement, VECTORS_IN_CHUNK if rest is None else TEXTS_IN_CHUNK):
             scanned += len(chunk)
             best = best.merged(await asyncio.to_thread(best_of, chunk), query.limit)
         logger.warning(

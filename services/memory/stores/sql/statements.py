@@ -22,6 +22,8 @@ from services.memory.stores.sql.comparisons import compare, holds_text, narrowed
 from services.memory.tables import namespaces, record_words, records
 
 ROWS_IN_CHUNK: Final = 4096
+VECTORS_IN_CHUNK: Final = 1024
+"""Rows read at once with their vectors: about as many as stay in the processor's cache until they are arrays."""
 TEXTS_IN_CHUNK: Final = 256
 """Rows read at once with columns that may be long: contents are up to 1 MiB each."""
 IDS_IN_STATEMENT: Final = 500
@@ -29,6 +31,7 @@ IDS_IN_STATEMENT: Final = 500
 NAMESPACE_VERSION: Final = "namespace_version"
 REMOVAL_VERSION: Final = "namespace_removal_version"
 DIMENSION: Final = "namespace_dimension"
+WRITTEN: Final = "row_written_version"
 WINNERS: Final = "winners"
 SINCE: Final = "since"
 CHANGES_LIMIT: Final = "changes_limit"
@@ -98,8 +101,8 @@ def _by_ids(kind: MemoryKind, columns: tuple[ColumnElement[Any], ...]) -> Select
 def changes(kind: MemoryKind, *columns: ColumnElement[Any]) -> Select[Any]:
     """Return the statement that reads columns of the rows written after a version (parameter `SINCE`).
 
-    It takes `owner_parameters` and `CHANGES_LIMIT` too. Beside the columns are the namespace's version, its last
-    removal's and its dimension. A namespace without such rows is one row with the columns NULL.
+    It takes `owner_parameters` and `CHANGES_LIMIT` too. Behind the columns are the version that wrote the row, the
+    namespace's, its last removal's and its dimension. A namespace without such rows is one row with the columns NULL.
     """
     table = records[kind]
     owner: dict[str, Any] = {name: bindparam(name) for name in (_NAMESPACE, _GROUP, _CREW)}
@@ -111,6 +114,7 @@ def changes(kind: MemoryKind, *columns: ColumnElement[Any]) -> Select[Any]:
     return (
         select(
             *columns,
+            table.c.written_version.label(WRITTEN),
             namespaces.c.version.label(NAMESPACE_VERSION),
             namespaces.c.removal_version.label(REMOVAL_VERSION),
             namespaces.c.embedding_dimension.label(DIMENSION),

@@ -450,13 +450,15 @@ class SqlRecordStore:
             namespaces = NamespaceRepository(connection)
             if await namespaces.hold(key.id) is None:
                 return 0
-            touched = 0
+            touched, version = 0, None
             clauses = living(key, chosen, microseconds(now), self._database.dialect)
             for part in parts(stored, IDS_IN_STATEMENT):
                 statement = update(table).where(owned_among(table, key, part), *clauses)
                 touched += (await connection.execute(statement.values({Column.LAST_ACCESSED: now}))).rowcount
             if touched:
-                await namespaces.raise_version(key.id)
+                version = await namespaces.raise_version(key.id)
+        if version is not None:
+            self._search.note_touch(key.id, version, stored)
         return touched
 
     async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
