@@ -46,6 +46,7 @@ from services.memory.stores.sql import search as search_module
 from services.memory.stores.sql import statements
 from services.memory.stores.sql import store as store_module
 from services.memory.stores.sql.blocks import ROW_BYTES
+from services.memory.stores.sql.shortlist_vectors import best_of_shortlist
 from services.memory.stores.sql.store import SqlMemoryStore
 from tests.integration.memory.store_model import (
     FILTERS,
@@ -704,3 +705,31 @@ async def test_records_found_lately_are_read_again_once_they_change_and_only_the
         bodies = await found()
         assert len(read) == 5
         assert {name for name, body in bodies.items() if body.last_accessed == later} == {"r0", "r1", "r3"}
+
+
+async def test_a_save_in_the_middle_of_a_search_by_bytes_does_not_make_it_read_everything(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _stores(database_url) as (other, store, _):
+        key, vector = KEYS[0], unit_vector((1, 0, 0))
+        await store.save(key, SPACE, [Record(f"r{n}", Unified("alpha"), vector) for n in range(5)], NOW)
+        saved = 0
+
+        async def interrupted(*args: Any) -> Any:
+            nonlocal saved
+            saved += 1
+            if saved == 1:
+                await other.save(key, SPACE, [Record("late", Unified("alpha"), vector)], NOW)
+            return await best_of_shortlist(*args)
+
+        monkeypatch.setattr(search_module, "best_of_shortlist", interrupted)
+        for chosen in (Filter(), Filter(conditions=(Condition("content", Comparison.EQUAL, ("alpha",)),))):
+            saved = 0
+            await other.delete(key, ["late"], None, NOW)
+            await store.search(key, Query(vector, 60, chosen), NOW)
+            assert saved
+            saved = 0
+            await other.delete(key, ["late"], None, NOW)
+            outcome = await store.search(key, Query(vector, 10, chosen), NOW)
+            assert outcome.scanned == 0
+            assert {result.record.id for result in outcome.results} >= {f"r{n}" for n in range(5)}

@@ -94,7 +94,7 @@ class VectorSearch:
             return SearchOutcome(at_once)
         found: list[Found] = []
         scanned, cut = 0, False
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             async with self._database.read() as connection:
                 namespace = await NamespaceRepository(connection).get(key)
                 if namespace is None:
@@ -104,6 +104,8 @@ class VectorSearch:
                 best = None
                 if self._blocks.takes(namespace):
                     best = await self._best(connection, namespace, query, microseconds(now))
+                    if best is None and attempt + 1 < _ATTEMPTS and await self._has_moved(namespace):
+                        continue
                 if best is None:
                     best, read = await self._scan(connection, namespace, query, microseconds(now))
                     scanned += read
@@ -164,6 +166,13 @@ class VectorSearch:
         elif not proven and not await self._is_current(key, version):
             return None
         return _found(best, by_id) if _all_seen(query.filter, by_id) else None
+
+    async def _has_moved(self, namespace: NamespaceInfo) -> bool:
+        """Return whether what is remembered is not as of a namespace's version, or was not any more a moment ago."""
+        remembered = self._blocks.get(namespace.key)
+        if remembered is None:
+            return False
+        return remembered[0] != namespace.version or not await self._is_current(namespace.key, namespace.version)
 
     async def _is_current(self, key: NamespaceKey, version: int) -> bool:
         proof = await self._version.fetch(key.id, key.group_id)
