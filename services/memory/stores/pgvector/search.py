@@ -56,6 +56,9 @@ class PgvectorSearch:
     def note_removal(self, namespace_id: str, version: int, previous: int, ids: Sequence[str]) -> None:
         """Nothing is remembered of rows."""
 
+    def note_touch(self, namespace_id: str, version: int, ids: Sequence[str]) -> None:
+        """Nothing is remembered of rows."""
+
     def forget(self, namespace_id: str) -> None:
         """Nothing is remembered of rows."""
 

@@ -75,6 +75,7 @@ def reaches(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return between which cosine similarities each row's is: the lowest and the highest, from -1 to 1."""
     codes, rows = vectors.codes, len(vectors.codes)
+    query = query.astype(np.float32, copy=False)
     products = np.empty(rows, dtype=np.float32)
     floats = np.empty((min(rows, _ROWS_AT_ONCE), codes.shape[1]), dtype=np.float32)
     for start in range(0, rows, _ROWS_AT_ONCE):

@@ -53,6 +53,8 @@ class SavedBefore:
         self._stored: dict[str, StoredRecord | None] = {}
         self.rows: set[str] = set()
         """Primary keys of the rows that were found, whether they live or have expired."""
+        self.absent: set[str] = set()
+        """Primary keys that were looked for and are those of no rows."""
 
     async def plan(self, new: Sequence[Record], identities: Sequence[str], near: NearCopies | None = None) -> SavePlan:
         """Return what to write for new records, given the identity of each."""
@@ -93,6 +95,7 @@ class SavedBefore:
                         row["owner"] if row.get(Column.PRIVATE) else None,
                         row_revision(self._key.kind, row),
                     )
+        self.absent.update(by_stored_id.keys() - self.rows)
 
     async def _same(self, identities: Sequence[str]) -> dict[str, Record]:
         """Return the records that have these identities, the oldest of several."""

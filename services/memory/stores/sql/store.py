@@ -65,6 +65,10 @@ class NearestSearch(Protocol):
         """Note what the committed write of a version removed; `previous` is the version of the removal before."""
         ...
 
+    def note_touch(self, namespace_id: str, version: int, ids: Sequence[str]) -> None:
+        """Note which records the committed write of a version touched."""
+        ...
+
     def forget(self, namespace_id: str) -> None:
         """Give up what is remembered of a namespace."""
         ...
@@ -140,7 +144,7 @@ class SqlRecordStore:
             row["saved_us"] = unchanged.get(row[Column.ID], microseconds(now))
         words_by_id = {row[Column.ID]: words[position] for row, position in zip(rows, plan.positions, strict=True)}
         table = records[key.kind]
-        await write_rows(connection, table, Column.ID, rows, there.rows, owned(table, key))
+        await write_rows(connection, table, Column.ID, rows, there.absent, owned(table, key))
         await store_words(connection, key.id, words_by_id)
         added = len(rows) - len(there.rows & {row[Column.ID] for row in rows})
         await NamespaceRepository(connection).add_records(key.id, added)

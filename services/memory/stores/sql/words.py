@@ -36,7 +36,7 @@ async def store_words(connection: AsyncConnection, namespace_id: str, words: Map
     ]
     # Some may be left of records that something else has removed.
     await write_rows(
-        connection, record_words, "record_id", rows, words.keys(), record_words.c.namespace_id == namespace_id
+        connection, record_words, "record_id", rows, frozenset(), record_words.c.namespace_id == namespace_id
     )
 
 

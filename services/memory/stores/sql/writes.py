@@ -15,13 +15,13 @@ async def write_rows(
     table: Table,
     key: str,
     rows: Sequence[Mapping[str, Any]],
-    there: AbstractSet[str],
+    absent: AbstractSet[str],
     own: ColumnElement[bool],
 ) -> None:
     """Insert rows of the same columns, or replace those with the same `key`, which is unique among `rows`.
 
-    `there` has the keys that the table has, for as long as the transaction lasts. What is not one's `own` is never
-    replaced.
+    `absent` has keys that the table does not have, for as long as the transaction lasts. What is not one's `own` is
+    never replaced.
     """
     if not rows:
         return
@@ -30,12 +30,12 @@ async def write_rows(
         columns = {_parameter(name): [row[name] for row in rows] for name in rows[0]}
         await connection.execute(_replacing(_insert_columns(table, list(rows[0])), table, key, rows[0], own), columns)
         return
-    new = [dict(row) for row in rows if row[key] not in there]
+    new = [dict(row) for row in rows if row[key] in absent]
     if new:
         # Half of what an insertion that may replace takes.
         await connection.execute(sqlite_insert(table), new)
     if len(new) < len(rows):
-        changed = [dict(row) for row in rows if row[key] in there]
+        changed = [dict(row) for row in rows if row[key] not in absent]
         await connection.execute(_replacing(sqlite_insert(table), table, key, rows[0], own), changed)
 
 
