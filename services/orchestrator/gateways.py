@@ -15,7 +15,7 @@ from services.common.grpc.peers import Peers
 from services.common.grpc.status import from_rpc_error
 from services.orchestrator.domain.crew import CrewSpec, KnowledgeMemory
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
-from services.orchestrator.messages.crews import knowledge_namespace, memory_id_request_to_proto
+from services.orchestrator.messages.crews import knowledge_namespace, memory_id_request_to_proto, records_filter
 from services.orchestrator.usecases.model_needs import Capability
 from services.orchestrator.usecases.ports import Grant, ModelInfo
 
@@ -67,7 +67,9 @@ class RemoteMemories:
 
     async def is_empty(self, memory: KnowledgeMemory) -> bool:
         """See `ports.KnownMemories`."""
-        request = memory_pb2.CountRecordsRequest(namespace=knowledge_namespace(memory))
+        request = memory_pb2.CountRecordsRequest(
+            namespace=knowledge_namespace(memory), filter=records_filter(memory.scope, memory.document_ids)
+        )
         try:
             return (await self._stub.CountRecords(request, timeout=_COUNT_SECONDS)).count == 0
         except grpc.RpcError as error:

@@ -93,6 +93,8 @@ class KnowledgeMemory:
     kind: MemoryKind = MemoryKind.UNIFIED
     scope: str = ""
     """For UNIFIED; empty: all scopes."""
+    document_ids: tuple[str, ...] = ()
+    """For DOCUMENT; empty: all documents."""
 
 
 @dataclass(frozen=True, slots=True)

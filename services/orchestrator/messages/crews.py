@@ -1,6 +1,6 @@
 """Crews: messages to domain and back."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -190,6 +190,15 @@ def memory_id_request_to_proto(spec: CrewSpec) -> memory_pb2.DeriveMemoryIdReque
         run_name=spec.memory.run_name,
         memory_name=spec.memory.name,
     )
+
+
+def records_filter(scope: str, document_ids: Sequence[str]) -> memory_pb2.RecordFilter:
+    """Return the filter of records within a scope, or of some documents; empty means all."""
+    made = memory_pb2.RecordFilter(scope_prefix=scope)
+    if document_ids:
+        values = [record_pb2.ConditionValue(text=one) for one in document_ids]
+        made.conditions.add(column="parent_document_id", values=values)
+    return made
 
 
 def knowledge_namespace(memory: KnowledgeMemory) -> memory_pb2.Namespace:
@@ -419,7 +428,7 @@ def _knowledge_from_proto(messages: Iterable[crew_pb2.KnowledgeSpec]) -> tuple[K
 
 def _knowledge_memory_from_proto(message: crew_pb2.KnowledgeMemory) -> KnowledgeMemory:
     kind = _MEMORY_KINDS.get(message.kind, MemoryKind.UNIFIED)
-    return KnowledgeMemory(message.memory_id, kind, message.scope)
+    return KnowledgeMemory(message.memory_id, kind, message.scope, tuple(message.document_ids))
 
 
 def _knowledge_to_proto(sources: Iterable[KnowledgeSpec]) -> list[crew_pb2.KnowledgeSpec]:
@@ -433,4 +442,6 @@ def _knowledge_to_proto(sources: Iterable[KnowledgeSpec]) -> list[crew_pb2.Knowl
 
 def _knowledge_memory_to_proto(memory: KnowledgeMemory) -> crew_pb2.KnowledgeMemory:
     kind = enum_to_proto(record_pb2.MemoryKind, memory.kind)
-    return crew_pb2.KnowledgeMemory(memory_id=memory.memory_id, kind=kind, scope=memory.scope)
+    return crew_pb2.KnowledgeMemory(
+        memory_id=memory.memory_id, kind=kind, scope=memory.scope, document_ids=memory.document_ids
+    )

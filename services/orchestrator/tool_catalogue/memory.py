@@ -28,7 +28,8 @@ TOOLS = (
     ),
     Tool(
         name="document_search",
-        description="Searches the documents of the company, by meaning, and returns the parts that fit best.",
+        description="Searches the documents of the company, by meaning, and returns the parts that fit best, "
+        "with the document, section and page of each.",
         config_schema=object_schema(
             {
                 "memory_id": {
@@ -48,6 +49,13 @@ TOOLS = (
                     "maxLength": 512,
                     "default": "",
                     "description": "For unified records: only those of this scope and of all scopes below it.",
+                },
+                "document_ids": {
+                    "type": "array",
+                    "maxItems": 100,
+                    "items": {"type": "string", "minLength": 1, "maxLength": 200},
+                    "default": [],
+                    "description": "For documents: only the parts of these; empty for all documents.",
                 },
             }
         ),

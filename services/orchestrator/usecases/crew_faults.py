@@ -199,6 +199,8 @@ def _knowledge(spec: CrewSpec) -> Iterator[FieldViolation]:
 
 
 def _knowledge_memory(path: str, memory: KnowledgeMemory) -> Iterator[FieldViolation]:
+    if memory.document_ids and memory.kind is not MemoryKind.DOCUMENT:
+        yield FieldViolation(f"{path}.document_ids", "selects documents: set kind DOCUMENT, or leave it empty")
     if memory.kind is MemoryKind.DOCUMENT:
         if memory.memory_id:
             yield FieldViolation(f"{path}.memory_id", "documents belong to the whole group: leave it empty")

@@ -136,6 +136,8 @@ def _faults_of_search(path: str, tool: ToolSpec, spec: CrewSpec) -> Iterator[Fie
         yield FieldViolation(
             f"{path}.config.memory_id", "is missing; only documents belong to the whole group and have none"
         )
+    if of_memory and tool.config.get("document_ids"):
+        yield FieldViolation(f"{path}.config.document_ids", "selects documents; leave it out, or kind")
 
 
 def _without_effect(path: str, spec: ToolSpec) -> Iterator[FieldViolation]:

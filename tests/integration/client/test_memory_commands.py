@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from coxswain.client import Client, CoxswainError
+from coxswain.client import AsyncClient, Client, CoxswainError
+from coxswain.client.cli.session import EXIT_NOT_SUCCEEDED
+from coxswain.memory.v1.document_pb2 import DocumentHeader, SaveDocumentResponse
 from coxswain.memory.v1.memory_pb2 import Namespace, SaveRecordsRequest, SearchRecordsResponse
 from coxswain.memory.v1.record_pb2 import EntityRecord, MemoryKind, Record, Relationship, UnifiedRecord
 from coxswain.models.v1.model_pb2 import Capabilities, CreateModelRequest, Model, Provider
@@ -536,3 +538,36 @@ async def test_a_person_is_forgotten_after_a_look_at_what_that_is(run: Run, crew
     assert forgotten.exit_code == 0, forgotten.stderr
     assert (await run("memory", "forget", subject, "--yes")).stdout == "nothing of them is remembered\n"
     assert rows(await run("memory", "list", "--crew", "brief", "--json")) == [[]]
+
+
+async def test_files_are_saved_as_documents_listed_and_removed(run: Run, tmp_path: Path) -> None:
+    manual, prices, broken = (tmp_path / name for name in ("manual.md", "prices.csv", "broken.pdf"))
+    manual.write_text("# Manual\n\n" + "The keeper trims the wick. " * 100)
+    prices.write_text("name,price\nlamp,3\n")
+    broken.write_text("no PDF")
+    saved = await run("memory", "document", "save", str(manual), str(broken), str(prices))
+    assert saved.exit_code == EXIT_NOT_SUCCEEDED
+    assert "manual.md: 2 parts, revision 1" in saved.stderr
+    assert "prices.csv: 1 parts" in saved.stderr
+    assert "PDF" in saved.stderr
+    assert "unchanged" in (await run("memory", "document", "save", str(manual))).stderr
+    listed = (await run("memory", "document", "list")).stdout
+    assert "manual.md" in listed
+    assert "prices.csv" in listed
+    assert "text/markdown" in (await run("memory", "document", "get", "manual.md")).stdout
+    await run("memory", "document", "delete", "manual.md", "--yes")
+    assert "manual.md" not in (await run("memory", "document", "list")).stdout
+
+
+async def test_both_clients_save_documents_from_bytes(run: Run) -> None:
+    header, told = DocumentHeader(id="note"), list[SaveDocumentResponse]()
+    async with AsyncClient(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+        saved = await client.save_document(b"Lamps are lit at dusk.", header, on_progress=told.append)
+    assert told[-1] == saved
+    assert (saved.document.id, saved.document.part_count, saved.unchanged) == ("note", 1, False)
+
+    def again() -> SaveDocumentResponse:
+        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+            return client.save_document(b"Lamps are lit at dusk.", header)
+
+    assert (await asyncio.to_thread(again)).unchanged

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LIMITS = ArtifactLimits(file_bytes=1_000_000, execution_bytes=0, execution_files=3, group_bytes=0)
 OWN = sorted(name for name, tool in TOOLS.items() if tool.in_host)
-CONFIG: dict[str, Any] = {"kind": "unified", "memory_id": "m", "scope": "/handbook"}
+CONFIG: dict[str, Any] = {"kind": "unified", "memory_id": "m", "scope": "/handbook", "document_ids": ["law.pdf"]}
 
 
 class Memory:
@@ -295,7 +295,17 @@ async def test_memories_are_searched(scene: CallScene, memory: Memory) -> None:
         record_pb2.Record(
             document=record_pb2.DocumentRecord(content="For others.", source="s", agent_ids=["somebody"])
         ),
-        record_pb2.Record(document=record_pb2.DocumentRecord(content="For clerks.", source="s", agent_ids=["clerk"])),
+        record_pb2.Record(
+            document=record_pb2.DocumentRecord(
+                content="For clerks.",
+                source="s",
+                agent_ids=["clerk"],
+                parent_document_id="law.pdf",
+                title="Law",
+                section="Fees",
+                page=7,
+            )
+        ),
     ]
     found = json.loads(await ask(host, "a", "memory_search", query="who\0", limit=2))
     assert found[0] == {"content": "Ann keeps the light.", "similarity": 0.75}
@@ -305,7 +315,10 @@ async def test_memories_are_searched(scene: CallScene, memory: Memory) -> None:
     metadata: dict[str, Any] = {"year": 2026, "kind": "rule", "old": False}
     found = json.loads(await ask(host, "b", "document_search", query="who", limit=2, metadata=metadata))
     assert [one["content"] for one in found] == ["Ann keeps the light.", "For clerks."]
+    named = {name: found[1][name] for name in ("document", "title", "section", "page", "source")}
+    assert named == {"document": "law.pdf", "title": "Law", "section": "Fees", "page": 7, "source": "s"}
     asked = memory.requests[-1]
+    assert [value.text for value in asked.filter.conditions[0].values] == ["law.pdf"]
     assert asked.namespace == memory_pb2.Namespace(memory_id="m", kind=record_pb2.MEMORY_KIND_UNIFIED)
     assert asked.filter.scope_prefix == "/handbook"
     expected = Struct()

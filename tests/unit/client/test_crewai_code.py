@@ -245,7 +245,7 @@ def test_tools_are_named_once_for_each_class_with_their_lines(tmp_path: Path) ->
         ("DirectoryReadTool('.')", [], {"DirectoryReadTool": "under knowledge"}),
         ("SerperDevTool(), TavilySearchTool(n=3)", ["web_search"], {"SerperDevTool": "web", "TavilySearchTool": "web"}),
         ("WebsiteSearchTool('https://example.com')", [], {"WebsiteSearchTool": "document_search"}),
-        ("RagTool()", [], {"RagTool": "SaveRecords"}),
+        ("RagTool()", [], {"RagTool": "coxswain memory document save"}),
         ("MCPServerAdapter({}).tools", [], {"MCPServerAdapter": "--tool MCPServerAdapter='SOURCE/*'"}),
         ("*MCPServerAdapter({}).tools", [], {"MCPServerAdapter": "coxswain tool source create"}),
         ("*self.get_mcp_tools()", [], {"get_mcp_tools": "coxswain tool source create"}),
@@ -437,6 +437,7 @@ def test_knowledge(tmp_path: Path) -> None:
         ("crew.knowledge_sources", line_of(directory, "hostname")),
     ]
     assert "PDFKnowledgeSource" in imported.notes[0].description
+    assert "coxswain memory document save" in imported.notes[0].description
     assert "not in the project" in imported.notes[1].description
 
 

@@ -198,6 +198,7 @@ def test_a_crew_larger_than_allowed_is_refused() -> None:
         (KnowledgeMemory("hand\nbook"), "memory_id", "control characters"),
         (KnowledgeMemory("handbook", MemoryKind.DOCUMENT), "memory_id", "leave it empty"),
         (KnowledgeMemory("handbook", MemoryKind.ENTITY, "/a"), "scope", "ENTITY records have no scopes"),
+        (KnowledgeMemory("handbook", document_ids=("a.pdf",)), "document_ids", "set kind DOCUMENT"),
     ],
 )
 def test_a_memory_that_cannot_be_looked_up_is_refused_by_its_field(

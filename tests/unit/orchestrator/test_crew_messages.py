@@ -53,7 +53,7 @@ KNOWLEDGE = st.lists(
     st.builds(lambda name: crew_pb2.KnowledgeSpec(name=name, content=name), NAMES)
     | st.builds(
         lambda name, kind: crew_pb2.KnowledgeSpec(
-            name=name, memory=crew_pb2.KnowledgeMemory(memory_id=name, kind=kind, scope=name)
+            name=name, memory=crew_pb2.KnowledgeMemory(memory_id=name, kind=kind, scope=name, document_ids=[name])
         ),
         NAMES,
         st.sampled_from([kind for kind in record_pb2.MemoryKind.values() if kind]),

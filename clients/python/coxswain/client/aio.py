@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
+from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -15,6 +16,7 @@ from coxswain.auth.v1.principal_pb2 import WhoAmIRequest, WhoAmIResponse
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.client.aio_channel import open_aio_channel
 from coxswain.client.connection import Connection, Tls
+from coxswain.client.document_upload import document_requests
 from coxswain.client.downloads import DownloadCursor
 from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound
 from coxswain.client.exports import ExportCursor
@@ -28,6 +30,8 @@ from coxswain.client.results import (
     start_request,
 )
 from coxswain.client.watching import GroupWatchCursor, QuestionCursor, WatchCursor, is_terminal
+from coxswain.memory.v1.document_pb2 import DocumentHeader, SaveDocumentResponse
+from coxswain.memory.v1.document_service_pb2_grpc import DocumentServiceStub
 from coxswain.memory.v1.memory_backend_service_pb2_grpc import MemoryBackendServiceStub
 from coxswain.memory.v1.memory_pb2 import ExportRecordsRequest, ExportRecordsResponse
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
@@ -97,6 +101,7 @@ class AsyncClient:
         self.inference = InferenceServiceStub(self._channel)
         self.usage = UsageServiceStub(self._channel)
         self.memory = MemoryServiceStub(self._channel)
+        self.documents = DocumentServiceStub(self._channel)
         self.memory_backends = MemoryBackendServiceStub(self._channel)
         self.vector_indexes = VectorIndexServiceStub(self._channel)
         self.crews = CrewServiceStub(self._channel)
@@ -351,6 +356,30 @@ class AsyncClient:
             finally:
                 call.cancel()
             await asyncio.sleep(pause)
+
+    async def save_document(
+        self,
+        file: str | PathLike[str] | bytes,
+        header: DocumentHeader | None = None,
+        *,
+        on_progress: Callable[[SaveDocumentResponse], object] | None = None,
+    ) -> SaveDocumentResponse:
+        """Save a file, by its path or its bytes, as a document of the group, and return the last response.
+
+        Its id is the file's name unless ``header`` has one. ``on_progress`` is called with each response.
+
+        Raises what the server refuses, and OSError when the file cannot be read.
+        """
+        call = self.documents.SaveDocument(document_requests(file, header))
+        last = SaveDocumentResponse()
+        try:
+            async for response in call:
+                last = response
+                if on_progress is not None:
+                    on_progress(response)
+        finally:
+            call.cancel()
+        return last
 
     async def run(
         self,

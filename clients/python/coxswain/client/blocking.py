@@ -4,6 +4,7 @@
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
+from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -16,6 +17,7 @@ from coxswain.auth.v1.principal_pb2 import WhoAmIRequest, WhoAmIResponse
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.client.blocking_channel import open_blocking_channel
 from coxswain.client.connection import Connection, Tls
+from coxswain.client.document_upload import document_requests
 from coxswain.client.downloads import DownloadCursor
 from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound
 from coxswain.client.exports import ExportCursor
@@ -29,6 +31,8 @@ from coxswain.client.results import (
     start_request,
 )
 from coxswain.client.watching import GroupWatchCursor, QuestionCursor, WatchCursor, is_terminal
+from coxswain.memory.v1.document_pb2 import DocumentHeader, SaveDocumentResponse
+from coxswain.memory.v1.document_service_pb2_grpc import DocumentServiceStub
 from coxswain.memory.v1.memory_backend_service_pb2_grpc import MemoryBackendServiceStub
 from coxswain.memory.v1.memory_pb2 import ExportRecordsRequest, ExportRecordsResponse
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
@@ -98,6 +102,7 @@ class Client:
         self.inference = InferenceServiceStub(self._channel)
         self.usage = UsageServiceStub(self._channel)
         self.memory = MemoryServiceStub(self._channel)
+        self.documents = DocumentServiceStub(self._channel)
         self.memory_backends = MemoryBackendServiceStub(self._channel)
         self.vector_indexes = VectorIndexServiceStub(self._channel)
         self.crews = CrewServiceStub(self._channel)
@@ -352,6 +357,30 @@ class Client:
             finally:
                 call.cancel()
             time.sleep(pause)
+
+    def save_document(
+        self,
+        file: str | PathLike[str] | bytes,
+        header: DocumentHeader | None = None,
+        *,
+        on_progress: Callable[[SaveDocumentResponse], object] | None = None,
+    ) -> SaveDocumentResponse:
+        """Save a file, by its path or its bytes, as a document of the group, and return the last response.
+
+        Its id is the file's name unless ``header`` has one. ``on_progress`` is called with each response.
+
+        Raises what the server refuses, and OSError when the file cannot be read.
+        """
+        call = self.documents.SaveDocument(document_requests(file, header))
+        last = SaveDocumentResponse()
+        try:
+            for response in call:
+                last = response
+                if on_progress is not None:
+                    on_progress(response)
+        finally:
+            call.cancel()
+        return last
 
     def run(
         self,

@@ -14,7 +14,7 @@ from pydantic import PrivateAttr
 from coxswain.memory.v1 import memory_pb2, record_pb2
 from services.common.storable import storable
 from services.orchestrator.domain.crew import KnowledgeMemory, KnowledgeSpec
-from services.orchestrator.messages.crews import knowledge_namespace
+from services.orchestrator.messages.crews import knowledge_namespace, records_filter
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.embedder import embed
 from services.orchestrator.worker.link.errors import TaskError
@@ -93,7 +93,7 @@ class KnowledgeStorage(BaseKnowledgeStorage):
         request = memory_pb2.SearchRecordsRequest(
             namespace=knowledge_namespace(memory),
             text=storable(query).encode()[:_QUERY_BYTES].decode(errors="ignore"),
-            filter=memory_pb2.RecordFilter(scope_prefix=memory.scope),
+            filter=records_filter(memory.scope, memory.document_ids),
             limit=limit * _SPARE,
         )
         for result in self._attempt.host.search_knowledge(request).results:
@@ -140,4 +140,12 @@ def _content(record: record_pb2.Record) -> str:
     if kind == "entity":
         return f"{record.entity.entity_name}: {record.entity.description}"
     content: str = getattr(record, kind).content
-    return content
+    return f"[{place}]\n{content}" if (place := _place(record.document)) else content
+
+
+def _place(part: record_pb2.DocumentRecord) -> str:
+    """Return where a part of a document stands, for whoever is to name the source; empty for other records."""
+    if not part.document_revision:
+        return ""
+    page = f"page {part.page}" if part.page else ""
+    return ", ".join(text for text in (part.title, part.section, page) if text)

@@ -367,13 +367,15 @@ async def test_knowledge_is_found_by_the_tasks_words_without_a_model_call(fork_s
     assert sorted(embedded) == sorted(set(embedded))
 
 
-def document(content: str, *agents: str) -> Record:
-    return Record(id=content, document=DocumentRecord(content=content, agent_ids=agents))
+def document(content: str, *agents: str, **place: Any) -> Record:
+    revision = 1 if place else 0
+    part = DocumentRecord(content=content, agent_ids=agents, document_revision=revision, **place)
+    return Record(id=content, document=part)
 
 
 async def test_knowledge_is_found_in_memories_beside_texts_by_those_who_may(fork_server: ForkServer) -> None:
     found = [
-        SearchResult(record=document("Ships float."), similarity=0.9),
+        SearchResult(record=document("Ships float.", title="Ships", section="Hulls", page=3), similarity=0.9),
         SearchResult(record=document("For readers.", "reader"), similarity=0.8),
         SearchResult(record=document("For writers.", "writer"), similarity=0.8),
         SearchResult(record=document("For both.", "writer", "reader"), similarity=0.7),
@@ -383,22 +385,25 @@ async def test_knowledge_is_found_in_memories_beside_texts_by_those_who_may(fork
         lambda _: answer("Done."),
         {"search_knowledge": lambda _: SearchRecordsResponse(results=found)},
     )
-    documents = KnowledgeSpec("manual", memory=KnowledgeMemory(kind=MemoryKind.DOCUMENT))
+    chosen = KnowledgeMemory(kind=MemoryKind.DOCUMENT, document_ids=("ships.pdf",))
+    documents = KnowledgeSpec("manual", memory=chosen)
     own = (KnowledgeSpec("ships", "ships ships ships"), documents)
     spec = crew(READ, WRITE, agents=(replace(READER, knowledge=own), WRITER))
     async with segment(fork_server, host, spec, inputs=INPUTS) as run:
         await run.all()
-    of_reader = "Additional Information: Ships float.\nFor readers.\nFor both.\nships ships ships"
+    of_reader = "Information: [Ships, Hulls, page 3]\nShips float.\nFor readers.\nFor both.\nships ships ships"
     assert of_reader in said(host.requests[0])
     assert "Ships float." not in said(host.requests[1])
     (searched,) = host.calls("search_knowledge")
     assert searched.namespace == Namespace(kind=MEMORY_KIND_DOCUMENT)
+    [condition] = searched.filter.conditions
+    assert (condition.column, [value.text for value in condition.values]) == ("parent_document_id", ["ships.pdf"])
     assert searched.text == "Read about ships."
 
     host.log.clear()
     async with segment(fork_server, host, crew(WRITE, knowledge=(documents,)), inputs=INPUTS) as run:
         await run.all()
-    assert "Additional Information: Ships float.\nFor both." in said(host.requests[0])
+    assert "page 3]\nShips float.\nFor both." in said(host.requests[0])
     assert "For writers." not in said(host.requests[0])
 
 

@@ -10,6 +10,7 @@ from coxswain.client.cli.adoption import adopt
 from coxswain.client.cli.backends import backend_app
 from coxswain.client.cli.entity_tree import entity_tree
 from coxswain.client.cli.indexes import index_app
+from coxswain.client.cli.memory_documents import document_app
 from coxswain.client.cli.namespaces import (
     CrewOption,
     KindOption,
@@ -45,6 +46,7 @@ from coxswain.memory.v1.record_pb2 import MemoryKind
 app = typer.Typer(no_args_is_help=True, help="Search and manage the memories of crews.", rich_markup_mode="markdown")
 app.add_typer(backend_app, name="backend")
 app.add_typer(index_app, name="index")
+app.add_typer(document_app, name="document")
 app.command()(adopt)
 app.command()(memory_search.search)
 

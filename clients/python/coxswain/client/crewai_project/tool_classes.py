@@ -26,7 +26,7 @@ COUNTERPARTS = {
     "FileWriterTool": Counterpart("file_write", _FILES),
     "DirectoryReadTool": Counterpart("file_list", _FILES, takes_settings=False),
 }
-_PARTS = "save the parts of its text with SaveRecords as documents, and give the agent document_search"
+_PARTS = "save it with `coxswain memory document save FILE`, and give the agent document_search"
 _MACHINE = "agents read no files of a machine: give the text as an input or under knowledge in a crew file"
 _MCP = (
     "add the server with `coxswain tool source create`, and give the agent its tools with --tool {name}='SOURCE/*', or "

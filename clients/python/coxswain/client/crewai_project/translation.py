@@ -337,6 +337,14 @@ class Translation:
             line = item.line if item.scope.module.file == keyword.file else keyword.line
             try:
                 found += self._source(item, line, keyword.file, subject, len(found))
+            except _NotImported as error:
+                self._notes.add(
+                    subject,
+                    f"{error}: save its file with `coxswain memory document save FILE`, and put "
+                    "memory: {kind: document} under knowledge in a crew file",
+                    line,
+                    keyword.file,
+                )
             except Unreadable as error:
                 self._notes.add(subject, f"{error}: put the text under knowledge in a crew file", line, keyword.file)
         return Node([*found], keyword.line, None, keyword.file) if found else None
@@ -348,7 +356,7 @@ class Translation:
             "StringKnowledgeSource",
             "TextFileKnowledgeSource",
         }:
-            raise Unreadable(f"{kind or 'this source'} is not imported")
+            raise _NotImported(f"{kind or 'this source'} is not imported")
         said = {one.arg: one.value for one in bound.expression.keywords}
         wanted = "content" if kind == "StringKnowledgeSource" else "file_paths" if "file_paths" in said else "file_path"
         for other in said.keys() - {wanted}:
@@ -382,6 +390,10 @@ def _reason(error: Exception) -> str:
 def is_nothing(keyword: Keyword) -> bool:
     """Whether an argument is ``None``, which means the same as leaving it out."""
     return isinstance(keyword.value.expression, ast.Constant) and keyword.value.expression.value is None
+
+
+class _NotImported(Unreadable):
+    """A source whose file has to be saved as a document."""
 
 
 def _text_of_knowledge(name: str, content: str, line: int, file: str) -> Node:

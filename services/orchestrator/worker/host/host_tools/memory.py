@@ -10,6 +10,7 @@ from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.json_values import to_value
 from services.common.storable import storable
 from services.orchestrator.domain.crew import MemoryKind, RecallSpec
+from services.orchestrator.messages.crews import records_filter
 from services.orchestrator.recall import recalling
 from services.orchestrator.worker.host.host_tools.base import HostToolCall, HostToolError
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
@@ -59,7 +60,7 @@ class DocumentSearch:
             namespace=namespace,
             text=_query(call),
             limit=limit * _SPARE,
-            filter=memory_pb2.RecordFilter(scope_prefix=config.get("scope", "")),
+            filter=records_filter(config.get("scope", ""), config.get("document_ids", ())),
         )
         for key, value in call.arguments.get("metadata", {}).items():
             request.filter.metadata[storable(key)].CopyFrom(to_value(value))
@@ -100,6 +101,12 @@ def _entry(result: memory_pb2.SearchResult) -> dict[str, Any]:
     else:
         content = getattr(record, kind).content
     entry: dict[str, Any] = {"content": content, "similarity": round(result.similarity, 3)}
-    if record.document.source:
-        entry["source"] = record.document.source
-    return entry
+    document = record.document
+    told = {
+        "document": document.parent_document_id,
+        "title": document.title,
+        "section": document.section,
+        "page": document.page,
+        "source": document.source,
+    }
+    return entry | {name: value for name, value in told.items() if value}
