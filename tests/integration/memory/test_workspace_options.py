@@ -35,8 +35,10 @@ from tests.integration.memory.databricks_support import (
     use_workspace,
 )
 from tests.integration.memory.store_model import NOW
-from tests.integration.memory.support import place, stub, unified
+from tests.integration.memory.support import DIMENSION, place, stub, unified
+from tests.integration.memory.test_indexes_of_others import follow, foreign
 from tests.support.harness import ALICE, BOB, Harness
+from tests.support.text_vectors import embed_text
 
 CODE = grpc.StatusCode
 QUESTION = "when does the harbour close"
@@ -148,6 +150,25 @@ async def test_a_store_without_a_model_says_so(memory: Harness) -> None:
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
         await memories.SearchRecords(vector)
     assert refusal.fields == ["vector"]
+
+
+async def test_an_index_that_follows_a_table_is_searched_in_every_way_and_only_for_its_group(world: World) -> None:
+    texts = {"answer": QUESTION, "other": "nothing of it"}
+    rows = [
+        foreign("unified", f"{group}-{name}", group_id=group, content=content, embedding=embed_text(content, DIMENSION))
+        for group in ("sales", "legal")
+        for name, content in texts.items()
+    ]
+    follow(world.vectors, *rows)
+    await use_workspace(world.harness, world.url, ALICE, BOB)
+    for bearer, group in ((ALICE, "sales"), (BOB, "legal")):
+        memories = stub(world.harness.channel(bearer))
+        for mode in ("VECTOR", "HYBRID", "TEXT"):
+            for reranking in (None, pb.Reranking(), pb.Reranking(columns=["content", "scope"])):
+                asked = {"mode": pb.SearchMode.Value(f"SEARCH_MODE_{mode}"), "reranking": reranking}
+                found = _ids(await memories.SearchRecords(_search(limit=50, **asked)))
+                assert found[0] == f"{group}-answer", (mode, reranking)
+                assert {record_id.partition("-")[0] for record_id in found} == {group}
 
 
 # A bound on scores

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
-import numpy as np
 import structlog
 
 from services.common.errors import CoxswainError, FailedPrecondition, FieldViolation
@@ -22,7 +21,7 @@ from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavedRecord, SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.domain.scopes import ScopeRow
-from services.memory.domain.searches import Found, Query, Ranking, Reranking, SearchOutcome, WordQuery
+from services.memory.domain.searches import Query, Reranking, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.filters import is_empty
 from services.memory.record_reader import RecordReader
@@ -35,11 +34,10 @@ from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.listed_positions import ListedPositions
 from services.memory.stores.databricks.listings import IndexListings
-from services.memory.stores.databricks.queries import MAX_RESULTS
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.row_checks import passes
-from services.memory.stores.databricks.searches import Hit
 from services.memory.stores.databricks.upstream_errors import IndexMissing
+from services.memory.stores.databricks.vector_searches import VectorSearches
 from services.memory.stores.databricks.word_searches import WordSearches
 from services.memory.stores.documents import remove_in_steps, replace_in_steps
 from services.memory.stores.near_copies import queries_for
@@ -47,11 +45,9 @@ from services.memory.stores.near_copies import queries_for
 logger = structlog.get_logger(__name__)
 _EXPIRED_FOR = timedelta(days=1)
 """Long enough that nobody is just saving what is removed."""
-_RANKED_CANDIDATES = 1000
 _COUNTS_AT_ONCE = 8
 _COUNTED_IN_LISTS = 1000
 """Records of a namespace that a list of namespaces counts: one page of one query."""
-_DAY_SECONDS = 86_400.0
 _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 _TIMES = (Column.CREATED_AT, Column.TIMESTAMP)
 
@@ -97,6 +93,7 @@ class DatabricksMemoryStore:
         self._config = backend.databricks
         self._notes = notes
         self._listings = IndexListings(repository, listed)
+        self._vectors = VectorSearches(repository, self._config.space)
         self._words = WordSearches(repository)
         self._pause_seconds = pause_seconds
         self._private_ids = private_ids
@@ -181,38 +178,12 @@ class DatabricksMemoryStore:
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
-        return await self._search(_owner(key), query, now)
+        return await self._vectors.find(self._index(key.kind), _owner(key), query, now)
 
     async def search_several(self, keys: Sequence[NamespaceKey], query: Query, now: datetime) -> SearchOutcome:
         """See `SearchesSeveral`."""
-        return await self._search(_owner_of_several(keys), query, now)
-
-    async def _search(self, owner: Owner, query: Query, now: datetime) -> SearchOutcome:
-        index = self._index(owner.kind)
-        if len(query.vector) != self._config.space.dimension:
-            raise embedding_mismatch(self._config.space, "", len(query.vector))
-        # The order of equal scores is the index's own, so pages are identified by rank.
-        before = query.after.rank if query.after else 0
-        end = before + query.limit
-        limit = min(MAX_RESULTS, end if query.ranking is None else max(_RANKED_CANDIDATES, end))
-        if before >= limit:
-            return SearchOutcome(truncated=True)
-        found = await self._repository.searches.similarity_search(
-            index,
-            owner,
-            query.vector,
-            query.filter,
-            limit,
-            now,
-            embeddings=query.include_embeddings,
-            min_score=query.min_score,
-        )
-        if query.ranking is None:
-            results = [_found(owner, hit, hit.similarity, hit.similarity) for hit in found.hits[before:]]
-            return SearchOutcome(results, truncated=found.truncated, unreadable=found.unreadable)
-        results = _ranked(owner, found.hits, query.ranking, query.asked_at or now)[before:end]
-        truncated = found.truncated or len(found.hits) == limit
-        return SearchOutcome(results, truncated=truncated, unreadable=found.unreadable)
+        owner = _owner_of_several(keys)
+        return await self._vectors.find(self._index(owner.kind), owner, query, now)
 
     async def search_words(self, key: NamespaceKey, query: WordQuery, now: datetime) -> SearchOutcome:
         """See `MemoryStore`; what a word is, the workspace decides, too."""
@@ -414,21 +385,3 @@ def _owner(key: NamespaceKey) -> Owner:
 def _owner_of_several(keys: Sequence[NamespaceKey]) -> Owner:
     first = keys[0]
     return Owner(first.kind, first.group_id, None, tuple(dict.fromkeys(key.memory_id for key in keys)))
-
-
-def _found(owner: Owner, hit: Hit, score: float, similarity: float) -> Found:
-    return Found(hit.record, score, similarity, NamespaceKey(owner.group_id, hit.memory_id, owner.kind))
-
-
-def _ranked(owner: Owner, hits: Sequence[Hit], ranking: Ranking, now: datetime) -> list[Found]:
-    if not hits:
-        return []
-    records = [hit.record for hit in hits]
-    ages = [now - (record.created_at or UNKNOWN) for record in records]
-    scores = ranking.blend(
-        np.array([hit.similarity for hit in hits]),
-        np.array([age.total_seconds() / _DAY_SECONDS for age in ages]),
-        np.array([float(getattr(record.body, Column.IMPORTANCE, 0.0)) for record in records]),
-    ).tolist()
-    order = sorted(range(len(hits)), key=lambda position: (-scores[position], records[position].stored_id))
-    return [_found(owner, hits[position], scores[position], hits[position].similarity) for position in order]
