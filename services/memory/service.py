@@ -45,7 +45,8 @@ from services.memory.usecases.backend_checks import BackendChecks
 from services.memory.usecases.batch_search import BatchSearches
 from services.memory.usecases.database_checks import DatabaseChecks
 from services.memory.usecases.document_parts import DocumentParts
-from services.memory.usecases.documents import Documents, UploadLimits
+from services.memory.usecases.document_uploads import UploadLimits
+from services.memory.usecases.documents import Documents
 from services.memory.usecases.index_adoption import IndexAdoptions
 from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.memories import Memories

@@ -1,12 +1,8 @@
 """Documents that are saved as a whole: received, read, split, embedded and stored."""
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -24,22 +20,24 @@ from services.memory.domain.records import Document, MemoryKind, Record
 from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mismatch
 from services.memory.embedding import Embedder
 from services.memory.filters import parts_of
-from services.memory.parsing.media_types import media_type_of, parse_media_type
-from services.memory.parsing.reader import PARSER_VERSION, DocumentReader, ReadDocument
+from services.memory.parsing.reader import DocumentReader, ReadDocument
 from services.memory.repositories.documents import DocumentRepository, DocumentRow
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.group_stores import BackendStores
+from services.memory.usecases.document_drafts import (
+    DocumentUpload,
+    draft_of,
+    fingerprint_of,
+    media_type_and_charset,
+    records_of,
+    splitting_of,
+)
 from services.memory.usecases.document_parts import DocumentParts, joined
+from services.memory.usecases.document_uploads import RETRY_SECONDS, UploadedFile, UploadLimits, Uploads
 from services.memory.usecases.namespaces import namespace_key
 
-_CHUNK_CHARACTERS = 1500
-_OVERLAP_PART = 10
-_MOST_OVERLAP_PART = 4
-_LEAST_CHARACTERS = 100
 _TOLD_BYTES = 256 * 1024
 _EMBEDDED_AT_ONCE = 100
-_MEDIA_TYPE_CHARACTERS = 128
-_RETRY_SECONDS = 5.0
 _SEEN_LATE = timedelta(minutes=1)
 """How long an index may show less than was written to it."""
 _DOCUMENTS = Pager("documents")
@@ -66,100 +64,6 @@ class SaveProgress:
     unchanged: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentUpload:
-    """What is saved, and how it is to be split."""
-
-    id: str
-    file_name: str
-    media_type: str
-    """With its parameters; empty means by the name or the content."""
-    title: str
-    source: str
-    summary: str
-    agent_ids: tuple[str, ...]
-    metadata: str
-    chunk_characters: int
-    """0 means 1500."""
-    overlap_characters: int | None
-    """None means a tenth of it."""
-    embedding_model: str
-    expected_bytes: int
-    """0: not known."""
-    expires_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """What may arrive."""
-
-    document_bytes: int
-    group_saves: int
-    """Saves of one group at the same time."""
-    all_bytes: int
-    """Bytes of all files that are held at the same time."""
-
-
-class _Uploads:
-    """Files that are being received or read, which are held in memory."""
-
-    def __init__(self, limits: UploadLimits) -> None:
-        self._limits = limits
-        self._saves: Counter[str] = Counter()
-        self._bytes = 0
-
-    @contextmanager
-    def file(self, group_id: str) -> Iterator["_File"]:
-        """Give a place to a file of a group.
-
-        Raises:
-            Unavailable: the group has all of its places in use.
-        """
-        if self._saves[group_id] >= self._limits.group_saves:
-            raise Unavailable(
-                f"{self._limits.group_saves} documents of your group are being saved; save them one after another",
-                reason="OVERLOADED",
-                retry_after=_RETRY_SECONDS,
-            )
-        self._saves[group_id] += 1
-        held = _File(self)
-        try:
-            yield held
-        finally:
-            self._saves[group_id] -= 1
-            self._saves += Counter()
-            self._bytes -= len(held.content)
-
-    def take(self, size: int) -> None:
-        """Count bytes that are to be held.
-
-        Raises:
-            Unavailable: too many are held already.
-        """
-        if self._bytes + size > self._limits.all_bytes:
-            raise Unavailable(
-                "too many documents are being saved at the moment; try again",
-                reason="OVERLOADED",
-                retry_after=_RETRY_SECONDS,
-            )
-        self._bytes += size
-
-
-class _File:
-    """The bytes of a file as they come."""
-
-    def __init__(self, uploads: _Uploads) -> None:
-        self._uploads = uploads
-        self.content = bytearray()
-        self.sha256 = hashlib.sha256()
-
-    def add(self, chunk: bytes) -> None:
-        """Add the next bytes."""
-        self._uploads.take(len(chunk))
-        self.content += chunk
-        self.sha256.update(chunk)
-
-
 class Documents:
     """The documents of the calling principal's group, on the backend that is active for it."""
 
@@ -181,7 +85,7 @@ class Documents:
         self._reader = reader
         self._parts = parts
         self._limits = limits
-        self._uploads = _Uploads(limits)
+        self._uploads = Uploads(limits)
         self._default_model = default_model
 
     async def save(
@@ -195,7 +99,7 @@ class Documents:
             Aborted: another call has saved the document meanwhile.
             Unavailable: too many documents are being saved.
         """
-        chunk, overlap = _splitting(upload)
+        chunk, overlap = splitting_of(upload)
         key = namespace_key(principal, "", MemoryKind.DOCUMENT)
         store = await self._stores.of(principal.group_id, MemoryKind.DOCUMENT)
         existing = await store.space(key)
@@ -206,8 +110,8 @@ class Documents:
             async for received in self._received(upload, chunks, file):
                 yield SaveProgress(SaveStage.RECEIVING, received)
             size = len(file.content)
-            media_type, charset = _media_type(upload, bytes(file.content[:1024]))
-            fingerprint = _fingerprint(upload, media_type, charset, file.sha256.hexdigest(), chunk, overlap)
+            media_type, charset = media_type_and_charset(upload, bytes(file.content[:1024]))
+            fingerprint = fingerprint_of(upload, media_type, charset, file.sha256.hexdigest(), chunk, overlap)
             same = await self._unchanged(principal, store, key, upload.id, fingerprint)
             if same is not None:
                 yield SaveProgress(SaveStage.STORED, size, same.part_count, document=same, unchanged=True)
@@ -215,7 +119,7 @@ class Documents:
             read = await self._read(principal, bytes(file.content), media_type, charset, chunk, overlap)
         count = len(read.parts)
         yield SaveProgress(SaveStage.SPLIT, size, count)
-        draft = _draft(principal, upload, read, media_type, fingerprint)
+        draft = draft_of(principal, upload, read, media_type, fingerprint)
         draft = replace(
             draft,
             size_bytes=size,
@@ -223,7 +127,7 @@ class Documents:
             chunk_characters=chunk,
             overlap_characters=overlap,
         )
-        records = _records(draft, read)
+        records = records_of(draft, read)
         space = existing
         for start in range(0, count, _EMBEDDED_AT_ONCE):
             some = records[start : start + _EMBEDDED_AT_ONCE]
@@ -282,7 +186,9 @@ class Documents:
         """End the processes that read."""
         await self._reader.close()
 
-    async def _received(self, upload: DocumentUpload, chunks: AsyncIterator[bytes], file: _File) -> AsyncIterator[int]:
+    async def _received(
+        self, upload: DocumentUpload, chunks: AsyncIterator[bytes], file: UploadedFile
+    ) -> AsyncIterator[int]:
         """Yield now and then how many bytes have come; all of them are in the file at the end."""
         told = 0
         async for some in chunks:
@@ -338,7 +244,7 @@ class Documents:
         try:
             return await self._reader.read(principal.group_id, content, media_type, charset, chunk, overlap)
         except Congested as error:
-            raise Unavailable(str(error), reason="OVERLOADED", retry_after=_RETRY_SECONDS) from error
+            raise Unavailable(str(error), reason="OVERLOADED", retry_after=RETRY_SECONDS) from error
         except CannotRead as error:
             raise InvalidArgument(
                 f"the file cannot be read as {media_type}: {error}",
@@ -397,113 +303,6 @@ async def _is_whole(store: MemoryStore, key: NamespaceKey, document: SavedDocume
     if (await store.count(key, parts_of(document.id), now)).count != document.part_count:
         return False
     return bool(await store.get(key, [part_id(document.id, document.revision, 0)], now, embeddings=False))
-
-
-def _splitting(upload: DocumentUpload) -> tuple[int, int]:
-    """Return how long parts are at most, and how much of each the next one repeats."""
-    chunk = upload.chunk_characters or _CHUNK_CHARACTERS
-    if chunk < _LEAST_CHARACTERS:
-        raise InvalidArgument.field(
-            "header.chunk_characters", f"is at least {_LEAST_CHARACTERS}, or 0 for {_CHUNK_CHARACTERS:,}"
-        )
-    overlap = chunk // _OVERLAP_PART if upload.overlap_characters is None else upload.overlap_characters
-    if overlap > chunk // _MOST_OVERLAP_PART:
-        raise InvalidArgument.field(
-            "header.overlap_characters",
-            f"is at most a quarter of chunk_characters, {chunk // _MOST_OVERLAP_PART:,}; it is {overlap:,}",
-        )
-    return chunk, overlap
-
-
-def _media_type(upload: DocumentUpload, beginning: bytes) -> tuple[str, str]:
-    named, charset = parse_media_type(upload.media_type)
-    media_type = named or media_type_of(upload.file_name, beginning)
-    if len(media_type) > _MEDIA_TYPE_CHARACTERS or "/" not in media_type:
-        raise InvalidArgument.field("header.media_type", 'is a media type, as "application/pdf"; or leave it empty')
-    return media_type, charset
-
-
-def _fingerprint(
-    upload: DocumentUpload, media_type: str, charset: str, content_hash: str, chunk: int, overlap: int
-) -> str:
-    """Return a hash of all that decides what the parts are."""
-    decisive = (
-        PARSER_VERSION,
-        content_hash,
-        media_type,
-        charset,
-        chunk,
-        overlap,
-        upload.file_name,
-        upload.title,
-        upload.source,
-        upload.summary,
-        sorted(upload.agent_ids),
-        upload.metadata,
-        upload.embedding_model,
-        upload.expires_at and upload.expires_at.isoformat(),
-    )
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
-
-
-def _draft(
-    principal: Principal, upload: DocumentUpload, read: ReadDocument, media_type: str, fingerprint: str
-) -> SavedDocument:
-    """Return the document as far as it is known before it is embedded."""
-    now = utc_now()
-    return SavedDocument(
-        id=upload.id,
-        title=upload.title or read.title or upload.file_name or upload.id,
-        source=upload.source or upload.file_name,
-        file_name=upload.file_name,
-        media_type=media_type,
-        summary=upload.summary,
-        agent_ids=upload.agent_ids,
-        metadata=upload.metadata,
-        size_bytes=0,
-        character_count=read.characters,
-        page_count=read.pages,
-        part_count=len(read.parts),
-        chunk_characters=0,
-        overlap_characters=0,
-        content_hash="",
-        fingerprint=fingerprint,
-        embedding_model="",
-        revision=0,
-        subjects=(principal.subject,),
-        created_at=now,
-        updated_at=now,
-        expires_at=upload.expires_at,
-    )
-
-
-def _records(draft: SavedDocument, read: ReadDocument) -> list[Record]:
-    """Return the parts, whose revision says that they belong to a document; ids and vectors are still missing."""
-    return [
-        Record(
-            id="",
-            body=Document(
-                content=part.content,
-                title=draft.title,
-                source=draft.source,
-                document_type=draft.media_type,
-                section=part.section,
-                chunk_index=index,
-                chunk_size=len(part.content),
-                parent_document_id=draft.id,
-                document_summary=draft.summary,
-                agent_ids=draft.agent_ids,
-                page=part.page,
-                start_character=part.start,
-                document_revision=1,
-                part_count=draft.part_count,
-            ),
-            metadata=draft.metadata,
-            expires_at=draft.expires_at,
-            subjects=draft.subjects,
-        )
-        for index, part in enumerate(read.parts)
-    ]
 
 
 def _saved_meanwhile(document_id: str) -> Aborted:

@@ -8,7 +8,8 @@ from services.common.grpc.times import optional_timestamp_from_proto, timestamp_
 from services.common.visible_text import has_visible_text
 from services.memory import filters
 from services.memory.domain.documents import SavedDocument
-from services.memory.usecases.documents import DocumentUpload, SaveProgress
+from services.memory.usecases.document_drafts import DocumentUpload
+from services.memory.usecases.documents import SaveProgress
 
 
 def upload_from_proto(header: pb.DocumentHeader) -> DocumentUpload:
