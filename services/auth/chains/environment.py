@@ -90,6 +90,8 @@ class EnvironmentLink:
             return Answer.absent(self._shared.absent)
         is_model = request.purpose is CredentialPurpose.LLM_PROVIDER
         provider = request.provider if is_model else _PROVIDERS_OF.get(request.purpose, _DATABRICKS)
+        if is_model and provider in _PROVIDERS_OF.values():
+            return Answer.absent(f"{provider} is no provider of models")
         variables = self._providers.get(provider) or _by_convention(provider)
         values = {name: self._environment.get(name, "").strip() for name in variables.keys}
         name = next((name for name, value in values.items() if value), "")

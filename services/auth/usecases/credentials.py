@@ -92,19 +92,20 @@ class Credentials:
             )
         if answer.elsewhere:
             raise PermissionDenied(
-                f"{link}: the credential {answer.detail}",
+                f"{link}: the credential {_detail(steps[-1], request.principal)}",
                 reason="DESTINATION_NOT_ALLOWED",
                 metadata={"origin": request.destination, "link": link},
             )
         if answer.outcome is LinkOutcome.ABSENT:
             raise FailedPrecondition(
                 f"no credential for {request.provider or request.secret_name or request.purpose}: "
-                + "; ".join(f"{step.link}: {step.answer.detail}" for step in steps),
+                + "; ".join(f"{step.link}: {_detail(step, request.principal)}" for step in steps),
                 reason="CREDENTIAL_NOT_CONFIGURED",
                 metadata={"purpose": request.purpose, "links": ",".join(links)},
             )
         reason = "CREDENTIAL_EXPIRED" if answer.outcome is LinkOutcome.EXPIRED else "CREDENTIAL_REJECTED"
-        raise Unauthenticated(f"{link}: {answer.detail}", reason=reason, metadata={"link": link})
+        detail = _detail(steps[-1], request.principal)
+        raise Unauthenticated(f"{link}: {detail}", reason=reason, metadata={"link": link})
 
     def _expiry(self, expires_at: datetime | None) -> datetime:
         latest = utc_now() + self._keep
@@ -120,6 +121,8 @@ class Credentials:
     ) -> tuple[list[LinkExplanation], str | None]:
         """Return the result of each link, in order, and the origin the credential belongs to, None when there is none.
 
+        The origin is empty where it is not the principal's to know.
+
         Raises:
             InvalidArgument: the destination is not an origin, or what the purpose needs besides is missing.
         """
@@ -131,7 +134,7 @@ class Credentials:
             async for step in chain.ask(request):
                 explained.append(_explained(step, principal))
                 if step.answer.outcome is LinkOutcome.USED:
-                    origin = step.answer.origin
+                    origin = "" if _is_hidden(step, principal) else step.answer.origin
         except CoxswainError as error:
             outcome = LinkOutcome.UNAVAILABLE if isinstance(error, Unavailable) else LinkOutcome.REJECTED
             failed = Step(chain.links[len(explained)], Answer(outcome, error.message))
@@ -150,10 +153,16 @@ class Credentials:
 
 
 def _explained(step: Step, principal: Principal) -> LinkExplanation:
-    # What the operator's environment is made of is told to those who can do something about it.
-    hidden = step.link in _OPERATORS_LINKS and principal.role < Role.ADMIN and not principal.platform_admin
-    detail = "an admin of the group sees why" if hidden else step.answer.detail
-    return LinkExplanation(step.link, step.answer.outcome, detail)
+    return LinkExplanation(step.link, step.answer.outcome, _detail(step, principal))
+
+
+def _detail(step: Step, principal: Principal) -> str:
+    return "an admin of the group sees why" if _is_hidden(step, principal) else step.answer.detail
+
+
+def _is_hidden(step: Step, principal: Principal) -> bool:
+    """Whether a step is about the operator's environment, which is told to those who can do something about it."""
+    return step.link in _OPERATORS_LINKS and principal.role < Role.ADMIN and not principal.platform_admin
 
 
 def _check_secret_name(purpose: CredentialPurpose, secret_name: str) -> None:

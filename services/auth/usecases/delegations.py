@@ -147,7 +147,7 @@ class Delegations:
         claimed = {grant.group_id: grant.claim.role} if grant.claim is not None and not lapsed else {}
         standing = await self._memberships.of(grant.subject, claimed)
         # An admin may keep somebody's work going whose claim has lapsed: they have started it in this group.
-        role = standing.roles.get(grant.group_id) or standing.invitations.get(grant.group_id)
+        role = standing.roles.get(grant.group_id) or (standing.invitations.get(grant.group_id) if lapsed else None)
         if role is not None:
             return role
         if not lapsed:

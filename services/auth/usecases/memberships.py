@@ -20,6 +20,8 @@ class Standing:
     roles: Mapping[str, Role]
     invitations: Mapping[str, Role]
     """Roles that were offered, and count for nothing until the subject names the group in a call."""
+    set_for_claims: frozenset[str]
+    """Groups of `roles` by a claim, for which an admin has set a role that is not noted as accepted yet."""
     platform_admin: bool
 
 
@@ -50,6 +52,7 @@ class Memberships:
         return Standing(
             dict(sorted(roles.items())),
             dict(sorted(invitations.items())),
+            frozenset(set_for_claimed),
             stored.platform_admin or subject in self._platform_admins,
         )
 

@@ -73,7 +73,10 @@ class Principals:
 
     async def _standing(self, identity: VerifiedIdentity, group_id: str) -> Standing:
         standing = await self._memberships.of(identity.subject, identity.claimed_roles)
-        if group_id not in standing.invitations or await self._memberships.accept(identity.subject, group_id) is None:
+        chosen = group_id or (next(iter(standing.roles)) if len(standing.roles) == 1 else "")
+        # Who acts in a group by a claim has accepted as well: the role stays theirs when the claim ends.
+        offered = chosen in standing.invitations or chosen in standing.set_for_claims
+        if not offered or await self._memberships.accept(identity.subject, chosen) is None:
             return standing
         return await self._memberships.of(identity.subject, identity.claimed_roles)
 

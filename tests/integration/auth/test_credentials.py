@@ -54,6 +54,9 @@ async def test_a_provider_without_a_key_is_not_configured(auth: Harness) -> None
         await resolve(auth, ALICE, **llm(provider="anthropic"))
     assert refusal.metadata == {"purpose": "LLM_PROVIDER", "links": "stored_secret,environment"}
     assert "ANTHROPIC_API_KEY is not set" in refusal.message
+    with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED") as refusal:
+        await resolve(auth, "dev:olaf:sales=operator", **llm(provider="anthropic"))
+    assert "ANTHROPIC" not in refusal.message
 
 
 async def test_databricks_tokens_of_the_environment_belong_to_its_host(auth: Harness) -> None:

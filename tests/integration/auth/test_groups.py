@@ -60,6 +60,28 @@ async def test_an_invitation_can_be_taken_back_and_changed(auth: Harness) -> Non
         await groups(auth, "dev:dave", "sales").ListMembers(group_pb2.ListMembersRequest())
 
 
+async def test_an_invitation_gives_nothing_back_to_what_somebody_started_who_has_left(auth: Harness) -> None:
+    invitation = group_pb2.SetMemberRequest(subject="dev|dave", role=EDITOR)
+    await groups(auth, ALICE).SetMember(invitation)
+    await who_is(auth, "dev:dave", "sales")
+    with acting_as(await token_of(auth, "dev:dave")):
+        grant = await internal(auth).CreateDelegation(delegation_pb2.CreateDelegationRequest(execution_id="run-1"))
+    request = delegation_pb2.IssueExecutionPrincipalRequest(grant_id=grant.grant_id, execution_id="run-1")
+    await internal(auth).IssueExecutionPrincipal(request)
+    await groups(auth, "dev:dave", "sales").RemoveMember(group_pb2.RemoveMemberRequest(subject="dev|dave"))
+    await groups(auth, ALICE).SetMember(invitation)
+    with refused(StatusCode.PERMISSION_DENIED, "DELEGATION_REVOKED"):
+        await internal(auth).IssueExecutionPrincipal(request)
+
+
+async def test_who_acts_in_a_group_by_a_claim_keeps_what_an_admin_has_set(auth: Harness) -> None:
+    await groups(auth, ALICE).SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=EDITOR))
+    await who_is(auth, "dev:dave:sales=operator")
+    listed = (await groups(auth, ALICE).ListMembers(group_pb2.ListMembersRequest())).members
+    assert [(member.subject, member.invited) for member in listed] == [("dev|dave", False)]
+    assert (await who_is(auth, "dev:dave")).principal.role == EDITOR
+
+
 async def test_everybody_may_leave_and_only_admins_remove_others(auth: Harness) -> None:
     create = group_pb2.CreateGroupRequest(display_name="Beta", admin_subject="dev|dave")
     beta = (await groups(auth, "").CreateGroup(create)).group.id
