@@ -53,15 +53,17 @@ class Capacity:
 
     calls: Places
     """For calls that are answered once."""
+    group_calls: Places
     streams: Places
     group_streams: Places
     subject_streams: Places
 
     @staticmethod
-    def of(*, calls: int, streams: int, group_streams: int, subject_streams: int) -> "Capacity":
+    def of(*, calls: int, group_calls: int, streams: int, group_streams: int, subject_streams: int) -> "Capacity":
         """Return places for so many at once."""
         return Capacity(
             Places("calls under way", calls),
+            Places("calls of one group under way", group_calls),
             Places("open streams", streams),
             Places("open streams of one group", group_streams),
             Places("open streams of one subject", subject_streams),

@@ -119,8 +119,9 @@ class Pipeline:
                 metadata = _enter(call, context)
                 with self._capacity.calls.one_for():
                     await self._admit(call, method, metadata)
-                    request = await beside_if_large(len(data), _decode, method, data)
-                    response = self._encode(await handler(request, context))
+                    with self._group_place(call):
+                        request = await beside_if_large(len(data), _decode, method, data)
+                        response = self._encode(await handler(request, context))
             except Exception as error:
                 await self._fail(call, context, error)
                 return None
@@ -202,6 +203,11 @@ class Pipeline:
             succeeded.inc()
 
         return serve
+
+    def _group_place(self, call: Call) -> contextlib.AbstractContextManager[None]:
+        if call.principal is None or call.service:
+            return contextlib.nullcontext()
+        return self._capacity.group_calls.one_for(call.principal.group_id)
 
     def _encode(self, response: Message) -> bytes:
         """Return the bytes of a response.

@@ -6,6 +6,7 @@ field means. A listener that does not serve every method describes those alone t
 The versions v1 and v1alpha of the protocol have the same messages under two names.
 """
 
+import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
@@ -149,6 +150,9 @@ def add_reflection(server: grpc.aio.Server, methods: Mapping[str, Collection[str
 
     async def info(requests: AsyncIterator[pb.ServerReflectionRequest], context: Any) -> AsyncIterator[Message]:
         with contextlib.ExitStack() as place:
+            if (task := asyncio.current_task()) is not None:
+                # Also where grpc drops the stream of a client that went away: see `Pipeline`.
+                task.add_done_callback(lambda _: place.close())
             try:
                 place.enter_context(streams.one_for(context.peer()))
             except ResourceExhausted as error:

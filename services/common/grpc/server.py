@@ -48,6 +48,7 @@ class Listener:
             max_message_bytes=settings.max_message_bytes,
             capacity=Capacity.of(
                 calls=settings.max_concurrent_calls,
+                group_calls=settings.max_group_calls,
                 streams=settings.max_open_streams,
                 group_streams=settings.max_group_streams,
                 subject_streams=settings.max_subject_streams,

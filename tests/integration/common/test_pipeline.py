@@ -40,7 +40,7 @@ from services.common.identity.principal_token import encode_principal
 from services.common.settings import SERVICES, CommonSettings
 from services.common.startup import StartError
 
-ROOM = Capacity.of(calls=100, streams=100, group_streams=100, subject_streams=100)
+ROOM = Capacity.of(calls=100, group_calls=100, streams=100, group_streams=100, subject_streams=100)
 
 
 class ToyIdentity:
@@ -687,6 +687,18 @@ async def test_more_calls_than_there_are_places_for_are_told_when_to_come_again(
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         failures = [explain(each)[:2] for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
         assert failures == [(grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")] * 2
+
+
+async def test_a_group_cannot_take_the_places_of_all_calls(tmp_path: Path) -> None:
+    waits, model = model_pb2.GetModelRequest(name="waits"), model_pb2.GetModelRequest(name="m")
+    async with serve(tmp_path, max_concurrent_calls=4, max_group_calls=2) as served:
+        of_sales = bearer("ann:OPERATOR", x_group_id="sales")
+        calls = [asyncio.ensure_future(served.models.GetModel(waits, metadata=of_sales)) for _ in range(3)]
+        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        assert (await refused(done.pop()))[:2] == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        await served.models.GetModel(model, metadata=bearer("bob:OPERATOR", x_group_id="legal"))
+        served.toy.gate.set()
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_nobody_keeps_others_from_health_or_calls_by_watching_it(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ ANN = Principal(
     execution_id="",
     expires_at=utc_now() + timedelta(hours=1),
 )
-ROOM = Capacity.of(calls=9, streams=9, group_streams=9, subject_streams=9)
+ROOM = Capacity.of(calls=9, group_calls=9, streams=9, group_streams=9, subject_streams=9)
 REMOVED = PermissionDenied("you are not a member", reason="GROUP_NOT_MEMBER")
 IN_TWO_GROUPS = FailedPrecondition("name one", reason="GROUP_REQUIRED")
 ENDED = Unauthenticated("the token has expired", reason="CREDENTIAL_EXPIRED")
