@@ -158,6 +158,30 @@ async def test_whoever_lists_a_server_that_wants_a_token_is_told_where_to_get_on
     assert not any("authorization" in seen.headers for seen in asked), "nobody gets the credential for that"
 
 
+@pytest.mark.parametrize("odd", [True, 5, "read", {"read": 1}, [7, None, {}], None])
+async def test_odd_metadata_of_a_server_leave_a_refusal_what_it_is(
+    caller: Caller, either: McpEmulator, odd: object
+) -> None:
+    login, known = f"{either.url}/login", "/.well-known/oauth-protected-resource/mcp"
+    resource = {"resource": either.address, "authorization_servers": [login], "scopes_supported": ["read"]}
+    server = {"issuer": login, "token_endpoint": f"{login}/token"}
+    for method in ("server/discover", "initialize"):
+        either.on[method] = status(401, WWW_Authenticate="Bearer")
+    for name in (*resource, *server):
+        either.documents = {
+            known: {field: odd if field == name else value for field, value in resource.items()},
+            "/.well-known/oauth-authorization-server/login": {
+                field: odd if field == name else value for field, value in server.items()
+            },
+        }
+        with pytest.raises(FailedPrecondition) as refused:
+            await caller.adapter.list_tools(over_http(either.address), principal())
+        assert refused.value.reason == "UPSTREAM_CREDENTIAL_REJECTED"
+        # What else it says counts.
+        known_issuer = name not in {"resource", "authorization_servers"}
+        assert (f"takes tokens of {login}" in refused.value.message) == known_issuer
+
+
 async def test_a_call_that_was_refused_for_an_old_token_is_made_with_the_new_one(
     caller: Caller, server: McpEmulator
 ) -> None:

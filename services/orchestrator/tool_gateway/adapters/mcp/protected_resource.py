@@ -43,12 +43,11 @@ class ProtectedResources:
     async def _advice(self, url: str, challenge: str) -> str:
         named = {match[1].lower(): match[2] or match[3] for match in _PARAMETER.finditer(challenge)}
         metadata = await self._resource(url, named.get("resource_metadata", ""))
-        servers = metadata.get("authorization_servers")
-        issuer = next((one for one in servers if isinstance(one, str) and origin_of(one)), "") if servers else ""
+        issuer = next((one for one in _texts(metadata.get("authorization_servers")) if origin_of(one)), "")
         if not issuer:
             return ""
-        scopes = named["scope"].split() if "scope" in named else metadata.get("scopes_supported")
-        known = [one for one in scopes if isinstance(one, str) and _SCOPE.fullmatch(one)] if scopes else []
+        scopes = named["scope"].split() if "scope" in named else _texts(metadata.get("scopes_supported"))
+        known = [one for one in scopes if _SCOPE.fullmatch(one)]
         wanted = f", scopes: {' '.join(known[:_MOST_SCOPES])}" if known else ""
         token_url = await self._token_url(issuer)
         where = f"token_url: {token_url}" if token_url else "token_url: as that server's documentation says"
@@ -62,7 +61,7 @@ class ProtectedResources:
         for place in dict.fromkeys([*places, urljoin(url, _RESOURCE + path), urljoin(url, _RESOURCE)]):
             found = await self._document(place)
             if origin_of(str(found.get("resource", ""))) == origin_of(url):
-                return found if isinstance(found.get("authorization_servers", []), list) else {}
+                return found
         return {}
 
     async def _token_url(self, issuer: str) -> str:
@@ -83,6 +82,10 @@ class ProtectedResources:
         except (CoxswainError, aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def _texts(value: object) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
 
 def _places(issuer: str) -> Iterator[str]:
