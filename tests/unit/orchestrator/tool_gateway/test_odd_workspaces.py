@@ -188,6 +188,9 @@ def _succeeded(**changes: Any) -> str:
     "answer",
     [
         _succeeded(manifest=None),
+        _succeeded(manifest=5),
+        _succeeded(manifest=5, result=None),
+        _succeeded(manifest=None, result=5),
         _succeeded(result={"data_array": {"0": ROWS}}),
         _succeeded(result={"data_array": ["12"]}),
         _succeeded(result={"data_array": [["1"]]}),
@@ -196,11 +199,20 @@ def _succeeded(**changes: Any) -> str:
         _succeeded(result={"data_array": ROWS, "next_chunk_index": 0}),
         _succeeded(result={"data_array": ROWS, "next_chunk_index": -1}),
     ],
-    ids=range(8),
+    ids=range(11),
 )
 async def test_a_statement_with_a_spoilt_result_gives_none(bench: Bench, answer: str) -> None:
     bench.workspace.sql.fail(ApiFault(method="GET", status=200, body=answer, times=None))
     assert isinstance(await bench.outcome("sql"), OutcomeUnknown)
+
+
+@pytest.mark.parametrize("answer", [{}, {"manifest": None, "result": None}, {"result": {}}], ids=range(3))
+async def test_a_statement_that_succeeded_and_has_no_result_is_done(bench: Bench, answer: dict[str, Any]) -> None:
+    done = json.dumps({"status": {"state": "SUCCEEDED"}, **answer})
+    bench.workspace.sql.fail(ApiFault(method="GET", status=200, body=done, times=None))
+    result = await bench.call("sql")
+    assert not result.is_error
+    assert (result.structured["columns"], result.structured["rows"], result.structured["truncated"]) == ([], [], False)
 
 
 @pytest.mark.parametrize("chunk", [{}, {"chunk_index": 2}, {"chunk_index": 1, "data_array": [["1"]]}], ids=range(3))

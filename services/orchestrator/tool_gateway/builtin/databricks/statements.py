@@ -106,10 +106,13 @@ def _state(answer: Json) -> tuple[str, bool]:
 def _check_result(answer: Json) -> None:
     """Refuse a statement that succeeded, and whose result is none.
 
+    One that returns no rows may have neither manifest nor result: both are optional.
+
     Raises:
-        BadBody: it has no manifest, or its rows do not fit it.
+        BadBody: it has a result without a manifest, or its rows do not fit it.
     """
-    if _state(answer)[0] != "SUCCEEDED":
+    without_rows = answer.get("manifest") is None and answer.get("result") in (None, {})
+    if _state(answer)[0] != "SUCCEEDED" or without_rows:
         return
     manifest, result = answer.get("manifest"), _object(answer, "result")
     if not isinstance(manifest, dict):
