@@ -683,7 +683,9 @@ class VectorSearchEmulator(DatabricksEmulator):
         table = index.table
         if not isinstance(columns, list) or not columns:
             raise invalid("columns must be a non-empty list")
-        _check_columns(index, columns)
+        missing = [str(name) for name in columns if not isinstance(name, str) or name not in table.schema]
+        if missing:
+            raise invalid(f"Requested columns to fetch are not present in index: {', '.join(missing)}")
         threshold = body.get("score_threshold")
         if threshold is not None and not _is_number(threshold):
             raise invalid("score_threshold must be a number")

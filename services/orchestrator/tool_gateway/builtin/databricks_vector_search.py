@@ -18,6 +18,12 @@ _DEFAULT_TYPE = "HYBRID"
 _GROUP = "group_id"
 _OF_MEMORY = frozenset({_GROUP, "embedding_model", "id"})
 """Columns by which an index is known that memories are kept in, of several groups perhaps."""
+_NO_GROUPS = re.compile(
+    r"HTTP 400 (?:[A-Z_]{1,64}: )?"
+    rf"(?:Requested columns to fetch are not present in index: \W?{_GROUP}\W{{0,2}}"
+    rf"|Column \W?{_GROUP}\W? (?:is not in|does not exist|was not found)(?!.*{_GROUP}).*)"
+)
+"""How a workspace declines a query for this column alone where the index has no such column."""
 _KEY = re.compile(r"(?P<column>[A-Za-z_][A-Za-z0-9_.]{0,254})(?: (?P<operator>NOT|LIKE|<|<=|>|>=))?")
 _UNSAFE = re.compile(r"['\"\\\x00-\x1f]")
 
@@ -55,17 +61,17 @@ class DatabricksVectorSearch:
 async def _holds_memories(workspace: Workspace, path: str, index: Json, request: ToolCallRequest) -> bool:
     """Return whether an index is one of memories, of several groups perhaps.
 
-    One that follows a table does not describe its columns: it is asked for them, with nothing of the caller's.
+    One that follows a table does not describe its columns: it is asked for the groups, with nothing of the caller's.
     """
     if _either(index, "index_type") != "DELTA_SYNC":
         return holds_memories(index)
     kind = request.config.get("query_type") or _DEFAULT_TYPE
-    probe: Json = {"columns": sorted(_OF_MEMORY), "query_text": "a", "query_type": kind, "num_results": 1}
+    probe: Json = {"columns": [_GROUP], "query_text": "a", "query_type": kind, "num_results": 1}
     try:
         await workspace.ask(f"{path}/query", body=probe)
     except Declined as error:
-        # Only what is declined for one of these columns is known to have none.
-        return _GROUP not in str(error) and "embedding_model" not in str(error)
+        # What is declined for anything else, or in other words, may have groups.
+        return _NO_GROUPS.fullmatch(str(error)) is None
     return True
 
 
@@ -169,7 +175,8 @@ def _result(answer: Json, columns: Sequence[str], owner: str | None) -> ToolResu
         BadBody: it has no columns, or rows that do not fit them.
     """
     described, result = _either(_either(answer, "manifest"), "columns"), _either(answer, "result")
-    names = [column.get("name") if isinstance(column, dict) else None for column in described or ()]
+    columns_of = described if isinstance(described, list) else []
+    names = [column.get("name") if isinstance(column, dict) else None for column in columns_of]
     if not names or not all(isinstance(name, str) for name in names) or not isinstance(result, dict):
         raise BadBody("its answer has no columns or no result")
     data = _either(result, "data_array") or []

@@ -283,6 +283,8 @@ def _page(**changes: Any) -> str:
     "answer",
     [
         _page(manifest={"columns": [1, 2]}),
+        _page(manifest={"columns": 5}),
+        _page(manifest={"columns": True}),
         _page(manifest={"columns": [{"name": 1}, {"name": 2}]}),
         _page(manifest={}),
         _page(result=None),
@@ -293,7 +295,7 @@ def _page(**changes: Any) -> str:
         _page(result={"row_count": 9, "data_array": [["1", "a", 0.5]]}),
         _page(result={"row_count": 1}),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 async def test_a_search_with_a_spoilt_answer_finds_nothing_for_certain(bench: Bench, answer: str) -> None:
     bench.workspace.vector_search.fail(ApiFault(path="/query", status=200, body=answer))
@@ -323,3 +325,30 @@ async def test_an_odd_description_opens_no_way_to_memories_of_others(bench: Benc
 async def test_an_index_that_follows_a_table_of_something_else_is_searched_as_it_is(bench: Bench) -> None:
     result = await bench.call("search", search_of(index="main.docs.followed"))
     assert [row["id"] for row in result.structured["results"]] == ["1"]
+
+
+_MISSING = "Requested columns to fetch are not present in index: "
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "owned"),
+    [
+        (400, f"{_MISSING}group_id", False),
+        (400, f"{_MISSING}[group_id].", False),
+        (400, "Column `group_id` does not exist in index main.docs.followed", False),
+        (400, f"{_MISSING}id. The columns of the index are content, embedding_model, group_id", True),
+        (400, "Column group_id does not exist; did you mean GROUP_ID or group_id", True),
+        (400, "group_id is of a type that is not returned", True),
+        (400, "the index is not ready", True),
+        (404, f"{_MISSING}group_id", True),
+    ],
+)
+async def test_what_may_have_groups_is_searched_for_the_own_one_alone(
+    bench: Bench, status: int, message: str, owned: bool
+) -> None:
+    search = bench.workspace.vector_search
+    search.fail(ApiFault(path="/query", status=status, message=message))
+    await bench.call("search", search_of(index="main.docs.followed"))
+    probe, query = search.requests(path="/query")
+    assert probe.body["columns"] == ["group_id"]
+    assert ("group_id" in query.body["columns"], "filters_json" in query.body) == (owned, owned)
