@@ -5,6 +5,7 @@ from typing import Any
 
 from services.common.egress import origin_of, required_origin
 from services.common.errors import CoxswainError, FailedPrecondition
+from services.common.grpc.call import current_principal
 from services.common.http import EgressClient
 from services.common.identity.credentials import CredentialSource
 from services.models.domain.answer import Answer, Delta, Embeddings
@@ -109,7 +110,7 @@ class OpenAICompatibleProvider:
 
     async def count_tokens(self, model: Model, messages: Sequence[Message]) -> TokenCount:
         """Return what OpenAI's tokenizers count for its models, and an estimate for others: there is no way to ask."""
-        counted = await self._tokenizers.count(model, messages)
+        counted = await self._tokenizers.count(current_principal().group_id, model, messages)
         return counted or TokenCount(estimate_prompt_tokens(messages), exact=False)
 
     def destination(self, model: Model) -> Destination:
@@ -119,7 +120,7 @@ class OpenAICompatibleProvider:
 
     async def close(self) -> None:
         """Close all connections."""
-        self._tokenizers.close()
+        await self._tokenizers.close()
         await self._client.close()
 
     def _target(self, attempt: Attempt, path: str) -> Target:

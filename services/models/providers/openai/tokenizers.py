@@ -1,72 +1,80 @@
-"""OpenAI's tokenizers, from the files that litellm carries: nothing is downloaded."""
+"""OpenAI's tokenizers, in a process of their own."""
 
-import asyncio
-import functools
-import importlib.util
-import os
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import tiktoken
 
+from services.common.reading.reader import BoundedReader, CannotRead
 from services.models.domain.conversation import Message, MessageRole
 from services.models.domain.model import Model, Provider
 from services.models.providers.base import TokenCount
 
-# The names of their files, by which tiktoken finds them.
-_FILES = {
-    "o200k_base": "fb374d419588a4632f3f557e76b4b70aebbca790",
-    "cl100k_base": "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
-}
+_PROGRAM = Path(__file__).with_name("tokenizer_process.py")
+# Of processor time, the loading of a tokenizer included: some ten times what the longest prose takes.
+_CPU_SECONDS = 5
+# For a count and those of other groups before it.
+_LONGEST_SECONDS = 15.0
+_TOKENIZERS = frozenset({"o200k_base", "cl100k_base"})
 # What these add to the text of messages is published. Reasoning models add more, and do not say what.
 _PUBLISHED = re.compile(r"(?:gpt-4o|gpt-4|gpt-3\.5-turbo)(?:-mini)?(?:-\d[\d-]*)?\Z")
 _PER_MESSAGE = 3
 _PER_ANSWER = 3
-# No token goes over such a place.
-_LINE_ENDS = re.compile(r"(?<=\n)(?=[^\s/])")
-# Time grows with the square of a text in which tokenizers find no place to cut, and their stack is not endless.
-_LONGEST_PIECE = 100_000
 _LONGEST_TEXT = 2_000_000
 # Others are told an estimate rather than kept waiting.
-_MOST_WAITING = 8
+_MOST_WAITING = 32
+_MOST_WAITING_OF_GROUP = 4
 
 
 class Tokenizers:
-    """Counts the tokens of conversations for OpenAI's models, in a thread of its own.
+    """Counts the tokens of conversations for OpenAI's models, for all groups in turn.
 
-    The first count of a kind of models loads their tokenizer: some 80 MB, and a second or two.
+    The first count of a kind of models loads their tokenizer into the process: some 80 MB.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
-        self._waiting = 0
+        self._reader = BoundedReader(_PROGRAM, cpu_seconds=_CPU_SECONDS, longest_seconds=_LONGEST_SECONDS)
+        self._waiting = Counter[str]()
 
-    async def count(self, model: Model, messages: Sequence[Message]) -> TokenCount | None:
+    async def count(self, group_id: str, model: Model, messages: Sequence[Message]) -> TokenCount | None:
         """Return how many tokens a conversation of text has; None where no tokenizer is at hand, or it has other work.
 
         The count is exact for models of which it is known what they add to the text.
         """
         name = _tokenizer_of(model)
-        texts = [message.text for message in messages]
-        if not name or self._waiting >= _MOST_WAITING or sum(map(len, texts)) > _LONGEST_TEXT:
+        if not name or not all(map(_is_text, messages)):
             return None
-        if not all(map(_is_text, messages)):
+        texts = [text for message in messages for text in (message.role.value, message.text)]
+        if sum(map(len, texts)) > _LONGEST_TEXT or self._is_busy(group_id):
             return None
-        self._waiting += 1
+        self._waiting[group_id] += 1
         try:
-            counting = functools.partial(_count, name, [message.role.value for message in messages], texts)
-            tokens = await asyncio.get_running_loop().run_in_executor(self._thread, counting)
+            tokens = await self._count(group_id, name, texts)
         finally:
-            self._waiting -= 1
+            self._waiting[group_id] -= 1
+            self._waiting += Counter()  # without those that wait for nothing
         if tokens is None:
             return None
-        return TokenCount(tokens, exact=_PUBLISHED.match(model.spec.upstream_name) is not None)
+        whole = tokens + _PER_MESSAGE * len(messages) + _PER_ANSWER
+        return TokenCount(whole, exact=_PUBLISHED.match(model.spec.upstream_name) is not None)
 
-    def close(self) -> None:
-        """Give up the work that has not begun."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+    async def close(self) -> None:
+        """End the process, and with it what is being counted."""
+        await self._reader.close()
+
+    def _is_busy(self, group_id: str) -> bool:
+        return self._waiting[group_id] >= _MOST_WAITING_OF_GROUP or self._waiting.total() >= _MOST_WAITING
+
+    async def _count(self, group_id: str, name: str, texts: Sequence[str]) -> int | None:
+        encoded = [text.encode(errors="replace") for text in texts]
+        try:
+            found = await self._reader.read(group_id, name, b"".join(encoded), sizes=[len(text) for text in encoded])
+        except CannotRead:
+            return None
+        tokens: int = found["tokens"]
+        return tokens
 
 
 def _tokenizer_of(model: Model) -> str:
@@ -77,50 +85,10 @@ def _tokenizer_of(model: Model) -> str:
         name = tiktoken.encoding_name_for_model(model.spec.upstream_name)
     except KeyError:
         return ""
-    return name if name in _FILES else ""
+    return name if name in _TOKENIZERS else ""
 
 
 def _is_text(message: Message) -> bool:
     if message.tool_calls or message.role is MessageRole.TOOL:
         return False
     return all(part.other is None for part in message.content)
-
-
-def _count(name: str, roles: Sequence[str], texts: Sequence[str]) -> int | None:
-    tokenizer = _load(name)
-    if tokenizer is None:
-        return None
-    tokens = _PER_ANSWER
-    for text in (*roles, *texts):
-        for piece in _pieces(text):
-            if len(piece) > _LONGEST_PIECE:
-                return None
-            tokens += len(tokenizer.encode_ordinary(piece))
-    return tokens + _PER_MESSAGE * len(texts)
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Yield a text in pieces that have as many tokens as the whole."""
-    if len(text) <= _LONGEST_PIECE:
-        yield text
-        return
-    piece = ""
-    for line in _LINE_ENDS.split(text):
-        if piece and len(piece) + len(line) > _LONGEST_PIECE:
-            yield piece
-            piece = ""
-        piece += line
-    yield piece
-
-
-@functools.cache
-def _load(name: str) -> tiktoken.Encoding | None:
-    litellm = importlib.util.find_spec("litellm")
-    if litellm is None or not litellm.origin:
-        return None
-    directory = Path(litellm.origin).parent / "litellm_core_utils" / "tokenizers"
-    # Without its file, tiktoken would fetch it.
-    if not (directory / _FILES[name]).is_file():
-        return None
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(directory)
-    return tiktoken.get_encoding(name)
