@@ -91,6 +91,7 @@ class ArtifactUpload:
     size: int
     """In bytes."""
     sha256: str
+    """Empty once its content was refused and dropped."""
     created_at: datetime
 
 

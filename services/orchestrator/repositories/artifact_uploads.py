@@ -5,7 +5,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, literal, select
+from sqlalchemy import delete, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
@@ -44,6 +44,15 @@ class ArtifactUploadRepository:
         names = [column.name for column in artifact_chunks.c]
         await self._connection.execute(insert(artifact_chunks).from_select(names, of_upload))
         await self.delete([upload_id])
+
+    async def drop_content(self, upload_id: str) -> None:
+        """Forget the content of a file and its hash; what else is known of it goes in its time."""
+        await self._connection.execute(
+            delete(artifact_upload_chunks).where(artifact_upload_chunks.c.upload_id == upload_id)
+        )
+        await self._connection.execute(
+            update(artifact_uploads).where(artifact_uploads.c.id == upload_id).values(sha256="")
+        )
 
     async def delete(self, upload_ids: Collection[str]) -> None:
         """Forget files."""

@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -23,6 +25,8 @@ from services.orchestrator.repositories.artifacts import (
 )
 from services.orchestrator.repositories.retention import RetentionRepository
 from services.orchestrator.tables import artifact_chunks, artifacts, executions
+from services.orchestrator.tool_gateway.ports import StoredFile
+from services.orchestrator.tool_gateway.usecases.artifact_uploads import ArtifactUploads
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
 from services.orchestrator.worker.host.execution_files import ExecutionFiles, FileRefused
 from services.orchestrator.worker.host.fenced_write import Fenced
@@ -166,3 +170,31 @@ async def test_what_is_too_much_or_in_the_way_is_refused_and_nothing_of_it_store
     assert sorted(one.revision for one, _ in revisions) == [2, 3, 4], "two calls at once do not take the same revision"
     assert await read_group_bytes(database, group) == 3_900_001
     assert await read_group_bytes(database, "legal") == 0
+
+
+async def test_a_host_that_asks_again_for_the_files_of_a_call_is_told_what_became_of_them(
+    database: Database, store: RunStore
+) -> None:
+    group = new_id()
+    execution_id = await queue(database, crew("read", "write"), group_id=group)
+    files = files_of(store, await claimed(store, execution_id))
+    made = tuple(
+        StoredFile(name, "text/plain", content)
+        for name, content in (("a", b"one"), ("b", b"two"), ("large", b"x" * 3_000_001))
+    )
+    order = SimpleNamespace(execution_id=execution_id, principal=SimpleNamespace(group_id=group))
+    ids = await ArtifactUploads(database, max_bytes=0).keep(cast("Any", order), made)
+    kept, refused = await files.take_over(READ, "c", ids)
+    assert [one.name for one in kept] == ["a", "b"]
+    assert "3,000,000 bytes of a file" in refused
+    await files.store(READ, "a", b"other", call_id="d")
+    await files.store(WRITE, "b", b"other", call_id="d")
+    assert await files.take_over(READ, "c", ids) == (kept, refused)
+    after = files_of(store, await claimed(store, execution_id))
+    # The task itself has replaced the first one, of which nothing is left.
+    assert await after.take_over(READ, "c", ids) == (kept[1:], f"1 of 3 files are not there any more; {refused}")
+    # The content was dropped: what would fit by now does not come back empty.
+    after._limits = ArtifactLimits(0, 0, 0, 0)
+    found, refused = await after.take_over(READ, "c", ids[2:])
+    assert found == kept[1:]
+    assert "was reached before" in refused

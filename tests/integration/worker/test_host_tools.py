@@ -257,7 +257,7 @@ async def test_files_that_a_tool_has_made_become_the_executions(scene: CallScene
     assert told == "1 of 4 files are not there any more"
     # What was refused takes no room, and so does what nobody takes.
     async with scene.database.read() as connection:
-        assert (await connection.execute(select(func.count()).select_from(artifact_uploads))).scalar_one() == 0
+        assert (await connection.execute(select(func.count()).select_from(artifact_upload_chunks))).scalar_one() == 0
     order = SimpleNamespace(execution_id=scene.execution_id, principal=SimpleNamespace(group_id="sales"))
     await uploads.keep(cast("Any", order), tuple(made))
     await uploads.forget(-60)

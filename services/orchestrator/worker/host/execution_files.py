@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -152,22 +153,24 @@ class ExecutionFiles:
             Fenced: another host has the execution.
         """
         files = await self._files()
-        stored = [one for one in files.newest.values() if one.call_id == call_id]
+        stored = files.of_call(call_id)
         uploads = await self._read(partial(self._store.uploads, self._execution.id, upload_ids))
         missing = len(upload_ids) - len(stored) - len(uploads)
-        refused = f"{missing} of {len(upload_ids)} files are not there any more" if missing > 0 else ""
+        gone = f"{missing} of {len(upload_ids)} files are not there any more" if missing > 0 else ""
+        refused = ""
         for upload in uploads:
             group_bytes = await self._group_bytes() if self._limits.group_bytes else 0
             try:
                 new = self._adopted(files, task, call_id, upload, group_bytes)
             except FileRefused as error:
                 refused = str(error)
-                # What is refused would count in no limit.
-                await self._recorder.commit([], partial(_forget, upload))
+                if upload.sha256:
+                    # The content of what is refused would count in no limit.
+                    await self._recorder.commit([], partial(_drop_content, upload))
                 continue
             await self._recorder.commit([(task, new.event)], new.change)
             stored.append(new.artifact)
-        return stored, refused
+        return stored, "; ".join(filter(None, (gone, refused)))
 
     def _adopted(
         self, files: "_Inventory", task: TaskRef, call_id: str, upload: ArtifactUpload, group_bytes: int
@@ -179,6 +182,8 @@ class ExecutionFiles:
             number += 1
             name = numbered(upload.name, number)
         files.check(self._limits, name, index, upload.size, group_bytes)
+        if not upload.sha256:
+            raise FileRefused("ARTIFACT_LIMIT_REACHED", "a limit of the files' bytes or number was reached before")
         artifact = new_artifact(
             self._execution,
             index,
@@ -253,8 +258,8 @@ class ExecutionFiles:
         return await self._read(partial(self._store.group_file_bytes, self._execution.group_id))
 
 
-async def _forget(upload: ArtifactUpload, write: FencedWrite) -> None:
-    await write.uploads.delete([upload.id])
+async def _drop_content(upload: ArtifactUpload, write: FencedWrite) -> None:
+    await write.uploads.drop_content(upload.id)
 
 
 class _Inventory:
@@ -265,6 +270,7 @@ class _Inventory:
         self.newest: dict[str, Artifact] = {}
         self.names = FileNames()
         self._sizes: dict[tuple[str, int], int] = {}
+        self._of_calls: defaultdict[str, list[Artifact]] = defaultdict(list)
         for artifact in stored:
             self.add(artifact)
 
@@ -273,7 +279,12 @@ class _Inventory:
         if artifact.name not in self.newest:
             self.names.add(artifact.name)
         self.newest[artifact.name] = artifact
+        self._of_calls[artifact.call_id].append(artifact)
         self._sizes[artifact.name, artifact.task_index] = artifact.size
+
+    def of_call(self, call_id: str) -> list[Artifact]:
+        """Return what a call has stored, also what other content has replaced since."""
+        return list(self._of_calls.get(call_id, ()))
 
     def check(self, limits: ArtifactLimits, name: str, index: int, size: int, group_bytes: int) -> None:
         """Raise FileRefused when a content of `size` bytes is more than may be kept."""
