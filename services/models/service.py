@@ -59,6 +59,8 @@ from services.models.usecases.usage_recorder import UsageRecorder
 
 _SQLITE_CATALOGUE_SECONDS = 5.0
 _CLOSE_SECONDS = 10.0
+# Between searches for usage that is older than it is kept: they ask for each group.
+_RETENTION_SECONDS = 3600.0
 # Between attempts at an upstream that asks for no pause of its own.
 _LONGEST_OWN_PAUSE_SECONDS = 8.0
 
@@ -161,7 +163,7 @@ class ModelsService:
         )
         self._background.start(self._stored_answers.clean(self._settings.cleaning_seconds))
         self._background.start(self._stored_answers.renew())
-        self._background.start(every(self._settings.cleaning_seconds, self._reports.forget, name="usage_retention"))
+        self._background.start(every(_RETENTION_SECONDS, self._reports.forget, name="usage_retention"))
 
     async def _needs_litellm(self) -> bool:
         if self._settings.litellm_prestart is not None:

@@ -229,7 +229,7 @@ class ModelsSettings(BaseSettings):
         "present month, which limits count, are kept in any case.",
     )
     cleaning_seconds: float = Field(
-        300, gt=0, description="Seconds between two removals of old requests, expired answers and old usage."
+        300, gt=0, description="Seconds between two removals of old requests and expired answers."
     )
 
     @field_validator("keyless_origins", "idempotent_origins")

@@ -76,7 +76,9 @@ from services.orchestrator.usecases.tools import Tools
 from services.orchestrator.usecases.workers import Workers
 
 _RETENTION_SECONDS = 60.0
-"""Between searches for executions and usage that are older than they are kept."""
+"""Between searches for executions that are older than they are kept."""
+_USAGE_RETENTION_SECONDS = 3600.0
+"""Between searches for usage that is older than it is kept: they ask for each group."""
 
 
 class OrchestratorService:
@@ -200,7 +202,7 @@ class OrchestratorService:
         self._scheduling.start(every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules"))
         self._background.start(every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping"))
         self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))
-        self._background.start(every(_RETENTION_SECONDS, self._tool_usage.forget, name="tool_usage_retention"))
+        self._background.start(every(_USAGE_RETENTION_SECONDS, self._tool_usage.forget, name="tool_usage_retention"))
         self._background.start(every(settings.housekeeping_seconds, self._group_events.forget, name="group_events"))
         self._background.start(every(settings.housekeeping_seconds, self._forget_sources, name="deleted_tool_sources"))
         self._background.start(

@@ -29,15 +29,20 @@ async def remove_before_by_group(
 ) -> None:
     """Remove the rows of a table whose column `time` is earlier, group by group, oldest first and in portions.
 
-    For tables whose index on the time begins with the group. Replicas may do it at once.
+    For tables whose index on the time begins with the group, or with few rows of each. Replicas may do it at once.
+    Nothing is written for a group that has no such rows.
     """
     key = tuple(time.table.primary_key.columns)
     group = ""
     while True:
+        following = select(func.min(group_id).label("name")).where(group_id > group).cte()
+        oldest = select(func.min(time)).where(group_id == following.c.name).scalar_subquery()
         async with database.read() as connection:
-            group = await connection.scalar(select(func.min(group_id)).where(group_id > group))
+            group, since = (await connection.execute(select(following.c.name, oldest))).one()
         if group is None:
             return
+        if since >= before:
+            continue
         old = (
             select(*key)
             .where(group_id == group, time < before)

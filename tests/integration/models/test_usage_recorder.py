@@ -118,7 +118,7 @@ async def test_records_of_a_moment_are_one_batch(
 
 
 async def test_usage_is_kept_for_its_time_and_that_of_the_present_month_in_any_case(
-    database: Database, recorder: UsageRecorder
+    database: Database, recorder: UsageRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = utc_now()
     month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -151,6 +151,10 @@ async def test_usage_is_kept_for_its_time_and_that_of_the_present_month_in_any_c
         ids = [f"{group}{number}" for group in "ab" for number in numbers]
         assert await kept() == (ids, ids, {Period.DAY.of(times[int(number)]) for number in numbers})
         assert await read_sums(database, ["a", "b"], now) == sums
+    # Where nothing is old, nothing is written.
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "write", None)
+        await UsageReports(database, recorder, retention_seconds=24 * 3600).forget()
 
 
 def test_usage_is_not_kept_for_ever_by_default() -> None:
