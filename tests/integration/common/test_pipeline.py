@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -28,7 +27,6 @@ from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
-from services.common.grpc import server
 from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import acting_as, current_call, current_principal
 from services.common.grpc.capacity import AnonymousStreams, Capacity, Places
@@ -231,32 +229,6 @@ async def test_as_many_calls_may_come_at_once_as_a_listener_works_on(served: Ser
     request = model_pb2.GetModelRequest(name="m")
     calls = (served.models.GetModel(request, metadata=bearer("ann:OPERATOR")) for _ in range(2000))
     assert len(await asyncio.gather(*calls)) == 2000
-
-
-@pytest.mark.parametrize("longest", [1, None])
-async def test_calls_that_wait_for_a_process_that_stands_still_are_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int | None
-) -> None:
-    # By itself, gRPC cancels them after 30 s without a word. That one second does so shows that the option is known.
-    if longest is not None:
-        monkeypatch.setattr(server, "_LONGEST_UNREAD_SECONDS", longest)
-    request = model_pb2.GetModelRequest(name="m")
-    async with serve(tmp_path) as served:
-        await served.models.GetModel(request, metadata=bearer("ann:OPERATOR"))
-        cancelled = 0
-        for seconds in (1.2, 2.4, 4.8, 9.6) if longest else (1.2,):
-            calls = [
-                asyncio.ensure_future(served.models.GetModel(request, metadata=bearer("ann:OPERATOR")))
-                for _ in range(4)
-            ]
-            # They are on their way when the loop stands still, and more than it looks at beforehand.
-            await asyncio.sleep(0)
-            time.sleep(seconds)  # noqa: ASYNC251 - this is the standing still
-            ends = await asyncio.gather(*calls, return_exceptions=True)
-            cancelled = sum(isinstance(end, grpc.aio.AioRpcError) for end in ends)
-            if cancelled:
-                break
-        assert bool(cancelled) is (longest is not None)
 
 
 async def test_callers_with_different_credentials_or_groups_never_share_an_identity(served: Served) -> None:

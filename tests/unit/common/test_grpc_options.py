@@ -3,8 +3,13 @@
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any, cast
 
+import grpc
 import pytest
+
+from services.common.grpc.server import Listener
+from services.common.settings import CommonSettings
 
 _ROOT = Path(__file__).resolve().parents[3]
 _OPTION = re.compile(r'\("(grpc\.[a-z0-9_.]+)",')
@@ -29,3 +34,21 @@ def library() -> bytes:
 @pytest.mark.parametrize("name", _NAMES)
 def test_every_option_of_a_server_or_channel_is_one_grpc_knows(name: str, library: bytes) -> None:
     assert name.encode() + b"\0" in library
+
+
+class _Made(Exception):
+    """The server is made, and that is enough."""
+
+
+def test_calls_may_wait_for_a_process_that_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def made(*, options: Any, **_: object) -> None:
+        given.update(options)
+        raise _Made
+
+    monkeypatch.setattr(grpc.aio, "server", made)
+    with pytest.raises(_Made):
+        Listener(CommonSettings(data_dir=tmp_path), cast("Any", None), internal=False)
+    # In seconds. By itself, gRPC cancels them after 30 without a word.
+    assert given["grpc.server_max_unrequested_time_in_server"] == 3600
