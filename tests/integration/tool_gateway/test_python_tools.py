@@ -195,13 +195,17 @@ async def test_what_a_call_leaves_running_is_not_heard_in_the_next(python: str) 
             assert (greeted.text, progress.texts) == (f"Hello, {number}", [])
 
 
-async def test_processes_of_a_tool_whose_own_process_was_killed_end_too(python: str) -> None:
+async def test_processes_of_a_tool_whose_own_process_was_killed_end_too(python: str, tmp_path: Path) -> None:
     progress = RecordedProgress()
-    async with adapter(python) as tools:
-        with pytest.raises(OutcomeUnknown):
-            await called(tools, "odd", progress, spec=source("oddities"), arguments={"how": "deserted"})
-        [pid] = progress.texts
-        await until(lambda: not alive(int(pid)))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # As long as it is held here, they do not end by themselves.
+    with pipe.open("rb+", buffering=0):
+        async with adapter(python) as tools:
+            with pytest.raises(OutcomeUnknown):
+                await called(tools, "desert", progress, spec=source("oddities"), arguments={"pipe": str(pipe)})
+            [pid] = progress.texts
+            await until(lambda: not alive(int(pid)))
 
 
 @pytest.mark.parametrize("blocking", [False, True])

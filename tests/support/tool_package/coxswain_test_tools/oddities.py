@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 ANYTHING = {"type": "object"}
@@ -60,12 +61,6 @@ def _loud(context: Any) -> str:
     return "said"
 
 
-def _deserted(context: Any) -> None:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    context.progress(str(child.pid))
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 DEEDS: dict[str, Callable[[Any], Any]] = {
     "nothing left": _nothing_left,
     "recursion": _recursion,
@@ -74,7 +69,6 @@ DEEDS: dict[str, Callable[[Any], Any]] = {
     "unreadable": _unreadable,
     "flood": _flood,
     "loud": _loud,
-    "deserted": _deserted,
 }
 
 
@@ -86,6 +80,20 @@ class Odd:
 
     def call(self, arguments: dict[str, Any], context: Any) -> Any:
         return DEEDS[arguments["how"]](context)
+
+
+class Deserting:
+    """Is killed, and leaves a child that reads a pipe of the caller's."""
+
+    name = "desert"
+    description = "Deserts."
+    input_schema = ANYTHING
+
+    def call(self, arguments: dict[str, Any], context: Any) -> None:
+        with Path(arguments["pipe"]).open("rb") as pipe:
+            child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=pipe)
+        context.progress(str(child.pid))
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Pieces:
@@ -130,4 +138,4 @@ class Haunting:
         return "left"
 
 
-TOOLS = [greet, Odd, Pieces, Haunting]
+TOOLS = [greet, Odd, Deserting, Pieces, Haunting]
