@@ -415,6 +415,37 @@ async def test_pages_that_lead_in_a_circle_are_no_answer(tokens: list[str], empt
     assert sent <= len(tokens) + 2
 
 
+async def test_pages_without_end_are_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.memory.stores.databricks.queries._MOST_PAGES", 6)
+    monkeypatch.setattr("services.memory.stores.databricks.client._MAX_LIST_PAGES", 6)
+    with emulator() as vectors:
+
+        def answer(path: str, page: Mapping[str, Any]) -> None:
+            vectors.clear_faults()
+            for number in range(20):
+                body = json.dumps(_with_token(page, f"{number}"))
+                vectors.fail(ApiFault(path=path, status=200, body=body))
+
+        answer("/query", _page([GOOD]))
+        async with workspace_client(limits=LIMITS) as connected:
+            # A search ends with as many as it wants.
+            store = open_store(connected, vectors.url)
+            assert len((await store.search(KEY, Query(VECTOR, 5, EVERYTHING), NOW)).results) == 5
+        assert len(vectors.requests(path="/query")) <= 6
+        async with opened(vectors.url) as repository:
+            answer("/query", _page([], row_count=0))
+            with pytest.raises(Unavailable):
+                await repository.count_documents(INDEX, OWNER, EVERYTHING, NOW)
+            for path, read in (
+                ("/endpoints", repository.resources.list_endpoints),
+                ("/indexes", repository.resources.list_indexes),
+            ):
+                answer(path, {})
+                with pytest.raises(Unavailable) as failure:
+                    await read()
+                assert failure.value.retry_after
+
+
 async def test_an_empty_page_in_the_middle_does_not_end_a_search() -> None:
     pages = [_with_token(_page([], row_count=0), "a"), _with_token(_page([GOOD]), "b"), _page([], row_count=0)]
     with emulator() as vectors:
