@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import FailedPrecondition, FieldViolation
+from services.common.errors import Aborted, FailedPrecondition, FieldViolation
 from services.common.identity.principal import Principal
 from services.memory.domain.documents import (
     SavedDocument,
@@ -19,6 +19,7 @@ from services.memory.domain.documents import (
     named_documents,
     part_ids,
 )
+from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import Document, Record
 from services.memory.domain.subjects import Ties
@@ -27,6 +28,8 @@ from services.memory.repositories.documents import DocumentRepository, DocumentR
 from services.memory.stores.base import MemoryStore
 
 _ROWS_AT_ONCE = 500
+_MOST_ATTEMPTS = 5
+"""Times that a document is tried which others save at the same moment."""
 
 
 class DocumentParts:
@@ -78,12 +81,22 @@ class DocumentParts:
                 await DocumentRepository(connection, key.group_id, store.backend_id).remove(document_id, last_revision)
         return removed
 
-    async def remove(self, store: MemoryStore, key: NamespaceKey, row: DocumentRow, now: datetime) -> int:
-        """Remove a document with all that may be there of it, and return how many records that was."""
+    async def remove(
+        self, store: MemoryStore, key: NamespaceKey, row: DocumentRow, now: datetime, *, only_of: str = ""
+    ) -> int:
+        """Remove a document with all that may be there of it, and return how many records that was.
+
+        Raises:
+            Aborted: another call has saved or removed it meanwhile, or it is not the document of `only_of` alone.
+        """
 
         async def switch(connection: AsyncConnection | None) -> None:
             async with joined(self._database, connection) as own:
-                await DocumentRepository(own, key.group_id, store.backend_id).remove(row.id)
+                repository = DocumentRepository(own, key.group_id, store.backend_id)
+                there = await repository.get(row.id, now, lock=True) if only_of else row
+                is_theirs = there is not None and (not only_of or _is_of_alone(there, only_of))
+                if not is_theirs or not await repository.remove(row.id, row.last_revision):
+                    raise saved_meanwhile(row.id)
 
         known = [record_id for parts in (row.live, *row.stale) for record_id in part_ids(row.id, parts)]
         return await store.remove_document(key, row.id, known, now, switch)
@@ -103,17 +116,17 @@ class DocumentParts:
         while documents := await self._page(store, key, after, now):
             after = documents[-1].id
             for document in documents:
-                ties = Ties(document.subjects, "", json.loads(document.metadata).get("subject"))
+                ties = _ties_of(document)
                 if subject not in ties.subjects:
                     continue
-                if ties.are_of_alone(subject):
-                    removed += document.part_count if dry_run else await self._remove(store, key, document, now)
-                    shared |= {document.id} if dry_run else set()
-                    continue
-                kept += document.part_count
-                shared.add(document.id)
-                if not dry_run:
-                    await self._unlink(store, namespace, document, subject)
+                if dry_run:
+                    of_alone, count = ties.are_of_alone(subject), document.part_count
+                else:
+                    of_alone, count = await self._forget_document(store, namespace, document.id, subject)
+                removed += count if of_alone else 0
+                kept += 0 if of_alone else count
+                if dry_run or not of_alone:
+                    shared.add(document.id)
         return removed, kept, frozenset(shared)
 
     async def _page(self, store: MemoryStore, key: NamespaceKey, after: str, now: datetime) -> Sequence[SavedDocument]:
@@ -121,24 +134,73 @@ class DocumentParts:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
             return await repository.page(after, _ROWS_AT_ONCE, now)
 
-    async def _remove(self, store: MemoryStore, key: NamespaceKey, document: SavedDocument, now: datetime) -> int:
+    async def _forget_document(
+        self, store: MemoryStore, namespace: NamespaceInfo, document_id: str, subject: str
+    ) -> tuple[bool, int]:
+        """Remove a document, or take a subject out of it, as it is now; return whether it is removed, and its parts."""
+        for _ in range(_MOST_ATTEMPTS):
+            row = await self._row(store, namespace.key, document_id)
+            document = row.document if row else None
+            if row is None or document is None or subject not in _ties_of(document).subjects:
+                return True, 0
+            try:
+                if _is_of_alone(row, subject):
+                    return True, await self.remove(store, namespace.key, row, utc_now(), only_of=subject)
+                await self._unlink(store, namespace, document, subject)
+            except Aborted as error:
+                if error.reason != "REVISION_MISMATCH":
+                    raise
+            else:
+                return False, document.part_count
+        raise Aborted(f'the document "{document_id}" is being saved all the time; call again to continue')
+
+    async def _row(self, store: MemoryStore, key: NamespaceKey, document_id: str) -> DocumentRow | None:
         async with self._database.read() as connection:
-            row = await DocumentRepository(connection, key.group_id, store.backend_id).get(document.id, now)
-        return 0 if row is None else await self.remove(store, key, row, now)
+            return await DocumentRepository(connection, key.group_id, store.backend_id).get(document_id, utc_now())
 
     async def _unlink(
         self, store: MemoryStore, namespace: NamespaceInfo, document: SavedDocument, subject: str
     ) -> None:
-        """Save the parts of a document without the subject, and then the document."""
+        """Save the parts of a document without the subject, and then the document.
+
+        Raises:
+            Aborted: the document or one of its parts has been saved or removed meanwhile.
+        """
         key, now = namespace.key, utc_now()
         left = tuple(name for name in document.subjects if name != subject)
         async for portion in store.read_through(key, parts_of(document.id), "", now, embeddings=True):
             parts = [replace(record, subjects=left) for _, record in portion if is_part_of(document, record)]
             if parts:
-                await store.save(key, namespace.space, parts, now)
+                await self._save_again(store, namespace, document, parts)
         async with self._database.write() as connection:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
+            row = await repository.get(document.id, now, lock=True)
+            if row is None or row.live.revision != document.revision:
+                raise saved_meanwhile(document.id)
             await repository.set_subjects(document.id, left)
+
+    async def _save_again(
+        self, store: MemoryStore, namespace: NamespaceInfo, document: SavedDocument, parts: Sequence[Record]
+    ) -> None:
+        """Save parts that were read, unless the document has been replaced since: they would come back."""
+        key, now = namespace.key, utc_now()
+        if store.compares_revisions:
+            expecting = [replace(part, expected_revision=part.revision) for part in parts]
+            await store.save(key, namespace.space, expecting, now)
+            return
+        await self._check_revision(store, key, document)
+        await store.save(key, namespace.space, parts, now)
+        try:
+            await self._check_revision(store, key, document)
+        except Aborted:
+            # What has replaced them may have removed them before they were saved.
+            await store.delete(key, [part.id for part in parts], EVERYTHING, now)
+            raise
+
+    async def _check_revision(self, store: MemoryStore, key: NamespaceKey, document: SavedDocument) -> None:
+        row = await self._row(store, key, document.id)
+        if row is None or row.live.revision != document.revision:
+            raise saved_meanwhile(document.id)
 
 
 @contextlib.asynccontextmanager
@@ -149,6 +211,23 @@ async def joined(database: Database, connection: AsyncConnection | None) -> Asyn
         return
     async with database.write() as own:
         yield own
+
+
+def saved_meanwhile(document_id: str) -> Aborted:
+    """Return the refusal of what another call has overtaken."""
+    return Aborted(
+        f'another call has saved or removed the document "{document_id}" meanwhile; call again if yours is to count',
+        reason="REVISION_MISMATCH",
+        metadata={"resource": "document", "id": document_id},
+    )
+
+
+def _ties_of(document: SavedDocument) -> Ties:
+    return Ties(document.subjects, "", json.loads(document.metadata).get("subject"))
+
+
+def _is_of_alone(row: DocumentRow, subject: str) -> bool:
+    return row.document is not None and _ties_of(row.document).are_of_alone(subject)
 
 
 def _no_part(path: str, document: SavedDocument) -> FailedPrecondition:

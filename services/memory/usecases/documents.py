@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import Aborted, FieldViolation, InvalidArgument, NotFound, Unavailable
+from services.common.errors import FieldViolation, InvalidArgument, NotFound, Unavailable
 from services.common.identity.principal import Principal
 from services.common.paging import Page, Pager
 from services.common.reading.reader import CannotRead, Congested
@@ -32,7 +32,7 @@ from services.memory.usecases.document_drafts import (
     records_of,
     splitting_of,
 )
-from services.memory.usecases.document_parts import DocumentParts, joined
+from services.memory.usecases.document_parts import DocumentParts, joined, saved_meanwhile
 from services.memory.usecases.document_uploads import RETRY_SECONDS, UploadedFile, UploadLimits, Uploads
 from services.memory.usecases.namespaces import namespace_key
 
@@ -288,7 +288,7 @@ class Documents:
             async with joined(self._database, connection) as own:
                 repository = DocumentRepository(own, principal.group_id, store.backend_id)
                 if not await repository.switch(document, gone=connection is not None):
-                    raise _saved_meanwhile(document.id)
+                    raise saved_meanwhile(document.id)
 
         stale = [one for written in before.written_before(revision) for one in part_ids(document.id, written)]
         await store.replace_document(key, space, document.id, records, stale, now, switch)
@@ -303,14 +303,6 @@ async def _is_whole(store: MemoryStore, key: NamespaceKey, document: SavedDocume
     if (await store.count(key, parts_of(document.id), now)).count != document.part_count:
         return False
     return bool(await store.get(key, [part_id(document.id, document.revision, 0)], now, embeddings=False))
-
-
-def _saved_meanwhile(document_id: str) -> Aborted:
-    return Aborted(
-        f'another call has saved or removed the document "{document_id}" meanwhile; save it again if yours is to count',
-        reason="REVISION_MISMATCH",
-        metadata={"resource": "document", "id": document_id},
-    )
 
 
 def _bytes_of(document: SavedDocument) -> int:
