@@ -16,6 +16,8 @@ from services.memory.tables import documents
 
 _TIMES = ("created_at", "updated_at", "expires_at")
 _AT_ONCE = 500
+_MOST_STALE = 32
+"""Revisions whose parts are noted as stale; those of earlier ones have long been seen in every store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,23 @@ class DocumentRepository:
         return list(found.values())
 
     async def claim(self, document_id: str, count: int, now: datetime) -> tuple[int, DocumentRow]:
-        """Return the revision that a save of so many parts gets, and the row as it was before."""
+        """Return the revision that a save of so many parts gets, and the row as it was before.
+
+        Of saves that never end the last ones are noted: what earlier ones have left names the document as its own.
+        """
         await insert_ignore(self._connection, documents, self._new(document_id))
         row = await self.get(document_id, now, lock=True)
         assert row is not None
         revision = row.last_revision + 1
-        written = [*row.stale, PartsWritten(revision, count)]
+        written = [*row.stale, PartsWritten(revision, count)][-_MOST_STALE:]
         await self._set(document_id, last_revision=revision, stale=_stale(written))
         return revision, row
+
+    async def withdraw(self, document_id: str, revision: int) -> None:
+        """Note that no part of a revision that was claimed is in the store. Nobody else gets the revision."""
+        stale = await self._stale_of(document_id)
+        if stale:
+            await self._set(document_id, stale=_stale([parts for parts in stale if parts.revision != revision]))
 
     async def put(self, document: SavedDocument) -> None:
         """Let a document be as it is given, whatever was there."""
@@ -111,11 +122,9 @@ class DocumentRepository:
 
     async def settle(self, document_id: str, revision: int) -> None:
         """Note that parts of revisions before one are gone from the store."""
-        statement = select(documents.c.stale).where(self._is(document_id)).with_for_update()
-        stale = await self._connection.scalar(statement)
+        stale = await self._stale_of(document_id)
         if stale:
-            left = [parts for parts in map(_parts, stale) if parts.revision > revision]
-            await self._set(document_id, stale=_stale(left))
+            await self._set(document_id, stale=_stale([parts for parts in stale if parts.revision > revision]))
 
     async def remove(self, document_id: str, last_revision: int | None = None) -> bool:
         """Remove a document's row, if no save has begun since a revision, and return whether it was there."""
@@ -130,6 +139,10 @@ class DocumentRepository:
         statement = select(*columns).where(self._own(), documents.c.document_id > after)
         rows = await self._connection.execute(statement.order_by(documents.c.document_id).limit(limit))
         return [(row[0], row[1]) for row in rows]
+
+    async def _stale_of(self, document_id: str) -> list[PartsWritten]:
+        statement = select(documents.c.stale).where(self._is(document_id)).with_for_update()
+        return [_parts(parts) for parts in await self._connection.scalar(statement) or []]
 
     async def _set(self, document_id: str, **values: Any) -> None:
         await self._connection.execute(update(documents).where(self._is(document_id)).values(**values))

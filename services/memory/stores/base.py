@@ -38,6 +38,9 @@ class MemoryStore(Protocol):
     compares_revisions: ClassVar[bool]
     """Whether a save can expect a revision: nothing comes in between its reading and its writing."""
 
+    replaces_at_once: ClassVar[bool]
+    """Whether a document is replaced in one transaction: a replacement that fails has left no part."""
+
     @property
     def backend_id(self) -> str | None:
         """The backend whose records it holds; None for the installation's default store."""
@@ -149,7 +152,8 @@ class MemoryStore(Protocol):
         """Store the parts of a document, `switch`, and remove what else names it as theirs or has one of the stale ids.
 
         It is one transaction where the store is a database, or else in this order: a document that was there is found
-        until the new one is, and both in between.
+        until the new one is, and both in between. What fails before the switch leaves the document as it was; where it
+        is no transaction, the caller removes the parts that were stored.
 
         Raises:
             FailedPrecondition: the namespace has another embedding space.

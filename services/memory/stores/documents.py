@@ -1,10 +1,8 @@
 """Documents in stores without transactions: what is new is there before what is old is gone."""
 
-import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 
-from services.common.errors import CoxswainError
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Record
@@ -26,16 +24,10 @@ async def replace_in_steps(
     now: datetime,
     switch: Switch,
 ) -> None:
-    """See `MemoryStore.replace_document`; what fails before the switch leaves the document as it was."""
-    try:
-        for start in range(0, len(parts), _SAVED_AT_ONCE):
-            await store.save(key, space, parts[start : start + _SAVED_AT_ONCE], now)
-        await switch(None)
-    except CoxswainError:
-        # A cancelled call has no time for it: then the next save or removal does it.
-        with contextlib.suppress(CoxswainError):
-            await _remove(store, key, [part.id for part in parts], now)
-        raise
+    """See `MemoryStore.replace_document`."""
+    for start in range(0, len(parts), _SAVED_AT_ONCE):
+        await store.save(key, space, parts[start : start + _SAVED_AT_ONCE], now)
+    await switch(None)
     await _remove_others(store, key, document_id, stale, now, kept={part.id for part in parts})
 
 
@@ -59,10 +51,11 @@ async def _remove_others(
     doomed = dict.fromkeys(stale)
     async for portion in store.read_through(key, parts_of(document_id), "", now, embeddings=False):
         doomed |= dict.fromkeys(record.id for _, record in portion)
-    return await _remove(store, key, [record_id for record_id in doomed if record_id not in kept], now)
+    return await remove_parts(store, key, [record_id for record_id in doomed if record_id not in kept], now)
 
 
-async def _remove(store: MemoryStore, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
+async def remove_parts(store: MemoryStore, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
+    """Remove parts by their ids, those that are not seen yet too, and return how many were seen."""
     removed = 0
     for start in range(0, len(ids), _REMOVED_AT_ONCE):
         removed += await store.delete(key, ids[start : start + _REMOVED_AT_ONCE], EVERYTHING, now)

@@ -1,5 +1,6 @@
 """Documents that are saved as a whole: received, read, split, embedded and stored."""
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import FieldViolation, InvalidArgument, NotFound, Unavailable
+from services.common.errors import CoxswainError, FieldViolation, InvalidArgument, NotFound, Unavailable
 from services.common.identity.principal import Principal
 from services.common.paging import Page, Pager
 from services.common.reading.reader import CannotRead, Congested
@@ -23,6 +24,7 @@ from services.memory.filters import parts_of
 from services.memory.parsing.reader import DocumentReader, ReadDocument
 from services.memory.repositories.documents import DocumentRepository, DocumentRow
 from services.memory.stores.base import MemoryStore
+from services.memory.stores.documents import remove_parts
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.document_drafts import (
     DocumentUpload,
@@ -291,10 +293,30 @@ class Documents:
                     raise saved_meanwhile(document.id)
 
         stale = [one for written in before.written_before(revision) for one in part_ids(document.id, written)]
-        await store.replace_document(key, space, document.id, records, stale, now, switch)
+        try:
+            await store.replace_document(key, space, document.id, records, stale, now, switch)
+        except CoxswainError:
+            # A cancelled call has no time for it: then the next save or removal does it.
+            with contextlib.suppress(CoxswainError):
+                await self._undo(store, key, document)
+            raise
         async with self._database.write() as connection:
             await DocumentRepository(connection, principal.group_id, store.backend_id).settle(document.id, revision)
         return document
+
+    async def _undo(self, store: MemoryStore, key: NamespaceKey, document: SavedDocument) -> None:
+        """Remove what a save that failed has left, unless it counts: what failed may be what comes after the switch."""
+        async with self._database.write() as connection:
+            repository = DocumentRepository(connection, key.group_id, store.backend_id)
+            row = await repository.get(document.id, utc_now(), lock=True)
+        if row is not None and row.live.revision == document.revision:
+            return
+        if not store.replaces_at_once:
+            await remove_parts(store, key, document.part_ids, utc_now())
+        async with self._database.write() as connection:
+            await DocumentRepository(connection, key.group_id, store.backend_id).withdraw(
+                document.id, document.revision
+            )
 
 
 async def _is_whole(store: MemoryStore, key: NamespaceKey, document: SavedDocument) -> bool:

@@ -56,6 +56,7 @@ class ChromaMemoryStore:
     """
 
     compares_revisions: ClassVar[bool] = True
+    replaces_at_once: ClassVar[bool] = False
 
     def __init__(self, database: Database, directories: ChromaDirectories) -> None:
         self._database = database

@@ -72,6 +72,7 @@ class DatabricksMemoryStore:
     """
 
     compares_revisions: ClassVar[bool] = False
+    replaces_at_once: ClassVar[bool] = False
 
     def __init__(
         self,

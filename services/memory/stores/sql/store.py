@@ -77,6 +77,7 @@ class SqlRecordStore(SqlRecordReader):
     """
 
     compares_revisions: ClassVar[bool] = True
+    replaces_at_once: ClassVar[bool] = True
 
     def __init__(self, database: DatabaseAccess, search: NearestSearch) -> None:
         super().__init__(database)

@@ -1,0 +1,115 @@
+"""Rows of documents: what failing saves leave in them."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, cast
+
+import grpc
+import pytest
+from sqlalchemy import select
+
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.failures import unavailable
+from services.common.db.migrate import upgrade_database
+from services.memory.domain.documents import PartsWritten, SavedDocument
+from services.memory.repositories.documents import DocumentRepository, DocumentRow
+from services.memory.service import MemoryService
+from services.memory.stores import documents as stepwise
+from services.memory.tables import documents
+from tests.integration.memory.documents import parts, save
+from tests.support.harness import Harness
+
+TEXT = "The keeper lights the lamp at dusk and trims the wick. " * 12
+
+
+def _document(document_id: str, now: datetime, **values: Any) -> SavedDocument:
+    texts = ("title", "source", "file_name", "summary", "content_hash", "fingerprint", "embedding_model")
+    sizes = ("size_bytes", "character_count", "page_count", "chunk_characters", "overlap_characters")
+    given: dict[str, Any] = {**dict.fromkeys(texts, ""), **dict.fromkeys(sizes, 0), **values}
+    return SavedDocument(
+        id=document_id,
+        media_type="text/plain",
+        agent_ids=(),
+        metadata="{}",
+        part_count=2,
+        subjects=("dev|ann",),
+        created_at=now,
+        updated_at=now,
+        **given,
+    )
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    await upgrade_database("memory", database_url)
+    database = Database(database_url, "memory")
+    yield database
+    await database.close()
+
+
+async def test_saves_that_never_end_are_noted_up_to_a_number(database: Database) -> None:
+    now = utc_now()
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        for number in range(1, 101):
+            revision, _ = await repository.claim("manual", 3, now)
+            assert revision == number
+        row = await repository.get("manual", now)
+        assert row is not None
+        assert row.stale == [PartsWritten(revision, 3) for revision in range(69, 101)]
+        # One that is dropped counts all the same when it ends; what is noted of later ones stays.
+        assert await repository.switch(_document("manual", now, revision=60), gone=True)
+        await repository.withdraw("manual", 99)
+        await repository.withdraw("manual", 60)
+        row = await repository.get("manual", now)
+        assert row is not None
+        assert (row.live.revision, row.last_revision) == (60, 100)
+        assert row.stale == [PartsWritten(revision, 3) for revision in range(69, 101) if revision != 99]
+        assert await DocumentRepository(connection, "legal", None).get("manual", now) is None
+
+
+async def _row(harness: Harness) -> DocumentRow:
+    database = cast("MemoryService", harness.services["memory"])._database
+    now = utc_now()
+    async with database.read() as connection:
+        backend_id = await connection.scalar(select(documents.c.backend_id))
+        row = await DocumentRepository(connection, "sales", backend_id).get("manual", now)
+    assert row is not None
+    return row
+
+
+async def test_a_save_that_fails_leaves_no_trace_where_it_is_undone(
+    everywhere: Harness, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = everywhere.channel()
+    await save(channel, TEXT, id="manual", chunk_characters=200)
+    before = await parts(channel, "manual")
+    in_steps = store[0] in ("chroma", "databricks")
+
+    async def fail(*given: Any, **named: Any) -> Any:
+        raise unavailable()
+
+    async def save_and_fail(text: str) -> DocumentRow:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await save(channel, f"{text} {TEXT}", id="manual", chunk_characters=200)
+        return await _row(everywhere)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DocumentRepository, "switch", fail)
+        for revision in (2, 3):
+            row = await save_and_fail(f"{revision}")
+            assert (row.live.revision, row.last_revision, row.stale) == (1, revision, [])
+        assert await parts(channel, "manual") == before
+        # What cannot be undone is noted for the next save.
+        patched.setattr("services.memory.usecases.documents.remove_parts", fail)
+        row = await save_and_fail("left")
+        assert [one.revision for one in row.stale] == ([4] if in_steps else [])
+    if not in_steps:
+        return
+    # What fails after the switch counts, and keeps its parts.
+    monkeypatch.setattr(stepwise, "_remove_others", fail)
+    row = await save_and_fail("new")
+    assert row.live.revision == 5
+    found = [part.document.document_revision for part in await parts(channel, "manual")]
+    assert found.count(5) == row.live.count > 0
