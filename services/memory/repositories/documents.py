@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
@@ -18,6 +18,8 @@ _TIMES = ("created_at", "updated_at", "expires_at")
 _AT_ONCE = 500
 _MOST_STALE = 32
 """Revisions whose parts are noted as stale; those of earlier ones have long been seen in every store."""
+_ABANDONED = timedelta(days=1)
+"""After which a save that has begun has ended or is dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +177,16 @@ class DocumentRepository:
 
 
 async def remove_expired_documents(connection: AsyncConnection, now: datetime) -> int:
-    """Remove the rows of documents that have expired in every group, whose parts expire with them."""
+    """Remove the rows of documents that have expired in every group, whose parts expire with them.
+
+    One that is being saved anew stays for that.
+    """
     expired = documents.c.expires_us <= microseconds(now)
+    unclaimed = documents.c.last_revision == documents.c.revision
+    abandoned = documents.c.expires_us <= microseconds(now - _ABANDONED)
     # In an index parts stay until somebody's credential is at hand: what has to be removed there is not forgotten.
     here = documents.c.backend_id.is_(None)
-    return (await connection.execute(delete(documents).where(expired, here))).rowcount
+    return (await connection.execute(delete(documents).where(expired, or_(unclaimed, abandoned), here))).rowcount
 
 
 def _row(values: Mapping[str, Any], now: datetime) -> DocumentRow:

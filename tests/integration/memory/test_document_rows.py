@@ -1,7 +1,8 @@
-"""Rows of documents: what failing saves leave in them."""
+"""Rows of documents: what failing saves leave in them, and which of them the sweep removes."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import grpc
@@ -13,7 +14,7 @@ from services.common.db.database import Database
 from services.common.db.failures import unavailable
 from services.common.db.migrate import upgrade_database
 from services.memory.domain.documents import PartsWritten, SavedDocument
-from services.memory.repositories.documents import DocumentRepository, DocumentRow
+from services.memory.repositories.documents import DocumentRepository, DocumentRow, remove_expired_documents
 from services.memory.service import MemoryService
 from services.memory.stores import documents as stepwise
 from services.memory.tables import documents
@@ -67,6 +68,25 @@ async def test_saves_that_never_end_are_noted_up_to_a_number(database: Database)
         assert (row.live.revision, row.last_revision) == (60, 100)
         assert row.stale == [PartsWritten(revision, 3) for revision in range(69, 101) if revision != 99]
         assert await DocumentRepository(connection, "legal", None).get("manual", now) is None
+
+
+async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
+    now = utc_now()
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        for document_id, age in (("over", 60), ("saved anew", 60), ("given up", 90_000)):
+            revision, _ = await repository.claim(document_id, 2, now)
+            expired = now - timedelta(seconds=age)
+            await repository.switch(_document(document_id, now, revision=revision, expires_at=expired), gone=True)
+        revision, _ = await repository.claim("saved anew", 2, now)
+        await repository.claim("given up", 2, now)
+        assert await remove_expired_documents(connection, now) == 2
+        assert await repository.ids("", 10) == [("saved anew", 2)]
+        again = _document("saved anew", now, revision=revision)
+        assert await repository.switch(again, gone=True)
+        row = await repository.get("saved anew", now)
+        assert row is not None
+        assert row.document == replace(again, subjects=("dev|ann",))
 
 
 async def _row(harness: Harness) -> DocumentRow:
