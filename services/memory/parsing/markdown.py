@@ -9,10 +9,10 @@ import re
 from services.memory.parsing.spans import Section
 
 _HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
-_UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
+_UNDERLINE = re.compile(r"\A {0,3}(=+|-+)[ \t]*$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_NO_TITLE = re.compile(r"\s*(?:[>#|*+-]|\d+[.)]|`{3}|~{3}|$)")
-_MARKUP = re.compile(r"[*_`]+|!?\[([^\]]*)\]\([^)]*\)")
+_NO_TITLE = re.compile(r"\A\s*(?:[>#|*+-]|\d+[.)]|`{3}|~{3}|$)")
+_MARKUP = re.compile(r"[*_`]+|!?\[([^\]]{0,400})\]\([^)]{0,400}\)")
 _MARKS = frozenset("#`~=-")
 _TITLE_CHARACTERS = 200
 _MOST_LEVELS = 6

@@ -115,12 +115,15 @@ async def test_near_copies_within_one_call_are_decided_in_order(everywhere: Harn
 
 
 async def test_concurrent_saves_do_not_miss_each_others_near_copies(everywhere: Harness, store: Any) -> None:
-    if store[0] == "databricks":
-        pytest.skip("an index shows what was saved some seconds later")
     stubs = [stub(everywhere.channel()) for _ in range(3)]
     saves = (_save(stubs[n % 3], unified(f"copy {n}", embedding=_at(n / 10))) for n in range(9))
     responses = await asyncio.gather(*saves)
-    assert sorted(outcome for response in responses for outcome in _outcomes(response)) == [CREATED, *[MERGED] * 8]
+    outcomes = sorted(outcome for response in responses for outcome in _outcomes(response))
+    if store[0] == "databricks":
+        # An index shows what was saved some seconds later: copies may stay, and nothing is lost.
+        assert set(outcomes) <= {CREATED, MERGED}
+        return
+    assert outcomes == [CREATED, *[MERGED] * 8]
     assert len(await _listed(stubs[0])) == 1
 
 
