@@ -87,7 +87,7 @@ class EnvironmentLink:
     async def ask(self, request: CredentialRequest) -> Answer:
         """Return the key or token that the purpose asks for; see `Link`."""
         if request.principal.group_id not in self._shared:
-            return Answer.absent(self._shared.absent)
+            return Answer.absent(self._shared.absent, for_everybody=True)
         is_model = request.purpose is CredentialPurpose.LLM_PROVIDER
         provider = request.provider if is_model else _PROVIDERS_OF.get(request.purpose, _DATABRICKS)
         if is_model and provider in _PROVIDERS_OF.values():

@@ -36,11 +36,13 @@ class Answer:
     on_behalf_of_user: bool = False
     elsewhere: bool = False
     """Whether it was rejected only because it belongs to another origin."""
+    for_everybody: bool = False
+    """Whether the detail says nothing of what the operator has, so that each member may read it."""
 
     @classmethod
-    def absent(cls, detail: str) -> "Answer":
+    def absent(cls, detail: str, *, for_everybody: bool = False) -> "Answer":
         """Return that this link has no credential: the chain tries the next one."""
-        return cls(LinkOutcome.ABSENT, detail)
+        return cls(LinkOutcome.ABSENT, detail, for_everybody=for_everybody)
 
     @classmethod
     def rejected(cls, detail: str) -> "Answer":

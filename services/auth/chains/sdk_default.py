@@ -58,7 +58,7 @@ class SdkDefaultLink:
     async def ask(self, request: CredentialRequest) -> Answer:
         """Return the token the SDK finds; see `Link`."""
         if request.principal.group_id not in self._shared:
-            return Answer.absent(self._shared.absent)
+            return Answer.absent(self._shared.absent, for_everybody=True)
         if self._failure is not None and utc_now() < self._failure[0]:
             # A sign-in that does not end is not waited for by one caller after another.
             raise copy.copy(self._failure[1])

@@ -162,7 +162,8 @@ def _detail(step: Step, principal: Principal) -> str:
 
 def _is_hidden(step: Step, principal: Principal) -> bool:
     """Whether a step is about the operator's environment, which is told to those who can do something about it."""
-    return step.link in _OPERATORS_LINKS and principal.role < Role.ADMIN and not principal.platform_admin
+    theirs = step.link in _OPERATORS_LINKS and not step.answer.for_everybody
+    return theirs and principal.role < Role.ADMIN and not principal.platform_admin
 
 
 def _check_secret_name(purpose: CredentialPurpose, secret_name: str) -> None:

@@ -51,7 +51,7 @@ async def test_a_destination_that_is_no_origin_is_refused(auth: Harness, destina
 
 async def test_a_provider_without_a_key_is_not_configured(auth: Harness) -> None:
     with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED") as refusal:
-        await resolve(auth, ALICE, **llm(provider="anthropic"))
+        await resolve(auth, "dev:ada:sales=admin", **llm(provider="anthropic"))
     assert refusal.metadata == {"purpose": "LLM_PROVIDER", "links": "stored_secret,environment"}
     assert "ANTHROPIC_API_KEY is not set" in refusal.message
     with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED") as refusal:
@@ -69,7 +69,7 @@ async def test_explanations_report_each_link_without_the_secret(auth: Harness) -
     request = credential_pb2.ExplainCredentialRequest(
         purpose=credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, provider="openai"
     )
-    explained = await public(auth, ALICE).ExplainCredential(request)
+    explained = await public(auth, "dev:ada:sales=admin").ExplainCredential(request)
     assert [(link.link, link.outcome) for link in explained.links] == [
         ("stored_secret", credential_pb2.LINK_OUTCOME_ABSENT),
         ("environment", credential_pb2.LINK_OUTCOME_USED),
