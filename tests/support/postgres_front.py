@@ -25,6 +25,11 @@ from cryptography.x509.oid import NameOID
 _SSL_REQUEST = 80877103
 
 
+def authentication(code: int, said: bytes = b"") -> bytes:
+    """Return a message about signing in, without its length; see `PostgresFront.asks`."""
+    return b"R" + struct.pack("!I", code) + said
+
+
 @dataclass
 class PostgresFront:
     """Takes the users it has passwords of; `certificate` is what its clients have to trust."""
@@ -37,6 +42,10 @@ class PostgresFront:
     is_down: bool = False
     rounds: int = 0
     """Ask for so many rounds of SCRAM instead of the password."""
+    asks: list[bytes] = field(default_factory=lambda: [authentication(11, b"r=%(nonce)b,s=c2FsdA==,i=%(rounds)d")])
+    """The messages that ask for them, without their lengths."""
+    is_answered: bool = False
+    """Whether somebody has computed them."""
     logins: list[str] = field(default_factory=list)
     """The users that came in."""
     offered: list[str] = field(default_factory=list)
@@ -97,11 +106,12 @@ class PostgresFront:
         writer.write(b"R" + struct.pack("!II", 8 + len(methods), 10) + methods)
         await writer.drain()
         first = await reader.read(4096)
-        nonce = first.split(b"r=", 1)[1].split(b",")[0].rstrip(b"\0")
-        said = b"r=" + nonce + b"abc,s=c2FsdHNhbHRzYWx0,i=" + str(self.rounds).encode()
-        writer.write(b"R" + struct.pack("!II", 8 + len(said), 11) + said)
+        nonce = first.split(b"r=", 1)[1].split(b",")[0].rstrip(b"\0") + b"abc"
+        for ask in self.asks:
+            kind, said = ask[:1], ask[1:] % {b"nonce": nonce, b"rounds": self.rounds}
+            writer.write(kind + struct.pack("!I", len(said) + 4) + said)
         await writer.drain()
-        await reader.read(1)
+        self.is_answered = bool(await reader.read(1))
 
 
 async def _startup(reader: asyncio.StreamReader) -> bytes:

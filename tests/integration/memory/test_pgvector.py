@@ -275,6 +275,11 @@ async def test_a_server_cannot_make_the_service_compute_for_minutes(databases: D
     async with asyncio.timeout(30):
         with refused(UNAVAILABLE, "DEPENDENCY_UNAVAILABLE"):
             await databases.search()
+    assert not databases.front.is_answered
+    databases.front.rounds = 0
+    # What a record says is not what the server asks for.
+    await databases.save("a storm,i=2000000000")
+    assert await databases.search() == ["a storm,i=2000000000"]
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,8 @@ from services.common.errors import FailedPrecondition, PermissionDenied
 from services.memory.domain.backends import PgvectorConfig, TlsMode
 from services.memory.stores.pgvector.dialect import CODEC
 from services.memory.stores.pgvector.failures import extension_missing
+from services.memory.stores.pgvector.handshake import Handshake
 from services.memory.stores.pgvector.logins import Login
-
-_MOST_ITERATIONS: Final = 1_000_000
-"""Rounds of the hash that a server may ask for when it checks a password: 4096 is usual, a million takes a third of a
-second, and this process stands still meanwhile."""
-_HANDSHAKE_BYTES: Final = 8192
-_ASKS_FOR_ROUNDS = re.compile(rb"R....\x00\x00\x00\x0br=[^,]*,s=[^,]*,i=(\d+)", re.DOTALL)
 
 _EXTENSION: Final = (
     "SELECT e.extversion, n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
@@ -133,16 +128,14 @@ def required(extension: Extension | None, config: PgvectorConfig) -> Extension:
 class _WatchedTls(ssl.SSLObject):
     """Ends a connection whose server wants this process to compute for minutes before it checks the password."""
 
-    _begun = b""
+    _handshake: Handshake | None = None
 
     def read(self, length: int = 1024, buffer: Any = None) -> Any:
         """Read, and look at what comes until the handshake of PostgreSQL is over."""
         result: Any = super().read(length, buffer)
-        if len(self._begun) < _HANDSHAKE_BYTES:
-            self._begun += result if isinstance(result, bytes) else bytes(memoryview(buffer)[:result])
-            asked = _ASKS_FOR_ROUNDS.search(self._begun)
-            if asked and (len(asked[1]) > 9 or int(asked[1]) > _MOST_ITERATIONS):
-                raise ssl.SSLError("the server asks for more rounds of its hash than are computed")
+        self._handshake = self._handshake or Handshake()
+        if not self._handshake.is_over:
+            self._handshake.see(result if isinstance(result, bytes) else bytes(memoryview(buffer)[:result]))
         return result
 
 
