@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.errors import Unavailable
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.moments import microseconds
-from services.memory.domain.records import Record, Unified
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import Document, MemoryKind, Record, Unified
 from services.memory.domain.searches import Query, Ranking, SearchPosition
 from services.memory.domain.vectors import unit_vector
 from services.memory.repositories.namespaces import NamespaceRepository
@@ -175,6 +177,21 @@ async def test_a_connection_that_the_server_ended_within_a_transaction_fails_it_
                 await connection.execute(text("SELECT 1"))
         assert lost.value.retry_after
         assert [record.id for record in await store.get(KEYS[0], ["r1"], NOW, embeddings=True)] == ["r1"]
+
+
+async def test_the_parts_of_a_document_are_gone_before_the_document_is(pgvector_url: str) -> None:
+    key = NamespaceKey("sales", "", MemoryKind.DOCUMENT)
+    part = Record("p1", Document("a", parent_document_id="d1"), unit_vector((1, 0, 0)))
+    async with pools_of(pgvector_url) as pools:
+        store = store_in(pools, backend_of(pgvector_url), exact_rows=MANY)
+        await store.save(key, SPACE, [part], NOW)
+        there: list[Any] = []
+
+        async def switch(connection: AsyncConnection | None) -> None:
+            there.extend([connection, *await store.get(key, ["p1"], NOW, embeddings=False)])
+
+        assert await store.remove_document(key, "d1", (), NOW, switch) == 1
+        assert there == [None]
 
 
 @pytest.mark.parametrize("dimension", [1, 3, 4096])

@@ -176,17 +176,20 @@ class SqlRecordStore(SqlRecordReader):
         now: datetime,  # noqa: ARG002 - what has expired goes too
         switch: Switch,
     ) -> int:
-        """See `MemoryStore`; one transaction."""
+        """See `MemoryStore`; one transaction, and where it is another database's the switch after it."""
         async with self._database.write() as connection:
             namespaces = NamespaceRepository(connection)
             previous = await namespaces.hold(key.id)
             removed = await delete_rows(connection, records[key.kind], _parts_of(key, document_id))
             version = await namespaces.raise_version(key.id) if removed else None
             await namespaces.remove_records(key.id, version, len(removed))
-            # In the transaction of another database too: what is not switched to is not there.
-            await switch(connection if self.backend_id is None else None)
+            if self.backend_id is None:
+                await switch(connection)
         if version is not None and previous is not None:
             self._search.note_removal(key.id, version, previous, removed)
+        if self.backend_id is not None:
+            # Not before the parts are gone for good: a document that is not there any more cannot be removed again.
+            await switch(None)
         return len(removed)
 
     async def _keep_replaced(
