@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 
 from services.common.cache import AsyncCache
 from services.common.db.database import Database
@@ -18,6 +18,7 @@ from services.memory.stores.databricks.recent_writes import RecentWrites
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.store import DatabricksMemoryStore, NamespaceNotes
 from services.memory.stores.pgvector.stores import PgvectorStores
+from services.memory.stores.sweep_turns import SweepTurns
 
 ACTIVE_SECONDS = 1.0
 """How long after ActivateMemoryBackend other replicas may still use the backend before."""
@@ -59,7 +60,7 @@ class BackendStores:
         self._listed = ListedPositions(_LISTED_SECONDS)
         self._noted: LRUCache[tuple[str, RemoteNamespace], bool] = LRUCache(_NOTES_KEPT)
         self._active: AsyncCache[str, MemoryBackend | None] = AsyncCache(_GROUPS_KEPT, ACTIVE_SECONDS)
-        self._swept: TTLCache[tuple[str, str], bool] = TTLCache(_NOTES_KEPT, sweep_seconds)
+        self._sweeps = SweepTurns(sweep_seconds)
 
     async def of(self, group_id: str, kind: MemoryKind) -> MemoryStore:
         """Return the store of a group for a kind.
@@ -131,7 +132,7 @@ class BackendStores:
                 return await MemoryBackendRepository(connection).names_of(backend, memory_ids)
 
         def sweep_due(memory_id: str) -> bool:
-            return self._sweep_due((backend.id, memory_id))
+            return self._sweeps.take((backend.id, memory_id))
 
         notes = NamespaceNotes(note, page, names, sweep_due)
         return DatabricksMemoryStore(
@@ -142,9 +143,3 @@ class BackendStores:
             pause_seconds=self._pause_seconds,
             private_ids=self._private_ids,
         )
-
-    def _sweep_due(self, namespace: tuple[str, str]) -> bool:
-        if namespace in self._swept:
-            return False
-        self._swept[namespace] = True
-        return True

@@ -22,6 +22,7 @@ from services.memory.stores.pgvector.pools import ConnectionPools, PoolLimits
 from services.memory.stores.pgvector.provisioning import upgrade_tables
 from services.memory.stores.pgvector.search import PgvectorSearch
 from services.memory.stores.pgvector.store import PgvectorMemoryStore
+from services.memory.stores.sweep_turns import SweepTurns
 from tests.integration.memory.databricks_support import backends_stub
 from tests.integration.memory.support import serve_memory
 from tests.support.harness import Harness
@@ -104,7 +105,7 @@ def store_in(pools: ConnectionPools, backend: MemoryBackend, *, exact_rows: int)
     """Return a store that builds no indexes, and removes what has expired with every save."""
     database = BackendDatabase(backend, pools)
     search = PgvectorSearch(database, lambda _namespace: None, exact_rows=exact_rows)
-    return PgvectorMemoryStore(database, search, lambda _key: True)
+    return PgvectorMemoryStore(database, search, SweepTurns(0))
 
 
 @contextlib.asynccontextmanager

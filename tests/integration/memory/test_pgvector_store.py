@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -14,17 +15,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.errors import Unavailable
 from services.memory.domain.filters import EVERYTHING, Filter
+from services.memory.domain.history import Keeping
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Document, MemoryKind, Record, Unified
 from services.memory.domain.searches import Query, Ranking, SearchPosition
 from services.memory.domain.vectors import unit_vector
 from services.memory.repositories.namespaces import NamespaceRepository
+from services.memory.stores.pgvector import store as pgvector_store
 from services.memory.stores.pgvector.connector import required
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.stores.pgvector.dialect import decode_vector, encode_vector
 from services.memory.stores.pgvector.indexes import build_index, large_namespaces
-from services.memory.stores.pgvector.search import Scan
+from services.memory.stores.pgvector.search import PgvectorSearch, Scan
+from services.memory.stores.pgvector.store import PgvectorMemoryStore
+from services.memory.stores.sql import statements
+from services.memory.stores.sweep_turns import SweepTurns
+from services.memory.tables import versions
 from tests.integration.memory.pgvector_support import FixedLogins, backend_of, config_of, pools_of, store_in
 from tests.integration.memory.store_model import FILTERS, KEYS, NOW, OPERATIONS, SPACE, VECTORS, Model, apply, check
 
@@ -192,6 +199,35 @@ async def test_the_parts_of_a_document_are_gone_before_the_document_is(pgvector_
 
         assert await store.remove_document(key, "d1", (), NOW, switch) == 1
         assert there == [None]
+
+
+async def test_a_save_removes_a_portion_of_what_has_expired_and_stands_when_it_cannot(
+    pgvector_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (statements, pgvector_store):
+        monkeypatch.setattr(module, "ROWS_IN_CHUNK", 2)
+    backend, keeping = backend_of(pgvector_url), Keeping("dev:ann", 2)
+    async with pools_of(pgvector_url) as pools:
+        database = BackendDatabase(backend, pools)
+        search = PgvectorSearch(database, lambda _namespace: None, exact_rows=MANY)
+        store = PgvectorMemoryStore(database, search, SweepTurns(3600))
+
+        async def save(*ids: str, hours: int) -> int:
+            ends = NOW + timedelta(hours=hours)
+            new = [Record(name, Unified(name), unit_vector((1, 0, 0)), expires_at=ends) for name in ids]
+            saved = await store.save(KEYS[0], SPACE, new, NOW, keeping=keeping)
+            assert len(saved) == len(ids)
+            async with database.read() as connection:
+                return int(await connection.scalar(text("SELECT count(*) FROM unified_records")) or 0)
+
+        assert await save("e1", "e2", "e3", hours=-1) == 1
+        # The rest goes with the next save, and what comes then at the next turn.
+        assert await save("r1", hours=1) == 1
+        assert await save("e4", hours=-1) == 2
+        async with database.write() as connection:
+            await connection.execute(text(f"DROP TABLE {versions[MemoryKind.LONG_TERM].name}"))
+        store = PgvectorMemoryStore(database, search, SweepTurns(3600))
+        assert await save("r2", hours=1) == 2
 
 
 @pytest.mark.parametrize("dimension", [1, 3, 4096])

@@ -1,32 +1,35 @@
 """The default store's rows in a group's own database, where pgvector compares vectors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
+import structlog
+
+from services.common.errors import CoxswainError
 from services.memory.domain.history import Keeping
-from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Record
 from services.memory.domain.saves import SavedRecord
 from services.memory.domain.vectors import EmbeddingSpace
-from services.memory.repositories.namespaces import NamespaceRepository
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.stores.pgvector.search import PgvectorSearch
-from services.memory.stores.sql.statements import ROWS_IN_CHUNK, delete_some, owned
+from services.memory.stores.sql.expiry import remove_expired_portion
+from services.memory.stores.sql.statements import ROWS_IN_CHUNK, owned
 from services.memory.stores.sql.store import SqlRecordStore
-from services.memory.tables import records
+from services.memory.stores.sweep_turns import SweepTurns
+from services.memory.tables import records, versions
+
+logger = structlog.get_logger(__name__)
 
 
 class PgvectorMemoryStore(SqlRecordStore):
-    """Expired records and versions are not returned, and are removed with a later save of the same namespace."""
+    """Expired records and versions are not returned, and are removed with later saves of the same namespace."""
 
-    def __init__(
-        self, database: BackendDatabase, search: PgvectorSearch, sweep_due: Callable[[NamespaceKey], bool]
-    ) -> None:
-        """`sweep_due` says whether a save is to remove what has expired in its namespace."""
+    def __init__(self, database: BackendDatabase, search: PgvectorSearch, sweeps: SweepTurns) -> None:
+        """`sweeps` says which saves remove what has expired in their namespace."""
         super().__init__(database, search)
         self._backend_id = database.backend_id
-        self._sweep_due = sweep_due
+        self._sweeps = sweeps
 
     @property
     def backend_id(self) -> str | None:
@@ -46,21 +49,21 @@ class PgvectorMemoryStore(SqlRecordStore):
     ) -> Sequence[SavedRecord]:
         """See `MemoryStore` and `KeepsHistory`."""
         saved = await super().save(key, space, new, now, crew_name=crew_name, near_copies=near_copies, keeping=keeping)
-        if self._sweep_due(key):
-            await self._remove_expired(key, now)
-            if keeping:
-                await self.history.prune(keeping.since(now), key.group_id)
+        place = (self._backend_id, key.id)
+        if self._sweeps.take(place) and not await self._sweep(key, now, keeping):
+            self._sweeps.give_back(place)
         return saved
 
-    async def _remove_expired(self, key: NamespaceKey, now: datetime) -> None:
+    async def _sweep(self, key: NamespaceKey, now: datetime, keeping: Keeping | None) -> bool:
+        """Remove a portion of what has expired, and return whether that was the last one, as far as is known."""
         table = records[key.kind]
-        expired = [owned(table, key), table.c.expires_us <= microseconds(now)]
-        some = ROWS_IN_CHUNK
-        while some == ROWS_IN_CHUNK:
-            async with self._database.write() as connection:
-                namespaces = NamespaceRepository(connection)
-                await namespaces.hold(key.id)
-                some = await delete_some(connection, table, expired)
-                if some:
-                    version = await namespaces.raise_version(key.id)
-                    await namespaces.remove_records(key.id, version, some)
+        try:
+            removed = [await remove_expired_portion(self._database, table, key.id, owned(table, key), now)]
+            if keeping:
+                since = keeping.since(now)
+                removed += [await self.history.prune_portion(kind, since, key.group_id) for kind in versions]
+        except CoxswainError as error:
+            # The records are saved, and reads leave out expired ones in any case.
+            logger.warning("expired_memories_not_removed", kind=key.kind.name, reason=error.reason)
+            return True
+        return all(some < ROWS_IN_CHUNK for some in removed)

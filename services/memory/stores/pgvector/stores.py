@@ -1,16 +1,12 @@
 """The stores of all backends that are databases, and what they share."""
 
-from cachetools import TTLCache
-
 from services.memory.domain.backends import MemoryBackend
-from services.memory.domain.namespaces import NamespaceKey
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.stores.pgvector.indexes import IndexKeeper
 from services.memory.stores.pgvector.pools import ConnectionPools
 from services.memory.stores.pgvector.search import PgvectorSearch
 from services.memory.stores.pgvector.store import PgvectorMemoryStore
-
-_NOTES_KEPT = 10_000
+from services.memory.stores.sweep_turns import SweepTurns
 
 
 class PgvectorStores:
@@ -23,7 +19,7 @@ class PgvectorStores:
         self.pools = pools
         self.exact_rows = exact_rows
         self._indexes = indexes
-        self._swept: TTLCache[tuple[str, str], bool] = TTLCache(_NOTES_KEPT, sweep_seconds)
+        self._sweeps = SweepTurns(sweep_seconds)
 
     def store(self, backend: MemoryBackend) -> PgvectorMemoryStore:
         """Return the store of a backend that is a database."""
@@ -31,14 +27,7 @@ class PgvectorStores:
         search = PgvectorSearch(
             database, lambda namespace: self._indexes.need(backend, namespace), exact_rows=self.exact_rows
         )
-        return PgvectorMemoryStore(database, search, lambda key: self._sweep_due(backend, key))
-
-    def _sweep_due(self, backend: MemoryBackend, key: NamespaceKey) -> bool:
-        namespace = (backend.id, key.id)
-        if namespace in self._swept:
-            return False
-        self._swept[namespace] = True
-        return True
+        return PgvectorMemoryStore(database, search, self._sweeps)
 
     async def close_idle(self) -> None:
         """Close the connections that nobody has used for a while."""

@@ -11,7 +11,7 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.history import RecordVersion
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
-from services.memory.domain.records import Record
+from services.memory.domain.records import MemoryKind, Record
 from services.memory.repositories.namespaces import NamespaceRepository
 from services.memory.stores.sql.history import VersionsOf, prune
 from services.memory.stores.sql.rows import read_records
@@ -63,10 +63,14 @@ class SqlHistory:
         for kind in versions:
             some = ROWS_IN_CHUNK
             while some == ROWS_IN_CHUNK:
-                async with self._database.write() as connection:
-                    some = await prune(connection, kind, ended_before, group_id)
+                some = await self.prune_portion(kind, ended_before, group_id)
                 pruned += some
         return pruned
+
+    async def prune_portion(self, kind: MemoryKind, ended_before: datetime, group_id: str | None) -> int:
+        """Prune up to `ROWS_IN_CHUNK` versions of one kind, and return how many."""
+        async with self._database.write() as connection:
+            return await prune(connection, kind, ended_before, group_id)
 
     async def clear(self, key: NamespaceKey) -> None:
         """Remove the versions that a namespace has, some thousand at a time."""

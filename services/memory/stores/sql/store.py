@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
-from sqlalchemy import ColumnElement, Table, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.access import DatabaseAccess
@@ -17,7 +17,7 @@ from services.memory.domain.history import Keeping
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.near_copies import NearCopies
-from services.memory.domain.records import MemoryKind, Record
+from services.memory.domain.records import Record
 from services.memory.domain.saves import SavedRecord, SavePlan
 from services.memory.domain.searches import Query, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace
@@ -26,6 +26,7 @@ from services.memory.rows import Row
 from services.memory.schemas import Column
 from services.memory.stores.base import Switch
 from services.memory.stores.near_copies import queries_for
+from services.memory.stores.sql.expiry import remove_expired
 from services.memory.stores.sql.history import VersionsOf
 from services.memory.stores.sql.history_reads import SqlHistory
 from services.memory.stores.sql.reads import SqlRecordReader, matching
@@ -342,23 +343,7 @@ class SqlRecordStore(SqlRecordReader):
 
     async def sweep(self, now: datetime) -> int:
         """Remove what has expired in all namespaces, and return how many records."""
-        return sum([await self._sweep_kind(records[kind], now) for kind in MemoryKind])
-
-    async def _sweep_kind(self, table: Table, now: datetime) -> int:
-        expired = table.c.expires_us <= microseconds(now)
-        removed = 0
-        for row in await self._database.fetch(select(table.c.namespace_id).where(expired).distinct()):
-            namespace_id, some = row["namespace_id"], ROWS_IN_CHUNK
-            while some == ROWS_IN_CHUNK:
-                async with self._database.write() as connection:
-                    namespaces = NamespaceRepository(connection)
-                    await namespaces.hold(namespace_id)
-                    some = await delete_some(connection, table, [table.c.namespace_id == namespace_id, expired])
-                    if some:
-                        version = await namespaces.raise_version(namespace_id)
-                        await namespaces.remove_records(namespace_id, version, some)
-                removed += some
-        return removed
+        return await remove_expired(self._database, now)
 
 
 class SqlMemoryStore(SqlRecordStore):
