@@ -41,9 +41,9 @@ _KIND_NUMBERS: Mapping[MemoryKind, int] = {
 _KINDS = {number: kind for kind, number in _KIND_NUMBERS.items()}
 
 
-def kind_of_number(number: int) -> MemoryKind:
-    """Return the kind of a stored number."""
-    return _KINDS[number]
+def kind_of_number(number: int) -> MemoryKind | None:
+    """Return the kind of a stored number; None when there is none, as something else has written it."""
+    return _KINDS.get(number)
 
 
 class KindNumber(TypeDecorator[MemoryKind]):

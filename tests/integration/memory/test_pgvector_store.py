@@ -230,6 +230,27 @@ async def test_a_save_removes_a_portion_of_what_has_expired_and_stands_when_it_c
         assert await save("r2", hours=1) == 2
 
 
+async def test_rows_of_namespaces_that_something_else_has_written_need_no_index(pgvector_url: str) -> None:
+    connection = await asyncpg.connect(pgvector_url)
+    try:
+        await connection.execute("SET search_path = coxswain_memory, public")
+        for place, (namespace_id, kind, dimension) in enumerate(
+            [("a" * 64, 1, 3), ("b" * 64, 99, 3), ("c'; DROP", 1, 3), ("d" * 64, 1, -1)]
+        ):
+            await connection.execute(
+                "INSERT INTO namespaces (id, group_id, crew_id, kind, embedding_model, embedding_dimension, version, "
+                "removal_version, record_count, created_at) VALUES ($1, 'sales', $2, $3, 'm', $4, 1, 1, 10, now())",
+                namespace_id,
+                str(place),
+                kind,
+                dimension,
+            )
+        indexes = await large_namespaces(connection, "sales", 1)
+    finally:
+        await connection.close()
+    assert [index.namespace_id for index in indexes] == ["a" * 64]
+
+
 @pytest.mark.parametrize("dimension", [1, 3, 4096])
 def test_vectors_come_back_as_they_went(dimension: int) -> None:
     vector = np.random.default_rng(dimension).normal(size=dimension).astype("<f4").tobytes()

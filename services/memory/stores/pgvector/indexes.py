@@ -87,13 +87,21 @@ async def build_index(connection: "asyncpg.Connection[Any]", index: NamespaceInd
 
 
 async def large_namespaces(connection: "asyncpg.Connection[Any]", group_id: str, rows: int) -> Sequence[NamespaceIndex]:
-    """Return the indexes that a group's namespaces of more than so many records need."""
+    """Return the indexes that a group's namespaces of more than so many records need.
+
+    Rows of namespaces that something else has written, and that are none, need nothing.
+    """
     found = await connection.fetch(
         "SELECT id, kind, embedding_dimension FROM namespaces WHERE group_id = $1 AND record_count > $2 ORDER BY id",
         group_id,
         rows,
     )
-    return [NamespaceIndex(row["id"], kind_of_number(row["kind"]), row["embedding_dimension"]) for row in found]
+    kinds = [kind_of_number(row["kind"]) for row in found]
+    return [
+        NamespaceIndex(row["id"], kind, row["embedding_dimension"])
+        for row, kind in zip(found, kinds, strict=True)
+        if kind is not None and _HEX.fullmatch(row["id"]) and row["embedding_dimension"] > 0
+    ]
 
 
 class IndexKeeper:
