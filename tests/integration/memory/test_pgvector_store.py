@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.common.errors import Unavailable
 from services.memory.domain.filters import EVERYTHING, Filter
@@ -184,6 +186,43 @@ async def test_a_connection_that_the_server_ended_within_a_transaction_fails_it_
                 await connection.execute(text("SELECT 1"))
         assert lost.value.retry_after
         assert [record.id for record in await store.get(KEYS[0], ["r1"], NOW, embeddings=True)] == ["r1"]
+
+
+async def test_a_pool_that_is_used_is_not_taken_out_while_others_are_closed(
+    pgvector_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    first, second = backend_of(pgvector_url), backend_of(pgvector_url, "legal", "b2")
+    dispose = AsyncEngine.dispose
+    async with pools_of(pgvector_url, clock=lambda: now[0]) as pools, contextlib.AsyncExitStack() as used:
+        for backend in (first, second):
+            async with pools.connection(backend):
+                pass
+        meanwhile: list[Callable[[], Awaitable[Any]]] = []
+
+        async def close(engine: AsyncEngine) -> None:
+            if meanwhile:
+                await meanwhile.pop()()
+            await dispose(engine)
+
+        monkeypatch.setattr(AsyncEngine, "dispose", close)
+        now[0] = 1000.0
+        meanwhile.append(lambda: used.enter_async_context(pools.connection(second)))
+        await pools.close_idle()
+        assert len(pools) == 1
+        # One that is new is in use before those are closed that made room for it.
+        async with pools.connection(first):
+            pass
+        now[0] = 2000.0
+
+        async def close_later() -> None:
+            now[0] = 3000.0
+            await pools.close_idle()
+
+        meanwhile.append(close_later)
+        async with pools.connection(backend_of(pgvector_url, backend_id="b3")):
+            assert not meanwhile
+            assert len(pools) == 2
 
 
 async def test_the_parts_of_a_document_are_gone_before_the_document_is(pgvector_url: str) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -87,9 +87,11 @@ class ConnectionPools:
 
     async def _connected(self, backend: MemoryBackend, login: Login) -> tuple[_Pool, AsyncConnection]:
         """Return a connection, and its pool, which counts it as a user."""
-        pool = await self._pool(backend, login)
+        pool, unused = self._pool(backend, login)
+        # Before anything is waited for: nobody else may take out what is in use.
         pool.users += 1
         try:
+            await _dispose(unused)
             with explained(config_of(backend), login.user):
                 return pool, await pool.engine.connect()
         except BaseException:
@@ -100,33 +102,37 @@ class ConnectionPools:
         pool.users -= 1
         pool.used_at = self._clock()
 
-    async def _pool(self, backend: MemoryBackend, login: Login) -> _Pool:
+    def _pool(self, backend: MemoryBackend, login: Login) -> tuple[_Pool, list[AsyncEngine]]:
+        """Return the pool of a login, and engines that were taken out for it: to be disposed of."""
         config = config_of(backend)
         password = hashlib.sha256(login.password.encode()).digest()
         key = (backend.group_id, backend.id, config, login.user, password)
+        unused: list[AsyncEngine] = []
         pool = self._pools.get(key)
         if pool is None:
-            doomed = self._make_room()
+            unused = self._make_room()
             pool = self._pools[key] = _Pool(self._engine(config, login), login, used_at=self._clock())
-            for engine in doomed:
-                await engine.dispose()
         self._pools.move_to_end(key)
-        return pool
+        return pool, unused
 
     def _make_room(self) -> list[AsyncEngine]:
         """Take out the pools whose time is over, and when there are too many still the one used longest ago."""
-        oldest = self._clock() - self._limits.idle_seconds
-        idle = [key for key, pool in self._pools.items() if not pool.users]
-        doomed = [key for key in idle if self._pools[key].used_at < oldest]
-        if not doomed and len(self._pools) >= self._limits.databases:
+        unused = self._take_unused()
+        if not unused and len(self._pools) >= self._limits.databases:
+            idle = [key for key, pool in self._pools.items() if not pool.users]
             if not idle:
                 raise Unavailable(
                     "too many databases of groups are in use at once; try again in a moment",
                     metadata={"dependency": "database"},
                     retry_after=1.0,
                 )
-            doomed = idle[:1]
-        return [self._pools.pop(key).engine for key in doomed]
+            unused = [self._pools.pop(idle[0]).engine]
+        return unused
+
+    def _take_unused(self) -> list[AsyncEngine]:
+        oldest = self._clock() - self._limits.idle_seconds
+        keys = [key for key, pool in self._pools.items() if not pool.users and pool.used_at < oldest]
+        return [self._pools.pop(key).engine for key in keys]
 
     def _engine(self, config: PgvectorConfig, login: Login) -> AsyncEngine:
         async def connect() -> Any:
@@ -153,14 +159,16 @@ class ConnectionPools:
 
     async def close_idle(self) -> None:
         """Close the pools that nobody has used for a while."""
-        oldest = self._clock() - self._limits.idle_seconds
-        for key in [key for key, pool in self._pools.items() if not pool.users and pool.used_at < oldest]:
-            await self._pools.pop(key).engine.dispose()
+        await _dispose(self._take_unused())
 
     async def close(self) -> None:
         """Close all connections."""
         pools, self._pools = self._pools, OrderedDict()
-        await asyncio.gather(*(pool.engine.dispose() for pool in pools.values()))
+        await _dispose([pool.engine for pool in pools.values()])
+
+
+async def _dispose(engines: Sequence[AsyncEngine]) -> None:
+    await asyncio.gather(*(engine.dispose() for engine in engines))
 
 
 def config_of(backend: MemoryBackend) -> PgvectorConfig:
