@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.common.errors import Unavailable
+from services.common.errors import FailedPrecondition, Unavailable
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.history import Keeping
 from services.memory.domain.moments import microseconds
@@ -186,6 +188,25 @@ async def test_a_connection_that_the_server_ended_within_a_transaction_fails_it_
                 await connection.execute(text("SELECT 1"))
         assert lost.value.retry_after
         assert [record.id for record in await store.get(KEYS[0], ["r1"], NOW, embeddings=True)] == ["r1"]
+
+
+async def test_only_failures_of_its_own_database_are_explained_as_such(pgvector_url: str) -> None:
+    backend = backend_of(pgvector_url)
+    own = IntegrityError("INSERT", {}, sqlite3.IntegrityError("UNIQUE constraint failed"))
+    async with pools_of(pgvector_url) as pools:
+        for failure in (own, TimeoutError(), OSError()):
+            with pytest.raises(type(failure)) as raised:
+                async with pools.connection(backend):
+                    raise failure
+            assert raised.value is failure
+        for code, reason in (("28P01", "UPSTREAM_CREDENTIAL_REJECTED"), ("22012", "STORE_FAILED")):
+            # Behind a pooler it is a statement that a wrong password fails.
+            failing = text(f"DO $$ BEGIN RAISE 'marked words' USING ERRCODE = '{code}'; END $$")
+            with pytest.raises(FailedPrecondition) as refused:
+                async with pools.connection(backend) as connection, connection.begin():
+                    await connection.execute(failing)
+            assert refused.value.reason == reason
+            assert "marked words" not in refused.value.message
 
 
 async def test_a_pool_that_is_used_is_not_taken_out_while_others_are_closed(

@@ -42,7 +42,7 @@ def explained(config: PgvectorConfig, user: str) -> Iterator[None]:
         raise
 
 
-def failure_of(error: Exception, config: PgvectorConfig, user: str) -> Exception | None:
+def failure_of(error: BaseException, config: PgvectorConfig, user: str) -> Exception | None:
     """Return the error for callers, or `LoginRefused`; None when the database is not at fault."""
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
+from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from services.common.db.connection_checks import ping_idle_connections
@@ -16,7 +18,7 @@ from services.common.errors import Unavailable
 from services.memory.domain.backends import MemoryBackend, PgvectorConfig
 from services.memory.stores.pgvector.connector import Connector, required
 from services.memory.stores.pgvector.dialect import DRIVER, PgvectorDialect
-from services.memory.stores.pgvector.failures import LoginRefused, explained
+from services.memory.stores.pgvector.failures import LoginRefused, explained, failure_of
 from services.memory.stores.pgvector.logins import Login, Logins, refused
 
 _PoolKey: TypeAlias = tuple[str, str, PgvectorConfig, str, bytes]
@@ -77,11 +79,14 @@ class ConnectionPools:
                 self.logins.forget(config)
                 raise refused(config, login) from None
         try:
-            with explained(config, login.user):
-                async with contextlib.aclosing(connection):
-                    if isolation:
-                        await connection.execution_options(isolation_level=isolation)
-                    yield connection
+            async with contextlib.aclosing(connection):
+                if isolation:
+                    await connection.execution_options(isolation_level=isolation)
+                yield connection
+        except LoginRefused:
+            # Behind a pooler the server sees a login only when a statement comes.
+            self.logins.forget(config)
+            raise refused(config, login) from None
         finally:
             self._leave(pool)
 
@@ -154,6 +159,13 @@ class ConnectionPools:
             hide_parameters=True,
         )
         dialect = cast("PgvectorDialect", engine.sync_engine.dialect)
+
+        @event.listens_for(engine.sync_engine, "handle_error")
+        def explain(context: ExceptionContext) -> BaseException | None:
+            # Here, not around what callers do with a connection: that may fail in a database that is not this one.
+            error = context.sqlalchemy_exception or context.original_exception
+            return failure_of(error, config, login.user)
+
         ping_idle_connections(engine.sync_engine)
         return engine
 
