@@ -165,10 +165,11 @@ class CrewSession:
             self._recorder.add_with_next(
                 task.ref, started, lambda write: write.tasks.start(task.index, attempt, utc_now())
             )
-        return await self._journal(task)
+        # Nothing is known to a first attempt, which need not wait: nothing that it does is stored before its start.
+        return await self._journal(task, is_new=attempt == 1 and not self._execution.resumed_from)
 
-    async def _journal(self, task: TaskProgress) -> TaskJournal:
-        """Return what earlier attempts at a task have learnt."""
+    async def _journal(self, task: TaskProgress, *, is_new: bool = False) -> TaskJournal:
+        """Return what has been learnt for a task so far, by another host perhaps; nothing for one that `is_new`."""
         store, execution_id = self._context.store, self._execution.id
         journal = TaskJournal(
             task.ref,
@@ -178,9 +179,8 @@ class CrewSession:
         self._remote.begin_attempt(journal)
         if self._execution.epoch > 1:
             self.questions.know(await self._context.read(lambda: store.call_questions(execution_id)))
-        if task.attempt > 1 or self._execution.resumed_from:
-            # Only then is everything stored that the attempt before has learnt. A first attempt need not wait: nothing
-            # that it does is stored before its start.
+        if not is_new:
+            # Only then is everything stored that the attempt before has learnt.
             await self._recorder.flush()
             journal.journaled_responses = await self._context.read(
                 lambda: store.journaled_responses(execution_id, task.index)
