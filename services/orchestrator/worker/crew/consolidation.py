@@ -29,7 +29,7 @@ class Consolidation:
 
     Nothing is lost of a new memory: it is stored unless the model has written it into another one, or says that one
     which stays has all of it. A question is asked once, however often the task is attempted: its answer is journaled
-    under what is new, and applying it again changes nothing.
+    under what is new, and applying it again changes nothing. Once one could not be answered, no other one is asked.
     """
 
     def __init__(
@@ -73,7 +73,12 @@ class Consolidation:
         plan = self._llm.consider(
             _messages(record, list(shown.values())), ConsolidationPlan, question=_question(record)
         )
-        return isinstance(plan, ConsolidationPlan) and self._apply(plan, record, shown)
+        if not isinstance(plan, ConsolidationPlan):
+            # A result is not held up by a model that is away, once for each of its parts.
+            self._questions = _MOST_QUESTIONS
+            return False
+        self._apply(plan, record, shown)
+        return True
 
     def _is_copy(self, record: MemoryRecord, other: MemoryRecord, similarity: float) -> bool:
         """Return whether the memory service alone will find that a memory is there."""
@@ -82,30 +87,31 @@ class Consolidation:
         near = self._near_copy_similarity and similarity >= self._near_copy_similarity
         return bool(near) or other.content.rstrip() == record.content.rstrip()
 
-    def _apply(self, plan: ConsolidationPlan, record: MemoryRecord, shown: dict[str, MemoryRecord]) -> bool:
+    def _apply(self, plan: ConsolidationPlan, record: MemoryRecord, shown: dict[str, MemoryRecord]) -> None:
         rewritten: dict[str, str] = {}
         removed: set[str] = set()
+        all_can_be_done = True
         for action in plan.actions:
             # Of several about one memory the first counts, and those about memories that it was not shown do not.
-            if action.record_id not in shown or action.record_id in rewritten or action.record_id in removed:
-                continue
+            counts = action.record_id in shown and action.record_id not in rewritten.keys() | removed
             text = storable(action.new_content or "").strip()
-            if action.action == "delete":
+            if counts and action.action == "delete":
                 removed.add(action.record_id)
-            elif action.action == "update" and has_visible_text(text) and len(text) <= _LONGEST_TEXT:
+            elif counts and action.action == "update" and has_visible_text(text) and len(text) <= _LONGEST_TEXT:
                 rewritten[action.record_id] = text
+            elif action.action == "update":
+                # What it would have written of the new memory is nowhere else.
+                all_can_be_done = False
         written = [
             shown[each].content.strip() == text or self._storage.rewrite(shown[each], text)
             for each, text in rewritten.items()
         ]
         kept = shown.keys() - removed - rewritten.keys()
-        placed = not plan.insert_new and all(written) and bool(written or kept)
+        placed = not plan.insert_new and all_can_be_done and all(written) and bool(written or kept)
         if not placed:
             self._storage.save([record])
-        if removed:
-            # Last of all: what takes their place is there.
-            self._storage.delete(record_ids=sorted(removed))
-        return True
+        # Last of all: what takes their place is there.
+        self._storage.remove_unchanged(shown[each] for each in sorted(removed))
 
 
 def _question(record: MemoryRecord) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import contextvars
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -86,8 +86,8 @@ class ServiceMemoryStorage:
         self._host = attempt.host
         self._known: dict[str, Mapping[str, Any]] = {}
         """Where each record came from that was read or saved here."""
-        self._revisions: dict[str, int] = {}
-        """The revisions of those that were read."""
+        self._read: dict[str, Record] = {}
+        """Those that were read, as they were."""
         self._saved: set[str] = set()
         """Ids of what was saved here."""
         self._private: dict[str, str] = {}
@@ -219,9 +219,13 @@ class ServiceMemoryStorage:
 
     def rewrite(self, record: MemoryRecord, text: str) -> bool:
         """Give a record that was read another text, unless it was changed since; return whether it has the text."""
-        changed = record.model_copy(update={"content": text, "embedding": None, "last_accessed": datetime.now(UTC)})
-        message = record_to_proto(changed, self._known.get(record.id, {}))
-        message.expected_revision = self._revisions.get(record.id, 0)
+        message = Record()
+        message.CopyFrom(self._read[record.id])
+        message.expected_revision = message.revision
+        message.unified.content = text
+        message.unified.last_accessed.CopyFrom(_timestamp(datetime.now(UTC)))
+        for name in ("embedding", "revision"):
+            message.ClearField(name)
         try:
             self._host.save_records(pb.SaveRecordsRequest(records=[message]))
         except TaskError as error:
@@ -231,10 +235,25 @@ class ServiceMemoryStorage:
         return True
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
+    def remove_unchanged(self, records: Iterable[MemoryRecord]) -> None:
+        """Remove records that were read, but for those that were changed since.
+
+        The memory service cannot compare when it removes: what changes at the very moment is removed all the same.
+        """
+        for record in records:
+            there = self._get(record.id)
+            if there is not None and there.revision == self._read[record.id].revision:
+                self.delete(record_ids=[record.id])
+
         """Return a record, None if there is none of that id."""
-        request = pb.GetRecordRequest(id=record_id, include_embedding=True, source=self._private.get(record_id, ""))
+        there = self._get(record_id, include_embedding=True)
+        return None if there is None else self.record_from_proto(there)
+
+    def _get(self, record_id: str, *, include_embedding: bool = False) -> Record | None:
+        source = self._private.get(record_id, "")
+        request = pb.GetRecordRequest(id=record_id, include_embedding=include_embedding, source=source)
         response = self._host.get_record(request)
-        return self.record_from_proto(response.record) if response.HasField("record") else None
+        return response.record if response.HasField("record") else None
 
     def list_records(self, scope_prefix: str | None = None, limit: int = 200, offset: int = 0) -> list[MemoryRecord]:
         """Return records, newest first."""
@@ -307,7 +326,7 @@ class ServiceMemoryStorage:
         """Return a memory as CrewAI knows it, and remember where it came from."""
         metadata = from_struct("metadata", record.metadata)
         self._known[record.id] = {name: metadata.pop(name) for name in OWN_METADATA if name in metadata}
-        self._revisions[record.id] = record.revision
+        self._read[record.id] = record
         unified, created = record.unified, record.create_time.ToDatetime()
         self._note_privacy(record.id, unified.source, private=unified.private)
         return MemoryRecord(

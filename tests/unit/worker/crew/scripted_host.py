@@ -88,6 +88,7 @@ class ScriptedHost:
             "save_records": self._save,
             "delete_records": self._delete,
             "list_records": self._list,
+            "get_record": self._get,
             "search_records": self._search,
             **(handlers or {}),
         }
@@ -133,6 +134,9 @@ class ScriptedHost:
     def _search(self, _: memory_pb2.SearchRecordsRequest) -> memory_pb2.SearchRecordsResponse:
         results = [memory_pb2.SearchResult(record=record, similarity=0.5) for record in self.memories]
         return memory_pb2.SearchRecordsResponse(results=results)
+
+    def _get(self, request: memory_pb2.GetRecordRequest) -> memory_pb2.GetRecordResponse:
+        return memory_pb2.GetRecordResponse(record=next((one for one in self.memories if one.id == request.id), None))
 
     def _delete(self, request: memory_pb2.DeleteRecordsRequest) -> memory_pb2.DeleteRecordsResponse:
         left = [record for record in self.memories if record.id not in request.ids]

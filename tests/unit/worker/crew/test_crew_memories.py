@@ -92,9 +92,13 @@ BOTH = "The customer prefers letters to e-mail. Her order is AB-17/3."
         ({"actions": [], "insert_new": False}, [OLD]),
         # What would lose the new memory does not, and what the model was not shown stays as it is.
         ({"actions": [_action("delete")], "insert_new": False}, [NEW]),
-        ({"actions": [_action("update", "  ")], "insert_new": True}, [OLD, NEW]),
         ({"actions": [_action("delete", record_id="other")], "insert_new": True}, [OLD, NEW]),
-        ({"actions": [_action("update", "x" * 40_000)], "insert_new": True}, [OLD, NEW]),
+        # An update that cannot be carried out has written nothing of it.
+        ({"actions": [_action("update", "  ")], "insert_new": False}, [OLD, NEW]),
+        ({"actions": [_action("update")], "insert_new": False}, [OLD, NEW]),
+        ({"actions": [_action("update", "x" * 40_000)], "insert_new": False}, [OLD, NEW]),
+        ({"actions": [_action("update", BOTH, "odl")], "insert_new": False}, [OLD, NEW]),
+        ({"actions": [_action("delete"), _action("update", BOTH)], "insert_new": False}, [NEW]),
         # No plan at all.
         ("I am sorry, here is none.", [OLD, NEW]),
         ({"actions": "all"}, [OLD, NEW]),
@@ -128,6 +132,38 @@ async def test_a_memory_that_was_changed_in_between_is_left_alone(fork_server: F
     host = _host(_record("old", OLD), plan=plan, handlers={"save_records": save})
     await _run(fork_server, host, _crew(consolidation=ConsolidationSpec()))
     assert _stored(host) == [OLD, NEW]
+
+
+async def test_a_memory_that_is_rewritten_keeps_all_but_its_text(fork_server: ForkServer) -> None:
+    old = _record("old", OLD)
+    old.revision, old.agent_id, old.llm_model = 7, "reader", "m"
+    old.tools_used.append("calculator")
+    old.unified.session_id = "session"
+    old.metadata.update({"execution_id": "earlier", "customer": {"number": 17}})
+    old.create_time.FromJsonString("2026-01-01T00:00:00Z")
+    old.expire_time.FromJsonString("2126-01-01T00:00:00Z")
+    expected = Record()
+    expected.CopyFrom(old)
+    old.embedding.append(1.0)
+    host = _host(old, plan={"actions": [_action("update", BOTH)], "insert_new": False})
+    await _run(fork_server, host, _crew(consolidation=ConsolidationSpec()))
+    [[saved]] = [request.records for request in host.calls("save_records")]
+    assert saved.unified.HasField("last_accessed")
+    expected.unified.last_accessed.CopyFrom(saved.unified.last_accessed)
+    expected.unified.content, expected.expected_revision = BOTH, 7
+    expected.ClearField("revision")
+    assert saved == expected
+
+
+async def test_a_memory_that_was_changed_in_between_is_not_removed(fork_server: ForkServer) -> None:
+    def changed(_: pb.GetRecordRequest) -> pb.GetRecordResponse:
+        return pb.GetRecordResponse(record=Record(id="old", revision=2))
+
+    plan = {"actions": [_action("delete")], "insert_new": True}
+    host = _host(_record("old", OLD), plan=plan, handlers={"get_record": changed})
+    await _run(fork_server, host, _crew(consolidation=ConsolidationSpec()))
+    assert _stored(host) == [OLD, NEW]
+    assert host.calls("delete_records") == []
 
 
 async def test_another_attempt_asks_the_same_question_and_changes_nothing(fork_server: ForkServer) -> None:
