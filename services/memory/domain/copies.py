@@ -67,7 +67,7 @@ def merged(there: Record, again: Record, now: datetime) -> Record:
         metadata=_merged_metadata(there.metadata, again.metadata),
         created_at=now if isinstance(there.body, ShortTerm) else there.created_at,
         expires_at=_later(there.expires_at, again.expires_at),
-        subjects=_merged_subjects(there.subjects, again.subjects),
+        subjects=merged_subjects(there.subjects, again.subjects),
         revision=there.revision + 1,
     )
 
@@ -168,7 +168,7 @@ def _union(some: tuple[Item, ...], others: tuple[Item, ...], limit: int) -> tupl
     return tuple(dict.fromkeys((*some, *others)))[: max(limit, len(some))]
 
 
-def _merged_subjects(there: tuple[str, ...], again: tuple[str, ...]) -> tuple[str, ...]:
+def merged_subjects(there: tuple[str, ...], again: tuple[str, ...]) -> tuple[str, ...]:
     """Return who has saved a record; who is not noted is not forgotten, as it is theirs too."""
     if not there and not again:
         return ()

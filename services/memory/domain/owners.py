@@ -39,6 +39,8 @@ def assign_owner(record: Record, principal: Principal) -> None:
         PermissionDenied: another owner is named without the role EDITOR.
     """
     record.subjects = (principal.subject,)
+    # Who expects a revision has read it, and may have kept what others have said.
+    record.keeps_subjects = bool(record.expected_revision)
     if not isinstance(record.body, Unified):
         return
     own = caller(principal, record.body.source)

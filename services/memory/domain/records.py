@@ -143,6 +143,8 @@ class Record:
     """How often it was saved; 0 until it is stored."""
     expected_revision: int | None = None
     """The revision that a save finds there, or else fails; 0 for none."""
+    keeps_subjects: bool = field(default=False, compare=False)
+    """Whether a save is tied to the subjects of what it replaces as well: it may be made of that."""
     stored_id: str = field(default="", compare=False)
     """Its primary key in the store, as it was read from there; empty in a record to be stored under one made of its id.
     """

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from services.common.errors import Aborted, PermissionDenied
-from services.memory.domain.copies import chosen_ids, identity_of, merged, replaced_by
+from services.memory.domain.copies import chosen_ids, identity_of, merged, merged_subjects, replaced_by
 from services.memory.domain.near_copies import NearCopies
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import Record
@@ -42,6 +42,8 @@ class StoredRecord:
     owner: str | None
     """Whose it is, if it is private."""
     revision: int
+    subjects: tuple[str, ...]
+    """See `Record.subjects`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +125,15 @@ def plan_save(
             final = replace(record, id=record_id, created_at=created, revision=revision + 1)
             outcome = SaveOutcome.REPLACED if before else SaveOutcome.CREATED
             if before:
+                if record.keeps_subjects:
+                    final.subjects = merged_subjects(before.subjects, record.subjects)
                 _forget(by_identity, before.identity, record_id)
         assert final.created_at is not None
         by_identity[identity] = writes[final.id] = final
         if near:
             near.put(final)
         positions[final.id] = position
-        known[final.id] = StoredRecord(identity, final.created_at, owner_of(final), final.revision)
+        known[final.id] = StoredRecord(identity, final.created_at, owner_of(final), final.revision, final.subjects)
         saved.append(SavedRecord(final.id, outcome, final.revision))
     return SavePlan(list(writes.values()), list(positions.values()), saved)
 

@@ -66,3 +66,20 @@ async def test_what_a_person_alone_has_saved_goes_and_the_rest_forgets_them(ever
     response = await admin.ForgetSubject(pb.ForgetSubjectRequest(subject="dev|ben"))
     assert (response.removed, response.kept) == (2, 0)
     assert await _left(admin, crew) == set()
+
+
+async def test_what_others_rewrite_is_still_found(everywhere: Harness) -> None:
+    admin, ann, ben = (stub(everywhere.channel(bearer)) for bearer in (ADMIN, ANN, BEN))
+    crew = place("crew")
+    for record_id in ("read", "unread"):
+        await _save(ann, crew, unified("Ann keeps the light.", record_id))
+    rewritten = unified("Ann keeps the light and the boat.", "read")
+    rewritten.expected_revision = 1
+    [info] = (await admin.ListNamespaces(pb.ListNamespacesRequest())).namespaces
+    # A Databricks index cannot compare, and takes no revision.
+    can_compare = info.version != 0
+    await _save(ben, crew, unified("Ben has the boat.", "unread"), *([rewritten] if can_compare else []))
+    response = await admin.ForgetSubject(pb.ForgetSubjectRequest(subject="dev|ann"))
+    assert (response.removed, response.kept) == ((0, 1) if can_compare else (1, 0))
+    response = await admin.ForgetSubject(pb.ForgetSubjectRequest(subject="dev|ben"))
+    assert (response.removed, response.kept) == ((2, 0) if can_compare else (1, 0)), "it names her no longer"

@@ -13,7 +13,7 @@ from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.saves import SavePlan, StoredRecord, plan_save
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-THEIRS = StoredRecord("other", NOW, "subject:bob", 3)
+THEIRS = StoredRecord("other", NOW, "subject:bob", 3, ("bob",))
 
 
 def _private(text: str = "secret") -> Record:
@@ -60,6 +60,21 @@ def test_a_private_record_of_somebody_else_is_never_replaced(expected: int | Non
     record = replace(_private(), id="r", expected_revision=expected)
     with pytest.raises(PermissionDenied):
         _plan([record], {"r": THEIRS})
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"), [(("bob",), ("bob", "ann")), (("bob", "ann"), ("bob", "ann")), ((), ("", "ann"))]
+)
+def test_what_replaces_a_revision_that_was_read_is_tied_to_those_who_had_saved_it(
+    before: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    there = StoredRecord("other", NOW, None, 3, before)
+    newer = Record("r", Unified("both"), subjects=("ann",))
+    read = replace(newer, expected_revision=3, keeps_subjects=True)
+    assert [write.subjects for write in _plan([read], {"r": there}).writes] == [expected]
+    # One that was not read has nothing of it, and who forgets somebody expects a revision, too.
+    for other in (newer, replace(newer, expected_revision=3)):
+        assert [write.subjects for write in _plan([other], {"r": there}).writes] == [("ann",)]
 
 
 def test_a_changed_copy_of_a_record_carries_no_bytes_of_the_one_before() -> None:

@@ -16,6 +16,7 @@ from services.memory.rows import (
     created_of,
     record_id,
     row_revision,
+    row_ties,
 )
 from services.memory.schemas import Column
 from services.memory.stores.chroma.rows import IDENTITY, identity_in, keys_of, owner_of, rows_of, sort_key
@@ -49,7 +50,11 @@ def plan_of(
             if own in ids:
                 placed[own] = row[Column.ID]
                 stored[own] = StoredRecord(
-                    identity_in(key, row), created_of(row) or now, owner_of(key, row), row_revision(key.kind, row)
+                    identity_in(key, row),
+                    created_of(row) or now,
+                    owner_of(key, row),
+                    row_revision(key.kind, row),
+                    row_ties(key.kind, row).savers,
                 )
     same: dict[str, Record] = {}
     looked_for = list({identity for record, identity in zip(new, identities, strict=True) if not record.id})

@@ -155,7 +155,9 @@ class DatabricksMemoryStore:
                 if record is not None:
                     record.created_at = record.created_at or now
                     identity = identity_of(record)
-                    stored[record_id] = StoredRecord(identity, record.created_at, owner_of(record), record.revision)
+                    stored[record_id] = StoredRecord(
+                        identity, record.created_at, owner_of(record), record.revision, record.subjects
+                    )
                     same.setdefault(identity, record)
         near = NearCopies(near_copies) if near_copies else None
         if near:

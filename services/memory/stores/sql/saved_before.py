@@ -13,7 +13,7 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.near_copies import NearCopies
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavePlan, StoredRecord, ids_to_read, plan_save
-from services.memory.rows import row_revision
+from services.memory.rows import row_revision, row_ties
 from services.memory.schemas import Column, metadata_column
 from services.memory.stores.sql.rows import parse_rows
 from services.memory.stores.sql.statements import (
@@ -94,6 +94,7 @@ class SavedBefore:
                         moment_of(row["created_us"]),
                         row["owner"] if row.get(Column.PRIVATE) else None,
                         row_revision(self._key.kind, row),
+                        row_ties(self._key.kind, row).savers,
                     )
         self.absent.update(by_stored_id.keys() - self.rows)
 
