@@ -13,7 +13,7 @@ from crewai.utilities.i18n import I18N_DEFAULT
 
 from services.common.storable import storable
 from services.common.visible_text import has_visible_text
-from services.orchestrator.worker.crew.memory_storage import ServiceMemoryStorage
+from services.orchestrator.worker.crew.memory_storage import ServiceMemoryStorage, is_part
 
 if TYPE_CHECKING:
     from services.orchestrator.worker.crew.llm import HostLLM
@@ -84,7 +84,7 @@ class Consolidation:
         """Return whether the memory service alone will find that a memory is there."""
         if other.scope != record.scope:
             return False
-        near = self._near_copy_similarity and similarity >= self._near_copy_similarity
+        near = self._near_copy_similarity and similarity >= self._near_copy_similarity and not is_part(record)
         return bool(near) or other.content.rstrip() == record.content.rstrip()
 
     def _apply(self, plan: ConsolidationPlan, record: MemoryRecord, shown: dict[str, MemoryRecord]) -> None:

@@ -21,6 +21,7 @@ from services.orchestrator.worker.crew.embedder import embedder
 from services.orchestrator.worker.crew.memory_storage import ServiceMemoryStorage, noting_texts, seen_by
 from services.orchestrator.worker.crew.text_splitter import split_text
 from services.orchestrator.worker.link.errors import TaskError
+from services.orchestrator.worker.link.result_parts import PART, PARTS
 
 if TYPE_CHECKING:
     from crewai.llms.base_llm import BaseLLM
@@ -186,7 +187,7 @@ class ResultMemory(_TaskMemory):
                 content=part,
                 scope=join_scope_paths(root_scope, scope),
                 categories=categories or [],
-                metadata=(metadata or {}) | ({"part": number, "parts": len(parts)} if len(parts) > 1 else {}),
+                metadata=(metadata or {}) | ({PART: number, PARTS: len(parts)} if len(parts) > 1 else {}),
                 importance=self.default_importance if importance is None else importance,
                 source=source,
                 private=private,

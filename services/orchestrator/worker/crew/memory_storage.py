@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from crewai.memory.types import MemoryRecord, ScopeInfo
@@ -22,6 +23,7 @@ from services.orchestrator.domain.crew import MemorySpec, RecallMode
 from services.orchestrator.recall import recalling
 from services.orchestrator.worker.crew.embedder import Embedder
 from services.orchestrator.worker.link.errors import TaskError
+from services.orchestrator.worker.link.result_parts import PARTS
 
 if TYPE_CHECKING:
     from services.orchestrator.worker.crew.attempt import TaskAttempt
@@ -97,8 +99,7 @@ class ServiceMemoryStorage:
         """Store records; those without a text that can be seen are left out."""
         own = self._own
         records = [record for record in records if has_visible_text(record.content)]
-        for start in range(0, len(records), _SAVED_AT_ONCE):
-            batch = records[start : start + _SAVED_AT_ONCE]
+        for batch in _batches(records):
             messages = [record_to_proto(record, self._known.get(record.id, own)) for record in batch]
             for record, message in zip(batch, messages, strict=True):
                 if record.id not in self._known:
@@ -234,7 +235,6 @@ class ServiceMemoryStorage:
             return False
         return True
 
-    def get_record(self, record_id: str) -> MemoryRecord | None:
     def remove_unchanged(self, records: Iterable[MemoryRecord]) -> None:
         """Remove records that were read, but for those that were changed since.
 
@@ -245,6 +245,7 @@ class ServiceMemoryStorage:
             if there is not None and there.revision == self._read[record.id].revision:
                 self.delete(record_ids=[record.id])
 
+    def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return a record, None if there is none of that id."""
         there = self._get(record_id, include_embedding=True)
         return None if there is None else self.record_from_proto(there)
@@ -342,6 +343,19 @@ class ServiceMemoryStorage:
             source=unified.source or None,
             private=unified.private,
         )
+
+
+def is_part(record: MemoryRecord) -> bool:
+    """Return whether a record is a part of a long result."""
+    return PARTS in record.metadata
+
+
+def _batches(records: Sequence[MemoryRecord]) -> Iterator[list[MemoryRecord]]:
+    """Yield records as they are saved together: parts of results apart from others, as they are compared otherwise."""
+    for _, alike in groupby(records, is_part):
+        some = list(alike)
+        for start in range(0, len(some), _SAVED_AT_ONCE):
+            yield some[start : start + _SAVED_AT_ONCE]
 
 
 def record_to_proto(record: MemoryRecord, own: Mapping[str, Any]) -> Record:

@@ -13,6 +13,7 @@ from services.common.visible_text import has_visible_text
 from services.orchestrator.worker.host.peer_retry import call_peer
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 
+from services.orchestrator.worker.link.result_parts import PARTS
 logger = structlog.get_logger(__name__)
 
 _MAX_RESULTS = 10_000
@@ -41,7 +42,8 @@ class MemoryCalls:
     ) -> None:
         """`retry_seconds` is for how long an absent service is asked again.
 
-        A new memory replaces the text of one that is as similar as `near_copy_similarity`; 0 means that none does.
+        A new memory replaces the text of one that is as similar as `near_copy_similarity`; 0 means that none does. A
+        part of a long result never does.
 
         `confirm_claim` raises when the execution is another host's: this one may have been taken for dead, and what it
         would still save or remove is no longer its business.
@@ -60,7 +62,8 @@ class MemoryCalls:
         """Save memories, embedded by the crew's model."""
         request.embedding_model = self._embedding_model
         request.crew_name = self._crew_name
-        request.near_copy_similarity = self._near_copy_similarity
+        in_parts = any(PARTS in record.metadata.fields for record in request.records)
+        request.near_copy_similarity = 0.0 if in_parts else self._near_copy_similarity
         try:
             return await self._ask(self._claimed(self._memory.SaveRecords), request)
         except FailedPrecondition as error:

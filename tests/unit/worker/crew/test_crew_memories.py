@@ -195,12 +195,48 @@ async def test_no_model_is_asked_where_none_has_to_decide(
     assert len(host.calls("complete")) == 1, "the agent's own call"
 
 
+LONG = "\n\n".join(f"{number}. {'Ships float. ' * 400}".strip() for number in range(40))
+
+
 async def test_questions_about_one_result_are_bounded(fork_server: ForkServer) -> None:
-    result = "\n\n".join(f"{number}. {'Ships float. ' * 400}".strip() for number in range(40))
-    host = _host(_record("old", OLD), plan={"actions": [], "insert_new": True}, result=result)
+    host = _host(_record("old", OLD), plan={"actions": [], "insert_new": True}, result=LONG)
     await _run(fork_server, host, _crew(consolidation=ConsolidationSpec()))
     assert len(host.calls("complete")) == 1 + 10
-    assert "".join(_stored(host)[1:]) == result
+    assert "".join(_stored(host)[1:]) == LONG
+
+
+async def test_a_model_that_cannot_be_asked_is_not_asked_about_every_part_of_a_result(fork_server: ForkServer) -> None:
+    away = TaskError("UPSTREAM_UNAVAILABLE", "down", fatal=False)
+    host = _host(_record("old", OLD), plan=away, result=LONG)
+    await _run(fork_server, host, _crew(consolidation=ConsolidationSpec()))
+    assert len(host.calls("complete")) == 1 + 1
+    assert "".join(_stored(host)[1:]) == LONG
+
+
+async def test_a_part_of_a_long_result_is_no_near_copy(fork_server: ForkServer) -> None:
+    plan = {"actions": [], "insert_new": True}
+    host = _host(_record("old", OLD), similarity=0.96, plan=plan, result=LONG)
+    await _run(fork_server, host, _crew(near_copy_similarity=0.95, consolidation=ConsolidationSpec()))
+    assert len(host.calls("complete")) == 1 + 10, "saving it would not take care of that"
+
+
+async def test_parts_are_saved_apart_from_what_is_held_against_near_copies(fork_server: ForkServer) -> None:
+    def reply(request: Json) -> Json:
+        if any(message["role"] == "tool" for message in request["messages"]):
+            return answer("Saved.")
+        return tool_call("save_to_memory", {"contents": ["Before.", LONG, "After."]})
+
+    host = _host()
+    host.handlers["complete"] = reply
+    await _run(fork_server, host, _crew(near_copy_similarity=0.95))
+    before, parts, after, result = ([*request.records] for request in host.calls("save_records"))
+    assert [[record.unified.content for record in each] for each in (before, after, result)] == [
+        ["Before."],
+        ["After."],
+        ["Saved."],
+    ]
+    assert {record.metadata["parts"] for record in parts} == {len(parts)}
+    assert "".join(record.unified.content for record in parts) == LONG
 
 
 async def test_a_memory_that_is_only_read_is_neither_added_to_nor_touched(fork_server: ForkServer) -> None:

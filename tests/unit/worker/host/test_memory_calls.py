@@ -117,6 +117,29 @@ async def test_memories_replace_near_copies_as_the_crew_says(world: World) -> No
     assert round(world.services.asked[0].near_copy_similarity, 4) == 0.9375
 
 
+async def test_parts_of_a_long_result_replace_nothing(world: World) -> None:
+    part = record_pb2.Record(unified=record_pb2.UnifiedRecord(content="c"))
+    part.metadata.update({"part": 1, "parts": 2})
+    world.services.answers = [pb.SaveRecordsResponse(ids=["r"])]
+    await world.ask(save_records=pb.SaveRecordsRequest(records=[part]))
+    assert world.services.asked[0].near_copy_similarity == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("???", False), ("\U0001f600 --", False), ("\u0301", False), ("_", True), ("\u2122", True), ("船", True)],
+)
+async def test_a_search_by_words_for_none_finds_nothing(world: World, text: str, words: bool) -> None:
+    found = pb.SearchRecordsResponse(results=[pb.SearchResult(record=RECORD)])
+    world.services.answers = [found, found]
+    by_words = pb.SearchRecordsRequest(text=text, limit=1, mode=pb.SEARCH_MODE_TEXT)
+    assert len((await world.ask(search_records=by_words)).search_records.results) == words
+    # Vectors find something all the same.
+    by_both = pb.SearchRecordsRequest(text=text, limit=1, mode=pb.SEARCH_MODE_HYBRID)
+    assert (await world.ask(search_records=by_both)).search_records.results
+    assert len(world.services.asked) == 1 + words
+
+
 async def test_a_backend_that_cannot_compare_revisions_is_asked_without(world: World) -> None:
     expecting = record_pb2.Record()
     expecting.CopyFrom(RECORD)
