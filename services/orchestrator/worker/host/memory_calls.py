@@ -10,15 +10,14 @@ from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import memory_service_pb2_grpc, record_pb2
 from services.common.errors import CoxswainError, FailedPrecondition, NotFound
 from services.common.visible_text import has_visible_text
+from services.orchestrator.recall import MOST_CHOSEN, chooses, looks_for_nothing
 from services.orchestrator.worker.host.peer_retry import call_peer
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
-
 from services.orchestrator.worker.link.result_parts import PARTS
+
 logger = structlog.get_logger(__name__)
 
 _MAX_RESULTS = 10_000
-_MOST_CHOSEN = 200
-"""Results of a search that chooses among those that vectors or words find."""
 _MAX_PAGE_SIZE = 1_000
 
 Response = TypeVar("Response", bound=Message)
@@ -93,17 +92,17 @@ class MemoryCalls:
         self, request: pb.SearchRecordsRequest, namespace: pb.Namespace, *, distinct: bool = False
     ) -> pb.SearchRecordsResponse:
         found, limit = pb.SearchRecordsResponse(), request.limit
-        chosen = request.HasField("diversity") or request.mode == pb.SEARCH_MODE_HYBRID
+        most = MOST_CHOSEN if chooses(request) else _MAX_RESULTS
         texts: set[str] = set()
         repeated = 0
-        if not request.HasField("vector") and not has_visible_text(request.text):
+        if not request.HasField("vector") and (not has_visible_text(request.text) or looks_for_nothing(request)):
             # There is nothing to look for, and the service refuses to.
             return found
         request.crew_name = self._crew_name
         while len(found.results) < limit:
             # What is passed over makes the next page longer: there may be many scopes with the same text.
             wanted = limit - len(found.results) + 2 * repeated
-            request.limit = min(_MOST_CHOSEN if chosen else _MAX_RESULTS, wanted)
+            request.limit = min(most, wanted)
             response = await self._ask(self._memory.SearchRecords, request, namespace)
             for result in response.results:
                 text = result.record.unified.content.strip()
