@@ -82,6 +82,9 @@ class ModelCalls:
                 self._retry_seconds,
             )
 
+        if request.dispensable:
+            # Nobody waits for a model whose answer the task can do without.
+            return (await call()).to_proto()
         time_left = request.time_left if request.HasField("time_left") else None
         answer = await _not_blank(
             lambda: self._waits.until_answered(journal, request.completion.model, call, time_left)

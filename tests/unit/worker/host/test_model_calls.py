@@ -270,3 +270,12 @@ async def test_what_a_task_can_do_without_never_ends_it(world: World) -> None:
         with pytest.raises(TaskError) as failed:
             await world.ask(complete={"completion": REQUEST, "question": "q", "dispensable": dispensable})
         assert failed.value.fatal is not dispensable
+
+
+async def test_a_model_whose_answer_can_be_done_without_is_not_waited_for(world: World) -> None:
+    world.services.streams = [[rpc_error(Unavailable("down", reason="UPSTREAM_UNAVAILABLE"))]]
+    with pytest.raises(TaskError):
+        await world.ask(complete={"completion": REQUEST, "question": "q", "dispensable": True})
+    assert len(world.services.asked) == 1
+    assert world.kinds == ["LlmCallStarted", "LlmCallFailed"]
+    assert (world.time.slept, world.rests) == ([], [])
