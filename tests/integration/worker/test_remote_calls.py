@@ -637,8 +637,27 @@ async def test_an_outcome_that_nobody_knows_in_time_ends_the_task_and_is_asked_a
     with pytest.raises(TaskError) as ended:
         await (await scene.host()).call()
     assert ended.value.reason == "TOOL_OUTCOME_UNKNOWN"
-    assert "nobody answered until the deadline" in str(ended.value)
+    assert str(ended.value) == (
+        'whether the call of "billing/pay" has taken effect is not known, and nobody answered until the deadline; '
+        "find out, then resume the execution, which asks again"
+    )
+    ended_id, scene.execution_id = scene.execution_id, await queue(scene.database, resumed_from=scene.execution_id)
+    async with scene.database.write() as connection:
+        heir = JournalRepository(connection, scene.execution_id)
+        await heir.take_over(ended_id, answers={}, tools={}, effects={0: 0})
+    with pytest.raises(TaskError) as waits:
+        await (await scene.host()).call()
+    assert waits.value.reason == WAITS_FOR_PERSON
+    (again,) = await scene.questions()
+    assert (again.kind, again.state, again.id == question.id) == (
+        QuestionKind.OUTCOME_UNKNOWN,
+        QuestionState.OPEN,
+        False,
+    )
     assert len(scene.gateway.effects) == 1, "it is not made again"
+    await scene.answer(again, QuestionState.DECLINED, reason="the books are closed")
+    with pytest.raises(TaskError, match="is not known, and ann ended the task: the books are closed; find out"):
+        await (await scene.host()).call()
 
 
 @pytest.mark.parametrize("declined", [True, False])

@@ -99,11 +99,16 @@ def waits_for_person() -> TaskError:
 
 
 def ended_by_person(call: ToolCall, question: Question) -> TaskError:
-    """Return the failure of a task whose call of unknown outcome a person has declined to find out about."""
+    """Return the failure of a task whose call of unknown outcome nobody has found out about: a person has declined to,
+    or the question has expired.
+    """
     said = f": {question.answer.reason}" if question.answer is not None and question.answer.reason else ""
+    ended = f"{question.answered_by} ended the task{said}"
+    if question.expired:
+        ended = "nobody answered until the deadline"
     return TaskError(
         "TOOL_OUTCOME_UNKNOWN",
-        f'whether the call of "{call.tool}" has taken effect is not known, and {question.answered_by} ended the task'
-        f"{said}; find out, then resume the execution, which asks again",
+        f'whether the call of "{call.tool}" has taken effect is not known, and {ended}; find out, then resume the '
+        "execution, which asks again",
         fatal=True,
     )
