@@ -68,7 +68,7 @@ class Memory:
         self.requests.append(request)
         if self.error is not None:
             raise self.error
-        results = [memory_pb2.SearchResult(record=record, similarity=0.75) for record in self.records]
+        results = [memory_pb2.SearchResult(record=record, similarity=0.75, score=0.5) for record in self.records]
         return memory_pb2.SearchRecordsResponse(results=results)
 
     search_knowledge = search_records
@@ -308,13 +308,21 @@ async def test_memories_are_searched(scene: CallScene, memory: Memory) -> None:
         ),
     ]
     found = json.loads(await ask(host, "a", "memory_search", query="who\0", limit=2))
-    assert found[0] == {"content": "Ann keeps the light.", "similarity": 0.75}
+    assert found[0] == {"content": "Ann keeps the light.", "score": 0.5}
     assert memory.requests[-1] == memory_pb2.SearchRecordsRequest(
         text="who\N{REPLACEMENT CHARACTER}", limit=2, mode=memory_pb2.SEARCH_MODE_HYBRID, diversity=0.5
     )
+    for mode, told in ((RecallMode.TEXT, {"score": 0.5}), (RecallMode.VECTOR, {"similarity": 0.75})):
+        memory.recall = RecallSpec(mode)
+        host = await scene.host()
+        found = json.loads(await ask(host, mode, "memory_search", query="who"))
+        assert found[0] == {"content": "Ann keeps the light.", **told}
     metadata: dict[str, Any] = {"year": 2026, "kind": "rule", "old": False}
     found = json.loads(await ask(host, "b", "document_search", query="who", limit=2, metadata=metadata))
-    assert [one["content"] for one in found] == ["Ann keeps the light.", "For clerks."]
+    assert [(one["content"], one["similarity"]) for one in found] == [
+        ("Ann keeps the light.", 0.75),
+        ("For clerks.", 0.75),
+    ]
     named = {name: found[1][name] for name in ("document", "title", "section", "page", "source")}
     assert named == {"document": "law.pdf", "title": "Law", "section": "Fees", "page": 7, "source": "s"}
     asked = memory.requests[-1]

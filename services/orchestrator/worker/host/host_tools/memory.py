@@ -36,7 +36,8 @@ class MemorySearch:
             raise HostToolError("this crew has no memory")
         limit = call.arguments.get("limit", DEFAULT_RESULTS)
         request = recalling(memory_pb2.SearchRecordsRequest(text=_query(call), limit=int(limit)), self._recall)
-        return _shown((await _asked(memory.search_records(request))).results)
+        found = (await _asked(memory.search_records(request))).results
+        return _shown(found, by_vector=request.mode == memory_pb2.SEARCH_MODE_VECTOR)
 
 
 class DocumentSearch:
@@ -87,20 +88,22 @@ async def _asked(answer: Awaitable[memory_pb2.SearchRecordsResponse]) -> memory_
         raise HostToolError(error.message) from error
 
 
-def _shown(results: Any) -> str:
+def _shown(results: Any, *, by_vector: bool = True) -> str:
     if not results:
         return "nothing was found"
-    return json.dumps([_entry(one) for one in results], ensure_ascii=False, indent=1)
+    return json.dumps([_entry(one, by_vector=by_vector) for one in results], ensure_ascii=False, indent=1)
 
 
-def _entry(result: memory_pb2.SearchResult) -> dict[str, Any]:
+def _entry(result: memory_pb2.SearchResult, *, by_vector: bool) -> dict[str, Any]:
     record = result.record
     kind = record.WhichOneof("kind") or "unified"
     if kind == "entity":
         content = f"{record.entity.entity_name}: {record.entity.description}"
     else:
         content = getattr(record, kind).content
-    entry: dict[str, Any] = {"content": content, "similarity": round(result.similarity, 3)}
+    # What words have found has no similarity, and what they have found too is not in the order of similarities.
+    name, value = ("similarity", result.similarity) if by_vector else ("score", result.score)
+    entry: dict[str, Any] = {"content": content, name: round(value, 3)}
     document = record.document
     told = {
         "document": document.parent_document_id,
