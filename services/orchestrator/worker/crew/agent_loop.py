@@ -16,7 +16,7 @@ from crewai.agents.agent_executor import AgentExecutor, AgentExecutorState
 from crewai.flow.flow_definition import FlowDefinition
 from pydantic import PrivateAttr
 
-from services.orchestrator.worker.crew.tools.host_tool import HostTool
+from services.orchestrator.worker.crew.tools.host_tool import RepeatedCalls
 
 Step = Callable[[Any], Any]
 Following = Generator[str, str | None, None]
@@ -27,6 +27,7 @@ class AgentLoop(AgentExecutor):
     """Does what CrewAI's class does."""
 
     _done: Counter[str] = PrivateAttr(default_factory=Counter)
+    _tool_call_counts: dict[int, int] = PrivateAttr(default_factory=RepeatedCalls)
 
     @classmethod
     def flow_definition(cls) -> FlowDefinition:
@@ -65,18 +66,11 @@ class AgentLoop(AgentExecutor):
         self._done[name] += 1
         if self._done[name] > self.max_method_calls:
             raise RecursionError(f"the agent's step {name} was done {self.max_method_calls} times")
-        polls, counts = self._polls(), dict(self._tool_call_counts)
         # A step's changes of context variables end with it, as they do in threads.
         result = contextvars.copy_context().run(_STEPS[name], self)
         if inspect.iscoroutine(result):
             result = asyncio.run(result)
-        if self._polls() != polls:
-            # That nothing has changed is no sign of an agent that makes no progress.
-            self._tool_call_counts = counts
         return str(result)
-
-    def _polls(self) -> int:
-        return sum(tool.polls for tool in self.original_tools if isinstance(tool, HostTool))
 
     # Made for each agent by CrewAI and used by its engine alone.
     def _class_bound_methods(self) -> dict[Any, Any]:

@@ -146,6 +146,30 @@ def test_only_a_tool_that_is_polled_may_say_the_same_again_and_again(
         loop._run("other")
 
 
+@pytest.mark.parametrize("polled_first", [True, False])
+def test_another_tool_of_the_same_step_is_counted_beside_one_that_is_polled(
+    polled_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = SimpleNamespace(call_tool=lambda _request: ToolAnswer(output="the same"))
+    attempt: Any = SimpleNamespace(host=host, agent_role="", agent_text="", occurrences=Occurrences())
+    polled, other = (
+        AgentTool(id=name, model_name=name, arguments_schema_json="{}", polled=name == "polled")
+        for name in ("polled", "other")
+    )
+    tools = [HostTool.build(tool, attempt) for tool in (polled, other)]
+    loop = AgentLoop(original_tools=tools)
+
+    def both(_: Any) -> None:
+        for tool in tools if polled_first else tools[::-1]:
+            check_repeated_tool_call(loop._tool_call_counts, tool_name=tool.name, tool_args={}, result=tool.run())
+
+    monkeypatch.setattr(agent_loop, "_STEPS", {"both": both})
+    for _ in range(MAX_REPEATED_TOOL_CALLS - 1):
+        loop._run("both")
+    with pytest.raises(ToolExecutionFailedError, match="other"):
+        loop._run("both")
+
+
 async def test_it_refuses_to_run_within_an_event_loop() -> None:
     with pytest.raises(RuntimeError, match="event loop"):
         await AgentLoop(max_iter=1).kickoff_async()

@@ -1,5 +1,6 @@
 """Tools that the host calls: here are only their looks, and their arguments on the way to the host."""
 
+import contextvars
 import copy
 import json
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -16,6 +17,26 @@ if TYPE_CHECKING:
     from services.orchestrator.worker.crew.attempt import TaskAttempt
 
 _NO_PROPERTIES: dict[str, Any] = {"type": "object"}
+
+# CrewAI counts what a tool has said right after the call, in the same context.
+_polled: contextvars.ContextVar[bool] = contextvars.ContextVar("coxswain_polled_tool", default=False)
+
+
+class RepeatedCalls(dict[int, int]):
+    """How often tools have said the same, as CrewAI counts it, without those that are asked until something changes.
+
+    That nothing has changed is no sign of an agent that makes no progress.
+    """
+
+    def __setitem__(self, call: int, count: int) -> None:
+        """Take note of a call that was made just now."""
+        if not _polled.get():
+            super().__setitem__(call, count)
+        _polled.set(False)
+
+    def __missing__(self, call: int) -> int:
+        """Return the count of what is not counted."""
+        return 0
 
 
 class AnyArguments(BaseModel):
@@ -38,7 +59,6 @@ class HostTool(BaseTool):
 
     _attempt: Any = PrivateAttr()
     _tool: Any = PrivateAttr()
-    _polls: int = PrivateAttr(default=0)
 
     @classmethod
     def build(cls, tool: AgentTool, attempt: "TaskAttempt") -> Self:
@@ -54,11 +74,6 @@ class HostTool(BaseTool):
         built._tool = tool
         return built
 
-    @property
-    def polls(self) -> int:
-        """How often it was called, if it is one that is asked until something changes; else 0."""
-        return self._polls
-
     # The first parameters have no names that an argument could have.
     def run(self, /, *_args: Any, **arguments: Any) -> Any:
         """Call the tool with the arguments as they are."""
@@ -67,7 +82,7 @@ class HostTool(BaseTool):
     def _run(self, /, **arguments: Any) -> str | ToolFailure:
         attempt: TaskAttempt = self._attempt
         tool: AgentTool = self._tool
-        self._polls += tool.polled
+        _polled.set(tool.polled)
         try:
             text = json.dumps(arguments, allow_nan=False)
         except ValueError:
