@@ -191,6 +191,10 @@ class VersionsOf:
         table = self._table
         return await _delete_portion(self._connection, table, owned(table, self._key), table.c.place <= last)
 
+    async def remove_all(self) -> None:
+        """Remove all versions; few are left where `clear` has been called before."""
+        await self._connection.execute(delete(self._table).where(owned(self._table, self._key)))
+
     def _of(self, ids: Sequence[str]) -> list[ColumnElement[bool]]:
         return [owned(self._table, self._key), self._table.c[Column.ID].in_(ids)]
 

@@ -314,6 +314,9 @@ class SqlRecordStore(SqlRecordReader):
                 emptied = some < ROWS_IN_CHUNK and not await connection.scalar(
                     select(table.c[Column.ID]).where(owned(table, key)).limit(1)
                 )
+                if some < ROWS_IN_CHUNK and key.kind in versions:
+                    # What others replaced or deleted in between was kept again.
+                    await self._versions(connection, key).remove_all()
                 if emptied:
                     await namespaces.clear(key.id, version)
                 else:

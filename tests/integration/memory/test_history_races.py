@@ -1,0 +1,75 @@
+"""Former versions where several change a memory at once, and where rows are not the service's own."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.common.db.database import Database
+from services.common.db.migrate import upgrade_database
+from services.memory.domain.filters import EVERYTHING
+from services.memory.domain.history import Keeping
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, Unified
+from services.memory.domain.vectors import unit_vector
+from services.memory.stores.sql.history_reads import SqlHistory
+from services.memory.stores.sql.store import SqlMemoryStore
+from tests.integration.memory.store_model import SPACE
+
+KEY = NamespaceKey("sales", "crew", MemoryKind.UNIFIED)
+KEEPING = Keeping("dev|ann", 100, 30)
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+LONG_AGO, SECOND = NOW - timedelta(days=365), timedelta(seconds=1)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    await upgrade_database("memory", database_url)
+    database = Database(database_url, "memory")
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def sql_store(database: Database) -> SqlMemoryStore:
+    return SqlMemoryStore(database, cache_bytes=1 << 20, cached_namespace_bytes=1 << 20)
+
+
+async def _save(store: SqlMemoryStore, content: str, now: datetime, record_id: str = "r") -> None:
+    record = Record(record_id, Unified(content), unit_vector([1, 0, 0]))
+    await store.save(KEY, SPACE, [record], now, keeping=KEEPING)
+
+
+async def _texts(store: SqlMemoryStore, record_id: str = "r") -> list[str]:
+    found, _ = await store.history.versions(KEY, record_id, EVERYTHING, LONG_AGO, None, 100)
+    return [version.record.text for version in found]
+
+
+class _Interrupted(SqlHistory):
+    """Others change the memory once its versions are cleared, and its records are not yet."""
+
+    def __init__(self, database: Database, others: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(database)
+        self._others = others
+
+    async def clear(self, key: NamespaceKey) -> None:
+        await super().clear(key)
+        await self._others()
+
+
+async def test_clearing_takes_along_what_others_make_versions_meanwhile(
+    database: Database, sql_store: SqlMemoryStore
+) -> None:
+    for content, record_id in (("one", "r"), ("two", "r"), ("three", "s")):
+        await _save(sql_store, content, NOW, record_id)
+
+    async def others() -> None:
+        assert await _texts(sql_store) == []
+        await sql_store.delete(KEY, ["r"], EVERYTHING, NOW + SECOND, keeping=KEEPING)
+        await _save(sql_store, "four", NOW + SECOND, "s")
+        assert (await _texts(sql_store), await _texts(sql_store, "s")) == (["two"], ["three"])
+
+    sql_store.history = _Interrupted(database, others)
+    assert await sql_store.clear(KEY) == 1
+    assert (await _texts(sql_store), await _texts(sql_store, "s")) == ([], [])
+    assert await sql_store.space(KEY) is None
