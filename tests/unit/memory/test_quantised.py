@@ -125,6 +125,15 @@ def test_every_similarity_is_within_its_reach(seed: int, dimension: int, length:
         assert (high - low).max() <= 0.03 * length * np.sqrt(max(dimension, 16) / 384) + 0.01
 
 
+def test_a_last_result_that_has_fallen_since_takes_nobodys_place() -> None:
+    block = _block(np.array([[0.5, 0.0], [0.25, 0.0]], dtype=np.float32))
+    last = SearchPosition(0.9, block.ids[0].decode(), 1)
+    query, allowed = Query(np.array([1, 0], dtype=np.float32), 1, after=last), np.ones(2, dtype=np.bool_)
+    found, _ = asyncio.run(_found(block, query, allowed))
+    assert found is not None
+    assert found.ids.tolist() == nearest(block, query, allowed, NOW_US).ids.tolist() == [block.ids[1]]
+
+
 def test_few_vectors_are_read_where_few_are_near() -> None:
     random = np.random.default_rng(3)
     matrix = random.normal(size=(5000, 64)).astype(np.float32)

@@ -43,7 +43,8 @@ def shortlist(block: VectorBlock, query: Query, allowed: Mask, now_us: int) -> S
         certain &= low >= query.min_score
     if query.after is not None:
         possible &= lowest <= query.after.score
-        certain &= highest < query.after.score
+        # The last result itself is none, however much lower its score is now.
+        certain &= (highest < query.after.score) & (block.ids[positions] != query.after.stored_id.encode())
     sure = lowest[certain]
     if len(sure) > query.limit:
         possible &= highest >= np.partition(sure, len(sure) - query.limit)[len(sure) - query.limit]
