@@ -135,7 +135,12 @@ class MemoryService:
         )
         namespaces = Namespaces(stores, parts, max_message_bytes=runtime.settings.max_message_bytes)
         self._memory = MemoryServicer(
-            memories, batches, self._history, namespaces, Subjects(stores, parts), Transfers(stores, memories)
+            memories,
+            batches,
+            self._history,
+            namespaces,
+            Subjects(stores, parts, self._history),
+            Transfers(stores, memories),
         )
         self._backends = MemoryBackendServicer(
             MemoryBackends(runtime.database, stores, limits, provisioner),

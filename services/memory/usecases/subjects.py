@@ -10,12 +10,14 @@ from services.common.clock import utc_now
 from services.common.errors import Aborted, CoxswainError, FailedPrecondition
 from services.common.identity.principal import Principal
 from services.memory.domain.filters import Filter
+from services.memory.domain.history import Keeping
 from services.memory.domain.namespaces import NamespaceInfo
 from services.memory.domain.records import Document, MemoryKind, Record
 from services.memory.domain.subjects import ties_of
 from services.memory.stores.base import KeepsHistory, MemoryStore
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.document_parts import DocumentParts
+from services.memory.usecases.record_history import RecordHistory
 
 logger = structlog.get_logger(__name__)
 
@@ -42,9 +44,10 @@ class ForgottenInNamespace:
 class Subjects:
     """Works on every namespace of the calling principal's group, in its default store and in its active backend."""
 
-    def __init__(self, stores: BackendStores, documents: DocumentParts) -> None:
+    def __init__(self, stores: BackendStores, documents: DocumentParts, history: RecordHistory) -> None:
         self._stores = stores
         self._documents = documents
+        self._history = history
 
     async def forget(self, principal: Principal, subject: str, *, dry_run: bool) -> Sequence[ForgottenInNamespace]:
         """Remove what is tied to a subject, or with `dry_run` only count it; namespaces without any are left out.
@@ -53,6 +56,7 @@ class Subjects:
         what an interrupted call has begun.
         """
         results: list[ForgottenInNamespace] = []
+        keeping = await self._history.keeping(principal)
         for store in await self._stores.all_of(principal.group_id):
             async for namespace in _namespaces(store, principal.group_id):
                 result = ForgottenInNamespace(namespace)
@@ -62,7 +66,7 @@ class Subjects:
                         result.removed, result.kept, whole = await self._documents.forget(
                             store, namespace, subject, dry_run=dry_run
                         )
-                    await _Forgetting(store, subject, result, whole).go_through(dry_run=dry_run)
+                    await _Forgetting(store, subject, result, whole, keeping).go_through(dry_run=dry_run)
                 except CoxswainError as error:
                     result.problem = error.message
                 if result.removed or result.kept or result.removed_versions or result.problem:
@@ -84,9 +88,17 @@ class Subjects:
 class _Forgetting:
     """One namespace, and what was done in it so far."""
 
-    def __init__(self, store: MemoryStore, subject: str, result: ForgottenInNamespace, whole: frozenset[str]) -> None:
+    def __init__(
+        self,
+        store: MemoryStore,
+        subject: str,
+        result: ForgottenInNamespace,
+        whole: frozenset[str],
+        keeping: Keeping,
+    ) -> None:
         """`whole` are documents that were decided as a whole: their parts are passed over."""
         self._whole = whole
+        self._keeping = keeping
         self._store = store
         self._subject = subject
         self._result = result
@@ -148,7 +160,7 @@ class _Forgetting:
             expected = found[0].revision if self._store.compares_revisions else None
             changed = replace(found[0], subjects=rest, expected_revision=expected)
             try:
-                await self._store.save(key, self._namespace.space, [changed], utc_now())
+                await self._save(changed)
             except Aborted as error:
                 if error.reason != "REVISION_MISMATCH":
                     raise
@@ -157,6 +169,14 @@ class _Forgetting:
                 self._result.kept += 1
                 return
         raise Aborted(f'the record "{record.id}" is being saved all the time; call again to continue')
+
+    async def _save(self, record: Record) -> None:
+        key, space = self._namespace.key, self._namespace.space
+        if isinstance(self._store, KeepsHistory):
+            # It says what it said before, and where versions are kept, since the same time.
+            await self._store.save(key, space, [record], utc_now(), keeping=self._keeping)
+        else:
+            await self._store.save(key, space, [record], utc_now())
 
 
 async def _namespaces(store: MemoryStore, group_id: str) -> AsyncIterator[NamespaceInfo]:

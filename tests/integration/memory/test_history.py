@@ -197,6 +197,10 @@ async def test_a_forgotten_person_does_not_live_on_in_versions(everywhere: Harne
     await _save(olaf, unified("olaf at last", "o"))
     await _save(olaf, unified("olaf's", "p"))
     await _delete(bob, "p")
+    await _save(bob, unified("said by both"))
+    [shared] = (await _save(olaf, unified("said by both"))).ids
+    before = Timestamp()
+    before.GetCurrentTime()
     counted = await admin.ForgetSubject(pb.ForgetSubjectRequest(subject="dev|bob", dry_run=True))
     assert [found.removed_versions for found in counted.namespaces] == [4]
     assert await _texts(olaf) == ["by bob"]
@@ -206,6 +210,9 @@ async def test_a_forgotten_person_does_not_live_on_in_versions(everywhere: Harne
         listed = await _listed(admin, record_id, include_private=True)
         assert [version.record.unified.content for version in listed.versions] == expected
         assert "bob" not in str(listed)
+    # What stays has said so all the time.
+    assert [found.kept for found in forgotten.namespaces] == [1]
+    assert await _at(admin, before, shared) == "said by both"
     assert not (await admin.ForgetSubject(pb.ForgetSubjectRequest(subject="dev|bob"))).namespaces
 
 

@@ -21,6 +21,7 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.vectors import unit_vector
 from services.memory.stores.sql.store import SqlMemoryStore
+from services.memory.usecases.record_history import HistoryLimits, RecordHistory
 from services.memory.usecases.subjects import Subjects
 from tests.integration.memory.databricks_support import World, index_name, indexes_stub, make_indexes, use_workspace
 from tests.integration.memory.store_model import SPACE
@@ -40,12 +41,13 @@ def _record(content: str, *savers: str) -> Record:
     return Record("", Unified(content), unit_vector([1, 0, 0]), subjects=savers)
 
 
-async def _forget(store: SqlMemoryStore, subject: str = ANN) -> tuple[int, int]:
+async def _forget(database: Database, store: SqlMemoryStore, subject: str = ANN) -> tuple[int, int]:
     async def all_of(group_id: str) -> Sequence[SqlMemoryStore]:
         return [store]
 
     stores = cast("Any", SimpleNamespace(all_of=all_of))
-    found = await Subjects(stores, cast("Any", None)).forget(ADMIN, subject, dry_run=False)
+    history = RecordHistory(stores, database, HistoryLimits(30, 30, 10), max_message_bytes=1 << 20)
+    found = await Subjects(stores, cast("Any", None), history).forget(ADMIN, subject, dry_run=False)
     assert not any(result.problem for result in found)
     return sum(result.removed for result in found), sum(result.kept for result in found)
 
@@ -77,15 +79,15 @@ async def test_what_others_have_saved_as_well_stays(tmp_path: Path, store_class:
         for record in (_record("former"), _record("former", ANN), _record("same", ANN), _record("of ann", ANN)):
             await store.save(KEY, SPACE, [record], utc_now())
         expected = (2, 1) if store_class is SqlMemoryStore else (1, 2)
-        assert await _forget(store) == expected
+        assert await _forget(database, store) == expected
         left = (await store.page(KEY, EVERYTHING, 10, None, utc_now(), embeddings=False)).records
         assert {record.text: record.subjects for record in left} == {
             "former": ("",),
             **({} if store_class is SqlMemoryStore else {"same": (BEN,)}),
         }
-        assert await _forget(store) == (0, 0)
+        assert await _forget(database, store) == (0, 0)
         await store.save(KEY, SPACE, [_record("former", BEN)], utc_now())
-        assert (await _forget(store, BEN))[1] == 1
+        assert (await _forget(database, store, BEN))[1] == 1
         assert "former" in {
             record.text for record in (await store.page(KEY, EVERYTHING, 9, None, utc_now(), embeddings=False)).records
         }
