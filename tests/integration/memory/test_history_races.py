@@ -73,3 +73,19 @@ async def test_clearing_takes_along_what_others_make_versions_meanwhile(
     assert await sql_store.clear(KEY) == 1
     assert (await _texts(sql_store), await _texts(sql_store, "s")) == ([], [])
     assert await sql_store.space(KEY) is None
+
+
+async def test_a_save_that_waited_begins_when_what_it_replaces_ends(sql_store: SqlMemoryStore) -> None:
+    await _save(sql_store, "one", NOW)
+    await _save(sql_store, "two", NOW + 5 * SECOND)
+    # It had the time before it had to wait.
+    await _save(sql_store, "three", NOW + 3 * SECOND)
+
+    async def at(seconds: int) -> str:
+        moment = NOW + seconds * SECOND
+        found = await sql_store.history.at(KEY, "r", EVERYTHING, LONG_AGO, moment, NOW + 9 * SECOND)
+        assert found is not None
+        return found.text
+
+    assert [await at(seconds) for seconds in (0, 4, 5)] == ["one", "one", "three"]
+    assert await _texts(sql_store) == ["two", "one"]

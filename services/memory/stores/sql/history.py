@@ -49,7 +49,7 @@ class VersionsOf:
     async def keep_replaced(
         self, written: Mapping[str, Record], keeping: Keeping, now: datetime
     ) -> Mapping[str, int | None]:
-        """Keep the records that are about to be replaced by others; of those that stay the same, return since when.
+        """Keep the records that are about to be replaced by others, and return since when what is written is so.
 
         `written` has what is written by stored id, all of which are there; what has expired is not kept.
         """
@@ -65,8 +65,8 @@ class VersionsOf:
                 else:
                     changed.append(stored_id)
             left = left[looked_up:]
-        await self._keep(changed, living, VersionEnd.REPLACED, keeping, now)
-        since: dict[str, int | None] = {}
+        # A save that waited for another one knows an earlier time: it begins when what it replaces ends.
+        since: dict[str, int | None] = {**await self._keep(changed, living, VersionEnd.REPLACED, keeping, now)}
         for part in parts(same, IDS_IN_STATEMENT):
             statement = select(self._records.c[Column.ID], self._records.c.saved_us)
             rows = await self._connection.execute(statement.where(owned_among(self._records, self._key, part)))
@@ -86,20 +86,27 @@ class VersionsOf:
         end: VersionEnd,
         keeping: Keeping,
         now: datetime,
-    ) -> None:
+    ) -> Mapping[str, int]:
+        """Keep records, and return when the versions ended by stored id."""
         source, own = self._records, {"place", "begun_us", "ended_us", "ended_by", "changed_by"}
         copied = [column.name for column in self._table.c if column.name not in own]
-        begun = func.coalesce(source.c.saved_us, source.c.created_us)
-        now_us = microseconds(now)
+        now_us, ends = literal(microseconds(now), BigInteger()), dict[str, int]()
+        # A time of creation is what a caller said.
+        begun = func.coalesce(
+            source.c.saved_us, case((source.c.created_us > now_us, now_us), else_=source.c.created_us)
+        )
         # Another machine's clock may be ahead: nothing ends before it has begun.
-        ended = case((begun > now_us, begun), else_=literal(now_us, BigInteger()))
+        ended = case((begun > now_us, begun), else_=now_us)
         for part in parts(ids, IDS_IN_STATEMENT):
             rows = select(
                 *(source.c[name] for name in copied), begun, ended, literal(end.value), literal(keeping.by)
             ).where(owned_among(source, self._key, part), *clauses)
             names = [*copied, "begun_us", "ended_us", "ended_by", "changed_by"]
-            await self._connection.execute(insert(self._table).from_select(names, rows))
+            statement = insert(self._table).from_select(names, rows)
+            kept = self._table.c[Column.ID], self._table.c.ended_us
+            ends.update((row[0], row[1]) for row in await self._connection.execute(statement.returning(*kept)))
             await self._trim(part, keeping.most)
+        return ends
 
     async def _trim(self, ids: Sequence[str], most: int) -> None:
         """Remove all but the newest versions of records."""

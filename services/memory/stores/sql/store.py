@@ -131,9 +131,9 @@ class SqlRecordStore(SqlRecordReader):
         plan = await there.plan(new, identities, near)
         # Thousands of rows take their time, in which others are served.
         rows = await asyncio.to_thread(_written_rows, key, space, plan, identities, version)
-        unchanged = await self._keep_replaced(connection, key, there, rows, plan.writes, keeping, now)
+        since = await self._keep_replaced(connection, key, there, rows, plan.writes, keeping, now)
         for row in rows:
-            row["saved_us"] = unchanged.get(row[Column.ID], microseconds(now))
+            row["saved_us"] = since.get(row[Column.ID], microseconds(now))
         words_by_id = {row[Column.ID]: words[position] for row, position in zip(rows, plan.positions, strict=True)}
         table = records[key.kind]
         await write_rows(connection, table, Column.ID, rows, there.absent, owned(table, key))
@@ -203,7 +203,7 @@ class SqlRecordStore(SqlRecordReader):
         keeping: Keeping | None,
         now: datetime,
     ) -> Mapping[str, int | None]:
-        """Keep what rows replace, and return those that say what is there already, with the times since when."""
+        """Keep what rows replace, and return since when they are so, unless that is now."""
         replacing = {
             row[Column.ID]: record for row, record in zip(rows, writes, strict=True) if row[Column.ID] in there.rows
         }
