@@ -156,7 +156,7 @@ def _versions(kind: MemoryKind) -> Table:
         Column("ended_by", String(16), nullable=False),
         Column("changed_by", String(600), nullable=False),
         Index(f"ix_{name}_record", "namespace_id", SchemaColumn.ID, "place"),
-        Index(f"ix_{name}_ended", "ended_us"),
+        Index(f"ix_{name}_ended", SchemaColumn.GROUP_ID, "ended_us"),
     )
 
 

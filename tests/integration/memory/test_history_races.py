@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from services.memory.domain.history import Keeping
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.vectors import unit_vector
+from services.memory.repositories.history_policies import HistoryPolicyRepository
 from services.memory.stores.sql.history_reads import SqlHistory
 from services.memory.stores.sql.store import SqlMemoryStore
 from tests.integration.memory.store_model import SPACE
@@ -89,3 +91,31 @@ async def test_a_save_that_waited_begins_when_what_it_replaces_ends(sql_store: S
 
     assert [await at(seconds) for seconds in (0, 4, 5)] == ["one", "one", "three"]
     assert await _texts(sql_store) == ["two", "one"]
+
+
+async def test_pruning_writes_where_there_is_something_to_prune(
+    database: Database, sql_store: SqlMemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [NamespaceKey(group, "crew", MemoryKind.UNIFIED) for group in ("a", "b", "c", "d")]
+    for key in keys:
+        for content in ("one", "two", "three"):
+            record = Record("r", Unified(content), unit_vector([1, 0, 0]))
+            await sql_store.save(key, SPACE, [record], NOW, keeping=KEEPING)
+    async with database.write() as connection:
+        await HistoryPolicyRepository(connection).set("b", 300, NOW)
+    writes, write = 0, database.write
+
+    def counted() -> Any:
+        nonlocal writes
+        writes += 1
+        return write()
+
+    monkeypatch.setattr(database, "write", counted)
+    assert await sql_store.history.prune(NOW - SECOND, None) == 0
+    assert await sql_store.history.prune(NOW - SECOND, "a") == 0
+    assert writes == 0
+    assert await sql_store.history.prune(NOW, "a") == 2
+    assert await sql_store.history.prune(NOW, None) == 4
+    assert writes == 3
+    left = [await sql_store.history.versions(key, "r", EVERYTHING, LONG_AGO, None, 9) for key in keys]
+    assert [len(found) for found, _ in left] == [0, 2, 0, 0]

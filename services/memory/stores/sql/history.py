@@ -230,12 +230,40 @@ _VERSIONS_AT_ONCE = 10
 """Versions read before it is known how long they are: 1 MiB each at most."""
 
 
-async def prune(connection: AsyncConnection, kind: MemoryKind, ended_before: datetime, group_id: str | None) -> int:
-    """Remove a portion of the versions of one group, or (None) of all without a policy, that ended before a time."""
+async def groups_to_prune(
+    connection: AsyncConnection, kind: MemoryKind, ended_before: datetime, group_id: str | None
+) -> Sequence[str]:
+    """Return which of one group, or (None) of all without a policy, have versions that ended before a time."""
     table = versions[kind]
-    own = select(history_policies.c.group_id)
-    whose = table.c[Column.GROUP_ID] == group_id if group_id is not None else table.c[Column.GROUP_ID].not_in(own)
-    return await _delete_portion(connection, table, whose, table.c.ended_us <= microseconds(ended_before))
+
+    def has_ended(whose: Any) -> ColumnElement[bool]:
+        ended = table.c[Column.GROUP_ID] == whose, table.c.ended_us <= microseconds(ended_before)
+        return select(table.c.place).where(*ended).exists()
+
+    if group_id is not None:
+        statement = select(literal(group_id)).where(has_ended(group_id))
+    else:
+        # From one group to the next in the index: the versions of all would be read to find the groups among them.
+        groups = select(func.min(table.c[Column.GROUP_ID]).label("id")).cte("groups_with_versions", recursive=True)
+        following = select(func.min(table.c[Column.GROUP_ID])).where(table.c[Column.GROUP_ID] > groups.c.id)
+        groups = groups.union_all(select(following.scalar_subquery()).where(groups.c.id.is_not(None)))
+        own = groups.c.id.in_(select(history_policies.c.group_id))
+        statement = select(groups.c.id).where(groups.c.id.is_not(None), ~own, has_ended(groups.c.id))
+    return list((await connection.execute(statement)).scalars())
+
+
+async def prune(
+    connection: AsyncConnection, kind: MemoryKind, ended_before: datetime, group_id: str, *, by_default: bool
+) -> int:
+    """Remove a portion of the versions of a group that ended before a time, and return how many.
+
+    `by_default`: none if the group has a policy by now.
+    """
+    table = versions[kind]
+    clauses = [table.c[Column.GROUP_ID] == group_id, table.c.ended_us <= microseconds(ended_before)]
+    if by_default:
+        clauses.append(literal(group_id).not_in(select(history_policies.c.group_id)))
+    return await _delete_portion(connection, table, *clauses)
 
 
 async def _delete_portion(connection: AsyncConnection, table: Table, *clauses: ColumnElement[bool]) -> int:

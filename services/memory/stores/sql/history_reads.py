@@ -13,7 +13,7 @@ from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.repositories.namespaces import NamespaceRepository
-from services.memory.stores.sql.history import VersionsOf, prune
+from services.memory.stores.sql.history import VersionsOf, groups_to_prune, prune
 from services.memory.stores.sql.rows import read_records
 from services.memory.stores.sql.statements import ROWS_IN_CHUNK, living
 from services.memory.tables import records, versions
@@ -61,16 +61,25 @@ class SqlHistory:
         """See `VersionStore`."""
         pruned = 0
         for kind in versions:
-            some = ROWS_IN_CHUNK
-            while some == ROWS_IN_CHUNK:
-                some = await self.prune_portion(kind, ended_before, group_id)
-                pruned += some
+            # Mostly there are none: who writes waits for others, and they for it.
+            async with self._database.read() as connection:
+                groups = await groups_to_prune(connection, kind, ended_before, group_id)
+            for group in groups:
+                some = ROWS_IN_CHUNK
+                while some == ROWS_IN_CHUNK:
+                    some = await self.prune_portion(kind, ended_before, group, by_default=group_id is None)
+                    pruned += some
         return pruned
 
-    async def prune_portion(self, kind: MemoryKind, ended_before: datetime, group_id: str | None) -> int:
-        """Prune up to `ROWS_IN_CHUNK` versions of one kind, and return how many."""
+    async def prune_portion(
+        self, kind: MemoryKind, ended_before: datetime, group_id: str, *, by_default: bool = False
+    ) -> int:
+        """Prune up to `ROWS_IN_CHUNK` versions of one kind of a group, and return how many.
+
+        `by_default`: none if the group has a policy by now.
+        """
         async with self._database.write() as connection:
-            return await prune(connection, kind, ended_before, group_id)
+            return await prune(connection, kind, ended_before, group_id, by_default=by_default)
 
     async def clear(self, key: NamespaceKey) -> None:
         """Remove the versions that a namespace has, some thousand at a time."""
