@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
@@ -14,8 +15,10 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.vectors import unit_vector
 from services.memory.repositories.history_policies import HistoryPolicyRepository
+from services.memory.stores.sql import history
 from services.memory.stores.sql.history_reads import SqlHistory
 from services.memory.stores.sql.store import SqlMemoryStore
+from services.memory.tables import records, versions
 from tests.integration.memory.store_model import SPACE
 
 KEY = NamespaceKey("sales", "crew", MemoryKind.UNIFIED)
@@ -119,3 +122,42 @@ async def test_pruning_writes_where_there_is_something_to_prune(
     assert writes == 3
     left = [await sql_store.history.versions(key, "r", EVERYTHING, LONG_AGO, None, 9) for key in keys]
     assert [len(found) for found, _ in left] == [0, 2, 0, 0]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_person_is_forgotten_in_portions(
+    database: Database, sql_store: SqlMemoryStore, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    monkeypatch.setattr(history, "TEXTS_IN_CHUNK", 2)
+    monkeypatch.setattr(history, "ROWS_IN_CHUNK", 2)
+    by_ben = Keeping("dev|ben", 100, 30)
+    for number in range(12):
+        subjects = ("dev|ann",) if number % 4 else ("dev|annette", "dev|ben")
+        record = Record("r", Unified(f"{number}"), unit_vector([1, 0, 0]), subjects=subjects)
+        await sql_store.save(KEY, SPACE, [record], NOW, keeping=KEEPING if number % 3 else by_ben)
+    before = await _texts(sql_store)
+    assert await sql_store.history.forget(KEY, "dev|ann", dry_run=dry_run) == 8
+    found, _ = await sql_store.history.versions(KEY, "r", EVERYTHING, LONG_AGO, None, 100)
+    texts = before if dry_run else ["8", "4", "0"]
+    assert [version.record.text for version in found] == texts
+    # Each was ended by the save after it.
+    names = {False: "dev|ann" if dry_run else "", True: "dev|ben"}
+    assert [version.changed_by for version in found] == [names[(int(text) + 1) % 3 == 0] for text in texts]
+
+
+async def test_times_that_no_calendar_has_take_no_other_version_along(
+    database: Database, sql_store: SqlMemoryStore
+) -> None:
+    for content in ("one", "two", "three", "four"):
+        await _save(sql_store, content, NOW)
+    absurd = 1 << 62
+    table, rows = versions[MemoryKind.UNIFIED], records[MemoryKind.UNIFIED]
+    async with database.write() as connection:
+        await connection.execute(update(table).where(table.c.content == "two").values(ended_us=absurd))
+        await connection.execute(update(table).where(table.c.content == "three").values(ended_by="SHREDDED"))
+        await connection.execute(update(rows).values(created_us=absurd))
+    assert await _texts(sql_store) == ["one"]
+    saved = await sql_store.save(
+        KEY, SPACE, [Record("r", Unified("five"), unit_vector([1, 0, 0]), expected_revision=4)], NOW, keeping=KEEPING
+    )
+    assert (saved[0].revision, await _texts(sql_store)) == (5, ["four", "one"])

@@ -1,5 +1,6 @@
 """Former versions of the default store's records, written in the transaction of the change that ends them."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -13,8 +14,8 @@ from services.memory.domain.metadata import canonical_json
 from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
-from services.memory.domain.subjects import ties_of
-from services.memory.rows import Row
+from services.memory.record_reader import RecordReader
+from services.memory.rows import Row, row_ties
 from services.memory.schemas import Column, metadata_column
 from services.memory.stores.sql.comparisons import holds_text
 from services.memory.stores.sql.rows import parse_rows, read_records
@@ -160,31 +161,46 @@ class VersionsOf:
         rows = await self._connection.execute(statement.order_by(table.c.place.desc()).limit(1))
         return next(iter(self._read([named(row) for row in rows])), None)
 
-    async def forget(self, subject: str, *, dry_run: bool) -> int:
-        """Remove the versions that are tied to a subject, and take its name out of the others; return how many.
+    async def tied(self, subject: str, after: int) -> tuple[Sequence[int], int | None]:
+        """Return those of a portion of the versions after a place that are tied to a subject.
 
-        A version is removed whoever else has saved it too: nobody misses what is no record any more.
+        Also where the portion ends, None for the last one.
         """
-        table, after, found = self._table, 0, 0
+        table, kind = self._table, self._key.kind
+        metadata = table.c[metadata_column(kind)]
         # An owner is written as "subject:" and the subject.
-        tied = holds_text(table.c[metadata_column(self._key.kind)], canonical_json(subject)[1:], self._dialect)
-        while True:
-            statement = select(table).where(owned(table, self._key), tied, table.c.place > after)
-            rows = [
-                named(row)
-                for row in await self._connection.execute(statement.order_by(table.c.place).limit(TEXTS_IN_CHUNK))
-            ]
-            places = [version.place for version in self._read(rows) if subject in ties_of(version.record).subjects]
-            found += len(places)
-            if places and not dry_run:
-                await self._connection.execute(delete(table).where(table.c.place.in_(places)))
-            if len(rows) < TEXTS_IN_CHUNK:
-                break
-            after = rows[-1]["place"]
-        if not dry_run:
-            changed = owned(table, self._key), table.c.changed_by == subject
-            await self._connection.execute(update(table).where(*changed).values(changed_by=""))
-        return found
+        named_in = holds_text(metadata, canonical_json(subject)[1:], self._dialect)
+        columns: list[ColumnElement[Any]] = [table.c.place, metadata]
+        statement = select(*columns).where(owned(table, self._key), named_in, table.c.place > after)
+        read = await self._connection.execute(statement.order_by(table.c.place).limit(TEXTS_IN_CHUNK))
+        rows = [named(row) for row in read]
+
+        def tied() -> list[int]:
+            return [row["place"] for row in rows if subject in row_ties(kind, row).subjects]
+
+        return await asyncio.to_thread(tied), rows[-1]["place"] if len(rows) == TEXTS_IN_CHUNK else None
+
+    async def remove(self, places: Sequence[int]) -> int:
+        """Remove the versions with some places, and return how many there were."""
+        table = self._table
+        removed: Any = await self._connection.execute(
+            delete(table).where(owned(table, self._key), table.c.place.in_(places))
+        )
+        return int(removed.rowcount)
+
+    async def last_changed_by(self, subject: str, after: int) -> int | None:
+        """Return where a portion ends of the versions after a place that a subject has ended; None: there are none."""
+        table = self._table
+        ended = owned(table, self._key), table.c.changed_by == subject, table.c.place > after
+        some = select(table.c.place).where(*ended).order_by(table.c.place).limit(ROWS_IN_CHUNK).subquery()
+        last: int | None = await self._connection.scalar(select(func.max(some.c.place)))
+        return last
+
+    async def take_name_out(self, subject: str, last: int) -> None:
+        """Forget of the versions up to a place that a subject has ended them."""
+        table = self._table
+        ended = owned(table, self._key), table.c.changed_by == subject, table.c.place <= last
+        await self._connection.execute(update(table).where(*ended).values(changed_by=""))
 
     async def last_place(self) -> int:
         """Return the place of the version that was kept last; 0 when there is none."""
@@ -210,19 +226,20 @@ class VersionsOf:
 
     def _read(self, rows: Sequence[Row]) -> list[RecordVersion]:
         found: list[RecordVersion] = []
+        reader = RecordReader(self._key.kind, "default")
         for row in rows:
+            try:
+                begun_at, ended_at, end = (
+                    moment_of(row["begun_us"]),
+                    moment_of(row["ended_us"]),
+                    VersionEnd(row["ended_by"]),
+                )
+            except (OverflowError, ValueError):
+                reader.leave_out(1, "what ended it, or when, cannot be read")
+                continue
             # One at a time: several rows have the same stored id.
             for record in parse_rows(self._key, [row]).values():
-                found.append(
-                    RecordVersion(
-                        record=record,
-                        begun_at=moment_of(row["begun_us"]),
-                        ended_at=moment_of(row["ended_us"]),
-                        end=VersionEnd(row["ended_by"]),
-                        changed_by=row["changed_by"],
-                        place=row["place"],
-                    )
-                )
+                found.append(RecordVersion(record, begun_at, ended_at, end, row["changed_by"], row["place"]))
         return found
 
 

@@ -1,6 +1,7 @@
 """Reading and removing former versions of the default store's records, apart from the changes that keep them."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
 from sqlalchemy import func
@@ -53,9 +54,36 @@ class SqlHistory:
         """See `VersionStore`."""
         if key.kind not in versions:
             return 0
+        found = 0
+        after: int | None = 0
+        while after is not None:
+            # A version never changes: it is looked for before others have to wait.
+            async with self._database.read() as connection:
+                places, after = await self._versions(connection, key).tied(subject, after)
+            if places and not dry_run:
+                async with self._holding(key) as own:
+                    found += await own.remove(places)
+            else:
+                found += len(places)
+        if not dry_run:
+            await self._take_name_out(key, subject)
+        return found
+
+    async def _take_name_out(self, key: NamespaceKey, subject: str) -> None:
+        last: int | None = 0
+        while last is not None:
+            async with self._database.read() as connection:
+                last = await self._versions(connection, key).last_changed_by(subject, last)
+            if last is not None:
+                async with self._holding(key) as own:
+                    await own.take_name_out(subject, last)
+
+    @contextlib.asynccontextmanager
+    async def _holding(self, key: NamespaceKey) -> AsyncIterator[VersionsOf]:
+        """Yield the versions of a namespace in a transaction that holds it."""
         async with self._database.write() as connection:
             await NamespaceRepository(connection).hold(key.id)
-            return await self._versions(connection, key).forget(subject, dry_run=dry_run)
+            yield self._versions(connection, key)
 
     async def prune(self, ended_before: datetime, group_id: str | None) -> int:
         """See `VersionStore`."""

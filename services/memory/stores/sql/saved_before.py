@@ -91,12 +91,19 @@ class SavedBefore:
                 if row["expires_us"] is None or row["expires_us"] > microseconds(self._now):
                     self._stored[by_stored_id[row[Column.ID]]] = StoredRecord(
                         row["identity"],
-                        moment_of(row["created_us"]),
+                        self._moment(row["created_us"]),
                         row["owner"] if row.get(Column.PRIVATE) else None,
                         row_revision(self._key.kind, row),
                         row_ties(self._key.kind, row).savers,
                     )
         self.absent.update(by_stored_id.keys() - self.rows)
+
+    def _moment(self, us: int) -> datetime:
+        """Return when a row says its record was made; now, if it says what no calendar has."""
+        try:
+            return moment_of(us)
+        except OverflowError:
+            return self._now
 
     async def _same(self, identities: Sequence[str]) -> dict[str, Record]:
         """Return the records that have these identities, the oldest of several."""
