@@ -13,20 +13,31 @@ _CANDIDATES = 8
 
 
 def queries_for(records: Sequence[Record], similarity: float) -> Iterator[Query]:
-    """Yield the searches that find what records without an id may be near-copies of."""
-    for record in records:
-        if not record.id and record.embedding is not None:
+    """Yield the searches that find what records without an id may be near-copies of, those of one filter together."""
+    for chosen, compared in _by_filter(records):
+        for record in compared:
+            assert record.embedding is not None
             yield Query(
                 vector=record.embedding,
                 limit=_CANDIDATES,
-                filter=_filter_of(record),
+                filter=chosen,
                 min_score=similarity,
                 include_embeddings=True,
             )
 
 
-def _filter_of(record: Record) -> Filter:
-    """Return a filter that leaves few but near-copies of a record; `setting_of` decides."""
-    conditions = (Condition(name, Comparison.EQUAL, (value,)) for name, value in setting_columns(record.body).items())
-    # Of public records, a filter without an owner lets no private ones through.
-    return Filter(conditions=tuple(conditions), owner=owner_of(record) or "")
+def filters_for(records: Sequence[Record]) -> Sequence[Filter]:
+    """Return the filters of `queries_for`: whatever a record may be a near-copy of, one of them lets through."""
+    return [chosen for chosen, _ in _by_filter(records)]
+
+
+def _by_filter(records: Sequence[Record]) -> Sequence[tuple[Filter, Sequence[Record]]]:
+    """Return filters that leave few but near-copies of records, each with its records; `setting_of` decides."""
+    compared: dict[tuple[tuple[Condition, ...], str], list[Record]] = {}
+    for record in records:
+        if not record.id and record.embedding is not None:
+            columns = setting_columns(record.body).items()
+            conditions = tuple(Condition(name, Comparison.EQUAL, (value,)) for name, value in columns)
+            # Of public records, a filter without an owner lets no private ones through.
+            compared.setdefault((conditions, owner_of(record) or ""), []).append(record)
+    return [(Filter(conditions=conditions, owner=owner), some) for (conditions, owner), some in compared.items()]

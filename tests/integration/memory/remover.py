@@ -13,6 +13,7 @@ from unittest.mock import patch
 from services.common.db.database import Database
 from services.memory.domain.filters import Filter
 from services.memory.repositories.namespaces import NamespaceRepository
+from services.memory.stores.sql import reads as reads_module
 from services.memory.stores.sql import statements
 from services.memory.stores.sql import store as store_module
 from tests.integration.memory.writer import KEY
@@ -47,7 +48,7 @@ def main() -> None:
     with ExitStack() as patches:
         for module in (statements, store_module):
             patches.enter_context(patch.object(module, "ROWS_IN_CHUNK", 20))
-        patches.enter_context(patch.object(store_module, "TEXTS_IN_CHUNK", 60))
+        patches.enter_context(patch.object(reads_module, "TEXTS_IN_CHUNK", 60))
         patches.enter_context(patch.object(NamespaceRepository, "remove_records", _reported))
         asyncio.run(remove(sys.argv[1], sys.argv[2]))
 

@@ -40,6 +40,7 @@ from services.memory.domain.records import (
 from services.memory.domain.searches import Query
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.repositories.namespaces import NamespaceRepository
+from services.memory.stores.sql import reads as reads_module
 from services.memory.stores.sql import remembered_blocks as blocks_module
 from services.memory.stores.sql import rows as rows_module
 from services.memory.stores.sql import search as search_module
@@ -84,11 +85,11 @@ async def _stores(url: str) -> AsyncIterator[list[SqlMemoryStore]]:
 def _portions(rows: int) -> Iterator[None]:
     """Have a few rows be a portion, as thousands are."""
     with ExitStack() as patches:
-        for module in (statements, store_module, search_module, blocks_module):
+        for module in (statements, store_module, reads_module, search_module, blocks_module):
             patches.enter_context(patch.object(module, "ROWS_IN_CHUNK", rows))
         for module in (search_module, blocks_module):
             patches.enter_context(patch.object(module, "VECTORS_IN_CHUNK", rows))
-        for module in (store_module, search_module):
+        for module in (reads_module, search_module):
             patches.enter_context(patch.object(module, "TEXTS_IN_CHUNK", rows))
         patches.enter_context(patch.object(rows_module, "RECORDS_AT_ONCE", rows))
         yield

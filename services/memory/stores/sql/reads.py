@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.access import DatabaseAccess
 from services.memory import filters
@@ -213,6 +214,28 @@ class SqlRecordReader:
 def matching(kind: MemoryKind, rest: Filter, rows: Sequence[Row]) -> list[Row]:
     """Return the rows a filter asks for. To be called in a thread: thousands of texts take their time."""
     return [row for row in rows if filters.matches(kind, rest, row)]
+
+
+async def existing_ids(connection: AsyncConnection, key: NamespaceKey, ids: Sequence[str]) -> set[str]:
+    """Return which of some stored ids have a row."""
+    table = records[key.kind]
+    found: set[str] = set()
+    for part in parts(ids, IDS_IN_STATEMENT):
+        statement = select(table.c[Column.ID]).where(owned_among(table, key, part))
+        found.update((await connection.execute(statement)).scalars())
+    return found
+
+
+async def matching_among(connection: AsyncConnection, key: NamespaceKey, ids: Sequence[str], rest: Filter) -> list[str]:
+    """Return which of some stored ids have a row that a filter asks for."""
+    table = records[key.kind]
+    columns = [table.c[name] for name in filters.columns_needed(key.kind, rest)]
+    found: list[str] = []
+    for part in parts(ids, TEXTS_IN_CHUNK):
+        statement = select(table.c[Column.ID], *columns).where(owned_among(table, key, part))
+        rows = [named(row) for row in await connection.execute(statement)]
+        found.extend(row[Column.ID] for row in await asyncio.to_thread(matching, key.kind, rest, rows))
+    return found
 
 
 def _scope_rows(rows: Sequence[Row]) -> list[ScopeRow]:

@@ -1,13 +1,16 @@
 """What the default store holds of the records of a save."""
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import and_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.memory.domain.filters import Filter
 from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.near_copies import NearCopies
@@ -21,6 +24,7 @@ from services.memory.stores.sql.statements import (
     TEXTS_IN_CHUNK,
     alive,
     chunks,
+    living,
     named,
     owned,
     owned_among,
@@ -29,6 +33,10 @@ from services.memory.stores.sql.statements import (
 )
 from services.memory.tables import records
 
+MOST_MEANWHILE: Final = TEXTS_IN_CHUNK
+"""Records written since the searches for near-copies that are compared while others wait."""
+_FILTERS_IN_STATEMENT: Final = 50
+
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
@@ -36,6 +44,12 @@ class Candidates:
 
     version: int
     stored_ids: Sequence[str] = ()
+    filters: Sequence[Filter] = ()
+    """What was searched for: whatever else may be a near-copy, one of them lets through."""
+
+
+class WrittenMeanwhile(Exception):
+    """Others have written too much since the searches to be read while they wait."""
 
 
 class SavedBefore:
@@ -62,14 +76,26 @@ class SavedBefore:
             await self._read(ids)
         looked_for = {identity for record, identity in zip(new, identities, strict=True) if not record.id}
         same = await self._same(list(looked_for))
-        return plan_save(new, identities, self._stored, same, self._now, self._private_ids, near)
+        planned = new, identities, self._stored, same, self._now, self._private_ids, near
+        # Vectors that are compared take their time.
+        return await asyncio.to_thread(plan_save, *planned) if near else plan_save(*planned)
 
-    async def near_copies(self, candidates: Candidates, similarity: float) -> NearCopies:
-        """Return what new records may be near-copies of: candidates as they are now, and what was written since."""
+    async def near_copies(self, candidates: Candidates, similarity: float, *, most: int | None) -> NearCopies:
+        """Return what new records may be near-copies of: candidates as they are now, and what was written since.
+
+        Raises:
+            WrittenMeanwhile: more than `most` were written since.
+        """
         near, table = NearCopies(similarity), self._table
         clauses = [owned_among(table, self._key, part) for part in parts(candidates.stored_ids, IDS_IN_STATEMENT)]
-        clauses.append(and_(owned(table, self._key), table.c.written_version > candidates.version))
-        for clause in clauses:
+        since = and_(
+            owned(table, self._key), table.c.written_version > candidates.version, *self._among(candidates.filters)
+        )
+        if most is not None:
+            some = select(table.c[Column.ID]).where(since).limit(most + 1).subquery()
+            if (await self._connection.scalar(select(func.count()).select_from(some)) or 0) > most:
+                raise WrittenMeanwhile
+        for clause in (*clauses, since):
             statement = select(*row_columns(table, embeddings=True)).where(
                 clause, alive(table, microseconds(self._now))
             )
@@ -78,6 +104,13 @@ class SavedBefore:
                 self.rows.update(found)
                 near.add(found.values())
         return near
+
+    def _among(self, filters: Sequence[Filter]) -> list[ColumnElement[bool]]:
+        """Return the clause that holds for what one of some filters asks for, unless they are too many to be named."""
+        if not 0 < len(filters) <= _FILTERS_IN_STATEMENT:
+            return []
+        now_us, dialect = microseconds(self._now), self._connection.dialect.name
+        return [or_(*(and_(*living(self._key, chosen, now_us, dialect)) for chosen in filters))]
 
     async def _read(self, ids: Sequence[str]) -> None:
         by_stored_id = {self._key.stored_id(record_id): record_id for record_id in ids}

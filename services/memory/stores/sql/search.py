@@ -25,6 +25,7 @@ from services.memory.repositories.namespaces import NamespaceRepository, version
 from services.memory.rows import Row
 from services.memory.schemas import Column
 from services.memory.stores.sql.blocks import Mask, VectorBlock
+from services.memory.stores.sql.recent_masks import RecentMasks
 from services.memory.stores.sql.remembered_blocks import COMPONENTS_IN_LOOP, RememberedBlocks, bytes_of
 from services.memory.stores.sql.rows import (
     RECORDS_AT_ONCE,
@@ -73,6 +74,7 @@ class VectorSearch:
             database, cache_bytes=cache_bytes, cached_namespace_bytes=cached_namespace_bytes
         )
         self._records = self._blocks.records
+        self._masks = RecentMasks()
         self._version = version_read(database)
 
     def note_removal(self, namespace_id: str, version: int, previous: int, ids: Sequence[str]) -> None:
@@ -247,6 +249,9 @@ class VectorSearch:
         self, connection: AsyncConnection, key: NamespaceKey, chosen: Filter, now_us: int, block: VectorBlock
     ) -> Mask:
         """Return a mask of matching rows, which the database decides."""
+        known = self._masks.get(block, chosen, now_us)
+        if known is not None:
+            return known
         rest = filters.residual(chosen)
         table = records[key.kind]
         statement = select(table.c[Column.ID], *_residual_columns(key.kind, rest)).where(
@@ -260,6 +265,7 @@ class VectorSearch:
         async for chunk in chunks(connection, statement, ROWS_IN_CHUNK if rest is None else TEXTS_IN_CHUNK):
             ids += await asyncio.to_thread(matching, chunk)
         mask: Mask = await asyncio.to_thread(np.isin, block.ids, np.array(ids, dtype="S64"))
+        self._masks.put(block, chosen, now_us, mask)
         return mask
 
 

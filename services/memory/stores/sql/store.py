@@ -1,9 +1,10 @@
 """Memories as rows of the service's database, vectors included; searches are exact."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,22 +26,20 @@ from services.memory.repositories.namespaces import NamespaceRepository, fetch_n
 from services.memory.rows import Row
 from services.memory.schemas import Column
 from services.memory.stores.base import Switch
-from services.memory.stores.near_copies import queries_for
+from services.memory.stores.near_copies import filters_for, queries_for
 from services.memory.stores.sql.expiry import remove_expired
 from services.memory.stores.sql.history import VersionsOf
 from services.memory.stores.sql.history_reads import SqlHistory
-from services.memory.stores.sql.reads import SqlRecordReader, matching
+from services.memory.stores.sql.reads import SqlRecordReader, existing_ids, matching_among
 from services.memory.stores.sql.rows import stored_row
-from services.memory.stores.sql.saved_before import Candidates, SavedBefore
+from services.memory.stores.sql.saved_before import MOST_MEANWHILE, Candidates, SavedBefore, WrittenMeanwhile
 from services.memory.stores.sql.search import VectorSearch
 from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,
     ROWS_IN_CHUNK,
-    TEXTS_IN_CHUNK,
     delete_rows,
     delete_some,
     living,
-    named,
     owned,
     owned_among,
     parts,
@@ -48,6 +47,8 @@ from services.memory.stores.sql.statements import (
 from services.memory.stores.sql.words import store_words, written_words
 from services.memory.stores.sql.writes import write_rows
 from services.memory.tables import records, versions
+
+_ATTEMPTS: Final = 3
 
 
 class NearestSearch(Protocol):
@@ -105,13 +106,18 @@ class SqlRecordStore(SqlRecordReader):
         """See `MemoryStore` and `KeepsHistory`."""
         # Before the transaction, which keeps all writers of the namespace waiting, on SQLite those of every namespace.
         prepared = await asyncio.to_thread(_prepared, key, new, self._database.dialect)
-        candidates = await self._candidates(key, new, now, near_copies) if near_copies else None
-        async with self._database.write() as connection:
-            there = SavedBefore(connection, key, now)
-            version = await NamespaceRepository(connection).claim(key, space, now, crew_name)
-            near = await there.near_copies(candidates, near_copies) if candidates else None
-            plan = await self._write(connection, key, space, new, prepared, version, there, now, near, keeping)
-        return plan.saved
+        for attempt in range(_ATTEMPTS):
+            candidates = await self._candidates(key, new, now, near_copies) if near_copies else None
+            # Where others write all the time, they wait at last.
+            most = MOST_MEANWHILE if attempt + 1 < _ATTEMPTS else None
+            with contextlib.suppress(WrittenMeanwhile):
+                async with self._database.write() as connection:
+                    there = SavedBefore(connection, key, now)
+                    version = await NamespaceRepository(connection).claim(key, space, now, crew_name)
+                    near = await there.near_copies(candidates, near_copies, most=most) if candidates else None
+                    plan = await self._write(connection, key, space, new, prepared, version, there, now, near, keeping)
+                return plan.saved
+        raise AssertionError("the last attempt reads all that was written")
 
     async def _write(
         self,
@@ -218,12 +224,12 @@ class SqlRecordStore(SqlRecordReader):
         """Return which records may be near-copies, and the version of the namespace at which others may be written."""
         namespace = await fetch_namespace(self._database, key)
         if namespace is None:
-            return Candidates(0)
+            return Candidates(0, filters=filters_for(new))
         stored_ids: set[str] = set()
         for query in queries_for(new, similarity):
             outcome = await self._search.search(key, query, now)
             stored_ids.update(found.record.stored_id for found in outcome.results)
-        return Candidates(namespace.version, sorted(stored_ids))
+        return Candidates(namespace.version, sorted(stored_ids), filters_for(new))
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
@@ -272,7 +278,7 @@ class SqlRecordStore(SqlRecordReader):
                 return 0
             given = ids
             if rest is not None:
-                ids = await _matching_among(connection, key, ids, rest)
+                ids = await matching_among(connection, key, ids, rest)
             deleted: list[str] = []
             for part in parts(ids, IDS_IN_STATEMENT):
                 if keeping and not keeping.purge and _keeps(key, keeping):
@@ -280,7 +286,7 @@ class SqlRecordStore(SqlRecordReader):
                 deleted += await delete_rows(connection, table, [owned_among(table, key, part), *clauses])
             if keeping and keeping.purge and key.kind in versions:
                 # What was deleted before has versions only; what is still there, but not meant, keeps its own.
-                left = await _there(connection, key, given) if by_id_alone else set[str]()
+                left = await existing_ids(connection, key, given) if by_id_alone else set[str]()
                 purged = [stored_id for stored_id in (given if by_id_alone else deleted) if stored_id not in left]
                 await self._versions(connection, key).purge(purged, filters.visibility(chosen or EVERYTHING))
             if not deleted:
@@ -381,26 +387,3 @@ def _written_rows(
 
 def _keeps(key: NamespaceKey, keeping: Keeping | None) -> bool:
     return keeping is not None and keeping.most > 0 and key.kind in versions
-
-
-async def _there(connection: AsyncConnection, key: NamespaceKey, ids: Sequence[str]) -> set[str]:
-    """Return which of some stored ids have a row."""
-    table = records[key.kind]
-    found: set[str] = set()
-    for part in parts(ids, IDS_IN_STATEMENT):
-        statement = select(table.c[Column.ID]).where(owned_among(table, key, part))
-        found.update((await connection.execute(statement)).scalars())
-    return found
-
-
-async def _matching_among(
-    connection: AsyncConnection, key: NamespaceKey, ids: Sequence[str], rest: Filter
-) -> list[str]:
-    table = records[key.kind]
-    columns = [table.c[name] for name in filters.columns_needed(key.kind, rest)]
-    found: list[str] = []
-    for part in parts(ids, TEXTS_IN_CHUNK):
-        statement = select(table.c[Column.ID], *columns).where(owned_among(table, key, part))
-        rows = [named(row) for row in await connection.execute(statement)]
-        found.extend(row[Column.ID] for row in await asyncio.to_thread(matching, key.kind, rest, rows))
-    return found
