@@ -3,10 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from services.common.paging import bad_page_token
 from services.memory.domain.records import Record
+
+BYTES_AT_ONCE: Final = 16 * 1024 * 1024
+"""What is held of records or versions while more could be read: a few full messages."""
 
 # Microseconds of any moment, and an id as stores write it.
 _POSITION = re.compile(r"(-?[0-9]{1,18}):([0-9a-f]{64})")

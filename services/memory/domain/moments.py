@@ -5,6 +5,9 @@ from typing import Final
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+DAY_US: Final = 86_400_000_000
+"""Microseconds of a day."""
+
 UNKNOWN: Final = _EPOCH
 """Stands for the time of a row that does not say it."""
 

@@ -9,14 +9,12 @@ from typing import Any, Final, TypeAlias
 
 from services.common.errors import CoxswainError
 from services.memory.domain.filters import Filter
+from services.memory.domain.listings import BYTES_AT_ONCE
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.searches import Found, Query, SearchOutcome, WordQuery
 from services.memory.stores.base import MemoryStore, SearchesSeveral
 from services.memory.usecases.record_pages import fitting
-
-_BYTES_KEPT = 16 * 1024 * 1024
-"""What the best of all namespaces may take while others are still asked: a few full messages."""
 
 _OF_NAMESPACES: Final = frozenset({"FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"})
 """Failures that a namespace has for itself; others, like a workspace that does not answer, may pass."""
@@ -153,7 +151,7 @@ class Best:
             self._floor = max(self._floor, outcome.results[-1].score)
         self._ranked.sort(key=lambda ranked: ranked[:3])
         del self._ranked[self._limit :]
-        kept = fitting([found.record for *_, found in self._ranked], _BYTES_KEPT)
+        kept = fitting([found.record for *_, found in self._ranked], BYTES_AT_ONCE)
         if kept < len(self._ranked):
             del self._ranked[kept:]
             self._sums = replace(self._sums, cut=True)

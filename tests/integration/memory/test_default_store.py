@@ -426,7 +426,7 @@ async def test_ids_that_look_alike_are_different_ids(database_url: str) -> None:
 async def test_a_list_of_long_records_is_read_in_portions_and_whole(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "_BYTES_AT_ONCE", 10_000)
+    monkeypatch.setattr(rows_module, "BYTES_AT_ONCE", 10_000)
     async with _stores(database_url) as (store, other, scanning):
         key = KEYS[0]
         records = [Record(f"r{n}", Unified("x" * 1000), unit_vector((1, n, 0))) for n in range(60)]
@@ -573,7 +573,7 @@ async def test_a_namespace_with_removed_rows_is_remembered_up_to_the_bound(datab
 async def test_long_records_are_read_through_with_their_positions_found_once(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "_BYTES_AT_ONCE", 10_000)
+    monkeypatch.setattr(rows_module, "BYTES_AT_ONCE", 10_000)
     async with _stores(database_url) as (store, *_):
         key, chosen = KEYS[0], Filter(metadata={"t": "1"}, include_private=True)
         records = [

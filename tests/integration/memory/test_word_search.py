@@ -203,7 +203,7 @@ async def test_scores_do_not_tell_which_words_hidden_records_hold(database_url: 
 async def test_a_page_of_long_records_is_read_without_those_of_earlier_pages(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "_BYTES_AT_ONCE", 10_000)
+    monkeypatch.setattr(rows_module, "BYTES_AT_ONCE", 10_000)
     monkeypatch.setattr(rows_module, "RECORDS_AT_ONCE", 4)
     await upgrade_database("memory", database_url)
     database = Database(database_url, "memory")

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
+from typing import Final
 
 from services.memory.domain.filters import Filter
 from services.memory.domain.listings import ListPosition, RecordPage
@@ -18,7 +19,8 @@ from services.memory.stores.databricks.repository import DatabricksVectorIndexRe
 from services.memory.stores.databricks.row_checks import passes
 
 _KEYS_AT_ONCE = 1000
-_TIMES = (Column.CREATED_AT, Column.TIMESTAMP)
+TIMES: Final = (Column.CREATED_AT, Column.TIMESTAMP)
+"""The columns that say when a record was made, of which each kind has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class IndexListings:
         """
         found: list[Position] = []
         whole, most = True, self.listed.most
-        async for rows in self.repository.rows(index, owner, chosen, now, _TIMES):
+        async for rows in self.repository.rows(index, owner, chosen, now, TIMES):
             found.extend(map(_position, rows))
             if len(found) > most:
                 whole, most = False, limit + 1

@@ -33,7 +33,7 @@ from services.memory.stores.base import Switch
 from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.listed_positions import ListedPositions
-from services.memory.stores.databricks.listings import IndexListings
+from services.memory.stores.databricks.listings import TIMES, IndexListings
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.row_checks import passes
 from services.memory.stores.databricks.upstream_errors import IndexMissing
@@ -49,7 +49,6 @@ _COUNTS_AT_ONCE = 8
 _COUNTED_IN_LISTS = 1000
 """Records of a namespace that a list of namespaces counts: one page of one query."""
 _EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
-_TIMES = (Column.CREATED_AT, Column.TIMESTAMP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +318,7 @@ class DatabricksMemoryStore:
         """See `MemoryStore`."""
         found: dict[tuple[str, tuple[str, ...]], list[datetime]] = defaultdict(list)
         chosen = Filter(scope_prefix=prefix)
-        columns = [Column.SCOPE, Column.CATEGORIES, *_TIMES]
+        columns = [Column.SCOPE, Column.CATEGORIES, *TIMES]
         async for rows in self._repository.rows(self._index(key.kind), _owner(key), chosen, now, columns):
             for row in rows:
                 scope = read_text(row[Column.SCOPE]) or "/"

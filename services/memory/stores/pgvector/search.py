@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory import filters
 from services.memory.domain.filters import Filter
-from services.memory.domain.moments import microseconds
+from services.memory.domain.moments import DAY_US, microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.searches import Found, Query, SearchOutcome
@@ -27,7 +27,6 @@ from services.memory.tables import records
 
 _FILTERED_ROWS: Final = 5
 """An index is as fast as comparing all with a filter from so many times the rows on that it needs without one."""
-_DAY_US: Final = 86_400_000_000.0
 _LEAST_LOOKED_AT: Final = 200
 """What the index looks at for a search at least, before the filter."""
 _LEAST_RANKED: Final = 500
@@ -206,7 +205,7 @@ class Scan:
     def _blended(self, source: Any, similarity: ColumnElement[float]) -> ColumnElement[float]:
         ranking = self._query.ranking
         assert ranking is not None
-        age_days = (literal(self._asked_us, Float(53)) - cast(source.c.created_us, Float(53))) / _DAY_US
+        age_days = (literal(self._asked_us, Float(53)) - cast(source.c.created_us, Float(53))) / float(DAY_US)
         lives = func.least(func.greatest(age_days, 0.0) / ranking.half_life_days, _NO_RECENCY)
         blended = ranking.semantic_weight * similarity + ranking.recency_weight * func.power(
             literal(2.0, Float(53)), -lives, type_=Float(53)

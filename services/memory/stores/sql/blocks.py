@@ -71,8 +71,8 @@ class VectorBlock:
         """`living` says of the first `rows` of the room which are there; codes stand for the scopes."""
         self._room = room
         self.ids: npt.NDArray[np.bytes_]
-        self.matrix: npt.NDArray[np.float32]
-        """The vectors; of a quantised block bytes, which nothing but `quantised` understands."""
+        self._vectors: _Array
+        """Those of a quantised block are bytes, which nothing but `quantised` understands."""
         self.created_us: npt.NDArray[np.int64]
         self.expires_us: npt.NDArray[np.int64]
         self.importance: npt.NDArray[np.float32]
@@ -80,7 +80,7 @@ class VectorBlock:
         self.scope_codes: npt.NDArray[np.int32]
         (
             self.ids,
-            self.matrix,
+            self._vectors,
             self.created_us,
             self.expires_us,
             self.importance,
@@ -91,8 +91,7 @@ class VectorBlock:
         self.quantised: QuantisedVectors | None = None
         """The vectors of a quantised block."""
         if more:
-            codes: Any = self.matrix
-            self.quantised = QuantisedVectors(codes, *more)
+            self.quantised = QuantisedVectors(self._vectors, *more)
         self._expire = bool((self.expires_us != NEVER_US).any())
         self._some_private = bool(self.private.any())
         self.living = living
@@ -146,12 +145,23 @@ class VectorBlock:
         """Bytes of memory, near enough."""
         texts = sum(len(text) + 64 for text in self.scopes)
         steps = quantised.ROW_BYTES * len(self) if self.quantised else 0
-        return self.matrix.nbytes + steps + ROW_BYTES * len(self) + texts
+        return self._vectors.nbytes + steps + ROW_BYTES * len(self) + texts
 
     @property
     def dimension(self) -> int:
         """Components of a vector."""
-        return int(self.matrix.shape[1])
+        return int(self._vectors.shape[1])
+
+    @property
+    def components(self) -> int:
+        """Components of all vectors."""
+        return self._vectors.size
+
+    @property
+    def matrix(self) -> npt.NDArray[np.float32]:
+        """The vectors of a block that is not quantised."""
+        assert self.quantised is None
+        return self._vectors
 
     def as_bytes(self) -> "VectorBlock":
         """Return the block with quantised vectors, in arrays of its own."""
@@ -214,7 +224,7 @@ class VectorBlock:
         scopes, scope_codes = _recoded(self.scopes, newer.scopes, newer.scope_codes)
         columns: list[_Array] = [
             newer.ids,
-            newer.matrix,
+            newer._vectors,  # noqa: SLF001 - of its own class
             newer.created_us,
             newer.expires_us,
             newer.importance,

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Table, case, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.domain.filters import Filter
 from services.memory.domain.history import Keeping, RecordVersion, VersionEnd, same_contents
+from services.memory.domain.listings import BYTES_AT_ONCE
 from services.memory.domain.metadata import canonical_json
 from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceKey
@@ -31,9 +32,6 @@ from services.memory.stores.sql.statements import (
     visible,
 )
 from services.memory.tables import history_policies, records, versions
-
-BYTES_AT_ONCE: Final = 16 * 1024 * 1024
-"""What a page of versions reads, at most: a few full messages."""
 
 
 class VersionsOf:

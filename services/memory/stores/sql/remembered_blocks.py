@@ -115,7 +115,7 @@ class RememberedBlocks:
             most = bytes_of(living + len(written), dimension, as_bytes=block.quantised is not None)
             if removed is None or now[DIMENSION] != dimension or most > self.namespace_bytes:
                 return False
-            if block.matrix.size > COMPONENTS_IN_LOOP or len(written) > 1:
+            if block.components > COMPONENTS_IN_LOOP or len(written) > 1:
                 block = await asyncio.to_thread(_changed, block, key.kind, written, removed)
             else:
                 block = _changed(block, key.kind, written, removed)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import NullType
 
 from services.memory.domain.expiry import expires_us
+from services.memory.domain.listings import BYTES_AT_ONCE
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import owner_of
@@ -31,8 +32,6 @@ RECORDS_AT_ONCE = 50
 """Whole records read before it is known how long they are."""
 _VECTOR = itemgetter(1)
 """The vector of a row that begins with `vector_columns`."""
-_BYTES_AT_ONCE = 16 * 1024 * 1024
-"""A few full messages: a request for thousands of long records gets that much, then the next page."""
 
 
 def stored_row(key: NamespaceKey, space: EmbeddingSpace, record: Record, identity: str, version: int) -> dict[str, Any]:
@@ -82,14 +81,14 @@ async def read_records(
     table = records[key.kind]
     found: dict[str, Record] = {}
     looked_up, size, portion = 0, 0, RECORDS_AT_ONCE
-    while looked_up < len(ids) and size < _BYTES_AT_ONCE:
+    while looked_up < len(ids) and size < BYTES_AT_ONCE:
         part = ids[looked_up : looked_up + portion]
         statement = select(*row_columns(table, embeddings=embeddings)).where(owned_among(table, key, part), *clauses)
         rows = [named(row) for row in await connection.execute(statement)]
         size += sum(len(value) for row in rows for value in row.values() if isinstance(value, str | bytes))
         found |= parse_rows(key, rows)
         looked_up += len(part)
-        portion = min(IDS_IN_STATEMENT, max(1, (_BYTES_AT_ONCE - size) * looked_up // (size + 1)))
+        portion = min(IDS_IN_STATEMENT, max(1, (BYTES_AT_ONCE - size) * looked_up // (size + 1)))
     return found, looked_up
 
 

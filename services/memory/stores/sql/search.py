@@ -146,7 +146,7 @@ class VectorSearch:
         Most searches find nothing changed. They cost one statement, which reads the winners too, and only a look-up by
         key where the winners are remembered. Much is not computed before it is known to be of use.
         """
-        proven = block.matrix.size > COMPONENTS_IN_LOOP
+        proven = block.components > COMPONENTS_IN_LOOP
         if proven and not await self._is_current(key, version):
             return None
         best = await self._nearest(self._database.fetch, key, version, block, query, microseconds(now))
@@ -321,6 +321,6 @@ async def _compute(
     block: VectorBlock, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Result:
     """Call a function that computes with a block; off the event loop if that is large."""
-    if block.matrix.size > COMPONENTS_IN_LOOP:
+    if block.components > COMPONENTS_IN_LOOP:
         return await asyncio.to_thread(function, *args, **kwargs)
     return function(*args, **kwargs)

@@ -7,11 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache
 
-from services.memory.domain.moments import microseconds
+from services.memory.domain.moments import DAY_US, microseconds
 from services.memory.domain.searches import Query
 from services.memory.stores.sql.blocks import Mask, VectorBlock
-
-_DAY_US = 86_400_000_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ def _blended(
 ) -> npt.NDArray[np.float64]:
     assert query.ranking is not None
     asked_us = microseconds(query.asked_at) if query.asked_at else now_us
-    return query.ranking.blend(similarity, (asked_us - created_us) / _DAY_US, importance.astype(np.float64))
+    return query.ranking.blend(similarity, (asked_us - created_us) / DAY_US, importance.astype(np.float64))
 
 
 def _best(
