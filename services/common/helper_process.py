@@ -6,6 +6,7 @@ import json
 import os
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from services.common.background import BackgroundTasks
 from services.common.child_process import BadFrame, ChildProcess, ProcessGone, isolated_python
 
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
+_LARGE_BYTES = 256 * 1024
+"""Responses from this size on are decoded in a thread, so that others are served."""
 
 
 class HelperProcess:
@@ -45,9 +48,12 @@ class HelperProcess:
         outcome: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         # Beside the call: one that is cancelled would leave its response in the pipe for the next one.
         frames = [_encoded({**request, "attached": True}), attached] if attached else [_encoded(request)]
-        exchange = self._background.start(self._exchange(group_id, frames, outcome))
+        exchange = _Exchange(frames, outcome)
+        task = self._background.start(self._run(group_id, exchange))
         # `close` may cancel it before it has begun.
-        exchange.add_done_callback(lambda _: _fail(outcome, ProcessGone("the process is being ended")))
+        task.add_done_callback(lambda _: _fail(outcome, ProcessGone("the process is being ended")))
+        # One whose turn has not come holds its frames for nobody; one that has begun reads its response to the end.
+        outcome.add_done_callback(lambda _: exchange.begun or task.cancel())
         return await outcome
 
     async def close(self) -> None:
@@ -55,27 +61,29 @@ class HelperProcess:
         await self._background.stop()
         await self._stop()
 
-    async def _exchange(
-        self, group_id: str, request: Sequence[bytes], outcome: asyncio.Future[Mapping[str, Any]]
-    ) -> None:
+    async def _run(self, group_id: str, exchange: "_Exchange") -> None:
+        outcome = exchange.outcome
         try:
             async with asyncio.timeout(self._longest_seconds), self._group(group_id), self._turn:
                 if outcome.done():
                     return
-                response = await self._answer_by_a_live_one(request)
+                exchange.begun = True
+                payload = await self._answer_by_a_live_one(exchange.frames)
             if not outcome.done():
-                outcome.set_result(response)
+                response = await _decoded(payload)
+                if not outcome.done():
+                    outcome.set_result(response)
         except (BadFrame, OSError) as error:
             _fail(outcome, error)
 
-    async def _answer_by_a_live_one(self, request: Sequence[bytes]) -> Mapping[str, Any]:
+    async def _answer_by_a_live_one(self, request: Sequence[bytes]) -> bytes:
         """Ask once more where the process was there before: it may have ended since, of something else."""
         if self._process is not None:
             with contextlib.suppress(BadFrame, OSError):
                 return await self._answer(request)
         return await self._answer(request)
 
-    async def _answer(self, request: Sequence[bytes]) -> Mapping[str, Any]:
+    async def _answer(self, request: Sequence[bytes]) -> bytes:
         answered = False
         try:
             process = await self._started()
@@ -89,8 +97,7 @@ class HelperProcess:
             if not answered:
                 # What it would still say belongs to nobody: the next request starts another one.
                 await self._stop()
-        response: Mapping[str, Any] = json.loads(payload)
-        return response
+        return payload
 
     async def _prepare(self) -> None:
         # A failure comes again when there is something to ask.
@@ -116,8 +123,25 @@ class HelperProcess:
             await process.stop()
 
 
+@dataclass(slots=True)
+class _Exchange:
+    """A request and its response."""
+
+    frames: Sequence[bytes]
+    outcome: asyncio.Future[Mapping[str, Any]]
+    begun: bool = False
+    """Whether its turn has come."""
+
+
 def _encoded(request: Mapping[str, Any]) -> bytes:
     return json.dumps(request).encode()
+
+
+async def _decoded(payload: bytes) -> Mapping[str, Any]:
+    response: Mapping[str, Any] = (
+        json.loads(payload) if len(payload) < _LARGE_BYTES else await asyncio.to_thread(json.loads, payload)
+    )
+    return response
 
 
 def _fail(outcome: asyncio.Future[Mapping[str, Any]], error: Exception) -> None:

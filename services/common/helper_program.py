@@ -41,7 +41,8 @@ def serve_readings(read: Callable[[str, dict[str, Any]], dict[str, Any]]) -> Non
     """Answer requests `{"what", "given", "seconds"}`, each with its share of processor time.
 
     `read` returns what the reader of a name makes of what it is given: the answer is `{"found"}`, or `{"problem"}`
-    where it raises ValueError. When its time is spent the system ends the process, and with it the reading.
+    where it raises ValueError, or `{"failed"}` with the name of another exception. When its time is spent the system
+    ends the process, and with it the reading.
     """
 
     def answer(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,5 +58,7 @@ def serve_readings(read: Callable[[str, dict[str, Any]], dict[str, Any]]) -> Non
             return {"problem": "it takes too much memory to read"}
         except ValueError as error:
             return {"problem": str(error)}
+        except Exception as error:  # noqa: BLE001 - libraries that read files raise everything
+            return {"failed": type(error).__name__}
 
     serve(answer)

@@ -44,6 +44,9 @@ class BoundedReader:
             raise CannotRead("it takes too much time or memory to read") from error
         if (problem := response.get("problem")) is not None:
             raise CannotRead(problem)
+        if (failed := response.get("failed")) is not None:
+            logger.info("reading_given_up", what=what, group_id=group_id, why=failed)
+            raise CannotRead("it is damaged, or of a form that cannot be read; save it anew, or in another format")
         found: dict[str, Any] = response["found"]
         return found
 

@@ -1,8 +1,10 @@
 """A helper process answers each group in turn, and whoever is cancelled or makes it die harms nobody else."""
 
 import asyncio
+import gc
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from services.common.child_process import ProcessGone
 from services.common.helper_process import HelperProcess
+from services.common.reading.reader import BoundedReader, CannotRead
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = f"""
@@ -91,6 +94,24 @@ async def test_a_cancelled_request_leaves_nothing_to_the_next_one(helper: Helper
         assert (await helper.ask("g", {"echo": number}))["echo"] == number
 
 
+async def test_cancelled_requests_whose_turn_has_not_come_hold_nothing(helper: HelperProcess) -> None:
+    content = bytes(1_000_000)
+    held = sys.getrefcount(content)
+    hanging = asyncio.ensure_future(helper.ask("g", {"hang": True}))
+    waiting = [asyncio.ensure_future(helper.ask(group, {}, content)) for group in "ggghhh"]
+    await asyncio.sleep(0)
+    for asked in waiting:
+        asked.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    # The exchanges beside them are cancelled in the next turns of the loop.
+    for _ in range(5):
+        await asyncio.sleep(0)
+    del waiting, asked
+    gc.collect()
+    assert sys.getrefcount(content) == held
+    hanging.cancel()
+
+
 async def test_what_takes_too_long_is_ended_and_the_next_one_is_answered(program: Path) -> None:
     helper = HelperProcess(program, longest_seconds=60)
     first = (await helper.ask("g", {}))["pid"]
@@ -126,3 +147,25 @@ async def test_bytes_are_attached_as_they_are(helper: HelperProcess) -> None:
     assert [answer.get("attached") for answer in answers] == [3_000_000, None, 1]
     # What is no text of Unicode passes as JSON lets it.
     assert answers[0]["half"] == "\ud800"
+
+
+async def test_a_reader_that_fails_is_not_taken_for_one_that_takes_too_long(tmp_path: Path) -> None:
+    program = tmp_path / "reader.py"
+    program.write_text(
+        f"""
+import sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+from services.common.helper_program import serve_readings
+
+serve_readings(lambda what, given: {{}}[what])
+"""
+    )
+    reader = BoundedReader(program, cpu_seconds=10, longest_seconds=60)
+    with pytest.raises(CannotRead, match="damaged"):
+        await reader.read("g", "page")
+    await reader.close()
+
+
+async def test_large_responses_arrive_whole(helper: HelperProcess) -> None:
+    text = "text " * 200_000
+    assert (await helper.ask("g", {"echo": text}))["echo"] == text
