@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Final
@@ -51,15 +52,27 @@ _ENDINGS: Mapping[str, str] = {
     ".docx": DOCX,
 }
 _OTHER_TEXTS = ("json", "xml", "yaml", "x-yaml", "toml", "javascript", "sql")
+_MOST_CHARACTERS = 128
 _READ = "text, Markdown, HTML, CSV, PDF and DOCX are read"
 
 
 def parse_media_type(text: str) -> tuple[str, str]:
-    """Return a media type in lower case without parameters, and its character set or an empty text."""
+    """Return a media type in lower case without parameters, and its character set or an empty text.
+
+    Raises:
+        ValueError: it is no media type, or its parameters contradict each other.
+    """
+    media_type = text.partition(";")[0].strip().lower()
+    if text and (len(media_type) > _MOST_CHARACTERS or not all(media_type.partition("/"))):
+        raise ValueError('is a media type, as "application/pdf"; or leave it empty')
     header = Message()
     header["content-type"] = text
-    charset = header.get_param("charset", "")
-    return text.partition(";")[0].strip().lower(), charset if isinstance(charset, str) else ""
+    try:
+        charset = collapse_rfc2231_value(header.get_param("charset", ""))
+    except (TypeError, ValueError) as error:
+        # What the library stumbles over, such as a parameter that comes both whole and in numbered pieces.
+        raise ValueError('has parameters that cannot be read; write them as "text/plain; charset=utf-8"') from error
+    return media_type, charset
 
 
 def media_type_of(file_name: str, beginning: bytes) -> str:

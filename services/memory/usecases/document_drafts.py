@@ -10,14 +10,13 @@ from services.common.errors import InvalidArgument
 from services.common.identity.principal import Principal
 from services.memory.domain.documents import SavedDocument
 from services.memory.domain.records import Document, Record
-from services.memory.parsing.media_types import media_type_of, parse_media_type
+from services.memory.parsing.media_types import parse_media_type
 from services.memory.parsing.reader import PARSER_VERSION, ReadDocument
 
 _CHUNK_CHARACTERS = 1500
 _OVERLAP_PART = 10
 _MOST_OVERLAP_PART = 4
 _LEAST_CHARACTERS = 100
-_MEDIA_TYPE_CHARACTERS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +58,16 @@ def splitting_of(upload: DocumentUpload) -> tuple[int, int]:
     return chunk, overlap
 
 
-def media_type_and_charset(upload: DocumentUpload, beginning: bytes) -> tuple[str, str]:
-    named, charset = parse_media_type(upload.media_type)
-    media_type = named or media_type_of(upload.file_name, beginning)
-    if len(media_type) > _MEDIA_TYPE_CHARACTERS or "/" not in media_type:
-        raise InvalidArgument.field("header.media_type", 'is a media type, as "application/pdf"; or leave it empty')
-    return media_type, charset
+def named_type_of(upload: DocumentUpload) -> tuple[str, str]:
+    """Return the media type and the character set that a client names; empty texts where it names none.
+
+    Raises:
+        InvalidArgument: it cannot be read.
+    """
+    try:
+        return parse_media_type(upload.media_type)
+    except ValueError as error:
+        raise InvalidArgument.field("header.media_type", str(error)) from error
 
 
 def fingerprint_of(

@@ -21,6 +21,7 @@ from services.memory.domain.records import Document, MemoryKind, Record
 from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mismatch
 from services.memory.embedding import Embedder
 from services.memory.filters import parts_of
+from services.memory.parsing.media_types import media_type_of
 from services.memory.parsing.reader import DocumentReader, ReadDocument
 from services.memory.repositories.documents import DocumentRepository, DocumentRow
 from services.memory.stores.base import MemoryStore
@@ -30,7 +31,7 @@ from services.memory.usecases.document_drafts import (
     DocumentUpload,
     draft_of,
     fingerprint_of,
-    media_type_and_charset,
+    named_type_of,
     records_of,
     splitting_of,
 )
@@ -102,6 +103,7 @@ class Documents:
             Unavailable: too many documents are being saved.
         """
         chunk, overlap = splitting_of(upload)
+        named_type, charset = named_type_of(upload)
         key = namespace_key(principal, "", MemoryKind.DOCUMENT)
         store = await self._stores.of(principal.group_id, MemoryKind.DOCUMENT)
         existing = await store.space(key)
@@ -112,7 +114,7 @@ class Documents:
             async for received in self._received(upload, chunks, file):
                 yield SaveProgress(SaveStage.RECEIVING, received)
             size = len(file.content)
-            media_type, charset = media_type_and_charset(upload, bytes(file.content[:1024]))
+            media_type = named_type or media_type_of(upload.file_name, bytes(file.content[:1024]))
             fingerprint = fingerprint_of(upload, media_type, charset, file.sha256.hexdigest(), chunk, overlap)
             same = await self._unchanged(principal, store, key, upload.id, fingerprint)
             if same is not None:

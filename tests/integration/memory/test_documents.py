@@ -305,6 +305,7 @@ async def test_pages_of_a_pdf_file_are_told_apart(memory: Harness) -> None:
         (list(upload(b"x", id="a", chunk_characters=5)), "header.chunk_characters"),
         (list(upload(b"x", id="a", chunk_characters=200, overlap_characters=60)), "header.overlap_characters"),
         (list(upload(b"x", id="a", media_type="pdf")), "header.media_type"),
+        (list(upload(b"x", id="a", media_type="text/plain; charset*=a; charset*0=b")), "header.media_type"),
     ],
 )
 async def test_what_cannot_be_saved_names_the_field(

@@ -16,6 +16,7 @@ from services.memory.parsing.media_types import DOCX, PDF, media_type_of, parse_
 from services.memory.parsing.spans import split_range
 from tests.support.pdf_files import pdf_of
 
+MEDIA_TYPE_PIECES = ["text", "/", "plain", ";", " ", "charset", "*", "=", "0", "1", "utf-8", "'", '"', "%FF", "\\", "é"]
 TEXTS = st.text(alphabet=st.sampled_from('ab Z.!?\n\t,;"#-=`漢字\u0301\u200b\u2028'), max_size=600)
 
 
@@ -27,6 +28,24 @@ def read(content: bytes | str, media_type: str, chunk: int = 100, overlap: int =
 
 def texts(found: dict[str, Any]) -> list[str]:
     return [found["text"][start:end] for start, end, _, _ in found["parts"]]
+
+
+@settings(max_examples=200)
+@given(st.text(max_size=40) | st.lists(st.sampled_from(MEDIA_TYPE_PIECES), max_size=12).map("".join))
+def test_every_media_type_is_parsed_or_refused(text: str) -> None:
+    try:
+        media_type, charset = parse_media_type(text)
+    except ValueError as error:
+        event(f"refused: {str(error)[:30]}")
+        return
+    assert media_type == media_type.lower().strip()
+    assert isinstance(charset, str)
+
+
+@pytest.mark.parametrize("text", ["text/plain; charset*=a; charset*0=b", "pdf", "/pdf", "text/", "; charset=utf-8"])
+def test_odd_media_types_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write them as|is a media type"):
+        parse_media_type(text)
 
 
 @settings(max_examples=150)
@@ -181,6 +200,8 @@ def test_texts_are_read_by_their_marks_and_character_sets() -> None:
     with pytest.raises(ValueError, match="not known"):
         read_document(b"x", "text/plain", "base64", **charset)
     assert parse_media_type('Text/CSV; Charset="latin1"') == ("text/csv", "latin1")
+    assert parse_media_type("text/plain; charset*=utf-8''windows-1252") == ("text/plain", "windows-1252")
+    assert parse_media_type("") == ("", "")
     assert media_type_of("A.MD", b"") == "text/markdown"
     assert [media_type_of("", start) for start in (b"%PDF-1.7", b"PK\x03\x04", b" <!DOCTYPE HTML>", b"x")] == [
         PDF,
