@@ -1,6 +1,6 @@
 """Documents that are saved as a whole, and the records that are their parts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -47,15 +47,10 @@ class SavedDocument:
     updated_at: datetime
     expires_at: datetime | None = None
 
-    @property
-    def part_ids(self) -> list[str]:
-        """The ids of its parts, in their order."""
-        return part_ids(self.id, PartsWritten(self.revision, self.part_count))
 
-
-def part_ids(document_id: str, written: PartsWritten) -> list[str]:
-    """Return the ids of the parts of a revision: those of another revision have others."""
-    return [part_id(document_id, written.revision, index) for index in range(written.count)]
+def part_ids(document_id: str, written: Iterable[PartsWritten]) -> Iterator[str]:
+    """Yield the ids of the parts of some revisions: those of another revision have others."""
+    return (part_id(document_id, parts.revision, index) for parts in written for index in range(parts.count))
 
 
 def part_id(document_id: str, revision: int, index: int) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -88,12 +88,27 @@ class DocumentRepository:
         if stale:
             await self._set(document_id, stale=_stale([parts for parts in stale if parts.revision != revision]))
 
-    async def put(self, document: SavedDocument) -> None:
-        """Let a document be as it is given, whatever was there."""
+    async def bring(self, document: SavedDocument) -> bool:
+        """Let a document be there that parts from elsewhere bring, or note that parts of one that is there were saved.
+
+        Return whether it is at their revision; if not, they go with its next save or removal.
+        """
         await insert_ignore(self._connection, documents, self._new(document.id))
         row = await self.get(document.id, document.updated_at, lock=True)
         assert row is not None
-        await self._put(document, row, row.written_before(document.revision))
+        there = row.document
+        if there is None:
+            others = [parts for parts in (row.live, *row.stale) if parts.revision != document.revision and parts.count]
+            await self._put(document, row, others)
+        elif there.revision == document.revision:
+            await self._set(document.id, document=_document(replace(there, fingerprint="")))
+        else:
+            saved = PartsWritten(document.revision, document.part_count)
+            stale = [saved, *(parts for parts in row.stale if parts.revision != saved.revision)]
+            last_revision = max(row.last_revision, saved.revision)
+            await self._set(document.id, stale=_stale(stale), last_revision=last_revision)
+            return False
+        return True
 
     async def switch(self, document: SavedDocument, *, gone: bool) -> bool:
         """Let a revision that was claimed be what counts, unless a later one does or the document was removed.
@@ -107,9 +122,23 @@ class DocumentRepository:
         await self._put(document, row, later if gone else [*row.written_before(document.revision), *later])
         return True
 
-    async def set_subjects(self, document_id: str, subjects: Sequence[str]) -> None:
-        """Note whose a document is."""
-        await self._set(document_id, subjects=list(subjects))
+    async def add_subject(self, document_id: str, revision: int, subject: str, now: datetime) -> SavedDocument | None:
+        """Note that a subject has saved a document too, and return it; None when it is at that revision no more."""
+        row = await self.get(document_id, now, lock=True)
+        document = row.document if row else None
+        if document is None or document.revision != revision:
+            return None
+        if subject not in document.subjects:
+            document = replace(document, subjects=(*document.subjects, subject))
+            await self._set(document_id, subjects=list(document.subjects))
+        return document
+
+    async def remove_subject(self, document_id: str, subject: str) -> None:
+        """Note that a document is a subject's no more."""
+        statement = select(documents.c.subjects).where(self._is(document_id)).with_for_update()
+        subjects = await self._connection.scalar(statement)
+        if subjects and subject in subjects:
+            await self._set(document_id, subjects=[name for name in subjects if name != subject])
 
     async def _put(self, document: SavedDocument, row: DocumentRow, stale: Sequence[PartsWritten]) -> None:
         await self._set(
@@ -128,12 +157,12 @@ class DocumentRepository:
         if stale:
             await self._set(document_id, stale=_stale([parts for parts in stale if parts.revision > revision]))
 
-    async def remove(self, document_id: str, last_revision: int | None = None) -> bool:
+    async def remove(self, document_id: str, last_revision: int) -> bool:
         """Remove a document's row, if no save has begun since a revision, and return whether it was there."""
-        clauses = [self._is(document_id)]
-        if last_revision is not None:
-            clauses.append(documents.c.last_revision == last_revision)
-        return bool((await self._connection.execute(delete(documents).where(*clauses))).rowcount)
+        unchanged = documents.c.last_revision == last_revision
+        return bool(
+            (await self._connection.execute(delete(documents).where(self._is(document_id), unchanged))).rowcount
+        )
 
     async def ids(self, after: str, limit: int) -> Sequence[tuple[str, int]]:
         """Return the next ids, those of saves that have not ended too, each with the last revision that has begun."""

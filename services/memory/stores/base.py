@@ -1,6 +1,6 @@
 """What every store of memories does. The group and crew of each call are in its namespace key, never in a filter."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -145,15 +145,16 @@ class MemoryStore(Protocol):
         space: EmbeddingSpace,
         document_id: str,
         parts: Sequence[Record],
-        stale: Sequence[str],
+        stale: Iterable[str],
         now: datetime,
         switch: Switch,
     ) -> None:
         """Store the parts of a document, `switch`, and remove what else names it as theirs or has one of the stale ids.
 
         It is one transaction where the store is a database, or else in this order: a document that was there is found
-        until the new one is, and both in between. What fails before the switch leaves the document as it was; where it
-        is no transaction, the caller removes the parts that were stored.
+        until the new one is, and both in between; parts of later revisions, which others are saving, are left. What
+        fails before the switch leaves the document as it was; where it is no transaction, the caller removes the parts
+        that were stored.
 
         Raises:
             FailedPrecondition: the namespace has another embedding space.
@@ -161,11 +162,18 @@ class MemoryStore(Protocol):
         ...
 
     async def remove_document(
-        self, key: NamespaceKey, document_id: str, stale: Sequence[str], now: datetime, switch: Switch
+        self,
+        key: NamespaceKey,
+        document_id: str,
+        last_revision: int,
+        stale: Iterable[str],
+        now: datetime,
+        switch: Switch,
     ) -> int:
         """Remove all that names a document as theirs, or has one of the stale ids, then `switch`; return how many.
 
-        It is one transaction where the store is a database.
+        It is one transaction where the store is a database; elsewhere parts of revisions after the last one, which
+        others are saving, are left.
         """
         ...
 

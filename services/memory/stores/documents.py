@@ -1,11 +1,13 @@
 """Documents in stores without transactions: what is new is there before what is old is gone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 
+from services.memory.domain.documents import part_id
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.namespaces import NamespaceKey
-from services.memory.domain.records import Record
+from services.memory.domain.records import Document, Record
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.filters import parts_of
 from services.memory.stores.base import MemoryStore, Switch
@@ -20,7 +22,7 @@ async def replace_in_steps(
     space: EmbeddingSpace,
     document_id: str,
     parts: Sequence[Record],
-    stale: Sequence[str],
+    stale: Iterable[str],
     now: datetime,
     switch: Switch,
 ) -> None:
@@ -28,14 +30,21 @@ async def replace_in_steps(
     for start in range(0, len(parts), _SAVED_AT_ONCE):
         await store.save(key, space, parts[start : start + _SAVED_AT_ONCE], now)
     await switch(None)
-    await _remove_others(store, key, document_id, stale, now, kept={part.id for part in parts})
+    revision = max(part.body.document_revision for part in parts if isinstance(part.body, Document))
+    await _remove_others(store, key, document_id, revision, stale, now, kept={part.id for part in parts})
 
 
 async def remove_in_steps(
-    store: MemoryStore, key: NamespaceKey, document_id: str, stale: Sequence[str], now: datetime, switch: Switch
+    store: MemoryStore,
+    key: NamespaceKey,
+    document_id: str,
+    last_revision: int,
+    stale: Iterable[str],
+    now: datetime,
+    switch: Switch,
 ) -> int:
     """See `MemoryStore.remove_document`."""
-    removed = await _remove_others(store, key, document_id, stale, now, kept=frozenset())
+    removed = await _remove_others(store, key, document_id, last_revision, stale, now, kept=frozenset())
     await switch(None)
     return removed
 
@@ -44,19 +53,31 @@ async def _remove_others(
     store: MemoryStore,
     key: NamespaceKey,
     document_id: str,
-    stale: Sequence[str],
+    last_revision: int,
+    stale: Iterable[str],
     now: datetime,
     kept: set[str] | frozenset[str],
 ) -> int:
-    doomed = dict.fromkeys(stale)
+    """Remove what is found up to a revision, and then what may be there without being found."""
+    found: dict[str, None] = {}
     async for portion in store.read_through(key, parts_of(document_id), "", now, embeddings=False):
-        doomed |= dict.fromkeys(record.id for _, record in portion)
-    return await remove_parts(store, key, [record_id for record_id in doomed if record_id not in kept], now)
+        found |= {record.id: None for _, record in portion if not _is_part_after(record, last_revision)}
+    removed = await remove_parts(store, key, (record_id for record_id in found if record_id not in kept), now)
+    unseen = (record_id for record_id in stale if record_id not in kept and record_id not in found)
+    return removed + await remove_parts(store, key, unseen, now)
 
 
-async def remove_parts(store: MemoryStore, key: NamespaceKey, ids: Sequence[str], now: datetime) -> int:
+def _is_part_after(record: Record, revision: int) -> bool:
+    """Return whether a record is the part of a later revision, as a save that has not ended has written it."""
+    body = record.body
+    if not isinstance(body, Document) or body.document_revision <= revision:
+        return False
+    return record.id == part_id(body.parent_document_id, body.document_revision, body.chunk_index)
+
+
+async def remove_parts(store: MemoryStore, key: NamespaceKey, ids: Iterable[str], now: datetime) -> int:
     """Remove parts by their ids, those that are not seen yet too, and return how many were seen."""
-    removed = 0
-    for start in range(0, len(ids), _REMOVED_AT_ONCE):
-        removed += await store.delete(key, ids[start : start + _REMOVED_AT_ONCE], EVERYTHING, now)
+    removed, left = 0, iter(ids)
+    while some := list(islice(left, _REMOVED_AT_ONCE)):
+        removed += await store.delete(key, some, EVERYTHING, now)
     return removed

@@ -38,35 +38,51 @@ class DocumentParts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def admit(self, principal: Principal, store: MemoryStore, records: Sequence[Record]) -> None:
-        """Let records be saved that are parts of documents, and bring back the documents of those from elsewhere.
+    async def named(
+        self, principal: Principal, store: MemoryStore, records: Sequence[Record]
+    ) -> Sequence[SavedDocument]:
+        """Return the documents whose parts are among records that are to be saved; see `note_saved`.
 
         Raises:
             FailedPrecondition: a record names a document that is there, and is none of its parts.
         """
         ids = named_documents(records)
         if not ids:
-            return
+            return ()
         now = utc_now()
-        async with self._database.write() as connection:
-            repository = DocumentRepository(connection, principal.group_id, store.backend_id)
-            known = await repository.some(ids, now)
-            changed: dict[str, SavedDocument] = {}
-            for position, record in enumerate(records):
-                body = record.body
-                if not isinstance(body, Document) or not body.parent_document_id:
+        async with self._database.read() as connection:
+            known = await DocumentRepository(connection, principal.group_id, store.backend_id).some(ids, now)
+        named: dict[str, SavedDocument] = {}
+        for position, record in enumerate(records):
+            body = record.body
+            if not isinstance(body, Document) or not body.parent_document_id:
+                continue
+            document = known.get(body.parent_document_id)
+            if document is None:
+                document = brought_back(record, principal.subject, now)
+                if document is None or not is_part_of(document, record):
                     continue
-                document = known.get(body.parent_document_id)
-                if document is None:
-                    document = brought_back(record, principal.subject, now)
-                    if document is None or not is_part_of(document, record):
-                        continue
-                    known[document.id] = document
-                elif not is_part_of(document, record):
-                    raise _no_part(f"records[{position}].document.parent_document_id", document)
-                changed[document.id] = replace(document, fingerprint="")
-            for document in changed.values():
-                await repository.put(document)
+                known[document.id] = document
+            elif not is_part_of(document, record):
+                raise _no_part(f"records[{position}].document.parent_document_id", document)
+            named[document.id] = document
+        return list(named.values())
+
+    async def note_saved(self, group_id: str, store: MemoryStore, named: Sequence[SavedDocument]) -> None:
+        """Bring back the documents whose parts were saved, and let those that were there count as changed.
+
+        Raises:
+            Aborted: another call has saved one of them meanwhile.
+        """
+        later: list[str] = []
+        async with self._database.write() as connection:
+            repository = DocumentRepository(connection, group_id, store.backend_id)
+            # In one order for everybody, so that two calls do not wait for each other's rows.
+            for document in sorted(named, key=lambda one: one.id):
+                if not await repository.bring(replace(document, fingerprint="")):
+                    later.append(document.id)
+        if later:
+            raise saved_meanwhile(later[0])
 
     async def clear(self, store: MemoryStore, key: NamespaceKey) -> int:
         """Remove the records of all documents and the documents that were there, and return how many records."""
@@ -98,8 +114,8 @@ class DocumentParts:
                 if not is_theirs or not await repository.remove(row.id, row.last_revision):
                     raise saved_meanwhile(row.id)
 
-        known = [record_id for parts in (row.live, *row.stale) for record_id in part_ids(row.id, parts)]
-        return await store.remove_document(key, row.id, known, now, switch)
+        stale = part_ids(row.id, (row.live, *row.stale))
+        return await store.remove_document(key, row.id, row.last_revision, stale, now, switch)
 
     async def forget(
         self, store: MemoryStore, namespace: NamespaceInfo, subject: str, *, dry_run: bool
@@ -177,7 +193,7 @@ class DocumentParts:
             row = await repository.get(document.id, now, lock=True)
             if row is None or row.live.revision != document.revision:
                 raise saved_meanwhile(document.id)
-            await repository.set_subjects(document.id, left)
+            await repository.remove_subject(document.id, subject)
 
     async def _save_again(
         self, store: MemoryStore, namespace: NamespaceInfo, document: SavedDocument, parts: Sequence[Record]

@@ -15,7 +15,7 @@ from services.common.errors import CoxswainError, FieldViolation, InvalidArgumen
 from services.common.identity.principal import Principal
 from services.common.paging import Page, Pager
 from services.common.reading.reader import CannotRead, Congested
-from services.memory.domain.documents import SavedDocument, part_id, part_ids
+from services.memory.domain.documents import PartsWritten, SavedDocument, part_id, part_ids
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Document, MemoryKind, Record
 from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mismatch
@@ -174,6 +174,7 @@ class Documents:
 
         Raises:
             NotFound: there is none of that id.
+            Aborted: another call has saved it meanwhile.
         """
         store = await self._stores.of(principal.group_id, MemoryKind.DOCUMENT)
         row = await self._row(principal, store, document_id)
@@ -235,12 +236,11 @@ class Documents:
         late = not store.compares_revisions and utc_now() - document.updated_at < _SEEN_LATE
         if not late and not await _is_whole(store, key, document):
             return None
-        if principal.subject not in document.subjects:
-            subjects = (*document.subjects, principal.subject)
-            async with self._database.write() as connection:
-                repository = DocumentRepository(connection, principal.group_id, store.backend_id)
-                await repository.set_subjects(document_id, subjects)
-        return document
+        if principal.subject in document.subjects:
+            return document
+        async with self._database.write() as connection:
+            repository = DocumentRepository(connection, principal.group_id, store.backend_id)
+            return await repository.add_subject(document_id, document.revision, principal.subject, utc_now())
 
     async def _read(
         self, principal: Principal, content: bytes, media_type: str, charset: str, chunk: int, overlap: int
@@ -294,7 +294,7 @@ class Documents:
                 if not await repository.switch(document, gone=connection is not None):
                     raise saved_meanwhile(document.id)
 
-        stale = [one for written in before.written_before(revision) for one in part_ids(document.id, written)]
+        stale = part_ids(document.id, before.written_before(revision))
         try:
             await store.replace_document(key, space, document.id, records, stale, now, switch)
         except CoxswainError:
@@ -314,7 +314,8 @@ class Documents:
         if row is not None and row.live.revision == document.revision:
             return
         if not store.replaces_at_once:
-            await remove_parts(store, key, document.part_ids, utc_now())
+            written = PartsWritten(document.revision, document.part_count)
+            await remove_parts(store, key, part_ids(document.id, [written]), utc_now())
         async with self._database.write() as connection:
             await DocumentRepository(connection, key.group_id, store.backend_id).withdraw(
                 document.id, document.revision

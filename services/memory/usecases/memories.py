@@ -117,7 +117,7 @@ class Memories:
             FailedPrecondition: the vectors do not belong into the namespace's space, a revision is expected of a
                 store that cannot compare it, or a record names a document that is there and is none of its parts.
             PermissionDenied: a record has the id of somebody else's private one.
-            Aborted: a record is not at the revision that is expected.
+            Aborted: a record is not at the revision that is expected, or its document has been saved meanwhile.
         """
         key = namespace_key(principal, memory_id, kind)
         if near_copies and len(records) > _MOST_COMPARED:
@@ -143,14 +143,17 @@ class Memories:
             )
         existing = await store.space(key)
         space = await self._embed(existing, records, model, crew_name)
-        if kind is MemoryKind.DOCUMENT:
-            await self._documents.admit(principal, store, records)
+        named = await self._documents.named(principal, store, records) if kind is MemoryKind.DOCUMENT else ()
         if isinstance(store, KeepsHistory):
             keeping = await self._history.keeping(principal)
-            return await store.save(
+            saved = await store.save(
                 key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies, keeping=keeping
             )
-        return await store.save(key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies)
+        else:
+            saved = await store.save(key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies)
+        if named:
+            await self._documents.note_saved(principal.group_id, store, named)
+        return saved
 
     async def _embed(
         self, existing: EmbeddingSpace | None, records: Sequence[Record], model: str, crew_name: str

@@ -11,13 +11,16 @@ from sqlalchemy import select, update
 from coxswain.memory.v1 import document_pb2 as pb
 from coxswain.memory.v1 import memory_pb2, record_pb2
 from services.common.clock import utc_now
+from services.common.errors import Unavailable
 from services.common.grpc.json_values import to_struct
 from services.memory.repositories.documents import DocumentRepository
 from services.memory.service import MemoryService
 from services.memory.stores import documents as stepwise
 from services.memory.stores.chroma.store import ChromaMemoryStore
 from services.memory.stores.databricks.store import DatabricksMemoryStore
+from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.tables import documents
+from services.memory.usecases.document_parts import DocumentParts
 from tests.integration.auth.support import refused
 from tests.integration.memory.documents import DOCUMENTS, documents_stub, of, parts, responses, save, search, upload
 from tests.integration.memory.support import EmbeddingModels, place, stub
@@ -265,6 +268,132 @@ async def test_concurrent_saves_leave_one_document(served: tuple[Harness, Embedd
     left = await parts(channel, "manual")
     assert len(left) == document.part_count
     assert {part.document.document_revision for part in left} == {document.revision}
+
+
+async def test_everybody_who_saves_the_same_file_is_noted(served: tuple[Harness, EmbeddingModels]) -> None:
+    harness, _ = served
+    people = [f"p{number}" for number in range(6)]
+    await save(harness.channel(), MANUAL, id="manual", chunk_characters=200)
+    responses = await asyncio.gather(
+        *(
+            save(harness.channel(f"dev:{name}:sales=operator"), MANUAL, id="manual", chunk_characters=200)
+            for name in people
+        )
+    )
+    assert all(response.unchanged for response in responses)
+    async with cast("MemoryService", harness.services["memory"])._database.read() as connection:
+        [subjects] = [row.subjects for row in await connection.execute(select(documents))]
+    assert {f"dev|{name}" for name in people} <= set(subjects)
+    assert len(subjects) == len(people) + 1
+
+
+async def test_a_removal_that_a_save_overtakes_leaves_the_new_document(
+    everywhere: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = everywhere.channel()
+    await save(channel, MANUAL, id="manual", chunk_characters=200)
+    remove = DocumentParts.remove
+
+    async def overtaken(*given: Any) -> int:
+        await save(channel, MANUAL[:300], id="manual", chunk_characters=200)
+        return await remove(*given)
+
+    request = pb.DeleteDocumentRequest(id="manual")
+    with monkeypatch.context() as patched:
+        patched.setattr(DocumentParts, "remove", overtaken)
+        with refused(CODE.ABORTED, "REVISION_MISMATCH"):
+            await documents_stub(channel).DeleteDocument(request)
+    document = (await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="manual"))).document
+    left = await parts(channel, "manual")
+    assert [part.document.document_revision for part in left] == [2] * document.part_count
+    assert (await documents_stub(channel).DeleteDocument(request)).deleted_parts == len(left)
+    assert await parts(channel, "manual") == []
+
+
+def _part(document_id: str = "manual", *, revision: int = 1, index: int = 0, count: int = 2) -> record_pb2.Record:
+    return record_pb2.Record(
+        id=f"{document_id}#{revision}.{index}",
+        document=record_pb2.DocumentRecord(
+            content="A part from elsewhere.",
+            parent_document_id=document_id,
+            document_revision=revision,
+            chunk_index=index,
+            part_count=count,
+        ),
+    )
+
+
+async def _save_records(channel: grpc.aio.Channel, *records: record_pb2.Record) -> None:
+    await stub(channel).SaveRecords(memory_pb2.SaveRecordsRequest(namespace=place("", DOCUMENTS), records=records))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("part_count", 2**31 - 1),
+        ("document_revision", 2**63 - 1),
+        ("chunk_index", 100_001),
+        ("parent_document_id", "d" * 201),
+    ],
+)
+async def test_figures_that_no_document_has_are_refused(memory: Harness, field: str, value: Any) -> None:
+    part = _part()
+    setattr(part.document, field, value)
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await _save_records(memory.channel(), part)
+    assert refusal.fields == [f"records[0].document.{field}"]
+
+
+async def test_the_largest_figures_of_a_part_do_no_harm(memory: Harness) -> None:
+    channel = memory.channel()
+    await _save_records(channel, _part(revision=10**12, index=99_999, count=100_000))
+    saved = await save(channel, MANUAL[:300], id="manual")
+    assert saved.document.revision == 10**12 + 1
+    assert [part.document.document_revision for part in await parts(channel, "manual")] == [10**12 + 1]
+
+
+async def test_a_save_of_parts_that_fails_leaves_documents_as_they_were(
+    memory: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = memory.channel()
+    await save(channel, MANUAL, id="manual", chunk_characters=200)
+
+    async def fail(*given: Any, **named: Any) -> Any:
+        raise Unavailable("the database does not answer", reason="DEPENDENCY_UNAVAILABLE")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlMemoryStore, "save", fail)
+        for part in (_part(index=1), _part("other")):
+            with refused(CODE.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE"):
+                await _save_records(channel, part)
+    assert (await save(channel, MANUAL, id="manual", chunk_characters=200)).unchanged
+    listed = await documents_stub(channel).ListDocuments(pb.ListDocumentsRequest())
+    assert [document.id for document in listed.documents] == ["manual"]
+    # Once it succeeds, the document may have other parts than its file makes.
+    await _save_records(channel, _part(index=1))
+    assert not (await save(channel, MANUAL, id="manual", chunk_characters=200)).unchanged
+
+
+async def test_parts_that_a_save_of_their_document_overtakes_go_with_the_next(
+    memory: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = memory.channel()
+    await save(channel, MANUAL, id="manual", chunk_characters=200)
+    note = DocumentParts.note_saved
+
+    async def overtaken(*given: Any) -> None:
+        await save(channel, MANUAL[:300], id="manual", chunk_characters=200)
+        await note(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DocumentParts, "note_saved", overtaken)
+        with refused(CODE.ABORTED, "REVISION_MISMATCH"):
+            await _save_records(channel, _part(index=1))
+    document = (await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="manual"))).document
+    assert document.revision == 2
+    last = (await save(channel, MANUAL, id="manual", chunk_characters=200)).document
+    left = await parts(channel, "manual")
+    assert [part.document.document_revision for part in left] == [3] * last.part_count
 
 
 async def test_models_are_asked_once_for_each_part_with_the_headings_above(

@@ -2,7 +2,7 @@
 
 import functools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -301,7 +301,7 @@ class ChromaMemoryStore:
         space: EmbeddingSpace,
         document_id: str,
         parts: Sequence[Record],
-        stale: Sequence[str],
+        stale: Iterable[str],
         now: datetime,
         switch: Switch,
     ) -> None:
@@ -309,10 +309,16 @@ class ChromaMemoryStore:
         await replace_in_steps(self, key, space, document_id, parts, stale, now, switch)
 
     async def remove_document(
-        self, key: NamespaceKey, document_id: str, stale: Sequence[str], now: datetime, switch: Switch
+        self,
+        key: NamespaceKey,
+        document_id: str,
+        last_revision: int,
+        stale: Iterable[str],
+        now: datetime,
+        switch: Switch,
     ) -> int:
         """See `MemoryStore`."""
-        return await remove_in_steps(self, key, document_id, stale, now, switch)
+        return await remove_in_steps(self, key, document_id, last_revision, stale, now, switch)
 
     async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
         """See `MemoryStore`."""

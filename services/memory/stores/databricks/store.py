@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
@@ -301,7 +301,7 @@ class DatabricksMemoryStore:
         space: EmbeddingSpace,
         document_id: str,
         parts: Sequence[Record],
-        stale: Sequence[str],
+        stale: Iterable[str],
         now: datetime,
         switch: Switch,
     ) -> None:
@@ -309,10 +309,16 @@ class DatabricksMemoryStore:
         await replace_in_steps(self, key, space, document_id, parts, stale, now, switch)
 
     async def remove_document(
-        self, key: NamespaceKey, document_id: str, stale: Sequence[str], now: datetime, switch: Switch
+        self,
+        key: NamespaceKey,
+        document_id: str,
+        last_revision: int,
+        stale: Iterable[str],
+        now: datetime,
+        switch: Switch,
     ) -> int:
         """See `MemoryStore`."""
-        return await remove_in_steps(self, key, document_id, stale, now, switch)
+        return await remove_in_steps(self, key, document_id, last_revision, stale, now, switch)
 
     async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
         """See `MemoryStore`."""

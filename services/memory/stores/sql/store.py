@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final, Protocol
 
@@ -154,7 +154,7 @@ class SqlRecordStore(SqlRecordReader):
         space: EmbeddingSpace,
         document_id: str,
         parts: Sequence[Record],
-        stale: Sequence[str],  # noqa: ARG002 - a save that has not ended has left nothing here
+        stale: Iterable[str],  # noqa: ARG002 - a save that has not ended has left nothing here
         now: datetime,
         switch: Switch,
     ) -> None:
@@ -179,7 +179,8 @@ class SqlRecordStore(SqlRecordReader):
         self,
         key: NamespaceKey,
         document_id: str,
-        stale: Sequence[str],  # noqa: ARG002 - see above
+        last_revision: int,  # noqa: ARG002 - where a later one is there, `switch` undoes the removal
+        stale: Iterable[str],  # noqa: ARG002 - see above
         now: datetime,  # noqa: ARG002 - what has expired goes too
         switch: Switch,
     ) -> int:
