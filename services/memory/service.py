@@ -121,7 +121,7 @@ class MemoryService:
             embedder,
             DocumentReader(_read_limits(settings)),
             parts,
-            UploadLimits(settings.document_bytes, settings.document_saves_per_group, settings.document_held_bytes),
+            _upload_limits(settings),
             default_model=settings.embedding_model,
         )
         memories = Memories(
@@ -266,6 +266,15 @@ def _read_limits(settings: MemorySettings) -> ReadLimits:
         cpu_seconds=settings.document_read_seconds,
         processes=settings.document_readers,
         group_readings=settings.document_reads_per_group,
+    )
+
+
+def _upload_limits(settings: MemorySettings) -> UploadLimits:
+    return UploadLimits(
+        document_bytes=settings.document_bytes,
+        group_saves=settings.document_saves_per_group,
+        all_bytes=settings.document_held_bytes,
+        upload_seconds=settings.document_upload_seconds,
     )
 
 

@@ -68,13 +68,16 @@ class MemorySettings(BaseSettings):
     )
     document_parts: int = Field(10_000, ge=1, le=100_000, description="Parts of a document, at most.")
     document_saves_per_group: int = Field(
-        4, ge=1, description="Documents of one group that are received at the same time; more are told to try again."
+        4, ge=1, description="Documents of one group that are saved at the same time; more are refused for a while."
     )
     document_held_bytes: int = Field(
         256 * _MIB,
         ge=_MIB,
-        description="Bytes of all files that are received at the same time and held in memory; more are told to try "
-        "again.",
+        description="Bytes of all files that are received at the same time and held in memory; more are refused for a "
+        "while. A group has a quarter of them, or as many as one file may have.",
+    )
+    document_upload_seconds: float = Field(
+        600, gt=0, description="Seconds in which the file of a document has to arrive."
     )
     document_readers: int = Field(
         2, ge=1, le=64, description="Helper processes that read documents, each with at most 1 GiB of memory."

@@ -1,7 +1,7 @@
 """Scopes of unified records, and the figures about them."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -65,3 +65,12 @@ def summarise_children(parent: str, rows: Iterable[ScopeRow]) -> list[ScopeInfo]
         if row.scope != parent and within_scope(row.scope, parent):
             children[below + row.scope[len(below) :].split("/", 1)[0]].append(row)
     return [summarise_scope(path, children[path]) for path in sorted(children)]
+
+
+def count_categories(rows: Iterable[ScopeRow]) -> Mapping[str, int]:
+    """Return how many records of some scopes have each category."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        for category in set(row.categories):
+            counts[category] += row.record_count
+    return counts

@@ -2,10 +2,10 @@
 
 import asyncio
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from services.common.reading.reader import BoundedReader
 
@@ -89,14 +89,16 @@ class DocumentReader:
                 )
             finally:
                 self._busy[chosen] -= 1
-        text, header = found["text"], found["header"]
-        before = f"{header}\n" if header else ""
-        parts = [
-            ReadPart(before + text[start:end], start, page, section) for start, end, page, section in found["parts"]
-        ]
-        return ReadDocument(found["title"], len(text), found["pages"], parts)
+        return await asyncio.to_thread(_document_of, found)
 
     async def close(self) -> None:
         """End the processes."""
         for reader in self._readers:
             await reader.close()
+
+
+def _document_of(found: Mapping[str, Any]) -> ReadDocument:
+    text, header = found["text"], found["header"]
+    before = f"{header}\n" if header else ""
+    parts = [ReadPart(before + text[start:end], start, page, section) for start, end, page, section in found["parts"]]
+    return ReadDocument(found["title"], len(text), found["pages"], parts)

@@ -1,6 +1,7 @@
 """`coxswain.memory.v1.DocumentService` at the edge."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from coxswain.memory.v1 import document_pb2 as pb
 from coxswain.memory.v1 import document_service_pb2_grpc
@@ -25,8 +26,10 @@ class DocumentServicer(document_service_pb2_grpc.DocumentServiceServicer):
         if first is None or not first.HasField("header"):
             raise InvalidArgument.field("header", "is missing: the first message says what the document is")
         upload = upload_from_proto(first.header)
-        async for progress in self._documents.save(current_principal(), upload, _chunks(requests)):
-            yield progress_to_proto(progress)
+        # Closed with the call: what a save holds must not wait for the garbage collector.
+        async with aclosing(self._documents.save(current_principal(), upload, _chunks(requests))) as saving:
+            async for progress in saving:
+                yield progress_to_proto(progress)
 
     async def GetDocument(self, request: pb.GetDocumentRequest, context: Context) -> pb.GetDocumentResponse:
         """See the proto."""

@@ -1,7 +1,8 @@
 """Documents that are saved as a whole: received, read, split, embedded and stored."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
@@ -39,7 +40,8 @@ from services.memory.usecases.document_parts import DocumentParts, joined, saved
 from services.memory.usecases.document_uploads import RETRY_SECONDS, UploadedFile, UploadLimits, Uploads
 from services.memory.usecases.namespaces import namespace_key
 
-_TOLD_BYTES = 256 * 1024
+_REPORTED_BYTES = 256 * 1024
+"""How many bytes arrive between two responses that say so."""
 _EMBEDDED_AT_ONCE = 100
 _SEEN_LATE = timedelta(minutes=1)
 """How long an index may show less than was written to it."""
@@ -93,7 +95,7 @@ class Documents:
 
     async def save(
         self, principal: Principal, upload: DocumentUpload, chunks: AsyncIterator[bytes]
-    ) -> AsyncIterator[SaveProgress]:
+    ) -> AsyncGenerator[SaveProgress, None]:
         """Save a document, and yield how far that has come.
 
         Raises:
@@ -101,6 +103,7 @@ class Documents:
             FailedPrecondition: the group's documents are embedded with another model.
             Aborted: another call has saved the document meanwhile.
             Unavailable: too many documents are being saved.
+            DeadlineExceeded: the file comes too slowly.
         """
         chunk, overlap = splitting_of(upload)
         named_type, charset = named_type_of(upload)
@@ -110,35 +113,35 @@ class Documents:
         if existing and upload.embedding_model not in ("", existing.model):
             raise embedding_mismatch(existing, upload.embedding_model, 0)
         self._check_size(upload.expected_bytes, "header.expected_bytes")
-        with self._uploads.file(principal.group_id) as file:
-            async for received in self._received(upload, chunks, file):
-                yield SaveProgress(SaveStage.RECEIVING, received)
-            size = len(file.content)
-            media_type = named_type or media_type_of(upload.file_name, bytes(file.content[:1024]))
-            fingerprint = fingerprint_of(upload, media_type, charset, file.sha256.hexdigest(), chunk, overlap)
-            same = await self._unchanged(principal, store, key, upload.id, fingerprint)
-            if same is not None:
-                yield SaveProgress(SaveStage.STORED, size, same.part_count, document=same, unchanged=True)
-                return
-            read = await self._read(principal, bytes(file.content), media_type, charset, chunk, overlap)
-        count = len(read.parts)
-        yield SaveProgress(SaveStage.SPLIT, size, count)
-        draft = draft_of(principal, upload, read, media_type, fingerprint)
-        draft = replace(
-            draft,
-            size_bytes=size,
-            content_hash=file.sha256.hexdigest(),
-            chunk_characters=chunk,
-            overlap_characters=overlap,
-        )
-        records = records_of(draft, read)
-        space = existing
-        for start in range(0, count, _EMBEDDED_AT_ONCE):
-            some = records[start : start + _EMBEDDED_AT_ONCE]
-            space = await self._embed(some, space, upload.embedding_model)
-            yield SaveProgress(SaveStage.EMBEDDING, size, count, min(start + len(some), count))
-        assert space is not None
-        document = await self._store(principal, store, key, space, draft, records)
+        with self._uploads.place(principal.group_id):
+            with self._uploads.file(principal.group_id) as file:
+                async for received in self._received(upload, chunks, file):
+                    yield SaveProgress(SaveStage.RECEIVING, received)
+                size, content_hash = len(file.content), file.sha256.hexdigest()
+                media_type = named_type or media_type_of(upload.file_name, bytes(file.content[:1024]))
+                fingerprint = fingerprint_of(upload, media_type, charset, content_hash, chunk, overlap)
+                same = await self._unchanged(principal, store, key, upload.id, fingerprint)
+                if same is not None:
+                    yield SaveProgress(SaveStage.STORED, size, same.part_count, document=same, unchanged=True)
+                    return
+                read = await self._read(principal, bytes(file.content), media_type, charset, chunk, overlap)
+            count = len(read.parts)
+            yield SaveProgress(SaveStage.SPLIT, size, count)
+            draft = replace(
+                draft_of(principal, upload, read, media_type, fingerprint),
+                size_bytes=size,
+                content_hash=content_hash,
+                chunk_characters=chunk,
+                overlap_characters=overlap,
+            )
+            records = await asyncio.to_thread(records_of, draft, read)
+            space = existing
+            for start in range(0, count, _EMBEDDED_AT_ONCE):
+                some = records[start : start + _EMBEDDED_AT_ONCE]
+                space = await self._embed(some, space, upload.embedding_model)
+                yield SaveProgress(SaveStage.EMBEDDING, size, count, min(start + len(some), count))
+            assert space is not None
+            document = await self._store(principal, store, key, space, draft, records)
         yield SaveProgress(SaveStage.STORED, size, count, count, document)
 
     async def get(self, principal: Principal, document_id: str) -> SavedDocument:
@@ -195,13 +198,13 @@ class Documents:
         self, upload: DocumentUpload, chunks: AsyncIterator[bytes], file: UploadedFile
     ) -> AsyncIterator[int]:
         """Yield now and then how many bytes have come; all of them are in the file at the end."""
-        told = 0
-        async for some in chunks:
+        reported = 0
+        async for some in self._uploads.timely(chunks):
             self._check_size(len(file.content) + len(some), "chunk")
             file.add(some)
-            if len(file.content) >= told + _TOLD_BYTES:
-                told = len(file.content)
-                yield told
+            if len(file.content) >= reported + _REPORTED_BYTES:
+                reported = len(file.content)
+                yield reported
         size = len(file.content)
         if upload.expected_bytes and size != upload.expected_bytes:
             raise InvalidArgument.field(

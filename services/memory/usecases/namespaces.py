@@ -1,7 +1,6 @@
 """What a group's namespaces hold: their scopes, categories and entities, and themselves."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,13 @@ from services.common.ids import is_id
 from services.common.paging import Page, Pager, bad_page_token
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey, derive_memory_id
 from services.memory.domain.records import MemoryKind
-from services.memory.domain.scopes import ScopeInfo, normalise_scope, summarise_children, summarise_scope
+from services.memory.domain.scopes import (
+    ScopeInfo,
+    count_categories,
+    normalise_scope,
+    summarise_children,
+    summarise_scope,
+)
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.document_parts import DocumentParts
 from services.memory.usecases.entity_graph import EntityGraph, traverse, within_message
@@ -65,10 +70,8 @@ class Namespaces:
         """Return how many records within a scope have each category."""
         key = _scoped_key(principal, memory_id, kind)
         store = await self._stores.of(principal.group_id, kind)
-        counts: Counter[str] = Counter()
-        for row in await store.scope_rows(key, normalise_scope(prefix), utc_now()):
-            for category in set(row.categories):
-                counts[category] += row.record_count
+        rows = await store.scope_rows(key, normalise_scope(prefix), utc_now())
+        counts = await asyncio.to_thread(count_categories, rows)
         self._check_size("scope_prefix", counts)
         return counts
 

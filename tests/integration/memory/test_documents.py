@@ -272,7 +272,7 @@ async def test_concurrent_saves_leave_one_document(served: tuple[Harness, Embedd
 
 async def test_everybody_who_saves_the_same_file_is_noted(served: tuple[Harness, EmbeddingModels]) -> None:
     harness, _ = served
-    people = [f"p{number}" for number in range(6)]
+    people = [f"p{number}" for number in range(4)]
     await save(harness.channel(), MANUAL, id="manual", chunk_characters=200)
     responses = await asyncio.gather(
         *(
@@ -288,8 +288,10 @@ async def test_everybody_who_saves_the_same_file_is_noted(served: tuple[Harness,
 
 
 async def test_a_removal_that_a_save_overtakes_leaves_the_new_document(
-    everywhere: Harness, monkeypatch: pytest.MonkeyPatch
+    everywhere: Harness, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if store[0] == "pgvector":
+        pytest.skip("parts in the group's own database are removed before the document is looked at again")
     channel = everywhere.channel()
     await save(channel, MANUAL, id="manual", chunk_characters=200)
     remove = DocumentParts.remove

@@ -1,14 +1,18 @@
 """Files that are made to take all time or memory cost their own call alone, which says what to do."""
 
+import asyncio
 import io
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from pypdf import PdfReader, PdfWriter
 
+from coxswain.memory.v1 import document_pb2 as pb
+from services.memory.embedding import ModelsEmbedder
 from services.memory.parsing.media_types import DOCX
 from services.memory.settings import MemorySettings
 from tests.integration.auth.support import refused
@@ -115,3 +119,31 @@ async def test_too_much_is_refused_while_it_comes(strict: Harness) -> None:
         await save(channel, b"x", id="second")
     assert crowded.retry_seconds
     stream.cancel()
+
+
+async def test_a_save_has_its_place_until_it_is_stored(strict: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    embeds, goes_on = asyncio.Event(), asyncio.Event()
+    embed = ModelsEmbedder.embed
+
+    async def late(*given: Any) -> Any:
+        embeds.set()
+        await goes_on.wait()
+        return await embed(*given)
+
+    monkeypatch.setattr(ModelsEmbedder, "embed", late)
+    channel = strict.channel()
+    first = asyncio.ensure_future(save(channel, "The first.", id="first"))
+    await embeds.wait()
+    with refused(UNAVAILABLE, "OVERLOADED"):
+        await save(channel, "The second.", id="second")
+    goes_on.set()
+    await first
+    assert (await save(channel, "The second.", id="second")).document.part_count == 1
+
+
+async def test_empty_chunks_are_refused(strict: Harness) -> None:
+    header, *_ = upload(b"", id="a")
+    with refused(INVALID, "INVALID_FIELD") as refusal:
+        async for _ in documents_stub(strict.channel()).SaveDocument(iter([header, pb.SaveDocumentRequest(chunk=b"")])):
+            pass
+    assert refusal.fields == ["chunk"]

@@ -257,7 +257,7 @@ async def test_the_parts_of_a_document_are_gone_before_the_document_is(pgvector_
         async def switch(connection: AsyncConnection | None) -> None:
             there.extend([connection, *await store.get(key, ["p1"], NOW, embeddings=False)])
 
-        assert await store.remove_document(key, "d1", (), NOW, switch) == 1
+        assert await store.remove_document(key, "d1", 0, (), NOW, switch) == 1
         assert there == [None]
 
 
