@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import chain, zip_longest
+from itertools import islice
 from typing import Final
 
 from services.common.clock import utc_now
@@ -17,13 +17,14 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.owners import listed_for
 from services.memory.domain.records import MemoryKind
-from services.memory.domain.searches import Found, Query, SearchMode
+from services.memory.domain.searches import Query, SearchMode
 from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mismatch
 from services.memory.domain.words import Term
 from services.memory.embedding import Embedder
 from services.memory.schemas import Column, has_column
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.group_stores import BackendStores
+from services.memory.usecases.batch_answers import Answer, Fitting, Placed, in_turn, within_message
 from services.memory.usecases.memories import (
     DEFAULT_LIMIT,
     NO_VECTOR,
@@ -32,7 +33,7 @@ from services.memory.usecases.memories import (
     query_vector,
     search_terms,
 )
-from services.memory.usecases.merged_search import Problem, Problems, SeveralNamespaces, all_of
+from services.memory.usecases.merged_search import Problems, SeveralNamespaces, all_of
 from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.ranked_search import search_by_rank
 from services.memory.usecases.record_pages import ENVELOPE_BYTES
@@ -43,11 +44,6 @@ _NAMESPACES: Final = 100
 """Namespaces of the group that one query searches."""
 _MOST_LISTED = 1000
 """Namespaces that are gone through for them: a group may have many of other kinds."""
-_RESULT_BYTES = 1024
-"""What a result adds to a message beside its record, at most: the names of its namespace, crew and model."""
-_PROBLEM_BYTES = 128
-_NAMESPACE_BYTES = 16
-"""What they take in a message beside their texts."""
 _ALL_NAMESPACES = "namespaces of a search"
 
 
@@ -68,31 +64,6 @@ class QueryInput:
     page_token: str
     embedding_model: str
     """Where the vector comes from; empty means that its length decides alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A result and what its namespace is."""
-
-    found: Found
-    namespace: NamespaceInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one search found."""
-
-    results: Sequence[Placed] = ()
-    by_rank: bool = False
-    """Whether the results' order is that of their ranks in several orders; else it is that of their scores."""
-    problems: Mapping[Problem, Sequence[NamespaceKey]] = field(default_factory=dict)
-    """By reason and text, the namespaces that were not searched."""
-    next_token: str = ""
-    """Where the group's namespaces go on."""
-    cut: bool = False
-    truncated: bool = False
-    scanned: int = 0
-    unreadable: int = 0
 
 
 @dataclass(slots=True)
@@ -158,7 +129,7 @@ class BatchSearches:
         vectors = await self._embed(prepared, crew_name)
         gate, now = asyncio.Semaphore(_AT_ONCE), utc_now()
         answers = [await self._answer(query, vectors, now, gate) for query in prepared]
-        return self._within_message(answers)
+        return within_message(answers, self._max_bytes)
 
     async def _prepare(self, principal: Principal, query: QueryInput) -> _Prepared:
         filters, refused = _filters(principal, query)
@@ -250,7 +221,7 @@ class BatchSearches:
     ) -> Answer:
         search = prepared.query.search
         limit = search.limit or DEFAULT_LIMIT
-        found: list[Sequence[Placed]] = []
+        found: list[Fitting] = []
         answer = Answer(next_token=prepared.next_token)
         for space, infos in prepared.searched_together:
             assert prepared.store is not None
@@ -267,42 +238,28 @@ class BatchSearches:
             outcome = await search_by_rank(
                 searched, query, mode=search.mode, terms=prepared.terms, text=search.text, diversity=search.diversity
             )
+            # At once: the results of all spaces and queries together would be many messages.
+            placed = Fitting.of(
+                (Placed.of(result, by_key[key]) for result in outcome.results if (key := result.key)), self._max_bytes
+            )
             if outcome.results:
-                found.append([Placed(result, by_key[key]) for result in outcome.results if (key := result.key)])
+                found.append(placed)
             answer = replace(
                 answer,
                 by_rank=search.mode is SearchMode.TEXT and not searched.words_are_comparable,
-                cut=answer.cut or (outcome.cut and len(outcome.results) < limit),
+                cut=answer.cut or placed.cut or (outcome.cut and len(outcome.results) < limit),
                 truncated=answer.truncated or outcome.truncated,
                 scanned=answer.scanned + outcome.scanned,
                 unreadable=answer.unreadable + outcome.unreadable,
             )
-        # The first of each, then the second of each: what reciprocal ranks come to, as no record is in two of them.
-        merged = [placed for placed in chain.from_iterable(zip_longest(*found)) if placed is not None]
+        within = Fitting.of(islice(in_turn(found), limit), self._max_bytes)
         return replace(
             answer,
-            results=merged[:limit],
+            results=within.results,
+            cut=answer.cut or within.cut,
             by_rank=answer.by_rank or len(found) > 1,
             problems={problem: list(keys) for problem, keys in prepared.problems.keys.items()},
         )
-
-    def _within_message(self, answers: Sequence[Answer]) -> Sequence[Answer]:
-        """Leave out what does not fit in a message: each answer may use its share, and what those before it left."""
-        left = self._max_bytes - sum(map(_problem_bytes, answers))
-        within: list[Answer] = []
-        for position, answer in enumerate(answers):
-            share = left // (len(answers) - position)
-            used, taken = 0, list[Placed]()
-            for placed in answer.results:
-                size = placed.found.record.most_bytes + _RESULT_BYTES
-                # A long record must be found by somebody: alone it may take all there is.
-                if used + size > (share if taken else left):
-                    break
-                used += size
-                taken.append(placed)
-            left -= used
-            within.append(replace(answer, results=taken, cut=answer.cut or len(taken) < len(answer.results)))
-        return within
 
 
 def _filters(
@@ -333,15 +290,6 @@ def _position(token: str, identity: Mapping[str, object]) -> tuple[str, MemoryKi
             return memory_id, MemoryKind[name]
         case _:
             raise bad_page_token()
-
-
-def _problem_bytes(answer: Answer) -> int:
-    """Return what an answer takes in a message beside its results, at most."""
-    keys = [key for keys in answer.problems.values() for key in keys]
-    names = sum(len(key.memory_id.encode()) + _NAMESPACE_BYTES for key in keys)
-    return (
-        names + sum(len(message.encode()) + _PROBLEM_BYTES for _, message in answer.problems) + len(answer.next_token)
-    )
 
 
 @contextlib.contextmanager

@@ -12,9 +12,12 @@ from coxswain.memory.v1 import batch_search_pb2 as batch_pb
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
 from coxswain.memory.v1 import vector_index_pb2 as index_pb
-from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.searches import Found, SearchOutcome
+from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.servicers.messages.batch_searches import answer_to_proto
+from services.memory.usecases.batch_answers import Answer, Fitting, Placed, in_turn
 from services.memory.usecases.merged_search import Best, Part
 from tests.integration.auth.support import refused
 from tests.integration.memory.databricks_support import World, index_name, indexes_stub, make_indexes, use_workspace
@@ -294,3 +297,25 @@ def test_what_was_not_read_of_a_namespace_is_not_overtaken() -> None:
     outcome = best.outcome()
     assert [found.record.id for found in outcome.results] == ["0.95", "long"]
     assert outcome.cut
+
+
+def _results(*sizes: int, crew_name: str = "") -> list[Placed]:
+    info = NamespaceInfo(KEYS[0], EmbeddingSpace("test/embed", 32), 0, 0, crew_name)
+    return [Placed.of(Found(Record(str(n), Unified("x" * size)), 1.0, 1.0), info) for n, size in enumerate(sizes)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(1, 4000), max_size=6).map(lambda sizes: _results(*sizes)), max_size=4),
+    st.integers(1, 20_000),
+)
+def test_trimming_each_space_first_changes_nothing(spaces: list[list[Placed]], max_bytes: int) -> None:
+    whole = [Fitting(some, cut=False) for some in spaces]
+    trimmed = [Fitting.of(some, max_bytes) for some in spaces]
+    assert Fitting.of(in_turn(trimmed), max_bytes).results == Fitting.of(in_turn(whole), max_bytes).results
+
+
+@pytest.mark.parametrize("crew_name", ["", "Crew", "\u6d77" * 256])
+def test_a_result_takes_no_more_than_it_is_counted_as(crew_name: str) -> None:
+    for placed in _results(1, 1000, crew_name=crew_name):
+        assert answer_to_proto(Answer(results=[placed])).ByteSize() <= placed.most_bytes

@@ -12,7 +12,8 @@ from services.memory.domain.records import MemoryKind
 from services.memory.domain.searches import SearchMode
 from services.memory.servicers.messages.filters import filter_from_proto, ranking_from_proto
 from services.memory.servicers.messages.records import check_visible, encoded_record, kind_from_proto, kind_to_proto
-from services.memory.usecases.batch_search import Answer, QueryInput, naming_query
+from services.memory.usecases.batch_answers import Answer
+from services.memory.usecases.batch_search import QueryInput, naming_query
 from services.memory.usecases.memories import SearchInput
 
 _PROBLEM_CHARACTERS = 1000
