@@ -114,6 +114,11 @@ class DocumentParts:
                 if not is_theirs or not await repository.remove(row.id, row.last_revision):
                     raise saved_meanwhile(row.id)
 
+        # Where parts are not in the transaction of the row, nothing brings back what is removed of a later revision.
+        there = await self._row(store, key, row.id)
+        if there is None or there.last_revision != row.last_revision or (only_of and not _is_of_alone(there, only_of)):
+            raise saved_meanwhile(row.id)
+
         stale = part_ids(row.id, (row.live, *row.stale))
         return await store.remove_document(key, row.id, row.last_revision, stale, now, switch)
 

@@ -288,10 +288,8 @@ async def test_everybody_who_saves_the_same_file_is_noted(served: tuple[Harness,
 
 
 async def test_a_removal_that_a_save_overtakes_leaves_the_new_document(
-    everywhere: Harness, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    everywhere: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if store[0] == "pgvector":
-        pytest.skip("parts in the group's own database are removed before the document is looked at again")
     channel = everywhere.channel()
     await save(channel, MANUAL, id="manual", chunk_characters=200)
     remove = DocumentParts.remove
