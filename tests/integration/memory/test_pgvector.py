@@ -302,6 +302,10 @@ async def test_a_server_cannot_make_the_service_compute_for_minutes(databases: D
             },
             "backend.pgvector.tls_mode",
         ),
+        (
+            {"lakebase": {"workspace_url": "https://example.com", "instance": "projects/../m"}},
+            "backend.pgvector.lakebase.instance",
+        ),
     ],
 )
 async def test_configurations_that_contradict_themselves_name_the_field(
@@ -399,6 +403,9 @@ class Lakebase(VectorSearchEmulator):
     def install(self, app: web.Application) -> None:
         self.asked = []
         self.issued = "lakebase-token-21"
+        self.host = "localhost"
+        app.router.add_get("/api/2.0/database/instances/memories", self._database_instance)
+        app.router.add_get("/api/2.0/postgres/projects/p1/branches/main/endpoints/primary", self._database_endpoint)
         app.router.add_get("/api/2.0/preview/scim/v2/Me", self._me)
         app.router.add_post("/api/2.0/database/credentials", self._credentials)
         app.router.add_post("/api/2.0/postgres/credentials", self._credentials)
@@ -406,6 +413,13 @@ class Lakebase(VectorSearchEmulator):
 
     async def _me(self, request: web.Request) -> web.Response:
         return web.json_response({"userName": USER})
+
+    async def _database_instance(self, request: web.Request) -> web.Response:
+        return web.json_response({"name": "memories", "read_write_dns": self.host, "read_only_dns": "ro.example.com"})
+
+    async def _database_endpoint(self, request: web.Request) -> web.Response:
+        hosts = {"host": "rw.example.com", "read_write_pooled_host": self.host}
+        return web.json_response({"name": request.path[18:], "status": {"endpoint_id": "primary", "hosts": hosts}})
 
     async def _credentials(self, request: web.Request) -> web.Response:
         self.asked.append((request.path, request.headers["Authorization"], await request.json()))
@@ -440,3 +454,36 @@ async def test_a_workspace_issues_the_password_of_its_database(
             with refused(FAILED, "UPSTREAM_CREDENTIAL_REJECTED") as refusal:
                 await databases.search()
             assert "lakebase-token" not in refusal.message + json.dumps(refusal.metadata)
+
+
+@pytest.mark.parametrize("instance", ["memories", "projects/p1/branches/main/endpoints/primary"])
+async def test_a_token_of_a_workspace_goes_to_the_hosts_of_its_instance_alone(
+    pgvector_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: str
+) -> None:
+    with Lakebase() as workspace:
+        monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
+        monkeypatch.setenv("DATABRICKS_HOST", workspace.url)
+        async with served(pgvector_url, tmp_path, monkeypatch) as databases:
+            lakebase = {"workspace_url": workspace.url, "instance": instance}
+            await databases.use(user="", lakebase=lakebase)
+            databases.front.passwords[USER] = workspace.issued
+            workspace.host = "lake.example.com"
+            for call in (databases.search(), databases.provision()):
+                with refused(FAILED, "DESTINATION_NOT_ALLOWED") as refusal:
+                    await call
+                assert refusal.fields == ["backend.pgvector.host"]
+                assert "lake.example.com" in refusal.message
+            assert "lake.example.com" in (await databases.verify()).popitem()[1].remedy
+            assert (workspace.asked, databases.front.offered) == ([], [])
+            workspace.host = "LocalHost."
+            assert await databases.search() == []
+            # A host that is named later does not get what was remembered for this one.
+            message = backend_pb.MemoryBackend(pgvector=backend_pb.PgvectorBackendConfig(host="127.0.0.1"))
+            await databases.backends.UpdateMemoryBackend(
+                backend_pb.UpdateMemoryBackendRequest(
+                    name="database", backend=message, update_mask=FieldMask(paths=["pgvector.host"])
+                )
+            )
+            with refused(FAILED, "DESTINATION_NOT_ALLOWED"):
+                await databases.search()
+            assert len(workspace.asked) == 1

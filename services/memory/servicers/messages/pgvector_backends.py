@@ -55,6 +55,11 @@ def _lakebase(message: pb.LakebaseInstance) -> LakebaseInstance:
     workspace_url = origin_of(message.workspace_url)
     if workspace_url is None:
         raise InvalidArgument.field(f"{_FIELD}.lakebase.workspace_url", "is not an address; write https://HOST")
+    if {"", ".", ".."} & set(message.instance.split("/")):
+        raise InvalidArgument.field(
+            f"{_FIELD}.lakebase.instance",
+            "is not a name; write that of an instance, or projects/PROJECT/branches/BRANCH/endpoints/ENDPOINT",
+        )
     return LakebaseInstance(workspace_url, message.instance)
 
 

@@ -2,13 +2,15 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
+from urllib.parse import quote
 
 from services.common.cache import AsyncCache
 from services.common.egress import credential_origin_of
-from services.common.errors import CoxswainError, FailedPrecondition
+from services.common.errors import CoxswainError, FailedPrecondition, FieldViolation
 from services.common.grpc.call import current_principal
 from services.common.identity.credentials import AuthCredentials
 from services.common.ids import new_id
@@ -53,7 +55,7 @@ class Logins:
         """Return the caller's login.
 
         Raises:
-            CoxswainError: there is none, or who gives it does not answer.
+            CoxswainError: there is none, it may not be sent there, or who gives it does not answer.
         """
         if config.lakebase is None:
             found = await self._passwords.resolve(_origin(config), secret_name=config.password_secret)
@@ -61,7 +63,7 @@ class Logins:
         lakebase = config.lakebase
         key = _cache_key(config)
         known = self._issued.peek(key)
-        issued = known or await self._issued.get(key, lambda: self._issue(lakebase, config.user))
+        issued = known or await self._issued.get(key, lambda: self._issue(lakebase, config))
         return Login(issued.user, issued.password, known is not None)
 
     def forget(self, config: PgvectorConfig) -> None:
@@ -71,17 +73,23 @@ class Logins:
         else:
             self._issued.forget(_cache_key(config))
 
-    async def _issue(self, lakebase: LakebaseInstance, user: str) -> _Issued:
-        url = lakebase.workspace_url
-        who = user or await self._workspaces.call(
+    async def _issue(self, lakebase: LakebaseInstance, config: PgvectorConfig) -> _Issued:
+        """Have a password issued, once it is known that it goes to the instance it is for."""
+        url, subject = lakebase.workspace_url, f"database {lakebase.instance}"
+        if lakebase.instance.startswith("projects/"):
+            path, credentials = f"/api/2.0/postgres/{quote(lakebase.instance)}", "/api/2.0/postgres/credentials"
+            body: Json = {"endpoint": lakebase.instance}
+        else:
+            path = f"/api/2.0/database/instances/{quote(lakebase.instance, safe='')}"
+            credentials = "/api/2.0/database/credentials"
+            body = {"request_id": new_id(), "instance_names": [lakebase.instance]}
+        hosts = await self._workspaces.call(url, Request("GET", path, subject), _hosts)
+        if config.host not in hosts:
+            raise _other_host(config, lakebase, hosts)
+        who = config.user or await self._workspaces.call(
             url, Request("GET", "/api/2.0/preview/scim/v2/Me", "the identity of the credential"), _user_name
         )
-        if lakebase.instance.startswith("projects/"):
-            path, body = "/api/2.0/postgres/credentials", {"endpoint": lakebase.instance}
-        else:
-            path = "/api/2.0/database/credentials"
-            body = {"request_id": new_id(), "instance_names": [lakebase.instance]}  # type: ignore[dict-item]
-        request = Request("POST", path, f"database {lakebase.instance}", json.dumps(body).encode())
+        request = Request("POST", credentials, subject, json.dumps(body).encode())
         password, expires_at = await self._workspaces.call(url, request, _credential)
         return _Issued(who, password, expires_at)
 
@@ -102,6 +110,19 @@ def refused(config: PgvectorConfig, login: Login) -> CoxswainError:
     )
 
 
+def _other_host(config: PgvectorConfig, lakebase: LakebaseInstance, hosts: Sequence[str]) -> FailedPrecondition:
+    what = (
+        f"{config.host} is not a host name of {lakebase.instance} in {lakebase.workspace_url}, whose password goes "
+        f"nowhere else: write {' or '.join(hosts) or 'the one it gets when it is ready: it has none yet'}"
+    )
+    return FailedPrecondition(
+        what,
+        reason="DESTINATION_NOT_ALLOWED",
+        metadata={"origin": f"postgresql://{config.address}"},
+        violations=(FieldViolation("backend.pgvector.host", what),),
+    )
+
+
 def _origin(config: PgvectorConfig) -> str:
     origin = credential_origin_of(f"postgresql://{config.address}")
     if origin is None:
@@ -116,7 +137,23 @@ def _cache_key(config: PgvectorConfig) -> tuple[str, ...]:
     lakebase = config.lakebase
     assert lakebase is not None
     own = (principal.group_id, principal.subject, principal.session_id)
-    return (*own, lakebase.workspace_url, lakebase.instance, config.user)
+    # The host as well: that the password may go there was found out for this one alone.
+    return (*own, lakebase.workspace_url, lakebase.instance, config.host, config.user)
+
+
+def _hosts(document: Json) -> Sequence[str]:
+    """Return the host names of an instance, or of an endpoint; none while it has none."""
+    of_endpoint = (document.get("status") or {}).get("hosts") or {}
+    names = (
+        document.get("read_write_dns"),
+        document.get("read_only_dns"),
+        of_endpoint.get("host"),
+        of_endpoint.get("read_only_host"),
+        of_endpoint.get("read_write_pooled_host"),
+        of_endpoint.get("read_only_pooled_host"),
+    )
+    found = (name.lower().rstrip(".") for name in names if isinstance(name, str) and name)
+    return list(dict.fromkeys(found))
 
 
 def _user_name(document: Json) -> str:
