@@ -91,7 +91,7 @@ class MemoryService:
         )
         logins = self._database_logins(settings, runtime, client_limits)
         self._pgvector = _pgvector_stores(settings, logins, connector)
-        provisioner = Provisioner(
+        self._provisioner = provisioner = Provisioner(
             logins, connector, exact_rows=settings.pgvector_exact_rows, seconds=settings.provision_seconds
         )
         default = self._store if settings.default_store == "sql" else _chroma_store(runtime)
@@ -201,6 +201,7 @@ class MemoryService:
     async def close(self) -> None:
         """Stop background work and release everything."""
         await self._background.stop()
+        self._provisioner.close()
         await self._pgvector.close()
         await self._documents.close()
         await self._workspaces.close()

@@ -46,6 +46,12 @@ class PostgresFront:
     """The messages that ask for them, without their lengths."""
     is_answered: bool = False
     """Whether somebody has computed them."""
+    accepted: int | None = None
+    """Refuse the right password too after so many more logins; None never does."""
+    silent_at: bytes = b""
+    """Pass nothing on any more, without ending the connection, once these bytes were sent."""
+    silenced: int = 0
+    """How many connections that happened to."""
     logins: list[str] = field(default_factory=list)
     """The users that came in."""
     offered: list[str] = field(default_factory=list)
@@ -86,20 +92,33 @@ class PostgresFront:
         [length] = struct.unpack("!I", await reader.readexactly(4))
         password = (await reader.readexactly(length - 4)).rstrip(b"\0").decode()
         self.offered.append(password)
-        if self.passwords.get(user) != password:
+        if self.passwords.get(user) != password or self.accepted == 0:
             said = b"SFATAL\0VFATAL\0C28P01\0Mpassword " + password.encode() + b" is wrong\0\0"
             writer.write(b"E" + struct.pack("!I", len(said) + 4) + said)
             await writer.drain()
             return
         self.logins.append(user)
+        if self.accepted is not None:
+            self.accepted -= 1
         server, to_server = await asyncio.open_unix_connection(self.socket)
         to_server.write(struct.pack("!I", len(startup) + 4) + startup)
         self._open.add(writer.transport)  # type: ignore[arg-type]
         try:
-            await asyncio.gather(_pass_on(reader, to_server), _pass_on(server, writer))
+            await asyncio.gather(self._pass_requests_on(reader, to_server), _pass_on(server, writer))
         finally:
             self._open.discard(writer.transport)
             to_server.transport.abort()
+
+    async def _pass_requests_on(self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if self.silent_at and self.silent_at in data:
+                self.silenced += 1
+                while await reader.read(65536):
+                    pass
+                break
+            to_server.write(data)
+            await to_server.drain()
+        to_server.transport.abort()
 
     async def _ask_for_rounds(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         methods = b"SCRAM-SHA-256\0\0"

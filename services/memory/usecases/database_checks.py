@@ -14,8 +14,8 @@ from services.memory.stores.pgvector.provisioning import (
     DatabaseState,
     Provisioner,
     inspect,
-    newest_revision,
 )
+from services.memory.stores.pgvector.upgrades import newest_revision
 from services.memory.usecases.checks import Check
 
 _PROVISION = "call ProvisionMemoryBackend"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
@@ -13,15 +15,16 @@ import pytest
 
 from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
 from services.common.clock import utc_now
+from services.common.egress import AddressPolicy
 from services.memory.domain.backends import MemoryBackend, PgvectorConfig, TlsMode
 from services.memory.settings import MemorySettings
-from services.memory.stores.pgvector.connector import prepare
+from services.memory.stores.pgvector.connector import Connector, prepare
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.stores.pgvector.logins import Login
 from services.memory.stores.pgvector.pools import ConnectionPools, PoolLimits
-from services.memory.stores.pgvector.provisioning import upgrade_tables
 from services.memory.stores.pgvector.search import PgvectorSearch
 from services.memory.stores.pgvector.store import PgvectorMemoryStore
+from services.memory.stores.pgvector.upgrades import upgrade_tables
 from services.memory.stores.sweep_turns import SweepTurns
 from tests.integration.memory.databricks_support import backends_stub
 from tests.integration.memory.support import serve_memory
@@ -86,6 +89,19 @@ class DirectConnector:
     async def open(self, config: PgvectorConfig, _login: Login, *, unlimited: bool = False) -> Any:
         connection = await asyncpg.connect(self.url)
         return connection, await prepare(connection, config)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something to be so; half a minute at most."""
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110 - conditions of whatever is waited for
+            await asyncio.sleep(0.01)
+
+
+def connector_here(**options: Any) -> Connector:
+    """Return what opens connections to fronts on this machine."""
+    policy = AddressPolicy([ip_network("127.0.0.0/8"), ip_network("::1/128")], setting="NETWORKS")
+    return Connector(policy, **{"connect_seconds": 30.0, "statement_seconds": 30.0, **options})
 
 
 @contextlib.asynccontextmanager

@@ -19,16 +19,22 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from coxswain.auth.v1 import secret_pb2
 from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
 from coxswain.memory.v1 import memory_pb2 as pb
+from services.memory.domain.backends import TlsMode
 from services.memory.stores.pgvector.indexes import NamespaceIndex
+from services.memory.stores.pgvector.logins import Login
+from services.memory.stores.pgvector.upgrades import TableUpgrades
 from tests.integration.auth.support import refused, secrets
 from tests.integration.memory.databricks_support import backends_stub
 from tests.integration.memory.pgvector_support import (
     PASSWORD,
     USER,
+    config_of,
+    connector_here,
     database_message,
     database_of,
     front_of,
     serve_with_databases,
+    until,
     use_database,
 )
 from tests.integration.memory.support import DIMENSION, place, stub, unified
@@ -128,6 +134,48 @@ async def test_provision_makes_what_verify_misses_and_can_be_repeated(
         await databases.execute("DROP TABLE unified_records")
         with refused(FAILED, "INDEX_NOT_READY"):
             await databases.search()
+
+
+async def test_a_login_that_is_refused_halfway_is_named_as_one(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served(postgres_url, tmp_path, monkeypatch) as databases:
+        await databases.use()
+        databases.front.accepted = 1
+        with refused(FAILED, "UPSTREAM_CREDENTIAL_REJECTED"):
+            await databases.provision()
+        assert len(databases.front.offered) == 2
+
+
+async def test_a_database_that_falls_silent_holds_no_thread(
+    pgvector_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connector, login = connector_here(), Login(USER, PASSWORD)
+    async with front_of(pgvector_url, tmp_path, monkeypatch) as front:
+        config = config_of(
+            pgvector_url,
+            host="localhost",
+            port=front.port,
+            tls_mode=TlsMode.VERIFY_FULL,
+            ca_certificates=front.certificate,
+        )
+        upgrades = TableUpgrades(connector, seconds=600)
+        front.silent_at = b"idle_in_transaction_session_timeout = 0"
+        calls = [asyncio.ensure_future(upgrades.run(config, login)) for _ in range(3)]
+        await until(lambda: front.silenced == 2)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        await until(lambda: front.connections == 0)
+        late = TableUpgrades(connector, seconds=0.5)
+        with pytest.raises(TimeoutError):
+            await late.run(config, login)
+        await until(lambda: front.connections == 0)
+        front.silent_at = b""
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(upgrades.run(config, login) for _ in range(2)))
+        upgrades.close()
+        late.close()
 
 
 async def test_a_group_moves_its_memories_into_a_database_and_back(databases: Databases) -> None:

@@ -1,23 +1,15 @@
 """Making what a backend keeps in its database: the extension, the schema with its tables, and indexes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
-from alembic import command
-from alembic.script import ScriptDirectory
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
-from services.common.db.migrate import alembic_config
-from services.common.db.named_locks import lock_name
 from services.memory.domain.backends import MemoryBackend, PgvectorConfig
 from services.memory.stores.pgvector.connector import Connector, Extension, prepare, required
-from services.memory.stores.pgvector.dialect import DRIVER
 from services.memory.stores.pgvector.failures import (
     LoginRefused,
     explained,
@@ -27,6 +19,7 @@ from services.memory.stores.pgvector.failures import (
 )
 from services.memory.stores.pgvector.indexes import NamespaceIndex, build_index, large_namespaces
 from services.memory.stores.pgvector.logins import Login, Logins, refused
+from services.memory.stores.pgvector.upgrades import TableUpgrades, newest_revision
 
 LEAST_VERSION: Final = (0, 5)
 """Since then pgvector has HNSW indexes."""
@@ -56,6 +49,7 @@ class Provisioner:
         """Namespaces of more than `exact_rows` records get an index; each step may take `seconds`."""
         self._logins = logins
         self._connector = connector
+        self._upgrades = TableUpgrades(connector, seconds=seconds)
         self._exact_rows = exact_rows
         self._seconds = seconds
 
@@ -71,68 +65,64 @@ class Provisioner:
             CoxswainError: something cannot be made; its text says what to run instead.
         """
         login = await self.login(config)
-        yield Progress("connecting", 0, 3, 0)
         try:
-            with explained(config, login.user):
-                async with asyncio.timeout(self._seconds):
-                    connection, extension = await self._connector.open(config, login, unlimited=True)
+            async with aclosing(self._steps(backend, config, login)) as steps:
+                async for progress in steps:
+                    yield progress
         except LoginRefused:
             raise refused(config, login) from None
+
+    async def _steps(
+        self, backend: MemoryBackend, config: PgvectorConfig, login: Login
+    ) -> AsyncGenerator[Progress, None]:
+        """Do one step after the other; the time in which the reader takes what is yielded is nobody's step."""
+        yield Progress("connecting", 0, 3, 0)
+        async with self._step(config, login):
+            connection, extension = await self._connector.open(config, login, unlimited=True)
         made = 0
         try:
             yield Progress("installing the extension", 0, 3, made)
-            with explained(config, login.user):
-                async with asyncio.timeout(self._seconds):
-                    if extension is None:
-                        extension = await _install(connection, config)
-                        made += 1
-                    yield Progress("making the tables", 1, 3, made)
-                    if await _current_revision(connection) != await asyncio.to_thread(newest_revision):
-                        await self._upgrade(connection, config, login)
-                        made += 1
-                async with asyncio.timeout(self._seconds):
-                    indexes = await large_namespaces(connection, backend.group_id, self._exact_rows)
+            if extension is None:
+                async with self._step(config, login):
+                    extension = await _install(connection, config)
+                made += 1
+            yield Progress("making the tables", 1, 3, made)
+            async with self._step(config, login):
+                made += await self._upgrade(connection, config, login)
+            async with self._step(config, login):
+                indexes = await large_namespaces(connection, backend.group_id, self._exact_rows)
             total = 3 + len(indexes)
             for done, index in enumerate(indexes):
                 yield Progress(f"building index {index.name}", 2 + done, total, made)
-                with explained(config, login.user):
-                    async with asyncio.timeout(self._seconds):
-                        made += await build_index(connection, index, extension.version)
+                async with self._step(config, login):
+                    made += await build_index(connection, index, extension.version)
             yield Progress("ready", total, total, made)
         finally:
             with suppress(Exception):
                 await connection.close(timeout=1)
 
-    async def _upgrade(self, connection: "asyncpg.Connection[Any]", config: PgvectorConfig, login: Login) -> None:
-        """Bring the tables to the newest revision, in a thread with a loop of its own: migrations compute."""
+    @asynccontextmanager
+    async def _step(self, config: PgvectorConfig, login: Login) -> AsyncIterator[None]:
+        with explained(config, login.user):
+            async with asyncio.timeout(self._seconds):
+                yield
+
+    async def _upgrade(self, connection: "asyncpg.Connection[Any]", config: PgvectorConfig, login: Login) -> bool:
+        """Bring the tables to the newest revision, and return whether they were not there or of another one."""
+        if await _current_revision(connection) == await asyncio.to_thread(newest_revision):
+            return False
         exists = await connection.fetchval("SELECT 1 FROM pg_namespace WHERE nspname = $1", config.schema)
         if not exists:
             try:
                 await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(config.schema)}")
             except asyncpg.InsufficientPrivilegeError:
                 raise rights_missing(config, login.user) from None
-        await asyncio.to_thread(lambda: asyncio.run(self._migrate(config, login)))
+        await self._upgrades.run(config, login)
+        return True
 
-    async def _migrate(self, config: PgvectorConfig, login: Login) -> None:
-        async def connect() -> Any:
-            connection, extension = await self._connector.open(config, login, unlimited=True)
-            required(extension, config)
-            return connection
-
-        await upgrade_tables(connect)
-
-
-async def upgrade_tables(connect: Callable[[], Awaitable[Any]]) -> None:
-    """Bring the tables that a connection sees to the newest revision; who does so at once takes turns."""
-    engine = create_async_engine(f"{DRIVER}://", async_creator=connect, poolclass=NullPool, hide_parameters=True)
-    try:
-        async with engine.begin() as connection:
-            # A migration may compute for minutes between two statements.
-            await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-            await lock_name(connection, "coxswain-migrate")
-            await connection.run_sync(lambda sync: command.upgrade(alembic_config("memory", sync), "head"))
-    finally:
-        await engine.dispose()
+    def close(self) -> None:
+        """Begin no other upgrade of tables."""
+        self._upgrades.close()
 
 
 async def _install(connection: "asyncpg.Connection[Any]", config: PgvectorConfig) -> Extension:
@@ -141,11 +131,6 @@ async def _install(connection: "asyncpg.Connection[Any]", config: PgvectorConfig
     except _CANNOT_INSTALL:
         raise extension_missing(config) from None
     return required(await prepare(connection, config), config)
-
-
-def newest_revision() -> str:
-    """Return the revision of tables that this version needs. To be called in a thread: it reads files."""
-    return str(ScriptDirectory.from_config(alembic_config("memory")).get_current_head())
 
 
 async def _current_revision(connection: "asyncpg.Connection[Any]") -> str | None:
