@@ -16,6 +16,7 @@ from services.common.grpc.status import from_rpc_error
 
 _CACHE_SIZE = 10_000
 _KEYLESS_SECONDS = 5.0
+_OPERATORS_LINKS = frozenset({"environment", "sdk_default"})
 _Key = tuple[str, str, str, str, str, str]
 
 
@@ -27,6 +28,8 @@ class OutboundCredential:
     on_behalf_of_user: bool = False
     from_cache: bool = False
     """Whether it may have been replaced since."""
+    is_operators: bool = False
+    """Whether it is one of the installation's that groups share, and not the group's or the user's own."""
 
 
 class CredentialAvailability(Enum):
@@ -66,6 +69,7 @@ class _Resolved:
     token: str = field(repr=False)
     on_behalf_of_user: bool
     expires_at: float
+    is_operators: bool = False
 
 
 class AuthCredentials:
@@ -98,7 +102,7 @@ class AuthCredentials:
         key = _cache_key(origin, provider, secret_name)
         known = self._resolved.peek(key)
         found = known or await self._resolved.get(key, lambda: self._ask(origin, provider, secret_name))
-        return OutboundCredential(found.token, found.on_behalf_of_user, from_cache=known is not None)
+        return OutboundCredential(found.token, found.on_behalf_of_user, known is not None, found.is_operators)
 
     async def _ask(self, origin: str, provider: str, secret_name: str) -> "_Resolved":
         outlast_caller()
@@ -119,7 +123,8 @@ class AuthCredentials:
                 metadata={"origin": origin},
             )
         expires_at = response.expire_time.ToNanoseconds() / 1e9
-        return _Resolved(response.token, response.on_behalf_of_user, expires_at)
+        is_operators = response.link in _OPERATORS_LINKS
+        return _Resolved(response.token, response.on_behalf_of_user, expires_at, is_operators)
 
     async def availability(self, origin: str, provider: str = "") -> CredentialAvailability:
         """Return whether `resolve` would succeed; the credential itself stays where it is.

@@ -265,6 +265,24 @@ async def test_a_password_goes_to_no_other_server(databases: Databases) -> None:
     assert databases.front.offered == []
 
 
+@pytest.mark.parametrize("tls_mode", [backend_pb.TLS_MODE_REQUIRE, backend_pb.TLS_MODE_DISABLE])
+async def test_the_operators_password_goes_to_no_server_that_is_not_checked(
+    databases: Databases, tls_mode: backend_pb.TlsMode.ValueType
+) -> None:
+    await databases.use(tls_mode=tls_mode, ca_certificates="")
+    with refused(FAILED, "DESTINATION_NOT_ALLOWED") as refusal:
+        await databases.search()
+    assert refusal.fields == ["backend.pgvector.tls_mode"]
+    assert databases.front.offered == []
+    # With one of its own the group may do as it likes.
+    home = f"postgresql://localhost:{databases.front.port}"
+    await secrets(databases.harness, ALICE).PutSecret(
+        secret_pb2.PutSecretRequest(name="postgresql/password", value=PASSWORD, allowed_origins=[home])
+    )
+    assert (await databases.verify())["encryption"].ok
+    assert await databases.search() == []
+
+
 async def test_a_user_who_may_too_little_is_told_what_to_run(databases: Databases) -> None:
     databases.front.passwords["reader"] = PASSWORD
     await databases.execute(

@@ -14,7 +14,7 @@ from services.common.errors import CoxswainError, FailedPrecondition, FieldViola
 from services.common.grpc.call import current_principal
 from services.common.identity.credentials import AuthCredentials
 from services.common.ids import new_id
-from services.memory.domain.backends import LakebaseInstance, PgvectorConfig
+from services.memory.domain.backends import LakebaseInstance, PgvectorConfig, TlsMode
 from services.memory.stores.databricks.transport import Request, Transport
 from services.memory.stores.databricks.wire import BadAnswer, Json
 
@@ -59,6 +59,10 @@ class Logins:
         """
         if config.lakebase is None:
             found = await self._passwords.resolve(_origin(config), secret_name=config.password_secret)
+            if found.is_operators and config.tls_mode is not TlsMode.VERIFY_FULL:
+                # One of the group's own, stored now, counts at once.
+                self.forget(config)
+                raise _unverified(config)
             return Login(config.user, found.token, found.from_cache)
         lakebase = config.lakebase
         key = _cache_key(config)
@@ -107,6 +111,19 @@ def refused(config: PgvectorConfig, login: Login) -> CoxswainError:
         f"{config.subject} refuses user {config.user} with the password of the secret {config.password_secret}: store "
         "the right one (PutSecret), or correct the backend's user and database",
         reason="UPSTREAM_CREDENTIAL_REJECTED",
+    )
+
+
+def _unverified(config: PgvectorConfig) -> FailedPrecondition:
+    what = (
+        "must be TLS_MODE_VERIFY_FULL, since the password is the operator's, which goes to no server that only says "
+        f"that it is theirs; or store one of the group's own as {config.password_secret} (PutSecret)"
+    )
+    return FailedPrecondition(
+        f"{config.subject}: tls_mode {what}",
+        reason="DESTINATION_NOT_ALLOWED",
+        metadata={"origin": f"postgresql://{config.address}"},
+        violations=(FieldViolation("backend.pgvector.tls_mode", what),),
     )
 
 
