@@ -353,6 +353,10 @@ async def test_a_server_cannot_make_the_service_compute_for_minutes(databases: D
     [
         ({"user": ""}, "backend.pgvector.user"),
         ({"host": "db.example.com:5432"}, "backend.pgvector.host"),
+        ({"host": "db..example.com"}, "backend.pgvector.host"),
+        ({"host": f"{'a' * 64}.example.com"}, "backend.pgvector.host"),
+        ({"host": "."}, "backend.pgvector.host"),
+        ({"host": "1:2:3"}, "backend.pgvector.host"),
         ({"schema": 'a"b'}, "backend.pgvector.schema"),
         ({"password_secret": "tools/billing"}, "backend.pgvector.password_secret"),
         ({"tls_mode": backend_pb.TLS_MODE_REQUIRE}, "backend.pgvector.ca_certificates"),

@@ -30,13 +30,21 @@ from services.memory.stores.pgvector import store as pgvector_store
 from services.memory.stores.pgvector.connector import required
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.stores.pgvector.dialect import decode_vector, encode_vector
+from services.memory.stores.pgvector.failures import explained
 from services.memory.stores.pgvector.indexes import build_index, large_namespaces
 from services.memory.stores.pgvector.search import PgvectorSearch, Scan
 from services.memory.stores.pgvector.store import PgvectorMemoryStore
 from services.memory.stores.sql import statements
 from services.memory.stores.sweep_turns import SweepTurns
 from services.memory.tables import versions
-from tests.integration.memory.pgvector_support import FixedLogins, backend_of, config_of, pools_of, store_in
+from tests.integration.memory.pgvector_support import (
+    FixedLogins,
+    backend_of,
+    config_of,
+    connector_here,
+    pools_of,
+    store_in,
+)
 from tests.integration.memory.store_model import FILTERS, KEYS, NOW, OPERATIONS, SPACE, VECTORS, Model, apply, check
 
 MANY = 10**9
@@ -309,6 +317,13 @@ async def test_rows_of_namespaces_that_something_else_has_written_need_no_index(
     finally:
         await connection.close()
     assert [index.namespace_id for index in indexes] == ["a" * 64]
+
+
+@pytest.mark.parametrize("host", ["db..example.com", "a" * 64])
+async def test_names_that_cannot_be_looked_up_are_those_of_servers_that_do_not_answer(host: str) -> None:
+    config = config_of("postgresql:///memories?host=/none", host=host)
+    with pytest.raises(Unavailable), explained(config, "ann"):
+        await connector_here().open(config, await FixedLogins().find(config))
 
 
 @pytest.mark.parametrize("dimension", [1, 3, 4096])

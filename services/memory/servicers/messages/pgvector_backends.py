@@ -1,5 +1,6 @@
 """Databases of memory backends as messages."""
 
+import ipaddress
 from typing import Final
 
 from coxswain.memory.v1 import memory_backend_pb2 as pb
@@ -9,6 +10,8 @@ from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.memory.domain.backends import LakebaseInstance, PgvectorConfig, TlsMode
 
 _FIELD: Final = "backend.pgvector"
+_LABEL: Final = 63
+"""Characters of one part of a host name, at most."""
 _PORT: Final = 5432
 _SCHEMA: Final = "coxswain_memory"
 _SECRET: Final = "postgresql/password"
@@ -39,7 +42,7 @@ def pgvector_from_proto(message: pb.PgvectorBackendConfig) -> PgvectorConfig:
             f"{_FIELD}.ca_certificates", "are checked with TLS_MODE_VERIFY_FULL alone: choose that or leave them out"
         )
     return PgvectorConfig(
-        host=message.host.lower().rstrip("."),
+        host=_host(message.host),
         port=message.port or _PORT,
         database=message.database,
         schema=message.schema or _SCHEMA,
@@ -49,6 +52,23 @@ def pgvector_from_proto(message: pb.PgvectorBackendConfig) -> PgvectorConfig:
         password_secret="" if lakebase else message.password_secret or _SECRET,
         lakebase=lakebase,
     )
+
+
+def _host(text: str) -> str:
+    """Return the name or address of a server in one spelling."""
+    host = text.lower().removesuffix(".")
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise InvalidArgument.field(f"{_FIELD}.host", "is not an address; write one as in 2001:db8::1") from None
+        return host
+    if not all(1 <= len(label) <= _LABEL for label in host.split(".")):
+        raise InvalidArgument.field(
+            f"{_FIELD}.host",
+            f"is not a host name: between its dots are 1 to {_LABEL} characters each, as in db.example.com",
+        )
+    return host
 
 
 def _lakebase(message: pb.LakebaseInstance) -> LakebaseInstance:

@@ -68,7 +68,8 @@ def failure_of(error: BaseException, config: PgvectorConfig, user: str) -> Excep
         )
     if isinstance(error, CoxswainError | LoginRefused):
         return None
-    lost = OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError | BufferError
+    # `UnicodeError`: of names that cannot be looked up, and of texts that a server sends and that are none.
+    lost = OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError | BufferError | UnicodeError
     return unreachable(config) if isinstance(error, lost) else None
 
 
