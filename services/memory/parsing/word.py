@@ -33,6 +33,7 @@ def read_word(content: bytes) -> tuple[str, str]:
         # What lxml raises is one.
         raise ValueError("the DOCX file has XML that cannot be read, or that is made to take all memory") from error
     except (KeyError, AttributeError, TypeError, IndexError, OSError, NotImplementedError) as error:
+        # The last one is what zipfile says of ways to pack that it does not know.
         raise ValueError("the DOCX file is damaged, or of a form that cannot be read") from error
     return title, blocks
 

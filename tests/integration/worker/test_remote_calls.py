@@ -213,7 +213,7 @@ async def test_a_stream_that_breaks_off_is_followed_again_and_the_call_is_made_o
 
 async def test_a_gateway_that_is_gone_for_good_leaves_an_unknown_outcome_and_not_a_failure(scene: CallScene) -> None:
     async def slow(call: PlayedCall) -> pb.ToolOutcome:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         return result()
 
     scene.gateway.tools |= {"billing/pay": slow, "billing/look": slow}
@@ -514,7 +514,7 @@ async def test_two_crew_processes_in_a_row_wait_for_one_call(scene: CallScene) -
 async def test_cancelling_takes_the_call_back_and_says_what_is_known_of_it(scene: CallScene) -> None:
     async def slow(call: PlayedCall) -> pb.ToolOutcome:
         scene.gateway.did(call)
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         return result("paid")
 
     scene.gateway.tools |= {"billing/pay": slow, "billing/look": slow}
