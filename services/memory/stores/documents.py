@@ -16,37 +16,39 @@ _SAVED_AT_ONCE = 500
 _REMOVED_AT_ONCE = 1000
 
 
-async def replace_in_steps(
-    store: MemoryStore,
-    key: NamespaceKey,
-    space: EmbeddingSpace,
-    document_id: str,
-    parts: Sequence[Record],
-    stale: Iterable[str],
-    now: datetime,
-    switch: Switch,
-) -> None:
-    """See `MemoryStore.replace_document`."""
-    for start in range(0, len(parts), _SAVED_AT_ONCE):
-        await store.save(key, space, parts[start : start + _SAVED_AT_ONCE], now)
-    await switch(None)
-    revision = max(part.body.document_revision for part in parts if isinstance(part.body, Document))
-    await _remove_others(store, key, document_id, revision, stale, now, kept={part.id for part in parts})
+class SteppedDocuments:
+    """Replaces and removes documents of a store by what the store does to records."""
 
+    async def replace_document(
+        self: MemoryStore,
+        key: NamespaceKey,
+        space: EmbeddingSpace,
+        document_id: str,
+        parts: Sequence[Record],
+        stale: Iterable[str],
+        now: datetime,
+        switch: Switch,
+    ) -> None:
+        """See `MemoryStore`."""
+        for start in range(0, len(parts), _SAVED_AT_ONCE):
+            await self.save(key, space, parts[start : start + _SAVED_AT_ONCE], now)
+        await switch(None)
+        revision = max(part.body.document_revision for part in parts if isinstance(part.body, Document))
+        await _remove_others(self, key, document_id, revision, stale, now, kept={part.id for part in parts})
 
-async def remove_in_steps(
-    store: MemoryStore,
-    key: NamespaceKey,
-    document_id: str,
-    last_revision: int,
-    stale: Iterable[str],
-    now: datetime,
-    switch: Switch,
-) -> int:
-    """See `MemoryStore.remove_document`."""
-    removed = await _remove_others(store, key, document_id, last_revision, stale, now, kept=frozenset())
-    await switch(None)
-    return removed
+    async def remove_document(
+        self: MemoryStore,
+        key: NamespaceKey,
+        document_id: str,
+        last_revision: int,
+        stale: Iterable[str],
+        now: datetime,
+        switch: Switch,
+    ) -> int:
+        """See `MemoryStore`."""
+        removed = await _remove_others(self, key, document_id, last_revision, stale, now, kept=frozenset())
+        await switch(None)
+        return removed
 
 
 async def _remove_others(

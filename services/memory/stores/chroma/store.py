@@ -2,7 +2,7 @@
 
 import functools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -29,7 +29,6 @@ from services.memory.rows import (
     record_id,
 )
 from services.memory.schemas import Column
-from services.memory.stores.base import Switch
 from services.memory.stores.chroma.directories import ChromaDirectories
 from services.memory.stores.chroma.plans import near_copies_of, plan_of
 from services.memory.stores.chroma.rows import (
@@ -44,12 +43,12 @@ from services.memory.stores.chroma.rows import (
     sort_key,
 )
 from services.memory.stores.chroma.searches import query_nearest, search_all
-from services.memory.stores.documents import remove_in_steps, replace_in_steps
+from services.memory.stores.documents import SteppedDocuments
 
 logger = structlog.get_logger(__name__)
 
 
-class ChromaMemoryStore:
+class ChromaMemoryStore(SteppedDocuments):
     """The embedding space and size of each namespace are rows of the service's database; the records are ChromaDB's.
 
     A save is atomic only as far as ChromaDB's own writes are.
@@ -294,31 +293,6 @@ class ChromaMemoryStore:
             if await NamespaceRepository(connection).raise_version(key.id) is None or not wanted:
                 return 0
             return await self._directories.run(key, touch)
-
-    async def replace_document(
-        self,
-        key: NamespaceKey,
-        space: EmbeddingSpace,
-        document_id: str,
-        parts: Sequence[Record],
-        stale: Iterable[str],
-        now: datetime,
-        switch: Switch,
-    ) -> None:
-        """See `MemoryStore`."""
-        await replace_in_steps(self, key, space, document_id, parts, stale, now, switch)
-
-    async def remove_document(
-        self,
-        key: NamespaceKey,
-        document_id: str,
-        last_revision: int,
-        stale: Iterable[str],
-        now: datetime,
-        switch: Switch,
-    ) -> int:
-        """See `MemoryStore`."""
-        return await remove_in_steps(self, key, document_id, last_revision, stale, now, switch)
 
     async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
         """See `MemoryStore`."""

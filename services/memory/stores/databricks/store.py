@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
@@ -29,7 +29,6 @@ from services.memory.repositories.memory_backends import RemoteNamespace
 from services.memory.row_values import parse_list, read_text
 from services.memory.rows import created_of
 from services.memory.schemas import Column, DatabricksIndexSchemas
-from services.memory.stores.base import Switch
 from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.listed_positions import ListedPositions
@@ -39,7 +38,7 @@ from services.memory.stores.databricks.row_checks import passes
 from services.memory.stores.databricks.upstream_errors import IndexMissing
 from services.memory.stores.databricks.vector_searches import VectorSearches
 from services.memory.stores.databricks.word_searches import WordSearches
-from services.memory.stores.documents import remove_in_steps, replace_in_steps
+from services.memory.stores.documents import SteppedDocuments
 from services.memory.stores.near_copies import queries_for
 
 logger = structlog.get_logger(__name__)
@@ -63,7 +62,7 @@ class NamespaceNotes:
     """Takes a crew's turn: true once in a while."""
 
 
-class DatabricksMemoryStore:
+class DatabricksMemoryStore(SteppedDocuments):
     """The indexes of one backend. What the vector store cannot do itself is done here, within its limits.
 
     Saves are not transactions: Aborted names what was not written. Searches with a filter the store does not know, and
@@ -294,31 +293,6 @@ class DatabricksMemoryStore:
         if touched:
             await repository.write_rows(index, touched)
         return sum(bool(rows) for rows in living)
-
-    async def replace_document(
-        self,
-        key: NamespaceKey,
-        space: EmbeddingSpace,
-        document_id: str,
-        parts: Sequence[Record],
-        stale: Iterable[str],
-        now: datetime,
-        switch: Switch,
-    ) -> None:
-        """See `MemoryStore`."""
-        await replace_in_steps(self, key, space, document_id, parts, stale, now, switch)
-
-    async def remove_document(
-        self,
-        key: NamespaceKey,
-        document_id: str,
-        last_revision: int,
-        stale: Iterable[str],
-        now: datetime,
-        switch: Switch,
-    ) -> int:
-        """See `MemoryStore`."""
-        return await remove_in_steps(self, key, document_id, last_revision, stale, now, switch)
 
     async def scope_rows(self, key: NamespaceKey, prefix: str, now: datetime) -> Sequence[ScopeRow]:
         """See `MemoryStore`."""
