@@ -2,18 +2,15 @@
 
 import asyncio
 import contextlib
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
-from alembic.util import CommandError
-from sqlalchemy.exc import DBAPIError
 
-from services.common.db.database import Database, described_url
-from services.common.db.migrate import pending_revision, upgrade_database
-from services.common.errors import Unavailable
+from services.common.db.database import Database
+from services.common.db.migrate import SchemaState, schema_state, upgrade_database
+from services.common.db.start import database_faults, wait_for_database
 from services.common.grpc.peers import Peers
 from services.common.grpc.server import Listener, Listeners
 from services.common.grpc.tls import channel_credentials, server_credentials
@@ -73,7 +70,7 @@ class Host:
             raise StartError(f'COXSWAIN_DATA_DIR="{data_dir}" cannot be made a directory: {error.strerror}') from error
         owner = service_of(name)
         url = database_url(settings, owner)
-        with _database_faults(owner, url):
+        with database_faults(owner, url):
             database = Database(url, owner, null_pool=settings.null_pool)
             if migrate:
                 await self._migrate(owner, url, database.dialect)
@@ -105,13 +102,17 @@ class Host:
             raise StartError(str(error)) from error
 
     async def _migrate(self, name: str, url: str, dialect: str) -> None:
-        mode = self._settings.migrate or ("auto" if dialect == "sqlite" else "check")
-        if mode == "auto":
-            await upgrade_database(name, url)
-        elif await pending_revision(name, url) is not None:
-            raise StartError(
-                f"the schema of {name} is not up to date; run: make migrate (or set COXSWAIN_MIGRATE=auto)"
-            )
+        await wait_for_database(url, name, self._settings.database_wait_seconds)
+        if (self._settings.migrate or ("auto" if dialect == "sqlite" else "check")) == "auto":
+            state = await upgrade_database(name, url)
+        else:
+            state = await schema_state(name, url)
+            if state is SchemaState.BEHIND:
+                raise StartError(
+                    f"the schema of {name} is not up to date; run: make migrate (or set COXSWAIN_MIGRATE=auto)"
+                )
+        if state is SchemaState.AHEAD:
+            logger.warning("schema_ahead", name=name)
 
     async def add(self, name: str, build: Build[ServiceT], settings: object) -> ServiceT:
         """Build a service; call in the order of dependence."""
@@ -193,24 +194,3 @@ class Host:
             await work
         except Exception:
             logger.exception("shutdown_step_failed", step=step, name=name)
-
-
-@contextlib.contextmanager
-def _database_faults(name: str, url: str) -> Iterator[None]:
-    """Name the database and the cause, and never its password, where it cannot be used."""
-    try:
-        yield
-    except (OSError, Unavailable, DBAPIError, CommandError) as error:
-        cause = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ is not None else error
-        raise StartError(f"the database of {name} ({described_url(url)}) cannot be used: {_reason(cause)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of what a driver or the system says."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig
-    if isinstance(error, OSError) and error.strerror and error.errno is not None:
-        return error.strerror
-    # SQLAlchemy writes the class of an error of asyncpg before its text.
-    text = re.sub(r"^<class '[^']*'>: ", "", str(error).strip())
-    return text.splitlines()[0] if text else type(error).__name__

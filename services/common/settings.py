@@ -46,6 +46,9 @@ class CommonSettings(BaseSettings):
         "",
         description='"auto" upgrades the schema at start, "check" refuses to start; empty: auto on SQLite, else check.',
     )
+    database_wait_seconds: float = Field(
+        30, ge=0, le=600, description="Seconds that a database which is away at the start is waited for."
+    )
     identity_mode: Literal["dev", "jwt", "databricks"] = Field(
         "dev", description="How callers prove who they are; dev works on loopback only."
     )

@@ -8,6 +8,8 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from alembic import command
@@ -19,8 +21,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, text
 
 from services.common.db.database import Database
-from services.common.environment import SettingsError, read_settings
+from services.common.db.start import database_faults, wait_for_database
+from services.common.environment import read_settings
 from services.common.settings import SERVICES, CommonSettings, database_url
+from services.common.startup import StartError
 
 _SERVICES_DIRECTORY = Path(__file__).resolve().parents[2]
 
@@ -42,9 +46,34 @@ def _metadata(service: str) -> MetaData:
     return metadata
 
 
-async def upgrade_database(service: str, url: str, revision: str = "head") -> None:
-    """Bring a service's schema to a revision; processes that do so at once take turns."""
-    await _on_schema(service, url, lambda connection: command.upgrade(alembic_config(service, connection), revision))
+class SchemaState(StrEnum):
+    """How the schema of a service stands to the migrations of this release."""
+
+    BEHIND = "behind"
+    """It is empty, or at an earlier revision."""
+    CURRENT = "current"
+    AHEAD = "ahead"
+    """It is at a revision that this release does not know, so a newer release's.
+
+    Migrations only add what the release before them can ignore: this release works on it, and leaves it alone.
+    """
+
+
+async def upgrade_database(service: str, url: str, revision: str = "head") -> SchemaState:
+    """Bring a service's schema to a revision, unless it is ahead; return how it stood before.
+
+    Processes that do so at once take turns.
+    """
+    states: list[SchemaState] = []
+
+    def upgrade(connection: Connection) -> None:
+        config = alembic_config(service, connection)
+        states.append(_state(config, connection))
+        if states[0] is not SchemaState.AHEAD:
+            command.upgrade(config, revision)
+
+    await _on_schema(service, url, upgrade)
+    return states[0]
 
 
 async def downgrade_database(service: str, url: str, revision: str = "base") -> None:
@@ -52,14 +81,23 @@ async def downgrade_database(service: str, url: str, revision: str = "base") -> 
     await _on_schema(service, url, lambda connection: command.downgrade(alembic_config(service, connection), revision))
 
 
-async def pending_revision(service: str, url: str) -> str | None:
-    """Return the newest revision when the schema is not at it, else None."""
-    head = ScriptDirectory.from_config(alembic_config(service)).get_current_head()
-    current: list[str | None] = []
-    await _on_schema(
-        service, url, lambda connection: current.append(MigrationContext.configure(connection).get_current_revision())
-    )
-    return None if current == [head] else head
+async def schema_state(service: str, url: str) -> SchemaState:
+    """Return how a schema stands. It only reads: it needs no right to change anything, and waits for no migration."""
+    database = Database(url, service, null_pool=True)
+    try:
+        async with database.read() as connection:
+            return await connection.run_sync(partial(_state, alembic_config(service)))
+    finally:
+        await database.close()
+
+
+def _state(config: Config, connection: Connection) -> SchemaState:
+    scripts = ScriptDirectory.from_config(config)
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current == scripts.get_current_head():
+        return SchemaState.CURRENT
+    known = {None, *(script.revision for script in scripts.walk_revisions())}
+    return SchemaState.BEHIND if current in known else SchemaState.AHEAD
 
 
 async def schema_differences(service: str, url: str) -> list[object]:
@@ -108,31 +146,49 @@ async def _seed(service: str, url: str) -> bool:
     return True
 
 
+_AFTER_UPGRADE = {
+    SchemaState.BEHIND: "at the newest revision",
+    SchemaState.CURRENT: "at the newest revision",
+    SchemaState.AHEAD: "ahead of this release; left as it is",
+}
+
+
 async def _main(arguments: argparse.Namespace) -> int:
     common = read_settings(CommonSettings)
     for service in arguments.services or SERVICES:
         url = arguments.url or database_url(common, service)
-        match arguments.action:
-            case "upgrade":
-                await upgrade_database(service, url)
-                print(f"{service}: at the newest revision")
-            case "downgrade":
-                await downgrade_database(service, url, arguments.revision)
-                print(f"{service}: at {arguments.revision}")
-            case "seed":
-                await upgrade_database(service, url)
-                if await _seed(service, url):
-                    print(f"{service}: seeded")
-            case "check":
-                pending = await pending_revision(service, url)
-                if pending is not None:
-                    print(f"{service}: not at revision {pending}; run: make migrate", file=sys.stderr)
-                    return 1
-                print(f"{service}: at the newest revision")
-            case "revision":
-                await upgrade_database(service, url)
-                await _on_schema(service, url, _revise(service, arguments.message))
+        with database_faults(service, url):
+            await wait_for_database(url, service, common.database_wait_seconds)
+            if not await _act(arguments, service, url):
+                return 1
     return 0
+
+
+async def _act(arguments: argparse.Namespace, service: str, url: str) -> bool:
+    """Do one action for one service; return whether all is as asked."""
+    match arguments.action:
+        case "upgrade":
+            print(f"{service}: {_AFTER_UPGRADE[await upgrade_database(service, url)]}")
+        case "downgrade":
+            if await schema_state(service, url) is SchemaState.AHEAD:
+                print(f"{service}: ahead of this release; downgrade with the release that made it", file=sys.stderr)
+                return False
+            await downgrade_database(service, url, arguments.revision)
+            print(f"{service}: at {arguments.revision}")
+        case "seed":
+            await upgrade_database(service, url)
+            if await _seed(service, url):
+                print(f"{service}: seeded")
+        case "check":
+            state = await schema_state(service, url)
+            if state is SchemaState.BEHIND:
+                print(f"{service}: not at the newest revision; run: make migrate", file=sys.stderr)
+                return False
+            print(f"{service}: {_AFTER_UPGRADE[state]}")
+        case "revision":
+            await upgrade_database(service, url)
+            await _on_schema(service, url, _revise(service, arguments.message))
+    return True
 
 
 def _revise(service: str, message: str) -> Callable[[Connection], object]:
@@ -177,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(0o077)
     try:
         return asyncio.run(_main(arguments))
-    except SettingsError as error:
+    except StartError as error:
         print(error, file=sys.stderr)
         return 2
 

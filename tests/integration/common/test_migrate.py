@@ -1,5 +1,8 @@
 """Schema changes of every service, by the command people use."""
 
+import asyncio
+import socket
+import uuid
 from pathlib import Path
 from unittest.mock import patch
 
@@ -7,12 +10,15 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
+from services.common.db.database import Database
 from services.common.db.migrate import (
+    SchemaState,
     downgrade_database,
     main,
-    pending_revision,
     schema_differences,
+    schema_state,
     upgrade_database,
 )
 from services.common.settings import SERVICES
@@ -20,14 +26,73 @@ from services.common.settings import SERVICES
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_every_history_goes_up_and_down_and_agrees_with_the_tables(service: str, database_url: str) -> None:
-    assert await pending_revision(service, database_url) is not None
+    assert await schema_state(service, database_url) is SchemaState.BEHIND
     await upgrade_database(service, database_url)
-    assert await pending_revision(service, database_url) is None
+    assert await schema_state(service, database_url) is SchemaState.CURRENT
     assert await schema_differences(service, database_url) == []
     await upgrade_database(service, database_url)
     await downgrade_database(service, database_url)
-    assert await pending_revision(service, database_url) is not None
+    assert await schema_state(service, database_url) is SchemaState.BEHIND
     await upgrade_database(service, database_url)
+
+
+async def revision(database: Database, to: str = "") -> str:
+    async with database.write() as connection:
+        if to:
+            await connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": to})
+        return str(await connection.scalar(text("SELECT version_num FROM alembic_version")))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_schema_of_a_newer_release_is_accepted_and_left_alone(
+    service: str, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await upgrade_database(service, database_url)
+    database = Database(database_url, service)
+    await revision(database, to="9999")
+    assert await schema_state(service, database_url) is SchemaState.AHEAD
+    assert await upgrade_database(service, database_url) is SchemaState.AHEAD
+    for action, code in ("upgrade", 0), ("check", 0), ("downgrade", 1):
+        assert await asyncio.to_thread(main, [action, service, "--url", database_url]) == code
+    written = capsys.readouterr()
+    assert written.out == f"{service}: ahead of this release; left as it is\n" * 2
+    assert written.err == f"{service}: ahead of this release; downgrade with the release that made it\n"
+    assert await revision(database) == "9999"
+    assert await schema_differences(service, database_url) == []
+    await database.close()
+
+
+async def test_a_check_waits_for_no_migration_and_may_change_nothing(postgres_url: str) -> None:
+    await upgrade_database("auth", postgres_url)
+    database = Database(postgres_url, "auth")
+    user = f"reader_{uuid.uuid4().hex}"
+    async with database.write() as connection:
+        await connection.execute(text(f"CREATE ROLE {user} LOGIN"))
+        await connection.execute(text(f"GRANT USAGE ON SCHEMA auth TO {user}"))
+        await connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA auth TO {user}"))
+    try:
+        async with database.write() as migrating:
+            await migrating.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-migrate'))"))
+            url = make_url(postgres_url).set(username=user).render_as_string()
+            assert await schema_state("auth", url) is SchemaState.CURRENT
+    finally:
+        async with database.write() as connection:
+            await connection.execute(text(f"DROP OWNED BY {user}"))
+            await connection.execute(text(f"DROP ROLE {user}"))
+        await database.close()
+
+
+async def test_a_command_names_a_database_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COXSWAIN_DATABASE_WAIT_SECONDS", "0.5")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        url = f"postgresql://coxswain:hunter2@127.0.0.1:{port}/suite"
+        assert await asyncio.to_thread(main, ["upgrade", "auth", "--url", url]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"the database of auth (127.0.0.1:{port}/suite) cannot be used: ")
 
 
 def test_the_command_checks_upgrades_and_seeds(

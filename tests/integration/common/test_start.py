@@ -5,9 +5,12 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import make_url
 
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
@@ -52,6 +55,7 @@ async def test_a_database_that_is_away_is_named_with_the_cause(closed_port: int,
         "services.auth",
         COXSWAIN_DATA_DIR=str(tmp_path / "data"),
         COXSWAIN_AUTH_DATABASE_URL=f"postgresql://coxswain:hunter2@127.0.0.1:{closed_port}/suite",
+        COXSWAIN_DATABASE_WAIT_SECONDS="0",
     )
     assert line.startswith(f"auth cannot start: the database of auth (127.0.0.1:{closed_port}/suite) cannot be used: ")
     assert "refused" in line
@@ -104,14 +108,39 @@ async def test_a_file_of_tls_that_is_missing_is_named(tmp_path: Path) -> None:
         await Host(settings, {}).runtime("auth")
 
 
-async def test_a_schema_of_a_newer_release_is_not_touched(database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("migrate", ["auto", "check"])
+async def test_a_process_starts_on_the_schema_of_a_newer_release(
+    database_url: str, migrate: Literal["auto", "check"], tmp_path: Path
+) -> None:
     await upgrade_database("auth", database_url)
     database = Database(database_url, "auth")
     async with database.write() as connection:
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    settings = CommonSettings(data_dir=tmp_path, database_url=database_url, migrate=migrate)
+    with structlog.testing.capture_logs() as logs:
+        runtime = await Host(settings, {}).runtime("auth")
+    assert [(entry["event"], entry["name"]) for entry in logs] == [("schema_ahead", "auth")]
+    async with database.read() as connection:
+        assert await connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == "9999"
+    await runtime.database.close()
     await database.close()
-    text = await refused_database(tmp_path, database_url)
-    assert "9999" in text
+
+
+async def test_a_database_that_comes_late_is_waited_for(postgres_url: str, tmp_path: Path) -> None:
+    url = make_url(postgres_url)
+    late = url.set(query={**url.query, "host": str(tmp_path)})
+    socket_name = f".s.PGSQL.{url.port or 5432}"
+    settings = CommonSettings(
+        data_dir=tmp_path / "data", database_url=late.render_as_string(), migrate="auto", database_wait_seconds=60
+    )
+    with structlog.testing.capture_logs() as logs:
+        starting = asyncio.create_task(Host(settings, {}).runtime("auth"))
+        while not logs:
+            await asyncio.sleep(0.01)
+        (tmp_path / socket_name).symlink_to(Path(str(url.query["host"])) / socket_name)
+        runtime = await starting
+    assert [entry["event"] for entry in logs] == ["database_awaited"]
+    await runtime.database.close()
 
 
 async def test_a_port_of_metrics_that_is_taken_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""How a process starts on a database: it waits a while for one that is away, and says why one cannot be used."""
+
+import asyncio
+import contextlib
+import itertools
+import re
+import ssl
+import time
+from collections.abc import Iterator
+
+import structlog
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
+
+from services.common.backoff import Backoff
+from services.common.db.database import Database, described_url
+from services.common.errors import Unavailable
+from services.common.startup import StartError
+
+logger = structlog.get_logger(__name__)
+
+# PostgreSQL has no connection left, is shutting down, has crashed, or is starting up.
+_PASSING = {"53300", "57P01", "57P02", "57P03"}
+
+
+async def wait_for_database(url: str, schema: str, seconds: float) -> None:
+    """Return once a connection can be made; one that is away for the moment gets some seconds.
+
+    Raises:
+        Unavailable: it is still away after that time, or refuses for a reason that time does not mend.
+    """
+    database = Database(url, schema, null_pool=True)
+    end, backoff = time.monotonic() + seconds, Backoff(0.2, 2)
+    try:
+        for attempt in itertools.count(1):
+            try:
+                async with database.read():
+                    return
+            except Unavailable as error:
+                if time.monotonic() >= end or not _passes(error.__cause__):
+                    raise
+                if attempt == 1:
+                    logger.warning(
+                        "database_awaited", database=described_url(url), seconds=seconds, cause=_reason(error.__cause__)
+                    )
+            await asyncio.sleep(min(backoff.pause(attempt), max(0.0, end - time.monotonic())))
+    finally:
+        await database.close()
+
+
+def _passes(cause: BaseException | None) -> bool:
+    """Return whether waiting may help."""
+    if isinstance(cause, DBAPIError):
+        return getattr(cause.orig, "sqlstate", None) in _PASSING
+    return isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError)
+
+
+@contextlib.contextmanager
+def database_faults(name: str, url: str) -> Iterator[None]:
+    """Name the database and the cause, and never its password, where it cannot be used.
+
+    Raises:
+        StartError: the database is away, refuses, or is not one.
+    """
+    try:
+        yield
+    except (OSError, Unavailable, DBAPIError, CommandError) as error:
+        cause = error.__cause__ if isinstance(error, Unavailable) and error.__cause__ is not None else error
+        raise StartError(f"the database of {name} ({described_url(url)}) cannot be used: {_reason(cause)}") from error
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return the first line of what a driver or the system says."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    if isinstance(error, OSError) and error.strerror and error.errno is not None:
+        return error.strerror
+    # SQLAlchemy writes the class of an error of asyncpg before its text.
+    text = re.sub(r"^<class '[^']*'>: ", "", str(error).strip())
+    return text.splitlines()[0] if text else type(error).__name__
