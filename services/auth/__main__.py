@@ -1,5 +1,10 @@
 """Serves auth alone: `python -m services.auth`."""
 
+from services.common.first_signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals()
+
 from services.auth.service import AuthService, build
 from services.auth.settings import AuthSettings
 from services.common.runner import serve

@@ -18,7 +18,6 @@ from services.common.identity.authenticator import Authenticator
 from services.common.identity.principal_token import PrincipalVerifier
 from services.common.identity.remote import RemoteIdentity
 from services.common.identity.service_identity import ServiceIdentity, ServiceTokenVerifier
-from services.common.metrics_server import serve_metrics
 from services.common.paging import seal_page_tokens
 from services.common.runtime import Runtime
 from services.common.service import IdentityProvider, Service
@@ -156,7 +155,6 @@ class Host:
         public_port = await self._listen(public, public_address)
         for listener in self._listeners:
             await listener.set_serving(True)
-        serve_metrics(settings)
         return public_port, internal_port
 
     async def _listen(self, listener: Listener, address: str) -> int:

@@ -1,18 +1,18 @@
-"""What a process tells over HTTP: its metrics at /metrics, and at /livez whether it works."""
+"""What a process tells over HTTP: /metrics, at /livez whether it works, at /readyz whether it takes work."""
 
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from http import HTTPStatus
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from services.common.process_state import ProcessState
 from services.common.settings import CommonSettings
 from services.common.startup import StartError
-
-Answer = tuple[str, bytes]
 
 
 class _Server6(ThreadingWSGIServer):
@@ -24,11 +24,10 @@ class _Handler(WSGIRequestHandler):
         """Leave requests out of the log."""
 
 
-def serve_metrics(settings: CommonSettings, is_alive: Callable[[], bool] = lambda: True) -> None:
-    """Serve where the settings ask for it, in a thread of its own.
+def serve_metrics(settings: CommonSettings, state: ProcessState) -> None:
+    """Serve where the settings ask for it, in a thread of its own, in plain HTTP also where calls take TLS.
 
-    /livez is answered with 200, or with 503 when the process has to be started again. One that is stopped or starved
-    does not answer.
+    /livez and /readyz are answered with 200 or 503. A process that is stopped by a signal does not answer.
 
     Raises:
         StartError: the port is taken.
@@ -38,12 +37,20 @@ def serve_metrics(settings: CommonSettings, is_alive: Callable[[], bool] = lambd
     metrics = make_wsgi_app()
 
     def answer(environment: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environment["PATH_INFO"] != "/livez":
-            pages: Iterable[bytes] = metrics(environment, start_response)
-            return pages
-        alive = is_alive()
-        start_response("200 OK" if alive else "503 Service Unavailable", [("Content-Type", "text/plain")])
-        return [b"alive\n" if alive else b"hangs\n"]
+        match environment["PATH_INFO"]:
+            case "/metrics":
+                pages: Iterable[bytes] = metrics(environment, start_response)
+                return pages
+            case "/livez":
+                status, text = (HTTPStatus.OK, "alive") if state.alive else (HTTPStatus.SERVICE_UNAVAILABLE, "hangs")
+            case "/readyz":
+                status, text = (
+                    (HTTPStatus.OK, "ready") if state.ready else (HTTPStatus.SERVICE_UNAVAILABLE, "not ready")
+                )
+            case _:
+                status, text = HTTPStatus.NOT_FOUND, "there are /metrics, /livez and /readyz"
+        start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{text}\n".encode()]
 
     kind = _Server6 if ":" in settings.host else ThreadingWSGIServer
     try:

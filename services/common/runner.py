@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings
 from services.common.environment import read_settings
 from services.common.hosting import Build, Host, ServiceT
 from services.common.logging import configure_logging
+from services.common.metrics_server import serve_metrics
+from services.common.process_state import ProcessState
 from services.common.service import IdentityProvider
 from services.common.settings import (
     PARTS,
@@ -28,19 +30,23 @@ from services.common.settings import (
 from services.common.startup import StartError
 
 
-def run(main: Callable[[CommonSettings, asyncio.Event], Coroutine[Any, Any, None]], name: str) -> None:
-    """Run a process until SIGTERM or SIGINT, which set the event `main` is given. Ends the process."""
+def run(main: Callable[[CommonSettings, ProcessState], Coroutine[Any, Any, None]], name: str) -> None:
+    """Run a process until SIGTERM or SIGINT, which ask `main` to stop by the state it is given. Ends the process."""
 
     async def supervised() -> str:
-        stop = asyncio.Event()
+        state = ProcessState()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, state.begin_stop)
+        watch = loop.create_task(state.watch_loop())
         try:
-            await main(common, stop)
+            serve_metrics(common, state)
+            await main(common, state)
         except StartError as error:
             # Not raised further: its traceback holds gRPC servers, which can only be released while the loop runs.
             return str(error)
+        finally:
+            watch.cancel()
         return ""
 
     # Whatever mode the data directory was made with: databases, keys and logs beside them are the owner's alone.
@@ -79,21 +85,27 @@ def serve(
     `internal_address` is where it serves other services, instead of at the port in its settings.
     """
 
-    async def main(common: CommonSettings, stop: asyncio.Event) -> None:
+    async def main(common: CommonSettings, state: ProcessState) -> None:
         settings, own = read_settings(settings_type), ServiceSettings.of(name)
         limit = message_bytes(name, common.max_message_bytes)
         common = common.model_copy(update={"host": own.host or common.host, "max_message_bytes": limit})
         host = Host(common, {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)})
-        service = await host.add(name, build, settings)
-        public, internal = await host.open(
-            public_address=f"{common.host}:{public_port(common, name)}",
-            internal_address=internal_address or f"{common.host}:{internal_port(name)}",
-            identity=identity_of(service) if identity_of else None,
-        )
-        settle()
-        where = internal_address or f"{common.host}:{internal}"
-        print(f"{name} serving on {common.host}:{public}, internal on {where}", flush=True)
-        await stop.wait()
+
+        async def start() -> tuple[int, int]:
+            service = await host.add(name, build, settings)
+            return await host.open(
+                public_address=f"{common.host}:{public_port(common, name)}",
+                internal_address=internal_address or f"{common.host}:{internal_port(name)}",
+                identity=identity_of(service) if identity_of else None,
+            )
+
+        ports = await state.unless_stopped(start())
+        if ports is not None:
+            settle()
+            where = internal_address or f"{common.host}:{ports[1]}"
+            print(f"{name} serving on {common.host}:{ports[0]}, internal on {where}", flush=True)
+            state.take_work()
+            await state.stop.wait()
         await host.close(common.drain_seconds)
 
     run(main, name)

@@ -1,5 +1,10 @@
 """All services on one port, tool gateway and worker hosts as child processes: `python -m services.suite --help`."""
 
+from services.common.first_signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals()
+
 import argparse
 import asyncio
 import os
@@ -13,6 +18,7 @@ from services.auth.service import build as build_auth
 from services.auth.settings import AuthSettings
 from services.common.environment import read_settings
 from services.common.hosting import Host
+from services.common.process_state import ProcessState
 from services.common.runner import run, settle
 from services.common.settings import PARTS, SERVICES, CommonSettings
 from services.memory.service import build as build_memory
@@ -49,14 +55,14 @@ class _Settings:
     suite: SuiteSettings = field(default_factory=partial(read_settings, SuiteSettings))
 
 
-async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: bool) -> None:
-    """Serve until `stop` is set, then drain."""
+async def serve_suite(common: CommonSettings, state: ProcessState, *, postgres: bool) -> None:
+    """Serve until asked to stop, then drain."""
     settings = _Settings()
     directory = common.data_dir.absolute()
     port = _DEFAULT_PORT if common.port is None else common.port
     with lock_data_directory(directory, f"{common.host}:{port}"):
         if not postgres:
-            await _serve(common, settings, stop, directory, port)
+            await _serve(common, settings, state, directory, port)
             return
         # Where pgserver keeps its lock; it warns where a machine has no such directory.
         os.environ.setdefault("XDG_RUNTIME_DIR", str(private_directory(directory / "run")))
@@ -65,12 +71,12 @@ async def serve_suite(common: CommonSettings, stop: asyncio.Event, *, postgres: 
         server = await asyncio.to_thread(start_server, directory / "postgres")
         try:
             common = common.model_copy(update={"database_url": server.get_uri(), "migrate": common.migrate or "auto"})
-            await _serve(common, settings, stop, directory, port)
+            await _serve(common, settings, state, directory, port)
         finally:
             await asyncio.to_thread(server.cleanup)
 
 
-async def _serve(common: CommonSettings, settings: _Settings, stop: asyncio.Event, directory: Path, port: int) -> None:
+async def _serve(common: CommonSettings, settings: _Settings, state: ProcessState, directory: Path, port: int) -> None:
     started = time.monotonic()
     internal = internal_socket(directory)
     socket, tools_socket = f"unix:{internal}", internal.with_name("tools.sock")
@@ -104,13 +110,14 @@ async def _serve(common: CommonSettings, settings: _Settings, stop: asyncio.Even
         tools.start()
         workers.start()
         warm = asyncio.create_task(_announce_warm(workers, started)) if workers.count else None
-        await stop.wait()
+        state.take_work()
+        await state.stop.wait()
         if warm is not None:
             warm.cancel()
         _say("draining: running work gets its time; signal again to end at once")
-        stop.clear()
+        state.stop.clear()
         drain = asyncio.create_task(_drain(host, workers, tools, common.drain_seconds))
-        impatient = asyncio.create_task(stop.wait())
+        impatient = asyncio.create_task(state.stop.wait())
         await asyncio.wait((drain, impatient), return_when=asyncio.FIRST_COMPLETED)
         if not drain.done():
             drain.cancel()

@@ -1,5 +1,10 @@
 """Serves the tool gateway alone: `python -m services.orchestrator.tool_gateway`."""
 
+from services.common.first_signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals()
+
 import argparse
 
 from services.common.runner import serve

@@ -1,14 +1,18 @@
 """Run a worker host: `python -m services.orchestrator.worker`."""
 
+from services.common.first_signals import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals()
+
 import argparse
-import asyncio
 import os
 import sys
 from functools import partial
 
 from services.common.environment import read_settings
 from services.common.hosting import Host
-from services.common.metrics_server import serve_metrics
+from services.common.process_state import ProcessState
 from services.common.runner import run
 from services.common.settings import PARTS, SERVICES, CommonSettings, peer_address
 from services.common.startup import StartError
@@ -18,21 +22,24 @@ from services.orchestrator.worker.host.host import WorkerHost
 from services.orchestrator.worker.settings import WorkerSettings
 
 
-async def serve(common: CommonSettings, stop: asyncio.Event, *, supervised: bool) -> None:
+async def serve(common: CommonSettings, state: ProcessState, *, supervised: bool) -> None:
     """Work until asked to stop, then let what runs end for a while."""
     settings, shared = read_settings(WorkerSettings), read_settings(OrchestratorSettings)
     host = Host(common, {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)})
-    worker = WorkerHost(settings, shared, await host.runtime("orchestrator"))
-    starting, stopping = asyncio.create_task(worker.start()), asyncio.create_task(stop.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if starting.done():
+
+    async def start() -> WorkerHost:
+        worker = WorkerHost(settings, shared, await host.runtime("orchestrator"))
         try:
-            starting.result()
+            await worker.start()
         except ForkServerLost as error:
             raise StartError("CrewAI could not be loaded; what the fork server wrote above says why") from error
-        serve_metrics(common, lambda: worker.silent_seconds < settings.lease_seconds)
+        return worker
+
+    worker = await state.unless_stopped(start())
+    if worker is not None:
+        state.take_work(lambda: worker.silent_seconds < settings.lease_seconds)
         worker.announce(repeatedly=supervised)
-        await stopping
+        await state.stop.wait()
         await worker.drain()
     sys.stderr.flush()
     # At once: what still runs is other hosts' now.

@@ -1,6 +1,5 @@
 """A refused setting is named as the operator wrote it, with its value, what is allowed and what it sets."""
 
-import asyncio
 import types
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,6 +13,7 @@ from pydantic_settings import BaseSettings
 
 from services.auth.settings import AuthSettings
 from services.common.environment import SettingsError, read_settings
+from services.common.process_state import ProcessState
 from services.common.runner import run, serve
 from services.common.settings import PARTS, SERVICES, CommonSettings, ServiceSettings
 from services.memory.settings import MemorySettings
@@ -213,8 +213,8 @@ def _build(_settings: object, _runtime: object) -> Any:
 
 
 def _suite() -> None:
-    async def main(common: CommonSettings, stop: asyncio.Event) -> None:
-        await serve_suite(common, stop, postgres=False)
+    async def main(common: CommonSettings, state: ProcessState) -> None:
+        await serve_suite(common, state, postgres=False)
 
     run(main, "suite")
 

@@ -1,19 +1,14 @@
-"""Metrics and liveness over HTTP."""
+"""Metrics and probes over HTTP."""
 
 import http.client
-from dataclasses import dataclass
 
 import pytest
 
 from services.common.metrics_server import serve_metrics
+from services.common.process_state import ProcessState
 from services.common.settings import CommonSettings
 from services.common.startup import StartError
 from tests.support.child_process import free_port
-
-
-@dataclass
-class Process:
-    alive: bool = True
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -26,14 +21,27 @@ def get(port: int, path: str) -> tuple[int, str]:
         connection.close()
 
 
-def test_a_process_says_whether_it_works_and_what_it_counts() -> None:
-    process, settings = Process(), CommonSettings(metrics_port=free_port())
-    serve_metrics(settings, lambda: process.alive)
-    assert get(settings.metrics_port, "/livez") == (200, "alive\n")
-    process.alive = False
+def test_a_process_says_whether_it_works_takes_work_and_what_it_counts() -> None:
+    now, works = [0.0], [True]
+    state, settings = ProcessState(lambda: now[0]), CommonSettings(metrics_port=free_port())
+    serve_metrics(settings, state)
+
+    def probes() -> tuple[int, int]:
+        return get(settings.metrics_port, "/livez")[0], get(settings.metrics_port, "/readyz")[0]
+
+    assert probes() == (200, 503)
+    state.take_work(lambda: works[0])
+    assert get(settings.metrics_port, "/readyz") == (200, "ready\n")
+    works[0] = False
+    assert probes() == (503, 503)
+    works[0] = True
+    now[0] = 11.0
     assert get(settings.metrics_port, "/livez") == (503, "hangs\n")
-    status, metrics = get(settings.metrics_port, "/metrics")
-    assert status == 200
-    assert "python_info" in metrics
+    now[0] = 9.0
+    assert probes() == (200, 200)
+    state.begin_stop()
+    assert probes() == (200, 503)
+    assert "python_info" in get(settings.metrics_port, "/metrics")[1]
+    assert get(settings.metrics_port, "/")[0] == 404
     with pytest.raises(StartError, match="COXSWAIN_METRICS_PORT"):
-        serve_metrics(settings)
+        serve_metrics(settings, state)

@@ -75,23 +75,21 @@ def test_everything_is_valid(documents: list[Document]) -> None:
         kubernetes_validate.validate(document, OLDEST_KUBERNETES, strict=True)
 
 
-def test_a_worker_that_hangs_is_started_again_and_its_crews_fit_its_memory(of_kind: Named) -> None:
+def test_the_crews_of_a_worker_fit_its_memory(of_kind: Named) -> None:
     worker = container(of_kind("Deployment")["worker"])
-    assert worker["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "metrics"}
     variables = {variable["name"]: variable.get("value", "") for variable in worker["env"]}
     crews = int(variables["COXSWAIN_WORKER_CREW_MEMORY_MIB"]) * WorkerSettings().slots
     assert crews + _HOST_MIB <= int(worker["resources"]["limits"]["memory"].removesuffix("Gi")) * 1024
 
 
-def test_without_tls_servers_are_probed_by_grpc() -> None:
-    names = (*SERVERS, GATEWAY)
-    servers = [document for document in render(K8S / "base") if document["metadata"]["name"] in names]
-    deployments = [document for document in servers if document["kind"] == "Deployment"]
-    assert len(deployments) == len(names)
-    for deployment in deployments:
-        kubernetes_validate.validate(deployment, OLDEST_KUBERNETES, strict=True)
+def test_every_process_is_probed_over_http(of_kind: Named) -> None:
+    deployments = of_kind("Deployment")
+    assert set(deployments) == set(DEPLOYMENTS)
+    for name, deployment in deployments.items():
         only = container(deployment)
-        assert all("grpc" in only[probe] for probe in ("startupProbe", "readinessProbe", "livenessProbe"))
+        paths = {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+        for probe, path in paths.items():
+            assert only[probe]["httpGet"] == {"path": path, "port": "metrics"}, name
 
 
 def test_every_pod_is_confined(pods: dict[str, Document]) -> None:

@@ -1,0 +1,60 @@
+"""What a process knows of itself: that its event loop turns, that it takes work, that it was asked to stop."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from services.common import process_state
+from services.common.process_state import ProcessState
+
+
+def hold_up_until(done: Callable[[], bool]) -> None:
+    """Let the event loop stand still."""
+    while not done():
+        time.sleep(0.01)
+
+
+async def test_a_loop_that_stands_still_is_noticed_and_so_is_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_state, "_SILENT_SECONDS", 1.0)
+    state = ProcessState()
+    state.take_work()
+    watching = asyncio.create_task(state.watch_loop())
+    hold_up_until(lambda: not state.alive)
+    assert not state.ready
+    async with asyncio.timeout(60):
+        while not state.alive:  # noqa: ASYNC110 - nothing tells of it, as in a probe
+            await asyncio.sleep(0.01)
+    assert state.ready
+    watching.cancel()
+
+
+async def test_what_starts_ends_when_the_process_is_asked_to_stop() -> None:
+    state, ended = ProcessState(), asyncio.Event()
+
+    async def start() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    waiting = asyncio.create_task(state.unless_stopped(start()))
+    await asyncio.sleep(0)
+    state.begin_stop()
+    assert await waiting is None
+    assert ended.is_set()
+
+
+async def test_what_a_start_returns_and_raises_is_passed_on() -> None:
+    state = ProcessState()
+
+    async def fail() -> None:
+        raise ValueError("no")
+
+    async def work() -> int:
+        return 7
+
+    assert await state.unless_stopped(work()) == 7
+    with pytest.raises(ValueError, match="no"):
+        await state.unless_stopped(fail())
