@@ -135,7 +135,7 @@ async def test_a_database_that_comes_late_is_waited_for(postgres_url: str, tmp_p
     )
     with structlog.testing.capture_logs() as logs:
         starting = asyncio.create_task(Host(settings, {}).runtime("auth"))
-        while not logs:
+        while not logs:  # noqa: ASYNC110 - a log has no event to wait for
             await asyncio.sleep(0.01)
         (tmp_path / socket_name).symlink_to(Path(str(url.query["host"])) / socket_name)
         runtime = await starting

@@ -9,7 +9,6 @@ import pytest
 from services.orchestrator.worker.settings import WorkerSettings
 from tests.unit.deploy.manifests import (
     GATEWAY,
-    K8S,
     OLDEST_KUBERNETES,
     PROD,
     SERVERS,
