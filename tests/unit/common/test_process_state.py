@@ -22,22 +22,23 @@ async def test_a_loop_that_stands_still_is_noticed_and_so_is_that_it_goes_on(mon
     state.take_work()
     watching = asyncio.create_task(state.watch_loop())
     hold_up_until(lambda: not state.alive)
-    assert not state.ready
+    assert [state.alive, state.ready] == [False, False]
     async with asyncio.timeout(60):
         while not state.alive:  # noqa: ASYNC110 - nothing tells of it, as in a probe
             await asyncio.sleep(0.01)
-    assert state.ready
+    assert [state.alive, state.ready] == [True, True]
     watching.cancel()
 
 
 async def test_what_starts_ends_when_the_process_is_asked_to_stop() -> None:
     state, ended = ProcessState(), asyncio.Event()
 
-    async def start() -> None:
+    async def start() -> str:
         try:
             await asyncio.Event().wait()
         finally:
             ended.set()
+        return "started"
 
     waiting = asyncio.create_task(state.unless_stopped(start()))
     await asyncio.sleep(0)
