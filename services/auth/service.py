@@ -30,6 +30,7 @@ from services.auth.usecases.groups import Groups
 from services.auth.usecases.memberships import Memberships
 from services.auth.usecases.principals import Principals
 from services.auth.usecases.secrets import Secrets
+from services.common import audit
 from services.common.background import BackgroundTasks
 from services.common.db.idempotency import forget_old_requests
 from services.common.egress import AddressPolicy
@@ -157,6 +158,7 @@ class AuthService:
         if admin:
             if await self._groups.bootstrap(admin, self._settings.bootstrap_group):
                 logger.info("platform_admin_created", subject=admin)
+                audit.record("platform_admin_created", subject=admin, outcome="OK")
         elif not (self._dev or self._settings.platform_admins or await self._groups.administered()):
             logger.warning("no_platform_admin", remedy="set COXSWAIN_AUTH_BOOTSTRAP_ADMIN to issuer|subject")
 

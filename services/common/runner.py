@@ -11,6 +11,7 @@ from typing import Any
 import uvloop
 from pydantic_settings import BaseSettings
 
+from services.common.audit import configure_audit, stop_audit
 from services.common.environment import read_settings
 from services.common.hosting import Build, Host, ServiceT
 from services.common.logging import configure_logging
@@ -54,9 +55,12 @@ def run(main: Callable[[CommonSettings, ProcessState], Coroutine[Any, Any, None]
     try:
         common = read_settings(CommonSettings)
         configure_logging(common.log_level, service=name)
+        configure_audit(common.audit_log, common.data_dir, service=name)
         obstacle = uvloop.run(supervised())
     except StartError as error:
         obstacle = str(error)
+    finally:
+        stop_audit()
     if obstacle:
         print(f"{name} cannot start: {obstacle}", file=sys.stderr)
         sys.exit(2)

@@ -54,6 +54,9 @@ class CommonSettings(BaseSettings):
     )
     keys_dir: Path | None = Field(None, description="Directory of service keys; empty means data_dir/keys.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    audit_log: str = Field(
+        "", description='File of the audit log, "stderr" or "off"; empty means audit.log in data_dir (docs/audit.md).'
+    )
     drain_seconds: float = Field(30, ge=0, description="Seconds that running calls get to finish on SIGTERM.")
     principal_cache_seconds: float = Field(
         60, ge=0, le=300, description="Seconds a verified caller is remembered: how long a removed member can continue."

@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import structlog
-
 from services.auth import tables
 from services.auth.domain import Group, Member
 from services.auth.repositories.groups import GroupRepository
@@ -16,8 +14,6 @@ from services.common.errors import FailedPrecondition, NotFound, PermissionDenie
 from services.common.identity.principal import Principal, Role
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
-
-logger = structlog.get_logger(__name__)
 
 _GROUPS = Pager("groups")
 _MEMBERS = Pager("members")
@@ -104,16 +100,7 @@ class Groups:
             standing = await members.get(group_id, subject)
             if _is_admin(standing) and role is not Role.ADMIN:
                 await _keep_an_admin(members, group_id, subject)
-            member = await members.put(group_id, subject, role, invited=subject != principal.subject)
-        logger.info(
-            "member_set",
-            group_id=group_id,
-            subject=subject,
-            role=role.name,
-            invited=member.invited,
-            by=principal.subject,
-        )
-        return member
+            return await members.put(group_id, subject, role, invited=subject != principal.subject)
 
     async def remove_member(self, principal: Principal, subject: str) -> None:
         """End a membership in the principal's group: somebody else's as an admin, their own with any role.
@@ -140,7 +127,6 @@ class Groups:
             if _is_admin(standing):
                 await _keep_an_admin(members, group_id, subject)
             await members.remove(group_id, subject)
-        logger.info("member_removed", group_id=group_id, subject=subject, by=principal.subject)
 
     async def members_page(self, group_id: str, size: int, token: str) -> Page[Member]:
         """Return a page of a group's members, by subject.

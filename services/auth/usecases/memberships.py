@@ -3,14 +3,11 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import structlog
-
 from services.auth.repositories.groups import read_existing
 from services.auth.repositories.members import MemberRepository, read_roles
+from services.common import audit
 from services.common.db.database import Database
 from services.common.identity.principal import Role
-
-logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +58,5 @@ class Memberships:
         async with self._database.write() as connection:
             role = await MemberRepository(connection).accept(group_id, subject)
         if role is not None:
-            logger.info("member_accepted", group_id=group_id, subject=subject, role=role.name)
+            audit.record("member_accepted", subject=subject, group_id=group_id, role=role.name, outcome="OK")
         return role

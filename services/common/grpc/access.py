@@ -22,6 +22,8 @@ class MethodAccess:
     """Whether calling it twice does what calling it once does."""
     callers: frozenset[str] = frozenset()
     """The services that may call it, when it is internal."""
+    audited: bool = False
+    """Whether the audit log has its calls: whatever changes something and is not marked `unaudited`."""
 
 
 def read_access(method: MethodDescriptor) -> MethodAccess:
@@ -29,7 +31,8 @@ def read_access(method: MethodDescriptor) -> MethodAccess:
 
     Raises:
         ValueError: one of `access`, `role`, `idempotency_level` and, of an internal method, `callers` is missing, or
-            `callers` names what is not a service, or a public method has them.
+            `callers` names what is not a service, or a public method has them; or `unaudited` is said of a method that
+            changes nothing.
     """
     options = method.GetOptions()
     access = options.Extensions[access_pb2.access]
@@ -52,9 +55,14 @@ def read_access(method: MethodDescriptor) -> MethodAccess:
         raise ValueError(f"{method.full_name} names unknown services as callers: {', '.join(sorted(unknown))}")
     if callers and not internal:
         raise ValueError(f"{method.full_name} names callers, but serves everybody")
+    changes = options.idempotency_level != descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
+    unaudited = options.Extensions[access_pb2.unaudited]
+    if unaudited and not changes:
+        raise ValueError(f"{method.full_name} is marked unaudited, but changes nothing")
     return MethodAccess(
         internal=internal,
         role=Role(role),
         repeatable=options.idempotency_level != descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN,
         callers=callers,
+        audited=changes and not unaudited,
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
+from google.protobuf.message import Message
+
 from services.common.errors import Unauthenticated
 from services.common.identity.authenticator import NO_CREDENTIAL, Credential
 from services.common.identity.principal import Principal
@@ -30,6 +32,16 @@ class Call:
     """The service that was called last on its behalf."""
     deadline: float | None = None
     """When the caller stops waiting, by the event loop's clock."""
+    peer: str = ""
+    """The address at the other end of the connection, percent-encoded. Example: `ipv4:10.0.0.7:51234`."""
+    outcome: str = "CANCELLED"
+    """The name of the status code it has ended with."""
+    reason: str = ""
+    """Why it failed, as in ErrorInfo."""
+    request: Message | None = None
+    """What was asked, of an audited call; of a stream the first request."""
+    response: Message | None = None
+    """What an audited unary call was answered."""
 
     def time_remaining(self) -> float | None:
         """Return the seconds left, or None when the caller waits for ever."""

@@ -17,6 +17,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from services.common.errors import DeadlineExceeded
 from services.common.grpc.access import read_access
 from services.common.grpc.call import outgoing_call
+from services.common.grpc.renewed_channel import RenewedChannel
+from services.common.grpc.tls import ChannelTls
 from services.common.identity.authenticator import PRINCIPAL, REQUEST_ID, SERVICE
 from services.common.identity.service_identity import ServiceIdentity
 from services.common.settings import message_bytes, service_of
@@ -32,14 +34,14 @@ class Peers:
         *,
         timeout_seconds: float,
         max_message_bytes: int,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: ChannelTls | None = None,
     ) -> None:
-        """`addresses` maps a service to its gRPC target; with `credentials` channels use TLS."""
+        """`addresses` maps a service to its gRPC target; channels use `tls`, where given."""
         self._addresses = addresses
         self._identity = identity
         self._timeout_seconds = timeout_seconds
         self._max_message_bytes = max_message_bytes
-        self._credentials = credentials
+        self._tls = tls
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     def channel(self, service: str) -> grpc.aio.Channel:
@@ -60,8 +62,13 @@ class Peers:
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
         ]
-        if self._credentials is not None and not target.startswith("unix:"):
-            return grpc.aio.secure_channel(target, self._credentials, options=options, interceptors=interceptors)
+        if self._tls is not None and not target.startswith("unix:"):
+            return RenewedChannel(
+                self._tls,
+                lambda credentials: grpc.aio.secure_channel(
+                    target, credentials, options=options, interceptors=interceptors
+                ),
+            )
         return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
 
     def _prepare(
@@ -131,7 +138,7 @@ def service_config(name: str) -> str:
     """
     repeatable = [
         {"service": service.full_name, "method": method.name}
-        for service in _descriptors(name)
+        for service in service_descriptors(name)
         for method in service.methods
         if read_access(method).repeatable and not method.server_streaming
     ]
@@ -150,7 +157,7 @@ def service_config(name: str) -> str:
     )
 
 
-def _descriptors(name: str) -> Iterator[ServiceDescriptor]:
+def service_descriptors(name: str) -> Iterator[ServiceDescriptor]:
     """Yield what a service of ours serves, from every service file of its package."""
     package = importlib.import_module(f"coxswain.{service_of(name)}.v1")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):

@@ -28,7 +28,8 @@ from services.common.errors import (
     Unauthenticated,
 )
 from services.common.grpc.access import MethodAccess
-from services.common.grpc.call import Call, enter_call
+from services.common.grpc.call import Call, current_call, enter_call
+from services.common.grpc.call_audit import record_call
 from services.common.grpc.capacity import Capacity
 from services.common.grpc.handler import Context
 from services.common.grpc.large_messages import beside_if_large
@@ -111,22 +112,28 @@ class Pipeline:
         """Return the bound form of a unary method."""
         seconds = SECONDS.labels(method.path)
         succeeded = CALLS.labels(method.path, "OK")
+        audited = method.access.audited
 
         async def serve(data: bytes, context: Context) -> bytes | None:
             started = time.perf_counter()
-            call = Call(request_id="", method=method.path)
+            call = Call(request_id="", method=method.path, peer=context.peer())
             try:
                 metadata = _enter(call, context)
                 with self._capacity.calls.one_for():
                     await self._admit(call, method, metadata)
                     with self._group_place(call):
                         request = await beside_if_large(len(data), _decode, method, data)
-                        response = self._encode(await handler(request, context))
+                        call.request = request if audited else None
+                        answer = await handler(request, context)
+                        call.response = answer if audited else None
+                        response = self._encode(answer)
+                call.outcome = "OK"
             except Exception as error:
                 await self._fail(call, context, error)
                 return None
             finally:
                 seconds.observe(time.perf_counter() - started)
+                record_call(call, method.access)
             succeeded.inc()
             return response
 
@@ -138,7 +145,9 @@ class Pipeline:
         """Return the bound form of a method that streams its responses."""
 
         async def respond(data: bytes, context: Context) -> AsyncIterator[Message]:
-            return handler(await beside_if_large(len(data), _decode, method, data), context)
+            request = await beside_if_large(len(data), _decode, method, data)
+            _note(method, request)
+            return handler(request, context)
 
         return self._stream(method, respond)
 
@@ -163,10 +172,12 @@ class Pipeline:
 
         async def serve(received: Received, context: Context) -> AsyncIterator[bytes]:
             started = time.perf_counter()
-            call = Call(request_id="", method=method.path)
+            call = Call(request_id="", method=method.path, peer=context.peer())
             guard: asyncio.Task[None] | None = None
             stream = _Responses(asyncio.current_task())
             places = contextlib.ExitStack()
+            if stream.task is not None:
+                stream.task.add_done_callback(lambda _: record_call(call, method.access))
             try:
                 metadata = _enter(call, context)
                 places.enter_context(self._capacity.streams.one_for())
@@ -187,6 +198,7 @@ class Pipeline:
                     stream.writing = False
                     if stream.refusal is not None:
                         raise stream.refusal
+                call.outcome = "OK"
             except Exception as error:
                 await self._fail(call, context, error)
                 return
@@ -295,6 +307,7 @@ class Pipeline:
                 f"the server failed; its log tells why under request id {call.request_id}", reason="INTERNAL"
             )
         code, status = to_status(failure, call.request_id)
+        call.outcome, call.reason = code.name, failure.reason
         CALLS.labels(call.method, code.name).inc()
         logger.info("call_refused", method=call.method, code=code.name, reason=failure.reason)
         await context.abort(code, status.message, failure_metadata(failure, status))
@@ -377,7 +390,16 @@ async def _requests(method: Method, messages: AsyncIterator[bytes], idle_seconds
             ) from None
         if data is None:
             return
-        yield await beside_if_large(len(data), _decode, method, data)
+        request = await beside_if_large(len(data), _decode, method, data)
+        _note(method, request)
+        yield request
+
+
+def _note(method: Method, request: Message) -> None:
+    """Keep the first request of a stream for the audit log."""
+    call = current_call()
+    if method.access.audited and call.request is None:
+        call.request = request
 
 
 def _decode(method: Method, data: bytes) -> Message:

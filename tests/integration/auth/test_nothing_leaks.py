@@ -25,6 +25,7 @@ from coxswain.auth.v1 import (
     secret_service_pb2,
 )
 from coxswain.common.v1 import access_pb2
+from services.common.audit import configure_audit, stop_audit
 from services.common.db.database import Database
 from services.common.logging import configure_logging
 from tests.integration.auth.support import calling_service, exchange, guarded_settings, make_service_keys
@@ -118,6 +119,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: io.StringI
         monkeypatch.setenv("OPENAI_API_KEY", PROVIDER_KEY)
         monkeypatch.setenv("OPENAI_BASE_URL", "no address")
         make_service_keys(tmp_path)
+        configure_audit(str(tmp_path / "audit.log"), tmp_path, service="auth")
         settings = guarded_settings(
             databricks_audiences=(WORKSPACE_ID,),
             bootstrap_admin=f"{identity.issuer}|ann@example.com",
@@ -219,6 +221,8 @@ async def everything_stored(world: World) -> str:
 
 async def test_no_method_tells_logs_or_stores_a_secret(world: World, log: io.StringIO) -> None:
     await every_method(world)
+    stop_audit()
+    assert "PutSecret" in (world.harness.data_dir / "audit.log").read_text()
     assert world.called == {method.name for service in SERVICES for method in service.methods}
     files = _files(world.harness.data_dir)
     logged = log.getvalue()

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import json
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2, delegation_p
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc, record_pb2
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
+from services.common.audit import configure_audit, stop_audit
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
 from services.common.grpc.access import MethodAccess
@@ -82,6 +84,7 @@ class ToyService(
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.watch_ended = asyncio.Event()
+        self.delete_ended = asyncio.Event()
         self.import_ended = asyncio.Event()
 
     def register(self, registry: Any) -> None:
@@ -116,6 +119,11 @@ class ToyService(
         )
 
     async def DeleteModel(self, request: Any, context: Any) -> model_pb2.DeleteModelResponse:
+        if request.name == "waits":
+            try:
+                await self.gate.wait()
+            finally:
+                self.delete_ended.set()
         return model_pb2.DeleteModelResponse()
 
     async def RevokeDelegation(self, request: Any, context: Any) -> delegation_pb2.RevokeDelegationResponse:
@@ -467,7 +475,7 @@ async def test_a_handler_ends_with_its_call_even_when_nobody_takes_what_it_says(
         finally:
             ended.set()
 
-    context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None)
+    context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None, peer=str)
     nobody: Any = None
     pipeline = Pipeline(nobody, internal=False, stream_check_seconds=1, max_message_bytes=1024, capacity=ROOM)
     access = MethodAccess(internal=False, role=Role.ANONYMOUS, repeatable=True)
@@ -510,6 +518,7 @@ async def test_a_removed_caller_who_still_takes_a_response_hears_why_nothing_fol
     class Context:
         invocation_metadata = staticmethod(lambda: (("authorization", "Bearer ann"),))
         time_remaining = staticmethod(lambda: None)
+        peer = str
 
         async def abort(self, code: Any, details: str, _metadata: Any) -> None:
             raise RuntimeError(code, details)
@@ -592,7 +601,7 @@ async def test_a_client_that_sends_nothing_more_is_told_that_it_waits_for_nothin
         told.extend(status)
         raise Aborted
 
-    context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None, abort=abort)
+    context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None, peer=str, abort=abort)
     nobody: Any = None
     pipeline = Pipeline(
         nobody, internal=False, stream_check_seconds=1, max_message_bytes=1024, capacity=ROOM, idle_seconds=0.05
@@ -797,3 +806,80 @@ def test_a_service_key_of_another_installation_is_refused(tmp_path: Path) -> Non
     with pytest.raises(StartError, match=r"memory\.key"):
         Host(CommonSettings(data_dir=tmp_path, identity_mode="jwt"), {}).peers("memory")
     assert reflection_pb2_grpc.ServerReflectionStub is not None
+
+
+@pytest.fixture
+def audited(tmp_path: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Return what reads the audit log, which ends with it."""
+    file = tmp_path / "audit.log"
+    configure_audit(str(file), tmp_path, service="toy")
+
+    def lines() -> list[dict[str, Any]]:
+        stop_audit()
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    yield lines
+    stop_audit()
+
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+async def test_a_change_is_audited_with_who_what_and_from_where_and_a_reading_call_is_not(
+    served: Served, audited: Lines
+) -> None:
+    metadata = bearer("ann:ADMIN", x_group_id="sales", x_request_id="r-7")
+    await served.models.GetModel(model_pb2.GetModelRequest(name="m"), metadata=metadata)
+    await served.models.DeleteModel(model_pb2.DeleteModelRequest(name="m"), metadata=metadata)
+    [line] = audited()
+    assert line.pop("timestamp").endswith("+00:00")
+    assert line.pop("peer").startswith("ipv4:127.0.0.1:")
+    assert line == {
+        "log": "audit",
+        "service": "toy",
+        "event": "changed",
+        "method": "/coxswain.models.v1.ModelService/DeleteModel",
+        "outcome": "OK",
+        "subject": "ann",
+        "group_id": "sales",
+        "role": "ADMIN",
+        "resource": {"name": "m"},
+        "request_id": "r-7",
+    }
+
+
+async def test_refused_and_failed_attempts_are_audited_with_what_is_known(served: Served, audited: Lines) -> None:
+    delete, get = model_pb2.DeleteModelRequest(name="m"), model_pb2.GetModelRequest(name="m")
+    await refused(served.models.DeleteModel(delete, metadata=bearer("ann:EDITOR")))
+    await refused(served.models.GetModel(get, metadata=bearer("who", x_group_id="sales")))
+    await refused(served.models.DeleteModel(model_pb2.DeleteModelRequest(), metadata=bearer("ann:ADMIN")))
+    denied, unknown, failed = audited()
+    assert (denied["event"], denied["outcome"], denied["reason"]) == ("refused", "PERMISSION_DENIED", "ROLE_REQUIRED")
+    assert (denied["subject"], denied["role"]) == ("ann", "EDITOR")
+    assert (unknown["event"], unknown["outcome"]) == ("refused", "UNAUTHENTICATED")
+    assert (unknown["method"], unknown["asked_group_id"]) == ("/coxswain.models.v1.ModelService/GetModel", "sales")
+    assert "subject" not in unknown
+    assert (failed["event"], failed["outcome"], failed["reason"]) == ("failed", "INVALID_ARGUMENT", "INVALID_FIELD")
+
+
+async def test_a_stream_that_changes_something_is_audited_at_its_end(served: Served, audited: Lines) -> None:
+    stream: Any = served.memory.ImportRecords(metadata=bearer("ann:OPERATOR"))
+    await stream.write(import_message("a private text"))
+    await stream.read()
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
+    await served.host.close(0)
+    [line] = audited()
+    assert (line["event"], line["outcome"]) == ("changed", "OK")
+    assert line["resource"] == {"target.namespace.memory_id": "m", "records": 1}
+    assert "private" not in json.dumps(line)
+
+
+async def test_a_change_whose_client_goes_away_is_audited_as_cancelled(served: Served, audited: Lines) -> None:
+    request = model_pb2.DeleteModelRequest(name="waits")
+    with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED"):
+        await served.models.DeleteModel(request, metadata=bearer("ann:ADMIN"), timeout=0.2)
+    await served.toy.delete_ended.wait()
+    await served.host.close(0)
+    [line] = audited()
+    assert (line["event"], line["outcome"], line["resource"]) == ("failed", "CANCELLED", {"name": "waits"})

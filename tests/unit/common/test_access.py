@@ -8,7 +8,9 @@ from google.protobuf.descriptor_pool import Default, DescriptorPool
 from coxswain.auth.v1 import auth_service_pb2
 from coxswain.common.v1 import access_pb2
 from services.common.grpc.access import read_access
+from services.common.grpc.peers import service_descriptors
 from services.common.identity.principal import Role
+from services.common.settings import SERVICES
 
 INTERNAL = {
     "access": access_pb2.ACCESS_INTERNAL,
@@ -70,3 +72,32 @@ def test_only_the_orchestrator_and_its_gateway_may_act_for_executions() -> None:
     assert read_access(methods["IssueExecutionPrincipal"]).callers == {"orchestrator", "tools"}
     # Neither the API nor a worker host gets a credential.
     assert read_access(methods["ResolveCredential"]).callers == {"memory", "models", "tools"}
+
+
+def test_what_changes_something_is_audited_unless_it_is_marked() -> None:
+    reads = PUBLIC | {"idempotency_level": descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS}
+    assert read_access(method(PUBLIC)).audited
+    assert not read_access(method(PUBLIC | {"unaudited": True})).audited
+    assert not read_access(method(reads)).audited
+    with pytest.raises(ValueError, match="changes nothing"):
+        read_access(method(reads | {"unaudited": True}))
+
+
+def test_only_the_traffic_of_crews_and_steps_of_other_calls_are_left_out_of_the_audit_log() -> None:
+    methods = [
+        method
+        for package in SERVICES
+        for service in service_descriptors(package)
+        for method in service.methods
+        if method.GetOptions().idempotency_level != descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
+    ]
+    assert {method.name for method in methods if not read_access(method).audited} == {
+        *("ExchangeToken", "IssueExecutionPrincipal"),
+        *("Complete", "StreamComplete", "Embed"),
+        *("SaveRecords", "TouchRecords", "UpsertIndexRecords"),
+        *("ExecuteToolCall", "AnswerSourceQuestion", "CancelToolCall"),
+        "PublishHint",
+    }
+    administered = [method for method in methods if read_access(method).role >= Role.ADMIN]
+    assert len(administered) > 20
+    assert all(read_access(method).audited for method in administered)

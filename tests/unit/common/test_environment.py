@@ -51,6 +51,7 @@ OWN_NAMES = {
 # Any text is one of these; the names of hosts are looked up when they are used.
 FREE_TEXTS = {
     "address",
+    "audit_log",
     "bootstrap_group",
     "default_embedding_model",
     "host",

@@ -86,7 +86,7 @@ class Stream:
         )
         bound = Method("/m", "s", read_access(method), GetMessageClass(method.input_type))
         context: Any = SimpleNamespace(
-            invocation_metadata=tuple, time_remaining=lambda: None, abort=self._abort, code=lambda: None
+            invocation_metadata=tuple, time_remaining=lambda: None, abort=self._abort, code=lambda: None, peer=str
         )
         # What a request holds is not the question here: it is not decoded.
         serve = pipeline._stream(bound, self._respond)
