@@ -13,7 +13,7 @@ from services.common.db.migrate import SchemaState, schema_state, upgrade_databa
 from services.common.db.start import database_faults, wait_for_database
 from services.common.grpc.peers import Peers
 from services.common.grpc.server import Listener, Listeners
-from services.common.grpc.tls import channel_credentials, server_credentials
+from services.common.grpc.tls import channel_tls, server_credentials
 from services.common.identity.authenticator import Authenticator
 from services.common.identity.principal_token import PrincipalVerifier
 from services.common.identity.remote import RemoteIdentity
@@ -89,7 +89,7 @@ class Host:
             self._identity(name),
             timeout_seconds=settings.peer_timeout_seconds,
             max_message_bytes=settings.max_message_bytes,
-            credentials=channel_credentials(settings),
+            tls=channel_tls(settings),
         )
 
     def _identity(self, name: str) -> ServiceIdentity:
