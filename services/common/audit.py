@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 from prometheus_client import Counter
@@ -54,7 +55,7 @@ def configure_audit(setting: str, data_dir: Path, *, service: str) -> None:
     if setting == OFF:
         return
     target = logging.StreamHandler(sys.stderr) if setting == STANDARD_ERROR else _file_handler(setting, data_dir)
-    waiting: queue.Queue[logging.LogRecord] = queue.Queue(_MOST_WAITING)
+    waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(_MOST_WAITING)
     listener = _Writer(waiting, target)
     listener.start()
     _lines.addHandler(_Sender(waiting, service, listener, target))
@@ -88,7 +89,7 @@ class _Sender(logging.handlers.QueueHandler):
 
     def __init__(
         self,
-        waiting: "queue.Queue[logging.LogRecord]",
+        waiting: "queue.Queue[logging.LogRecord | None]",
         service: str,
         listener: "_Writer",
         target: logging.Handler,
@@ -125,13 +126,17 @@ class _Sender(logging.handlers.QueueHandler):
 class _Writer(logging.handlers.QueueListener):
     """The thread that writes; a disk that stands still does not keep the process from ending."""
 
+    def __init__(self, waiting: "queue.Queue[logging.LogRecord | None]", target: logging.Handler) -> None:
+        super().__init__(waiting, target)
+        self._waiting = waiting
+
     def stop(self) -> None:
         """Write what waits, as far as that takes no longer than some seconds."""
         thread: threading.Thread | None = self._thread  # type: ignore[has-type,unused-ignore]
         if thread is None:
             return
         try:
-            self.queue.put(None, timeout=_LAST_SECONDS)
+            self._waiting.put(None, timeout=_LAST_SECONDS)
         except queue.Full:
             _lose("the lines that waited at the end were not written in time")
         thread.join(_LAST_SECONDS)
@@ -141,8 +146,8 @@ class _Writer(logging.handlers.QueueListener):
 class _AuditFile(logging.handlers.WatchedFileHandler):
     """Appends to a file that only its owner may read."""
 
-    def _open(self) -> TextIO:
-        return open(self.baseFilename, "a", encoding="utf-8", opener=_private)  # type: ignore[return-value]
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=_private)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line; that the file cannot be made anew is no reason to end the thread."""

@@ -54,7 +54,7 @@ def resource_of(request: Message) -> dict[str, Any]:
     Ids and names, numbers, switches, choices and the paths of an update mask; of lists their lengths. Other texts, and
     fields marked `debug_redact`, are left out.
     """
-    named = {}
+    named: dict[str, Any] = {}
     for path, value in _fields(request, "", depth=2):
         if len(named) == _MOST_FIELDS:
             break
@@ -79,7 +79,7 @@ def _fields(message: Message, prefix: str, depth: int) -> Iterator[tuple[str, An
         elif isinstance(value, Message):
             if depth:
                 yield from _fields(value, f"{path}.", depth - 1)
-        elif field.type == FieldDescriptor.TYPE_ENUM:
+        elif field.enum_type is not None:
             member = field.enum_type.values_by_number.get(value)
             yield path, member.name if member is not None else value
         elif field.type not in _TEXTS or _NAMING.search(field.name):

@@ -5,6 +5,7 @@ suites of TLS 1.2.
 """
 
 from pathlib import Path
+from typing import cast
 
 import grpc
 import structlog
@@ -116,9 +117,11 @@ def server_credentials(settings: CommonSettings, *, internal: bool) -> grpc.Serv
         read = files.contents
         return grpc.ssl_server_certificate_configuration([(read["KEY"], read["CERTIFICATE"])], read.get("CA"))
 
-    return grpc.dynamic_ssl_server_credentials(
-        configuration(), lambda: configuration() if files.renew() else None, require_client_authentication=mutual
-    )
+    def renewed() -> grpc.ServerCertificateConfiguration:
+        # None means no change, which the types of grpc do not say.
+        return configuration() if files.renew() else cast("grpc.ServerCertificateConfiguration", None)
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), renewed, require_client_authentication=mutual)
 
 
 def channel_tls(settings: CommonSettings) -> ChannelTls | None:

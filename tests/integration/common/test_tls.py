@@ -6,6 +6,7 @@ import shutil
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -101,7 +102,8 @@ async def test_certificates_that_are_replaced_count_without_a_restart_and_no_cal
     async with serve_auth(former) as served:
         assert await shown_certificate(served.public) == first
         connected, unconnected = served.host.peers("orchestrator"), served.host.peers("models")
-        watch = health_pb2_grpc.HealthStub(connected.channel("auth")).Watch(health_pb2.HealthCheckRequest())
+        health: Any = health_pb2_grpc.HealthStub(connected.channel("auth"))
+        watch = health.Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         stub = auth_service_pb2_grpc.AuthServiceStub(connected.channel("auth"))
         request = delegation_pb2.RevokeDelegationRequest(execution_id="e")
