@@ -67,6 +67,11 @@ class CommonSettings(BaseSettings):
         2000, ge=1, description="Calls a listener works on at once, streams apart; more are refused."
     )
     max_group_calls: int = Field(1000, ge=1, description="Calls of one group that a listener works on at once.")
+    max_connection_calls: int = Field(
+        1000,
+        ge=1,
+        description="Calls and streams open at once on one connection to a public listener; gRPC refuses more.",
+    )
     max_open_streams: int = Field(5000, ge=1, description="Streams open at once on a listener; more are refused.")
     max_group_streams: int = Field(2500, ge=1, description="Streams that one group may have open on a listener.")
     max_subject_streams: int = Field(1000, ge=1, description="Streams that one subject may have open on a listener.")

@@ -22,6 +22,8 @@ from services.common.settings import CommonSettings
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 # Longer than any call waits for a process that stands still, as on a machine that was paused.
 _LONGEST_UNREAD_SECONDS = 3600
+# One takes some 15 KiB.
+_WAITING_FOR_EACH_PLACE = 5
 
 
 class Registry(Protocol):
@@ -64,10 +66,7 @@ class Listener:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", 64 * 1024),
-                # Of calls that have come and wait to be looked at, gRPC cancels some at random, from 1000 on by itself:
-                # as many as may be worked on have to get that far when they come at once.
-                ("grpc.server.max_pending_requests", 2 * settings.max_concurrent_calls),
-                ("grpc.server.max_pending_requests_hard_limit", 4 * settings.max_concurrent_calls),
+                *_bounds_on_waiting_calls(settings, internal=internal),
                 # By itself, gRPC cancels without a word what has waited 30 s to be looked at.
                 ("grpc.server_max_unrequested_time_in_server", _LONGEST_UNREAD_SECONDS),
                 # Makes clients look addresses up again now and then, so that new replicas get their share.
@@ -168,6 +167,26 @@ class _Binder:
 
     def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Handler]) -> None:
         self._listener.bind(service_name, handlers)
+
+
+def _bounds_on_waiting_calls(settings: CommonSettings, *, internal: bool) -> list[tuple[str, int]]:
+    """Return how many calls may wait to be looked at, in the words of gRPC.
+
+    Beyond the first number it cancels some at random, whoever sent them, and beyond the second one all. It counts calls
+    that their clients have reset as well, which anybody can send by the thousand. So many only come from many
+    connections, as gRPC refuses what a connection has open, or has reset in the meantime, beyond its own bound.
+    """
+    most = _WAITING_FOR_EACH_PLACE * settings.max_concurrent_calls
+    bounds = [
+        ("grpc.server.max_pending_requests", most),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * most),
+    ]
+    # Services send all their calls to another one on a single connection.
+    if not internal:
+        # A call is still counted for a moment when its client has the answer and may begin the next one, so a client
+        # that always has as many open as it may is refused some. It has to be more than clients need.
+        bounds += [("grpc.max_concurrent_streams", settings.max_connection_calls), ("grpc.http.overload_protection", 1)]
+    return bounds
 
 
 def _describe(descriptor: ServiceDescriptor, name: str) -> Method:

@@ -1,0 +1,64 @@
+"""What strangers who flood a server with HTTP/2 frames take from others: nothing but time."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import grpc
+import pytest
+
+from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from coxswain.auth.v1.principal_pb2 import WhoAmIRequest
+from tests.support.http2_flood import Http2Flood
+from tests.support.suite_process import SuiteProcess
+
+METHOD = "/coxswain.models.v1.ModelService/ListModels"
+FLOODS: dict[str, Callable[[Http2Flood], None]] = {
+    "calls that are reset at once": lambda flood: flood.begin_and_reset(METHOD, 9000),
+    "calls that never end": lambda flood: flood.begin_without_end(METHOD, 2000),
+    "pings": lambda flood: flood.ping(20_000),
+    "settings": lambda flood: flood.change_settings(20_000),
+}
+
+
+@contextlib.asynccontextmanager
+async def calling_all_the_while(port: int) -> AsyncIterator[None]:
+    """Make one call after the other for several tasks, each of which has to succeed."""
+    ended = asyncio.Event()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        auth = AuthServiceStub(channel)
+
+        async def call() -> None:
+            await auth.WhoAmI(WhoAmIRequest())
+            while not ended.is_set():
+                await auth.WhoAmI(WhoAmIRequest())
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(call())
+            yield
+            ended.set()
+
+
+def flood(port: int, send: Callable[[Http2Flood], None]) -> None:
+    """Send until all is sent or the server ends the connection; leave it open for as long as it takes to tell."""
+    with Http2Flood(port) as connection, contextlib.suppress(OSError):
+        send(connection)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuiteProcess]:
+    with SuiteProcess(tmp_path_factory.mktemp("flooded") / "data", workers=0).running() as suite:
+        yield suite
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+async def test_a_flood_of_frames_costs_no_call_of_others(suite: SuiteProcess, kind: str) -> None:
+    async with calling_all_the_while(suite.port):
+        await asyncio.gather(*(asyncio.to_thread(flood, suite.port, FLOODS[kind]) for _ in range(4)))
+
+
+def test_who_pings_without_end_loses_the_connection(suite: SuiteProcess) -> None:
+    with Http2Flood(suite.port) as connection:
+        connection.ping(100)
+        connection.wait_for_end()
