@@ -88,6 +88,7 @@ class MemoryService:
             policy,
             connect_seconds=settings.pgvector_connect_seconds,
             statement_seconds=settings.pgvector_statement_seconds,
+            answer_bytes=settings.pgvector_answer_bytes,
         )
         logins = self._database_logins(settings, runtime, client_limits)
         self._pgvector = _pgvector_stores(settings, logins, connector)
@@ -143,7 +144,9 @@ class MemoryService:
             Transfers(stores, memories),
         )
         self._backends = MemoryBackendServicer(
-            MemoryBackends(runtime.database, stores, limits, provisioner),
+            MemoryBackends(
+                runtime.database, stores, limits, provisioner, most_databases=settings.pgvector_databases_per_group
+            ),
             BackendChecks(registered, DatabaseChecks(provisioner, connector, exact_rows=settings.pgvector_exact_rows)),
             EmbeddingSpace(settings.databricks_embedding_model, settings.databricks_embedding_dimension),
         )
@@ -223,6 +226,7 @@ def _pgvector_stores(settings: MemorySettings, logins: Logins, connector: Connec
     limits = PoolLimits(
         connections=settings.pgvector_connections,
         databases=settings.pgvector_databases,
+        group_databases=settings.pgvector_databases_per_group,
         idle_seconds=settings.pgvector_idle_seconds,
         wait_seconds=settings.pgvector_connect_seconds,
     )

@@ -135,6 +135,12 @@ class MemorySettings(BaseSettings):
     pgvector_databases: int = Field(
         50, ge=1, description="Databases of backends, each counted once for every login, that are connected to at once."
     )
+    pgvector_databases_per_group: int = Field(
+        20,
+        ge=1,
+        description="Databases that the backends of one group may name; connected to at once are as many, each counted "
+        "once for every login.",
+    )
     pgvector_idle_seconds: float = Field(
         60, gt=0, description="Seconds after which unused connections to a backend's database are closed."
     )
@@ -143,6 +149,11 @@ class MemorySettings(BaseSettings):
     )
     pgvector_statement_seconds: float = Field(
         30, ge=0.1, description="Seconds one statement in a backend's database may take."
+    )
+    pgvector_answer_bytes: int = Field(
+        128 * _MIB,
+        ge=_MIB,
+        description="Bytes that a backend's database may send in answer to one request; more end the connection.",
     )
     pgvector_exact_rows: int = Field(
         10_000,

@@ -52,6 +52,12 @@ class PostgresFront:
     """Pass nothing on any more, without ending the connection, once these bytes were sent."""
     silenced: int = 0
     """How many connections that happened to."""
+    cuts_commits: bool = False
+    """Break a connection that commits what it has inserted, before it has the answer."""
+    commits_arrive: bool = False
+    """Whether the server commits then."""
+    cuts: int = 0
+    """How often that happened."""
     logins: list[str] = field(default_factory=list)
     """The users that came in."""
     offered: list[str] = field(default_factory=list)
@@ -103,14 +109,26 @@ class PostgresFront:
         server, to_server = await asyncio.open_unix_connection(self.socket)
         to_server.write(struct.pack("!I", len(startup) + 4) + startup)
         self._open.add(writer.transport)  # type: ignore[arg-type]
+        is_ending = asyncio.Event()
         try:
-            await asyncio.gather(self._pass_requests_on(reader, to_server), _pass_on(server, writer))
+            await asyncio.gather(
+                self._pass_requests_on(reader, to_server, is_ending), _pass_on(server, writer, is_ending)
+            )
         finally:
             self._open.discard(writer.transport)
             to_server.transport.abort()
 
-    async def _pass_requests_on(self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+    async def _pass_requests_on(
+        self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, is_ending: asyncio.Event
+    ) -> None:
+        has_inserted = False
         while data := await reader.read(65536):
+            has_inserted = has_inserted or b"INSERT INTO" in data
+            if self.cuts_commits and has_inserted and b"COMMIT" in data:
+                self.cuts += 1
+                if not self.commits_arrive:
+                    break
+                is_ending.set()
             if self.silent_at and self.silent_at in data:
                 self.silenced += 1
                 while await reader.read(65536):
@@ -138,8 +156,8 @@ async def _startup(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(length - 4)
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_ending: asyncio.Event) -> None:
+    while (data := await reader.read(65536)) and not is_ending.is_set():
         writer.write(data)
         await writer.drain()
     writer.transport.abort()

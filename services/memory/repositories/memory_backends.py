@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.db.upsert import insert_ignore, insert_missing
 from services.common.errors import AlreadyExists, NotFound
 from services.common.resource_key import ResourceKey
-from services.memory.domain.backends import DatabricksConfig, MemoryBackend, RegisteredIndex
+from services.memory.domain.backends import DatabricksConfig, MemoryBackend, PgvectorConfig, RegisteredIndex
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scores import ScoreFormula, ScoreMeasure
 from services.memory.domain.vectors import EmbeddingSpace
@@ -76,6 +76,12 @@ class MemoryBackendRepository:
         if after_name is not None:
             clauses.append(memory_backends.c.name > after_name)
         return await self._selected(and_(*clauses), limit)
+
+    async def databases(self, group_id: str, *, but: str) -> Sequence[PgvectorConfig]:
+        """Return the databases that the group's backends name, apart from one backend."""
+        columns = memory_backends.c
+        statement = select(columns.pgvector).where(columns.group_id == group_id, columns.id != but)
+        return [pgvector_config(document) for document in await self._connection.scalars(statement) if document]
 
     async def store(self, backend: MemoryBackend) -> None:
         """Store name, configuration and disabled kinds of a backend that exists.

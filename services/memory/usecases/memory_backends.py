@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
-from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
+from services.common.errors import (
+    CoxswainError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+)
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
@@ -49,13 +56,20 @@ class MemoryBackends:
     """Every operation concerns the calling principal's group."""
 
     def __init__(
-        self, database: Database, indexes: BackendStores, limits: ProvisionLimits, databases: Provisioner
+        self,
+        database: Database,
+        indexes: BackendStores,
+        limits: ProvisionLimits,
+        databases: Provisioner,
+        *,
+        most_databases: int,
     ) -> None:
-        """`databases` makes what backends keep in databases of groups."""
+        """`databases` makes what backends keep in databases, of which a group may name `most_databases`."""
         self._database = database
         self._databases = databases
         self._indexes = indexes
         self._limits = limits
+        self._most_databases = most_databases
 
     async def create(self, principal: Principal, draft: MemoryBackend, request: RequestKey | None) -> MemoryBackend:
         """Add a backend; a repeated request returns what the first one added.
@@ -64,6 +78,7 @@ class MemoryBackends:
             AlreadyExists: the name is taken, or the request_id was used with another body.
             InvalidArgument: the configuration contradicts itself.
             FailedPrecondition: another backend of the group has vectors of another model in one of its indexes.
+            ResourceExhausted: the group's backends name as many databases as they may.
         """
         _check(draft)
         now = utc_now()
@@ -75,6 +90,7 @@ class MemoryBackends:
                 if first != backend.id:
                     return await backends.get(principal.group_id, ResourceKey(id=first))
             await _check_space(backends, backend, None)
+            await self._check_databases(backends, backend)
             await backends.add(backend)
         return backend
 
@@ -111,6 +127,7 @@ class MemoryBackends:
             AlreadyExists: the name is taken.
             InvalidArgument: the configuration contradicts itself.
             FailedPrecondition: one of its indexes has vectors of another model already.
+            ResourceExhausted: the group's backends name as many databases as they may.
         """
         async with self._database.write() as connection:
             backends = MemoryBackendRepository(connection)
@@ -128,6 +145,7 @@ class MemoryBackends:
                 active=present.active,
             )
             await _check_space(backends, changed, present)
+            await self._check_databases(backends, changed)
             await backends.store(changed)
         self._indexes.forget(principal.group_id)
         return changed
@@ -237,6 +255,23 @@ class MemoryBackends:
         async for progress in self._databases.provision(backend, config):
             rate = progress.made / max(time.monotonic() - started, 1e-6)
             yield Step(progress.text, progress.done, progress.total, rate)
+
+    async def _check_databases(self, backends: MemoryBackendRepository, changed: MemoryBackend) -> None:
+        """Keep a group from having connections made to any number of servers."""
+        if changed.pgvector is None:
+            return
+        await backends.hold(changed.group_id)
+        configs = await backends.databases(changed.group_id, but=changed.id)
+        others = {(config.host, config.port, config.database) for config in configs}
+        own = (changed.pgvector.host, changed.pgvector.port, changed.pgvector.database)
+        if own not in others and len(others) >= self._most_databases:
+            raise ResourceExhausted(
+                f"the backends of your group name {len(others)} databases, and may name {self._most_databases} "
+                "(COXSWAIN_MEMORY_PGVECTOR_DATABASES_PER_GROUP): delete a backend that is not needed "
+                "(DeleteMemoryBackend), or use another schema of a database that is named already",
+                reason="QUOTA_EXCEEDED",
+                metadata={"quota": "databases"},
+            )
 
     async def _note_endpoint(self, backend: MemoryBackend, made: str) -> None:
         async with self._database.write() as connection:

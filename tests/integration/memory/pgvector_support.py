@@ -101,15 +101,15 @@ async def until(holds: Callable[[], bool]) -> None:
 def connector_here(**options: Any) -> Connector:
     """Return what opens connections to fronts on this machine."""
     policy = AddressPolicy([ip_network("127.0.0.0/8"), ip_network("::1/128")], setting="NETWORKS")
-    return Connector(policy, **{"connect_seconds": 30.0, "statement_seconds": 30.0, **options})
+    return Connector(policy, **{"connect_seconds": 30.0, "statement_seconds": 30.0, "answer_bytes": 2**20, **options})
 
 
 @contextlib.asynccontextmanager
 async def pools_of(url: str, logins: FixedLogins | None = None, **options: Any) -> AsyncIterator[ConnectionPools]:
     """Open pools of connections to a test's server."""
-    limits = {"connections": 2, "databases": 2, "idle_seconds": 60.0, "wait_seconds": 5.0}
+    limits = {"connections": 2, "databases": 2, "group_databases": 2, "idle_seconds": 60.0, "wait_seconds": 5.0}
     chosen = {name: options.pop(name, value) for name, value in limits.items()}
-    connector: Any = DirectConnector(url)
+    connector: Any = options.pop("connector", None) or DirectConnector(url)
     pools = ConnectionPools(cast("Any", logins or FixedLogins()), connector, PoolLimits(**chosen), **options)
     try:
         yield pools

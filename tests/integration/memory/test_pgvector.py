@@ -404,6 +404,37 @@ async def test_a_backend_is_changed_by_its_fields_and_shows_no_password(database
         await databases.search()
 
 
+async def test_a_group_names_so_many_databases_and_no_more(
+    pgvector_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served(pgvector_url, tmp_path, monkeypatch, pgvector_databases_per_group=2) as databases:
+
+        async def create(database: str, bearer: str = ALICE, **fields: Any) -> str:
+            name = f"{database}{len(fields)}"
+            message = database_message(databases.front, databases.url, name, database=database, **fields)
+            request = backend_pb.CreateMemoryBackendRequest(backend=message)
+            created = await backends_stub(databases.harness, bearer).CreateMemoryBackend(request)
+            return str(created.backend.id)
+
+        first, _ = [await create(name) for name in ("one", "two")]
+        await create("one", schema="another")
+        await create("three", BOB)
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):
+            await create("three")
+
+        async def move(backend_id: str, database: str) -> None:
+            backend = backend_pb.MemoryBackend(pgvector=backend_pb.PgvectorBackendConfig(database=database))
+            mask = FieldMask(paths=["pgvector.database"])
+            request = backend_pb.UpdateMemoryBackendRequest(id=backend_id, backend=backend, update_mask=mask)
+            await databases.backends.UpdateMemoryBackend(request)
+
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):
+            await move(first, "three")
+        await move(first, "two")
+        await databases.backends.DeleteMemoryBackend(backend_pb.DeleteMemoryBackendRequest(name="one1"))
+        await create("three")
+
+
 ROWS, LIMIT = 3000, 10
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 
 import pytest
 
-from services.common.egress import AddressPolicy
 from services.common.errors import Unavailable
 from services.memory.domain.backends import TlsMode
-from services.memory.stores.pgvector.connector import Connector
 from services.memory.stores.pgvector.failures import explained
 from services.memory.stores.pgvector.logins import Login
-from tests.integration.memory.pgvector_support import PASSWORD, USER, config_of
+from tests.integration.memory.pgvector_support import PASSWORD, USER, config_of, connector_here
 from tests.support.postgres_front import authentication, postgres_front
 
 ASK = authentication(11, b"r=%(nonce)b,s=c2FsdA==,i=%(rounds)d")
@@ -26,6 +23,7 @@ def notice(text: bytes) -> bytes:
     return b"NSNOTICE\0M" + text + b"\0\0"
 
 
+@pytest.mark.parametrize("tls_mode", [TlsMode.VERIFY_FULL, TlsMode.DISABLE])
 @pytest.mark.parametrize(
     ("asks", "rounds", "answered"),
     [
@@ -43,17 +41,16 @@ def notice(text: bytes) -> bytes:
     ids=["usual", "talkative", "plain", "elsewhere", "late", "endless", "hidden", "let in", "as if let in", "repeated"],
 )
 async def test_only_usual_rounds_of_the_hash_are_computed(
-    tmp_path: Path, asks: list[bytes], rounds: int, *, answered: bool
+    tmp_path: Path, asks: list[bytes], rounds: int, tls_mode: TlsMode, *, answered: bool
 ) -> None:
-    policy = AddressPolicy([ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")], setting="NETWORKS")
-    connector = Connector(policy, connect_seconds=30, statement_seconds=30)
+    connector = connector_here()
     async with postgres_front("", tmp_path) as front:
         front.rounds, front.asks = rounds, asks
         config = config_of(
             "postgresql:///none",
             host="localhost",
             port=front.port,
-            tls_mode=TlsMode.VERIFY_FULL,
+            tls_mode=tls_mode,
             ca_certificates=front.certificate,
         )
         with pytest.raises(Unavailable), explained(config, USER):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +22,7 @@ from services.common.errors import FailedPrecondition, Unavailable
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.history import Keeping
 from services.memory.domain.moments import microseconds
-from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import Document, MemoryKind, Record, Unified
 from services.memory.domain.searches import Query, Ranking, SearchPosition
 from services.memory.domain.vectors import unit_vector
@@ -31,7 +32,7 @@ from services.memory.stores.pgvector.connector import required
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.stores.pgvector.dialect import decode_vector, encode_vector
 from services.memory.stores.pgvector.failures import explained
-from services.memory.stores.pgvector.indexes import build_index, large_namespaces
+from services.memory.stores.pgvector.indexes import IndexKeeper, build_index, large_namespaces
 from services.memory.stores.pgvector.search import PgvectorSearch, Scan
 from services.memory.stores.pgvector.store import PgvectorMemoryStore
 from services.memory.stores.sql import statements
@@ -44,6 +45,7 @@ from tests.integration.memory.pgvector_support import (
     connector_here,
     pools_of,
     store_in,
+    until,
 )
 from tests.integration.memory.store_model import FILTERS, KEYS, NOW, OPERATIONS, SPACE, VECTORS, Model, apply, check
 
@@ -180,6 +182,56 @@ async def test_connections_are_few_close_when_idle_and_are_nobody_elses(pgvector
         now[0] = 2000.0
         await pools.close_idle()
         assert len(pools) == 0
+
+
+async def test_a_group_has_its_share_of_connected_databases(pgvector_url: str) -> None:
+    own = [backend_of(pgvector_url, backend_id=f"b{place}") for place in range(3)]
+    async with pools_of(pgvector_url, databases=3) as pools, pools.connection(own[0]):
+        async with pools.connection(own[1]):
+            with pytest.raises(Unavailable) as busy:
+                async with pools.connection(own[2]):
+                    pass
+            assert "your group" in busy.value.message
+            async with pools.connection(backend_of(pgvector_url, "legal")):
+                assert len(pools) == 3
+        async with pools.connection(own[2]):
+            assert len(pools) == 3
+
+
+async def test_indexes_are_built_for_eight_groups_at_once_and_one_at_a_time_for_each(pgvector_url: str) -> None:
+    asked: list[str] = []
+    may_end = asyncio.Event()
+
+    class Waiting(FixedLogins):
+        async def find(self, config: Any) -> Any:
+            asked.append(config.user)
+            await may_end.wait()
+            raise Unavailable("no login")
+
+    async with pools_of(pgvector_url, Waiting()) as pools:
+        keeper = IndexKeeper(pools, build_seconds=60)
+
+        def need(group: int, crew: str) -> None:
+            user = f"{group} {crew}"
+            backend = backend_of(pgvector_url, str(group), f"b{group}")
+            backend = replace(backend, pgvector=config_of(pgvector_url, user=user))
+            keeper.need(backend, NamespaceInfo(NamespaceKey(str(group), crew, MemoryKind.UNIFIED), SPACE, 9, 1))
+
+        for crew in ("one", "two"):
+            for group in range(9):
+                need(group, crew)
+        await until(lambda: len(asked) == 8)
+        assert asked == [f"{group} one" for group in range(8)]
+        may_end.set()
+
+        def are_asked() -> bool:
+            for group, crew in ((8, "one"), (0, "one"), (0, "two")):
+                need(group, crew)
+            return len(asked) == 10
+
+        await until(are_asked)
+        assert sorted(asked[8:]) == ["0 two", "8 one"]
+        await keeper.close()
 
 
 async def test_a_connection_that_the_server_ended_within_a_transaction_fails_it_alone(pgvector_url: str) -> None:

@@ -16,8 +16,8 @@ from services.common.errors import FailedPrecondition, PermissionDenied
 from services.memory.domain.backends import PgvectorConfig, TlsMode
 from services.memory.stores.pgvector.dialect import CODEC
 from services.memory.stores.pgvector.failures import extension_missing
-from services.memory.stores.pgvector.handshake import Handshake
 from services.memory.stores.pgvector.logins import Login
+from services.memory.stores.pgvector.watched import WatchedConnection, WatchedLoop
 
 _EXTENSION: Final = (
     "SELECT e.extversion, n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
@@ -36,10 +36,15 @@ class Extension:
 class Connector:
     """Opens single connections."""
 
-    def __init__(self, policy: AddressPolicy, *, connect_seconds: float, statement_seconds: float) -> None:
-        """`policy` says which addresses a group may choose; `statement_seconds` is what one statement may take."""
+    def __init__(
+        self, policy: AddressPolicy, *, connect_seconds: float, statement_seconds: float, answer_bytes: int
+    ) -> None:
+        """`policy` says which addresses a group may choose, `statement_seconds` what one statement may take, and
+        `answer_bytes` how much a server may send before it is asked again.
+        """
         self._policy = policy
         self._connect_seconds = connect_seconds
+        self._answer_bytes = answer_bytes
         self.statement_seconds = statement_seconds
 
     async def open(
@@ -64,7 +69,10 @@ class Connector:
                 "lock_timeout": str(limit),
                 "search_path": f'"{config.schema}"',
             }
-            connection = await asyncpg.connect(
+            loop: Any = WatchedLoop(asyncio.get_running_loop(), most_bytes=self._answer_bytes)
+            connection: asyncpg.Connection[Any] = await asyncpg.connect(
+                loop=loop,
+                connection_class=WatchedConnection,
                 host=addresses,
                 port=config.port,
                 user=login.user,
@@ -125,20 +133,6 @@ def required(extension: Extension | None, config: PgvectorConfig) -> Extension:
     return extension
 
 
-class _WatchedTls(ssl.SSLObject):
-    """Ends a connection whose server wants this process to compute for minutes before it checks the password."""
-
-    _handshake: Handshake | None = None
-
-    def read(self, length: int = 1024, buffer: Any = None) -> Any:
-        """Read, and look at what comes until the handshake of PostgreSQL is over."""
-        result: Any = super().read(length, buffer)
-        self._handshake = self._handshake or Handshake()
-        if not self._handshake.is_over:
-            self._handshake.see(result if isinstance(result, bytes) else bytes(memoryview(buffer)[:result]))
-        return result
-
-
 class _NamedTls(ssl.SSLContext):
     """Checks the certificate for the host's name, although the connection goes to an address."""
 
@@ -166,7 +160,6 @@ def _tls(config: PgvectorConfig) -> ssl.SSLContext | None:
         return None
     context = _NamedTls(ssl.PROTOCOL_TLS_CLIENT)
     context.host = config.host
-    context.sslobject_class = _WatchedTls
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if config.tls_mode is TlsMode.REQUIRE:
         context.check_hostname = False

@@ -18,6 +18,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.memory.domain.backends import PgvectorConfig
+from services.memory.stores.pgvector.watched import AnswerTooLarge
 
 _RETRY_SECONDS: Final = 1.0
 _MISSING: Final = frozenset({"42P01", "42703", "42883", "42704", "3F000", "42804"})
@@ -44,6 +45,13 @@ def explained(config: PgvectorConfig, user: str) -> Iterator[None]:
 
 def failure_of(error: BaseException, config: PgvectorConfig, user: str) -> Exception | None:
     """Return the error for callers, or `LoginRefused`; None when the database is not at fault."""
+    if _is_too_large(error):
+        return FailedPrecondition(
+            f"{config.subject} answers with more bytes than are taken (COXSWAIN_MEMORY_PGVECTOR_ANSWER_BYTES): ask for "
+            "less at once, or without embeddings. When it stays so, its tables were changed by something else",
+            reason="STORE_FAILED",
+            metadata=_metadata("ANSWER_TOO_LARGE"),
+        )
     if isinstance(error, DBAPIError):
         if error.connection_invalidated:
             return unreachable(config)
@@ -71,6 +79,14 @@ def failure_of(error: BaseException, config: PgvectorConfig, user: str) -> Excep
     # `UnicodeError`: of names that cannot be looked up, and of texts that a server sends and that are none.
     lost = OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError | BufferError | UnicodeError
     return unreachable(config) if isinstance(error, lost) else None
+
+
+def _is_too_large(error: BaseException) -> bool:
+    """Return whether the connection was ended here, for what came over it: the driver names that as the cause."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    while cause is not None and not isinstance(cause, AnswerTooLarge):
+        cause = cause.__cause__
+    return cause is not None
 
 
 def unreachable(config: PgvectorConfig) -> Unavailable:

@@ -29,6 +29,8 @@ logger = structlog.get_logger(__name__)
 _HALVES: Final = (0, 7)
 """The version of pgvector since which there are vectors of half the size."""
 _HEX = re.compile(r"[0-9a-f]{64}")
+_BUILT_AT_ONCE: Final = 8
+"""Indexes that are built at the same time, each for another group: its own server does the work."""
 _KEPT: Final = 10_000
 _AGAIN_SECONDS: Final = 600.0
 """How long an index is taken to be there, or to be impossible, before it is looked at again."""
@@ -105,7 +107,7 @@ async def large_namespaces(connection: "asyncpg.Connection[Any]", group_id: str,
 
 
 class IndexKeeper:
-    """Builds the indexes that searches miss, one at a time in this process, in the background."""
+    """Builds the indexes that searches miss in the background, one at a time for each group."""
 
     def __init__(self, pools: ConnectionPools, *, build_seconds: float) -> None:
         """`build_seconds` bounds what one index may take."""
@@ -113,16 +115,16 @@ class IndexKeeper:
         self._build_seconds = build_seconds
         self._known: TTLCache[tuple[str, str], bool] = TTLCache(_KEPT, _AGAIN_SECONDS)
         self._background = BackgroundTasks()
-        self._is_building = False
+        self._building: set[str] = set()
 
     def need(self, backend: MemoryBackend, namespace: NamespaceInfo) -> None:
         """Have the index of a large namespace built, if it is not there."""
         index = NamespaceIndex(namespace.key.id, namespace.key.kind, namespace.space.dimension)
         known = (backend.id, index.name)
-        if known in self._known or self._is_building:
+        if known in self._known or backend.group_id in self._building or len(self._building) >= _BUILT_AT_ONCE:
             return
         self._known[known] = True
-        self._is_building = True
+        self._building.add(backend.group_id)
         # With the identity of the call that misses it: the task takes its context along.
         self._background.start(self._build(backend, index))
 
@@ -143,7 +145,7 @@ class IndexKeeper:
         except Exception as error:  # noqa: BLE001 - searches go on without it; what is wrong, Verify says
             logger.warning("vector_index_not_built", kind=index.kind.name, error_type=type(error).__name__)
         finally:
-            self._is_building = False
+            self._building.discard(backend.group_id)
 
     async def close(self) -> None:
         """Stop building."""

@@ -30,6 +30,7 @@ class PoolLimits:
 
     connections: int
     databases: int
+    group_databases: int
     idle_seconds: float
     wait_seconds: float
 
@@ -115,24 +116,29 @@ class ConnectionPools:
         unused: list[AsyncEngine] = []
         pool = self._pools.get(key)
         if pool is None:
-            unused = self._make_room()
+            unused = self._make_room(backend.group_id)
             pool = self._pools[key] = _Pool(self._engine(config, login), login, used_at=self._clock())
         self._pools.move_to_end(key)
         return pool, unused
 
-    def _make_room(self) -> list[AsyncEngine]:
+    def _make_room(self, group_id: str) -> list[AsyncEngine]:
         """Take out the pools whose time is over, and when there are too many still the one used longest ago."""
         unused = self._take_unused()
-        if not unused and len(self._pools) >= self._limits.databases:
-            idle = [key for key, pool in self._pools.items() if not pool.users]
-            if not idle:
-                raise Unavailable(
-                    "too many databases of groups are in use at once; try again in a moment",
-                    metadata={"dependency": "database"},
-                    retry_after=1.0,
-                )
-            unused = [self._pools.pop(idle[0]).engine]
+        own = [key for key in self._pools if key[0] == group_id]
+        if len(own) >= self._limits.group_databases:
+            unused.append(
+                self._take_idle(own, "too many databases of your group, or logins to them, are in use at once")
+            )
+        elif len(self._pools) >= self._limits.databases:
+            unused.append(self._take_idle(list(self._pools), "too many databases of groups are in use at once"))
         return unused
+
+    def _take_idle(self, keys: Sequence[_PoolKey], problem: str) -> AsyncEngine:
+        """Take out the pool of those that nobody has used for the longest time."""
+        idle = next((key for key in keys if not self._pools[key].users), None)
+        if idle is None:
+            raise Unavailable(f"{problem}; try again in a moment", metadata={"dependency": "database"}, retry_after=1.0)
+        return self._pools.pop(idle).engine
 
     def _take_unused(self) -> list[AsyncEngine]:
         oldest = self._clock() - self._limits.idle_seconds

@@ -1,0 +1,86 @@
+"""What a server of somebody else's may send in answer, and what a call says whose answer never comes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+from sqlalchemy import Integer, bindparam, func, select
+
+from coxswain.memory.v1 import memory_pb2 as pb
+from services.common.errors import FailedPrecondition
+from services.memory.domain.backends import TlsMode
+from services.memory.stores.pgvector.database import BackendDatabase
+from tests.integration.auth.support import refused
+from tests.integration.memory.pgvector_support import (
+    backend_of,
+    config_of,
+    connector_here,
+    database_message,
+    front_of,
+    pools_of,
+    serve_with_databases,
+    use_database,
+)
+from tests.integration.memory.support import place, stub, unified
+from tests.support.harness import ALICE
+
+LETTERS = select(func.repeat("x", bindparam("length", type_=Integer)))
+SERIES = select(func.repeat("x", 1000)).select_from(func.generate_series(1, 3000))
+MOST = 2**20
+
+
+@pytest.mark.parametrize("tls_mode", [TlsMode.VERIFY_FULL, TlsMode.DISABLE])
+async def test_an_answer_is_taken_up_to_its_bound(
+    pgvector_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls_mode: TlsMode
+) -> None:
+    async with front_of(pgvector_url, tmp_path, monkeypatch) as front:
+        config = config_of(
+            pgvector_url,
+            host="localhost",
+            port=front.port,
+            tls_mode=tls_mode,
+            ca_certificates=front.certificate,
+        )
+        backend = replace(backend_of(pgvector_url), pgvector=config)
+        async with pools_of(pgvector_url, connector=connector_here(answer_bytes=MOST)) as pools:
+            database = BackendDatabase(backend, pools)
+            for _ in range(3):
+                assert await database.fetch(LETTERS, {"length": MOST - 5000})
+            for length in (MOST, 20 * MOST):
+                with pytest.raises(FailedPrecondition) as large:
+                    await database.fetch(LETTERS, {"length": length})
+                assert (large.value.reason, large.value.metadata["error_code"]) == ("STORE_FAILED", "ANSWER_TOO_LARGE")
+            with pytest.raises(FailedPrecondition):
+                await database.fetch(SERIES)
+            # Three times as much in portions that are asked for.
+            async with database.read() as connection, connection.stream(SERIES) as rows:
+                assert len([row async for portion in rows.partitions(100) for row in portion]) == 3000
+            assert len(front.logins) == 4
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_save_whose_end_is_unknown_is_no_success_and_can_be_repeated(
+    pgvector_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, arrives: bool
+) -> None:
+    async with front_of(pgvector_url, tmp_path, monkeypatch) as front, serve_with_databases(tmp_path) as harness:
+        await use_database(harness, database_message(front, pgvector_url), ALICE, provision=False)
+        memories = stub(harness.channel(ALICE))
+        own = pb.SaveRecordsRequest(namespace=place(), records=[unified("a storm"), unified("a calm", "r1")])
+        front.cuts_commits, front.commits_arrive = True, arrives
+        with refused(grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE"):
+            await memories.SaveRecords(own)
+        assert front.cuts == 1
+        front.cuts_commits = False
+
+        async def contents() -> list[str]:
+            found = await memories.ListRecords(pb.ListRecordsRequest(namespace=place()))
+            return sorted(record.unified.content for record in found.records)
+
+        assert await contents() == (["a calm", "a storm"] if arrives else [])
+        first = await memories.SaveRecords(own)
+        again = await memories.SaveRecords(own)
+        assert list(first.ids) == list(again.ids)
+        assert await contents() == ["a calm", "a storm"]
