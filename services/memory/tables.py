@@ -24,6 +24,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from services.common.db.idempotency import requests_table
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
+from services.common.errors import FailedPrecondition
 from services.memory.domain.records import MemoryKind
 from services.memory.schemas import Column as SchemaColumn
 from services.memory.schemas import DatabricksIndexSchemas, FieldType
@@ -57,8 +58,20 @@ class KindNumber(TypeDecorator[MemoryKind]):
         return None if value is None else _KIND_NUMBERS[value]
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> MemoryKind | None:  # noqa: ARG002
-        """Return the kind of a number."""
-        return None if value is None else _KINDS[value]
+        """Return the kind of a number.
+
+        Raises:
+            FailedPrecondition: it is the number of none.
+        """
+        kind = None if value is None else kind_of_number(value)
+        if value is None or kind is not None:
+            return kind
+        raise FailedPrecondition(
+            f"a row of memory is of kind {value}, which this version does not know: something else has written it, "
+            "or a later version",
+            reason="STORE_FAILED",
+            metadata={"http_status": "", "error_code": "UNKNOWN_KIND"},
+        )
 
 
 namespaces = Table(

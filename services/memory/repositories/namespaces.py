@@ -73,9 +73,13 @@ class NamespaceRepository:
         return _namespace_info(**row._asdict()) if row is not None else None
 
     async def page(self, group_id: str, limit: int, after: tuple[str, MemoryKind] | None) -> Sequence[NamespaceInfo]:
-        """Return a group's namespaces after (memory id, kind), in that order."""
+        """Return a group's namespaces after (memory id, kind), in that order; without those of kinds there are not."""
         order = (namespaces.c.crew_id, namespaces.c.kind)
-        statement = select(namespaces).where(namespaces.c.group_id == group_id, namespaces.c.embedding_dimension > 0)
+        statement = select(namespaces).where(
+            namespaces.c.group_id == group_id,
+            namespaces.c.embedding_dimension > 0,
+            namespaces.c.kind.in_(list(MemoryKind)),
+        )
         if after is not None:
             statement = statement.where(tuple_(*order) > tuple_(literal(after[0]), literal(after[1], KindNumber())))
         rows = await self._connection.execute(statement.order_by(*order).limit(limit))

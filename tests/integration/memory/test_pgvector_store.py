@@ -371,6 +371,23 @@ async def test_rows_of_namespaces_that_something_else_has_written_need_no_index(
     assert [index.namespace_id for index in indexes] == ["a" * 64]
 
 
+async def test_namespaces_of_kinds_there_are_not_hide_no_other_ones(pgvector_url: str) -> None:
+    async with pools_of(pgvector_url) as pools:
+        store = store_in(pools, backend_of(pgvector_url), exact_rows=MANY)
+        for key in KEYS[:2]:
+            await store.save(key, SPACE, [Record("r1", Unified("a"), unit_vector((1, 0, 0)))], NOW)
+        database = BackendDatabase(backend_of(pgvector_url), pools)
+        async with database.write() as connection:
+            await connection.execute(text("UPDATE namespaces SET kind = 99 WHERE id = :id"), {"id": KEYS[0].id})
+        async with database.read() as connection:
+            repository = NamespaceRepository(connection)
+            shown = await repository.page("sales", 10, None)
+            with pytest.raises(FailedPrecondition) as refused:
+                await repository.get(KEYS[0])
+        assert [info.key for info in shown] == [KEYS[1]]
+        assert refused.value.reason == "STORE_FAILED"
+
+
 @pytest.mark.parametrize("host", ["db..example.com", "a" * 64])
 async def test_names_that_cannot_be_looked_up_are_those_of_servers_that_do_not_answer(host: str) -> None:
     config = config_of("postgresql:///memories?host=/none", host=host)
