@@ -111,7 +111,9 @@ class MemoryService:
         limits = ProvisionLimits(settings.provision_poll_seconds, settings.provision_seconds)
         embedder = ModelsEmbedder(runtime.peers.channel("models"))
         batches = BatchSearches(stores, embedder, max_message_bytes=runtime.settings.max_message_bytes)
-        limits_of_history = HistoryLimits(settings.history_days, settings.history_most_days, settings.history_versions)
+        limits_of_history = HistoryLimits(
+            settings.history_days, settings.history_most_days, settings.history_versions, settings.history_bytes
+        )
         self._history = RecordHistory(
             stores, runtime.database, limits_of_history, max_message_bytes=runtime.settings.max_message_bytes
         )

@@ -48,6 +48,11 @@ class MemorySettings(BaseSettings):
     history_versions: int = Field(
         50, ge=1, le=10000, description="Former versions of one record that are kept, the newest ones."
     )
+    history_bytes: int = Field(
+        1024 * _MIB,
+        ge=_MIB,
+        description="Bytes of former versions that are kept of one group, about; what ended first is removed first.",
+    )
     cache_bytes: int = Field(
         256 * _MIB,
         ge=0,

@@ -27,6 +27,8 @@ class Keeping:
     """For how many days versions are kept after their end."""
     purge: bool = False
     """Whether a deletion takes along what was kept of the same records before."""
+    most_bytes: int | None = None
+    """How many bytes of versions are kept of the whole group, about; None: as many as there are."""
 
     def since(self, now: datetime) -> datetime:
         """Return the time before which no version that is kept has ended."""

@@ -242,6 +242,13 @@ class VersionStore(Protocol):
         """Remove what ended before a time, of a group or (None) of all without a policy, and return how many."""
         ...
 
+    async def shrink(self, most_bytes: int, changed_after: datetime | None) -> int:
+        """Remove what ended first of groups that have more bytes of versions, and return how many.
+
+        Only of groups with versions that ended after a time; None: of all groups.
+        """
+        ...
+
 
 @runtime_checkable
 class KeepsHistory(Protocol):

@@ -28,6 +28,8 @@ _POLICY_SECONDS: Final = 1.0
 """How long after SetHistoryPolicy other replicas may still follow the policy before."""
 _GROUPS_AT_ONCE = 100
 _DAY: Final = timedelta(days=1)
+_CLOCKS_DIFFER: Final = timedelta(hours=1)
+"""How far the clocks of replicas may be apart."""
 _VERSION_BYTES = 8 * 1024
 """What stands beside the record of a version, at most, but for its savers."""
 
@@ -41,6 +43,8 @@ class HistoryLimits:
     most_days: int
     versions: int
     """Of one record."""
+    most_bytes: int
+    """Of one group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,13 @@ class RecordHistory:
         self.limits = limits
         self._max_bytes = max_message_bytes - ENVELOPE_BYTES
         self._days: AsyncCache[str, int | None] = AsyncCache(_GROUPS_KEPT, _POLICY_SECONDS)
+        self._measured_at: datetime | None = None
 
     async def keeping(self, principal: Principal, *, purge: bool = False) -> Keeping:
         """Return what a change by the principal keeps."""
         policy = await self.policy(principal)
-        return Keeping(principal.subject, self.limits.versions if policy.days else 0, policy.days, purge)
+        most = self.limits.versions if policy.days else 0
+        return Keeping(principal.subject, most, policy.days, purge, self.limits.most_bytes)
 
     async def kept_days(self, principal: Principal, store: MemoryStore, kind: MemoryKind) -> int:
         """Return for how many days a store keeps what is deleted now."""
@@ -190,7 +196,10 @@ class RecordHistory:
         return bool(await store.get(key, [record_id], now, embeddings=False, chosen=EVERYTHING))
 
     async def prune(self) -> int:
-        """Remove the versions that have been kept for as long as their groups want, and return how many."""
+        """Remove the versions that have been kept for as long as their groups want, or that are too many bytes.
+
+        Returns how many.
+        """
         now, after, pruned = utc_now(), "", 0
         store = self._stores.default
         if not isinstance(store, KeepsHistory):
@@ -203,7 +212,12 @@ class RecordHistory:
             if len(policies) < _GROUPS_AT_ONCE:
                 break
             after = policies[-1][0]
-        return pruned + await store.history.prune(now - self._policy_of(None).days * _DAY, None)
+        pruned += await store.history.prune(now - self._policy_of(None).days * _DAY, None)
+        # Who has changed nothing since has no more than before.
+        since = self._measured_at and self._measured_at - _CLOCKS_DIFFER
+        pruned += await store.history.shrink(self.limits.most_bytes, since)
+        self._measured_at = now
+        return pruned
 
 
 def _beside(found: Sequence[RecordVersion]) -> int:

@@ -227,7 +227,9 @@ async def test_a_group_says_how_long_versions_are_kept(tmp_path: Path, database_
             return chosen
 
         default = (await memories.GetHistoryPolicy(version_pb.GetHistoryPolicyRequest())).policy
-        assert default == version_pb.HistoryPolicy(days=7, is_default=True, most_days=10, versions_per_record=2)
+        assert default == version_pb.HistoryPolicy(
+            days=7, is_default=True, most_days=10, versions_per_record=2, bytes_per_group=2**30
+        )
         for caller in (memories, others):
             for content in ("1", "2", "3", "4"):
                 await _save(caller, unified(content, "r"))

@@ -12,7 +12,7 @@ from services.common.db.migrate import upgrade_database
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.history import Keeping
 from services.memory.domain.namespaces import NamespaceKey
-from services.memory.domain.records import MemoryKind, Record, Unified
+from services.memory.domain.records import LongTerm, MemoryKind, Record, Unified
 from services.memory.domain.vectors import unit_vector
 from services.memory.repositories.history_policies import HistoryPolicyRepository
 from services.memory.stores.sql import history
@@ -122,6 +122,34 @@ async def test_pruning_writes_where_there_is_something_to_prune(
     assert writes == 3
     left = [await sql_store.history.versions(key, "r", EVERYTHING, LONG_AGO, None, 9) for key in keys]
     assert [len(found) for found, _ in left] == [0, 2, 0, 0]
+
+
+async def test_a_group_keeps_so_many_bytes_of_versions_and_the_newest_ones(sql_store: SqlMemoryStore) -> None:
+    def key(group: str, kind: MemoryKind) -> NamespaceKey:
+        return NamespaceKey(group, "crew", kind)
+
+    unified, lasting = (key("a", kind) for kind in (MemoryKind.UNIFIED, MemoryKind.LONG_TERM))
+    later = [NOW + second * SECOND for second in range(8)]
+    places = [unified, lasting, lasting, unified, unified, unified, lasting]
+    for place, (where, now) in enumerate(zip(places, later, strict=False)):
+        text = f"{place}" + "ä" * 10_000
+        body: Any = Unified(text) if where is unified else LongTerm(text)
+        for of in (where, key("b", where.kind)) if place < 4 else (where,):
+            await sql_store.save(of, SPACE, [Record("r", body, unit_vector([1, 0, 0]))], now, keeping=KEEPING)
+
+    async def left(*of: NamespaceKey) -> list[str]:
+        found = [await sql_store.history.versions(one, "r", EVERYTHING, LONG_AGO, None, 9) for one in of]
+        return [version.record.text[0] for some, _ in found for version in some]
+
+    assert await left(unified, lasting) == ["4", "3", "0", "2", "1"]
+    assert await sql_store.history.shrink(10**6, None) == 0
+    # Each takes 20 kB, and a little beside.
+    assert await sql_store.history.shrink(70_000, NOW + 60 * SECOND) == 0
+    assert await sql_store.history.shrink(70_000, later[4]) == 2
+    assert await left(unified, lasting) == ["4", "3", "2"]
+    assert await left(key("b", MemoryKind.UNIFIED), key("b", MemoryKind.LONG_TERM)) == ["0", "1"]
+    assert await sql_store.history.shrink(30_000, None) == 3
+    assert await left(unified, lasting) == ["2"]
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

@@ -46,7 +46,7 @@ async def _forget(database: Database, store: SqlMemoryStore, subject: str = ANN)
         return [store]
 
     stores = cast("Any", SimpleNamespace(all_of=all_of))
-    history = RecordHistory(stores, database, HistoryLimits(30, 30, 10), max_message_bytes=1 << 20)
+    history = RecordHistory(stores, database, HistoryLimits(30, 30, 10, 1 << 30), max_message_bytes=1 << 20)
     found = await Subjects(stores, cast("Any", None), history).forget(ADMIN, subject, dry_run=False)
     assert not any(result.problem for result in found)
     return sum(result.removed for result in found), sum(result.kept for result in found)

@@ -28,4 +28,5 @@ def policy_to_proto(policy: HistoryPolicy, limits: HistoryLimits) -> pb.HistoryP
         is_default=policy.is_default,
         most_days=limits.most_days,
         versions_per_record=limits.versions,
+        bytes_per_group=limits.most_bytes,
     )

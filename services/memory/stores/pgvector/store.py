@@ -62,6 +62,8 @@ class PgvectorMemoryStore(SqlRecordStore):
             if keeping:
                 since = keeping.since(now)
                 removed += [await self.history.prune_portion(kind, since, key.group_id) for kind in versions]
+            if keeping and keeping.most_bytes is not None:
+                await self.history.shrink_group(key.group_id, keeping.most_bytes)
         except CoxswainError as error:
             # The records are saved, and reads leave out expired ones in any case.
             logger.warning("expired_memories_not_removed", kind=key.kind.name, reason=error.reason)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Table, case, delete, func, insert, literal, select, update
+from sqlalchemy import BigInteger, ColumnElement, case, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.domain.filters import Filter
@@ -19,6 +19,7 @@ from services.memory.record_reader import RecordReader
 from services.memory.rows import Row, row_ties
 from services.memory.schemas import Column, metadata_column
 from services.memory.stores.sql.comparisons import holds_text
+from services.memory.stores.sql.history_pruning import delete_portion
 from services.memory.stores.sql.rows import parse_rows, read_records
 from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,
@@ -31,7 +32,7 @@ from services.memory.stores.sql.statements import (
     parts,
     visible,
 )
-from services.memory.tables import history_policies, records, versions
+from services.memory.tables import records, versions
 
 
 class VersionsOf:
@@ -210,7 +211,7 @@ class VersionsOf:
     async def clear(self, last: int) -> int:
         """Remove a portion of the versions up to a place, and return how many: fewer than a portion at the end."""
         table = self._table
-        return await _delete_portion(self._connection, table, owned(table, self._key), table.c.place <= last)
+        return await delete_portion(self._connection, table, owned(table, self._key), table.c.place <= last)
 
     async def remove_all(self) -> None:
         """Remove all versions; few are left where `clear` has been called before."""
@@ -243,45 +244,3 @@ class VersionsOf:
 
 _VERSIONS_AT_ONCE = 10
 """Versions read before it is known how long they are: 1 MiB each at most."""
-
-
-async def groups_to_prune(
-    connection: AsyncConnection, kind: MemoryKind, ended_before: datetime, group_id: str | None
-) -> Sequence[str]:
-    """Return which of one group, or (None) of all without a policy, have versions that ended before a time."""
-    table = versions[kind]
-
-    def has_ended(whose: Any) -> ColumnElement[bool]:
-        ended = table.c[Column.GROUP_ID] == whose, table.c.ended_us <= microseconds(ended_before)
-        return select(table.c.place).where(*ended).exists()
-
-    if group_id is not None:
-        statement = select(literal(group_id)).where(has_ended(group_id))
-    else:
-        # From one group to the next in the index: the versions of all would be read to find the groups among them.
-        groups = select(func.min(table.c[Column.GROUP_ID]).label("id")).cte("groups_with_versions", recursive=True)
-        following = select(func.min(table.c[Column.GROUP_ID])).where(table.c[Column.GROUP_ID] > groups.c.id)
-        groups = groups.union_all(select(following.scalar_subquery()).where(groups.c.id.is_not(None)))
-        own = groups.c.id.in_(select(history_policies.c.group_id))
-        statement = select(groups.c.id).where(groups.c.id.is_not(None), ~own, has_ended(groups.c.id))
-    return list((await connection.execute(statement)).scalars())
-
-
-async def prune(
-    connection: AsyncConnection, kind: MemoryKind, ended_before: datetime, group_id: str, *, by_default: bool
-) -> int:
-    """Remove a portion of the versions of a group that ended before a time, and return how many.
-
-    `by_default`: none if the group has a policy by now.
-    """
-    table = versions[kind]
-    clauses = [table.c[Column.GROUP_ID] == group_id, table.c.ended_us <= microseconds(ended_before)]
-    if by_default:
-        clauses.append(literal(group_id).not_in(select(history_policies.c.group_id)))
-    return await _delete_portion(connection, table, *clauses)
-
-
-async def _delete_portion(connection: AsyncConnection, table: Table, *clauses: ColumnElement[bool]) -> int:
-    some = select(table.c.place).where(*clauses).limit(ROWS_IN_CHUNK)
-    removed: Any = await connection.execute(delete(table).where(table.c.place.in_(some)))
-    return int(removed.rowcount)

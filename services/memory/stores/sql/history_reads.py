@@ -14,7 +14,13 @@ from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.repositories.namespaces import NamespaceRepository
-from services.memory.stores.sql.history import VersionsOf, groups_to_prune, prune
+from services.memory.stores.sql.history import VersionsOf
+from services.memory.stores.sql.history_pruning import (
+    ended_before_bytes,
+    groups_to_prune,
+    groups_with_versions,
+    prune,
+)
 from services.memory.stores.sql.rows import read_records
 from services.memory.stores.sql.statements import ROWS_IN_CHUNK, living
 from services.memory.tables import records, versions
@@ -108,6 +114,20 @@ class SqlHistory:
         """
         async with self._database.write() as connection:
             return await prune(connection, kind, ended_before, group_id, by_default=by_default)
+
+    async def shrink(self, most_bytes: int, changed_after: datetime | None) -> int:
+        """See `VersionStore`."""
+        groups: set[str] = set()
+        for kind in versions:
+            async with self._database.read() as connection:
+                groups.update(await groups_with_versions(connection, kind, changed_after))
+        return sum([await self.shrink_group(group, most_bytes) for group in sorted(groups)])
+
+    async def shrink_group(self, group_id: str, most_bytes: int) -> int:
+        """Remove what ended first of a group that has more bytes of versions, and return how many."""
+        async with self._database.read() as connection:
+            ended = await ended_before_bytes(connection, group_id, most_bytes)
+        return 0 if ended is None else await self.prune(ended, group_id)
 
     async def clear(self, key: NamespaceKey) -> None:
         """Remove the versions that a namespace has, some thousand at a time."""
