@@ -93,6 +93,11 @@ test-large: protos ## Tests too big for every change (sizes, long runs)
 chaos: protos ## Kill processes under load and check that nothing is lost or doubled
 	@$(PYTEST) -m chaos --timeout 3600 tests
 
+.PHONY: fuzz
+fuzz: protos ## Call every RPC with odd requests, on both databases, and speak odd HTTP/2 (CALLS=100000 SEED=7 DB=sqlite METHODS=Crew REPEAT=file)
+	@PYTHONPATH=.:gen:clients/python $(PY) -m tests.fuzz $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(filter command line,$(origin DB)),--db $(DB)) $(if $(METHODS),--methods $(METHODS)) $(if $(REPEAT),--repeat $(REPEAT))
+
 # Apart from `test`: it takes half as long again, and on Python 3.11 a process that is traced can hang for good when a thread
 # that used greenlets has ended.
 .PHONY: coverage

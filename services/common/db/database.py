@@ -146,8 +146,11 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     except (OSError, DBAPIError, PoolTimeoutError) as error:
         raise unavailable() from error
     with explained_errors():
-        async with contextlib.aclosing(connection):
+        try:
             yield connection
+        finally:
+            # Shielded: the pool would close a connection whose return is cancelled, and log an error.
+            await asyncio.shield(connection.close())
 
 
 def _configure_sqlite(engine: AsyncEngine) -> None:

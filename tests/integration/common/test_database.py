@@ -441,3 +441,23 @@ async def test_a_statement_that_is_too_large_is_the_callers_to_split(database: D
         async with database.read() as connection:
             await connection.execute(statement)
     await database.close()
+
+
+async def test_a_call_that_is_cancelled_while_its_connection_goes_back_loses_none(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        async with database.write() as connection:
+            await connection.execute(sa.select(things))
+
+    for _ in range(3):
+        task = asyncio.create_task(work())
+        # Just before the pool rolls back what a connection may still hold.
+        sa.event.listen(database.engine.sync_engine, "reset", lambda *_, task=task: task.cancel(), once=True)
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+    async with database.write() as connection:
+        await connection.execute(things.insert().values(id=1))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    await database.close()

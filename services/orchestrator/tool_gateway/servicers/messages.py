@@ -10,12 +10,15 @@ from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
 from services.common.errors import InvalidArgument
 from services.common.grpc.json_values import from_struct, to_struct
 from services.common.identity.principal import Principal
+from services.orchestrator.domain.crew import ToolSpec
 from services.orchestrator.domain.tool_outcome import Failed, Outcome, Returned
 from services.orchestrator.domain.tool_source import ListedTool, ToolSourceSpec
+from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.tool_gateway.ports import SourceAnswer, ToolCallRequest
 from services.orchestrator.tool_gateway.usecases.call_board import Asked, CallEvent, Ended, Sign
 from services.orchestrator.tool_gateway.usecases.call_runner import CallOrder
 from services.orchestrator.tool_identity import listed_hash
+from services.orchestrator.usecases.tool_faults import setting_faults
 
 _LONGEST_SECONDS = 24 * 3600.0
 
@@ -31,9 +34,13 @@ def order_from_proto(
     """Return a call; `timeout` and `max_timeout` count where the request sets none.
 
     Raises:
-        InvalidArgument: the arguments are not a JSON object, or a limit is not positive.
+        InvalidArgument: the arguments are not a JSON object, a limit is not positive, or a built-in tool has other
+            settings than it takes.
     """
     name = request.tool
+    config = from_struct("config", request.config)
+    if name in TOOLS and (faults := setting_faults(ToolSpec(name, config), "config")):
+        raise InvalidArgument.fields(faults)
     if request.HasField("max_timeout"):
         max_timeout = _seconds("max_timeout", request.max_timeout)
     return CallOrder(
@@ -46,7 +53,7 @@ def order_from_proto(
             execution_id=request.execution_id,
             idempotent=request.idempotent,
             tool_hash=request.tool_hash,
-            config=from_struct("config", request.config),
+            config=config,
             labels=dict(request.labels),
             max_timeout=max_timeout,
         ),

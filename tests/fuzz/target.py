@@ -1,0 +1,127 @@
+"""The one-port suite as it is fuzzed: with emulated upstreams, and with a way to look at what it holds."""
+
+import asyncio
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.common.identity.service_identity import ServiceIdentity
+from services.common.settings import PARTS, SERVICES
+from tests.support.child_process import ChildProcess
+from tests.support.databricks_workspace import DatabricksWorkspace
+from tests.support.llm_emulator import LlmEmulator
+from tests.support.suite_process import SuiteProcess
+
+_HELD = re.compile(r"held: tasks=(\d+) memory=(\d+) descriptors=(\d+) threads=(\d+)")
+# Lines of a log that tell of a fault of ours.
+_FAULTS = re.compile(
+    r'"event": "call_failed"|Traceback \(most recent call last\)|Task exception was never retrieved'
+    r'|"level": "(error|critical)"'
+)
+_LONGEST_LINE = 4_000
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the process that serves the API holds."""
+
+    tasks: int
+    """Tasks of its event loop."""
+    memory: int
+    """Resident bytes, after garbage was collected and free memory given back."""
+    descriptors: int
+    threads: int
+
+
+class FuzzedSuite(SuiteProcess):
+    """A suite that tells what it holds."""
+
+    def launch(self) -> ChildProcess:
+        return ChildProcess("suite", ["-m", "tests.fuzz.watched_suite", *self._arguments], self.environment())
+
+    def held(self) -> Held:
+        """Ask the process what it holds.
+
+        Raises:
+            AssertionError: it did not answer.
+        """
+        process = self._running()
+        before = len(_HELD.findall(process.output))
+        process.signal(signal.SIGUSR1)
+        deadline = time.monotonic() + 60
+        while len(found := _HELD.findall(process.output)) == before:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the suite does not say what it holds:\n{process.tail}")
+            time.sleep(0.05)
+        return Held(*map(int, found[-1]))
+
+    def logged_faults(self, after_line: int = 0) -> list[str]:
+        """Return the lines from one on that tell of a fault of ours, each cut."""
+        lines = self._running().lines[after_line:]
+        return [line[:_LONGEST_LINE] for line in lines if _FAULTS.search(line)]
+
+    @property
+    def line_count(self) -> int:
+        return len(self._running().lines)
+
+    def sockets(self) -> tuple[str, str]:
+        """Return the addresses of the internal listeners: of all services, and of the tool gateway."""
+        [process] = self.processes().values()
+        paths = {str(connection.laddr) for connection in process.net_connections("unix")}
+        [path] = [path for path in paths if path.endswith("internal.sock")]
+        return f"unix:{path}", f"unix:{path.replace('internal.sock', 'tools.sock')}"
+
+    def service_keys(self) -> dict[str, ServiceIdentity]:
+        """Return the keys that services prove with who they are."""
+        keys = self.data_dir / "keys"
+        return {name: ServiceIdentity.load(keys, name, create=True) for name in (*SERVICES, *PARTS)}
+
+
+@contextlib.contextmanager
+def fuzzed_suite(directory: Path, database_url: str = "", *, workers: int = 0) -> Iterator[FuzzedSuite]:
+    """Run a suite on SQLite, or on the PostgreSQL database that the URL leads to."""
+    with LlmEmulator() as llm, DatabricksWorkspace() as workspace:
+        bot = workspace.identity.add_user("bot@example.com")
+        workspace.identity.add_pat(bot, "token-of-the-operator")
+        environment = {
+            "OPENAI_API_KEY": "sk-emulated-0123456789",
+            "OPENAI_BASE_URL": f"{llm.url}/v1",
+            "DATABRICKS_HOST": workspace.url,
+            "DATABRICKS_TOKEN": "token-of-the-operator",
+            "COXSWAIN_MEMORY_PROVISION_POLL_SECONDS": "0.05",
+            "COXSWAIN_LOG_LEVEL": "WARNING",
+        }
+        if database_url:
+            environment |= {"COXSWAIN_DATABASE_URL": database_url, "COXSWAIN_MIGRATE": "auto"}
+        suite = FuzzedSuite(directory / "data", workers=workers, environment=environment)
+        with suite.running():
+            yield suite
+
+
+async def settled(suite: FuzzedSuite) -> Held:
+    """Return what the suite holds once what calls have left behind has ended."""
+    held = await asyncio.to_thread(suite.held)
+    for _ in range(20):
+        await asyncio.sleep(0.5)
+        before, held = held, await asyncio.to_thread(suite.held)
+        if held.tasks >= before.tasks and held.descriptors >= before.descriptors:
+            break
+    return held
+
+
+def not_given_back(before: Held, after: Held) -> list[str]:
+    """Return what a suite holds more of than caches, pools and chance explain."""
+    return [
+        f"{name} not given back: {old:,} before, {new:,} after"
+        for name, old, new, room in (
+            ("tasks", before.tasks, after.tasks, 30),
+            ("memory", before.memory, after.memory, before.memory // 4 + 64 * 1024 * 1024),
+            ("descriptors", before.descriptors, after.descriptors, 60),
+            ("threads", before.threads, after.threads, 30),
+        )
+        if new > old + room
+    ]
