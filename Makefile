@@ -144,6 +144,22 @@ images: ## Build the image of every service (BUILDER=podman IMAGE_PREFIX=registr
 		$(BUILDER) build --file deploy/docker/Dockerfile --build-arg SERVICE=$$service \
 			$(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --tag $(IMAGE_PREFIX)coxswain-$$service:$(IMAGE_TAG) $(BUILD_OPTIONS) .; done
 
+# Not the locks of development: an SBOM says what an image installs.
+IMAGES := auth models memory orchestrator tools worker
+SUPPLY_CHAIN := build/supply-chain
+
+.PHONY: sbom
+sbom: $(SUPPLY_CHAIN)/.stamp ## Write an SBOM (CycloneDX) of each image's Python packages to build/sbom
+	@$(SUPPLY_CHAIN)/bin/python tools/supply_chain/sbom.py build/sbom $(IMAGES)
+
+.PHONY: advisories
+advisories: $(SUPPLY_CHAIN)/.stamp ## Look the locked packages up in an advisory database; needs a network (exit code 3: nothing is known)
+	@$(SUPPLY_CHAIN)/bin/python tools/supply_chain/advisories.py $(IMAGES) memory-chroma client
+
+$(SUPPLY_CHAIN)/.stamp: tools/supply_chain/requirements.txt requirements/bootstrap.txt tools/bootstrap.sh
+	@tools/bootstrap.sh $(PYTHON) $(SUPPLY_CHAIN) tools/supply_chain/requirements.txt
+	@touch $@
+
 .PHONY: manifests
 manifests: $(ENVIRONMENT) ## Render the Kubernetes manifests to build/manifests.yaml and check them (OVERLAY=directory); needs kubectl
 	@mkdir -p build
@@ -187,6 +203,7 @@ lock: $(ENVIRONMENT) ## Resolve pyproject.toml anew into requirements/ (UPGRADE=
 	@$(LOCK) -c requirements/all.txt --extra bootstrap pyproject.toml -o requirements/bootstrap.txt
 	@set -e; for extra in $(LOCKS); do $(LOCK) -c requirements/all.txt --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
 	@$(LOCK) $(if $(UPGRADE),--upgrade) $(MCP_SERVERS)/modern.in -o $(MCP_SERVERS)/modern.txt
+	@$(LOCK) $(if $(UPGRADE),--upgrade) tools/supply_chain/requirements.in -o tools/supply_chain/requirements.txt
 
 # Hashes pin the content; where it is fetched from is each machine's own affair.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

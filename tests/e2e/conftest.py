@@ -77,10 +77,12 @@ def service_processes(
     model_environment: dict[str, str],
     witness: dict[str, str],
 ) -> Iterator[ServiceProcesses]:
-    """Each service a process of its own, on PostgreSQL."""
-    data_dir = tmp_path_factory.mktemp("processes") / "data"
+    """Each service a process of its own, on PostgreSQL, with TLS for callers and mutual TLS between each other."""
+    directory = tmp_path_factory.mktemp("processes")
     environment = model_environment | witness
-    with ServiceProcesses(data_dir, postgres_server, environment).running() as running:
+    with ServiceProcesses(
+        directory / "data", postgres_server, environment, certificates=directory / "tls"
+    ).running() as running:
         yield running
 
 

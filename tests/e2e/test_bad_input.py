@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from coxswain.client import Client
 from coxswain.client.errors import from_rpc_error
 from coxswain.client.results import EVERY_FIELD
 from coxswain.orchestrator.v1.crew_pb2 import (
@@ -139,7 +138,7 @@ def test_a_page_token_counts_for_its_own_listing_only(scene: Scene, alice: Calle
 def test_bytes_that_are_no_message_are_named_as_such(
     scene: Scene, installation: Installation, untouched: None, method: str
 ) -> None:
-    with grpc.insecure_channel(installation.address("orchestrator")) as channel:
+    with installation.channel("orchestrator") as channel:
         call = channel.unary_unary(
             f"/coxswain.orchestrator.v1.ExecutionService/{method}",
             request_serializer=bytes,
@@ -164,7 +163,7 @@ def test_a_caller_who_names_no_group_is_asked_for_one(
 ) -> None:
     crew = scene.crew("first")
     with (
-        Client(installation.address("orchestrator"), token=token) as client,
+        installation.client("orchestrator", token) as client,
         refused(grpc.StatusCode.FAILED_PRECONDITION, "GROUP_REQUIRED") as refusal,
     ):
         client.crews.CreateCrew(CreateCrewRequest(spec=crew))
@@ -174,7 +173,7 @@ def test_a_caller_who_names_no_group_is_asked_for_one(
 
 def test_an_operator_cannot_change_crews(installation: Installation, scene: Scene, untouched: None) -> None:
     with (
-        Client(installation.address("orchestrator"), token="dev:olga:sales=operator") as client,
+        installation.client("orchestrator", "dev:olga:sales=operator") as client,
         refused(grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED") as refusal,
     ):
         client.crews.CreateCrew(CreateCrewRequest(spec=scene.crew("first")))
@@ -187,7 +186,7 @@ def test_a_credential_nobody_issued_is_refused(
     installation: Installation, scene: Scene, untouched: None, token: str
 ) -> None:
     with (
-        Client(installation.address("orchestrator"), token=f"Bearer {token}") as client,
+        installation.client("orchestrator", f"Bearer {token}") as client,
         refused(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED"),
     ):
         client.crews.CreateCrew(CreateCrewRequest(spec=scene.crew("first")))

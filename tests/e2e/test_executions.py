@@ -22,6 +22,7 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     TaskState,
 )
 from tests.e2e.support import (
+    ALICE,
     CANCELLED,
     OFFLINE,
     SUCCEEDED,
@@ -39,8 +40,10 @@ from tests.support.llm_script import ToolCall
 
 _WATCHER = """
 import sys
-from coxswain.client import Client
-with Client(sys.argv[1], token=sys.argv[2]) as client:
+from pathlib import Path
+from coxswain.client import Client, Tls
+tls = Tls(root_certificates=Path(sys.argv[4]).read_bytes()) if sys.argv[4] else False
+with Client(sys.argv[1], token=sys.argv[2], tls=tls) as client:
     for event in client.watch(sys.argv[3]):
         print("event", event.sequence, flush=True)
 """
@@ -92,7 +95,8 @@ def test_a_watcher_killed_mid_stream_goes_on_behind_its_last_event(
     scene.answers("first", "Done first.")
     scene.answers("second", "A long answer that comes piece by piece.", hang_after_chunks=3)
     execution = alice.orchestrator.start(scene.crew("first", "second"))
-    arguments = ["-c", _WATCHER, installation.address("orchestrator"), "dev:alice:sales=editor", execution.id]
+    authority = str(installation.authority or "")
+    arguments = ["-c", _WATCHER, installation.address("orchestrator"), ALICE, execution.id, authority]
     environment = scrubbed_environment(installation.data_dir.parent)
     with ChildProcess("watcher", arguments, environment) as watcher:
         scene.wait_until_hanging("second")

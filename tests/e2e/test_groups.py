@@ -127,7 +127,7 @@ def test_a_group_one_is_no_member_of_cannot_be_chosen(
 ) -> None:
     crew, execution = running
     with (
-        Client(installation.address("orchestrator"), token=BOB, group="sales") as client,
+        installation.client("orchestrator", BOB, "sales") as client,
         refused(grpc.StatusCode.PERMISSION_DENIED, "GROUP_NOT_MEMBER") as refusal,
     ):
         client.get_crew(crew.id)

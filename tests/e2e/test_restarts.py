@@ -26,10 +26,12 @@ from tests.support.suite_process import SuiteProcess
 
 @pytest.fixture(scope="module")
 def own_suite(tmp_path_factory: pytest.TempPathFactory, model_environment: dict[str, str]) -> Iterator[SuiteProcess]:
-    """A suite of this module's own, with one worker host."""
-    data_dir = tmp_path_factory.mktemp("restarted") / "data"
+    """A suite of this module's own, with one worker host, that callers use TLS with."""
+    directory = tmp_path_factory.mktemp("restarted")
     environment = model_environment | {"COXSWAIN_DRAIN_SECONDS": "2"}
-    with SuiteProcess(data_dir, workers=1, environment=environment).running() as running:
+    with SuiteProcess(
+        directory / "data", workers=1, environment=environment, certificates=directory / "tls"
+    ).running() as running:
         yield running
 
 

@@ -25,7 +25,7 @@ def write_authority(directory: Path) -> None:
             .public_key(public)
             .serial_number(x509.random_serial_number())
             .not_valid_before(utc_now() - timedelta(minutes=1))
-            .not_valid_after(utc_now() + timedelta(hours=1))
+            .not_valid_after(utc_now() + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         )
         if not authority:
@@ -40,3 +40,11 @@ def write_authority(directory: Path) -> None:
     (directory / "tls.key").write_bytes(
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+
+
+def issue_certificates(directory: Path) -> dict[str, str]:
+    """Write an authority and a certificate for 127.0.0.1, and return the settings of a process that uses them."""
+    directory.mkdir(parents=True)
+    write_authority(directory)
+    files = {"CERTIFICATE": "tls.pem", "KEY": "tls.key", "CA": "ca.pem"}
+    return {f"COXSWAIN_TLS_{name}_FILE": str(directory / file) for name, file in files.items()}

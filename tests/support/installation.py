@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 from sqlalchemy import Connection, Engine, RowMapping, Select, Update, create_engine, make_url, text
 
-from coxswain.client import Client
+from coxswain.client import Client, Tls
 from tests.support.child_process import freeze, is_alive
 
 SERVICES = ("auth", "models", "memory", "orchestrator")
@@ -43,6 +44,8 @@ class Installation(ABC):
     data_dir: Path
     database_url: str
     """Empty: a SQLite file for each service."""
+    authority: Path | None = None
+    """PEM file of the authority of its certificates; None where it speaks without TLS."""
 
     @abstractmethod
     def address(self, service: str) -> str:
@@ -68,14 +71,25 @@ class Installation(ABC):
     @contextlib.contextmanager
     def caller(self, token: str, group: str = "") -> Iterator[Caller]:
         """Connect as a development identity; "" is the default one."""
-        clients = {
-            address: Client(address, token=token or None, group=group) for address in map(self.address, SERVICES)
-        }
+        names = {self.address(service): service for service in SERVICES}
+        clients = {address: self.client(name, token, group) for address, name in names.items()}
         caller = Caller(*(clients[self.address(service)] for service in SERVICES))
         try:
             yield caller
         finally:
             caller.close()
+
+    def client(self, service: str, token: str = "", group: str = "") -> Client:
+        """Return a client of one service."""
+        tls = Tls(root_certificates=self.authority.read_bytes()) if self.authority is not None else False
+        return Client(self.address(service), token=token or None, group=group, tls=tls)
+
+    def channel(self, service: str) -> grpc.Channel:
+        """Return a bare channel to a service's public listener."""
+        if self.authority is None:
+            return grpc.insecure_channel(self.address(service))
+        credentials = grpc.ssl_channel_credentials(self.authority.read_bytes())
+        return grpc.secure_channel(self.address(service), credentials)
 
     def rows(self, service: str, query: Select[Any]) -> list[RowMapping]:
         """Read rows of a service's database as they are stored."""

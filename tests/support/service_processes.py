@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.certificates import issue_certificates
 from tests.support.child_process import ChildProcess, free_port, scrubbed_environment
 from tests.support.installation import SERVICES, Installation
 
@@ -19,12 +20,22 @@ class ServiceProcesses(Installation):
     name = "processes"
 
     def __init__(
-        self, data_dir: Path, database_url: str, environment: Mapping[str, str] | None = None, *, workers: int = 2
+        self,
+        data_dir: Path,
+        database_url: str,
+        environment: Mapping[str, str] | None = None,
+        *,
+        workers: int = 2,
+        certificates: Path | None = None,
     ) -> None:
-        """`environment` is added to a scrubbed one. Nothing is started yet."""
+        """`environment` is added to a scrubbed one. Nothing is started yet.
+
+        With a directory for `certificates`, callers use TLS and the processes mutual TLS between each other.
+        """
         self._workers = workers
         self.data_dir = data_dir
         self.database_url = database_url
+        self.authority = certificates / "ca.pem" if certificates is not None else None
         self._ports = {service: free_port() for service in (*SERVICES, "tools")}
         internal = {service: free_port() for service in self._ports}
         addresses = {f"COXSWAIN_{name.upper()}_ADDRESS": f"127.0.0.1:{port}" for name, port in internal.items()}
@@ -38,6 +49,7 @@ class ServiceProcesses(Installation):
             **addresses,
             **ports,
             **internal_ports,
+            **(issue_certificates(certificates) if certificates is not None else {}),
             **(environment or {}),
         )
         self.services: dict[str, ChildProcess] = {}

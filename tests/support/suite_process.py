@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.certificates import issue_certificates
 from tests.support.child_process import (
     ChildProcess,
     descendants,
@@ -31,14 +32,22 @@ class SuiteProcess(Installation):
         workers: int = 2,
         arguments: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
+        certificates: Path | None = None,
     ) -> None:
-        """`environment` is added to a scrubbed one. Nothing is started yet."""
+        """`environment` is added to a scrubbed one. Nothing is started yet.
+
+        With a directory for `certificates`, callers use TLS.
+        """
         self.data_dir = data_dir
         self.port = free_port()
         self.process: ChildProcess | None = None
         self._workers = workers
         self._arguments = arguments
         self._environment = dict(environment or {})
+        self.authority = None
+        if certificates is not None:
+            self._environment |= issue_certificates(certificates)
+            self.authority = certificates / "ca.pem"
 
     @contextlib.contextmanager
     def running(self) -> Iterator["SuiteProcess"]:
