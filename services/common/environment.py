@@ -19,6 +19,8 @@ from services.common.startup import StartError
 
 S = TypeVar("S", bound=BaseSettings)
 
+_READ: set[tuple[type[BaseSettings], str]] = set()
+
 _LONGEST_VALUE = 80
 _USER_INFO = re.compile(r"(?<=://)[^/\s]*@")
 _SOURCE_ERROR = re.compile(r'field "(\w+)"')
@@ -35,7 +37,9 @@ def read_settings(kind: type[S], prefix: str | None = None) -> S:
     Raises:
         SettingsError: each line names a variable, its value unless it is secret, what is allowed, and what it sets.
     """
-    reader = _Reader(kind, (prefix if prefix is not None else kind.model_config.get("env_prefix", "")).upper())
+    used = (prefix if prefix is not None else kind.model_config.get("env_prefix", "")).upper()
+    _READ.add((kind, used))
+    reader = _Reader(kind, used)
     try:
         return kind() if prefix is None else kind(_env_prefix=prefix)
     except ValidationError as error:
@@ -43,6 +47,17 @@ def read_settings(kind: type[S], prefix: str | None = None) -> S:
         raise SettingsError("\n".join(lines)) from None
     except pydantic_settings.SettingsError as error:
         raise SettingsError(reader.unreadable(error)) from None
+
+
+def read_kinds() -> frozenset[tuple[type[BaseSettings], str]]:
+    """Return the kinds of settings that this process has read so far, with their prefixes."""
+    return frozenset(_READ)
+
+
+def variables_of(kind: type[BaseSettings], prefix: str) -> Iterator[str]:
+    """Yield the variables that a kind of settings is read from."""
+    for name, field in kind.model_fields.items():
+        yield from [*_aliases(field)] or [f"{prefix}{name.upper()}"]
 
 
 class _Reader:

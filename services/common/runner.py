@@ -29,6 +29,7 @@ from services.common.settings import (
     public_port,
 )
 from services.common.startup import StartError
+from services.common.unknown_variables import log_unknown_variables
 
 
 def run(main: Callable[[CommonSettings, ProcessState], Coroutine[Any, Any, None]], name: str) -> None:
@@ -91,6 +92,7 @@ def serve(
 
     async def main(common: CommonSettings, state: ProcessState) -> None:
         settings, own = read_settings(settings_type), ServiceSettings.of(name)
+        log_unknown_variables()
         limit = message_bytes(name, common.max_message_bytes)
         common = common.model_copy(update={"host": own.host or common.host, "max_message_bytes": limit})
         host = Host(common, {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)})

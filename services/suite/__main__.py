@@ -21,6 +21,7 @@ from services.common.hosting import Host
 from services.common.process_state import ProcessState
 from services.common.runner import run, settle
 from services.common.settings import PARTS, SERVICES, CommonSettings
+from services.common.unknown_variables import log_unknown_variables
 from services.memory.service import build as build_memory
 from services.memory.settings import MemorySettings
 from services.models.service import build as build_models
@@ -58,6 +59,7 @@ class _Settings:
 async def serve_suite(common: CommonSettings, state: ProcessState, *, postgres: bool) -> None:
     """Serve until asked to stop, then drain."""
     settings = _Settings()
+    log_unknown_variables()
     directory = common.data_dir.absolute()
     port = _DEFAULT_PORT if common.port is None else common.port
     with lock_data_directory(directory, f"{common.host}:{port}"):

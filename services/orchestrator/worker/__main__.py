@@ -16,6 +16,7 @@ from services.common.process_state import ProcessState
 from services.common.runner import run
 from services.common.settings import PARTS, SERVICES, CommonSettings, peer_address
 from services.common.startup import StartError
+from services.common.unknown_variables import log_unknown_variables
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.worker.host.crew_process import ForkServerLost
 from services.orchestrator.worker.host.host import WorkerHost
@@ -25,6 +26,7 @@ from services.orchestrator.worker.settings import WorkerSettings
 async def serve(common: CommonSettings, state: ProcessState, *, supervised: bool) -> None:
     """Work until asked to stop, then let what runs end for a while."""
     settings, shared = read_settings(WorkerSettings), read_settings(OrchestratorSettings)
+    log_unknown_variables()
     host = Host(common, {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)})
 
     async def start() -> WorkerHost:
