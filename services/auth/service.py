@@ -1,7 +1,7 @@
 """Builds auth from its parts."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 import structlog
@@ -19,6 +19,7 @@ from services.auth.identity.sessions import SessionStore
 from services.auth.keys.ring import KeyRing, KeyRingError
 from services.auth.keys.signing import SigningKeys
 from services.auth.keys.vault import Vault
+from services.auth.limit_settings import LimitSettings
 from services.auth.servicers.auth import AuthServicer
 from services.auth.servicers.groups import GroupServicer
 from services.auth.servicers.secrets import SecretServicer
@@ -26,6 +27,8 @@ from services.auth.settings import EVERY_GROUP, AuthSettings
 from services.auth.tables import requests
 from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.delegations import Delegations
+from services.auth.usecases.group_limits import LimitsOfGroups
+from services.auth.usecases.group_traffic import SharedGroupTraffic
 from services.auth.usecases.groups import Groups
 from services.auth.usecases.memberships import Memberships
 from services.auth.usecases.principals import Principals
@@ -34,7 +37,9 @@ from services.common import audit
 from services.common.background import BackgroundTasks
 from services.common.db.idempotency import forget_old_requests
 from services.common.egress import AddressPolicy
+from services.common.environment import read_settings
 from services.common.errors import CoxswainError
+from services.common.grpc.group_traffic import SharedTraffic, Traffic
 from services.common.grpc.server import Registry
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import Principal
@@ -72,6 +77,8 @@ class AuthService:
         )
         self._sessions = SessionStore(database, self._vault)
         memberships = Memberships(database, claims_first=dev, platform_admins=settings.platform_admins)
+        self._limits = LimitsOfGroups(database, read_settings(LimitSettings).limits(), make_missing=dev)
+        self._traffic = SharedGroupTraffic(database, self._limits.of)
         self._principals = Principals(
             CachedVerifier(
                 verifier_of(runtime.settings.identity_mode, settings, self._http, variables),
@@ -81,6 +88,7 @@ class AuthService:
             memberships,
             self._sessions,
             self._signing_keys,
+            self._limits,
             principal_lifetime=principal_lifetime,
         )
         self._delegations = Delegations(
@@ -88,6 +96,7 @@ class AuthService:
             self._sessions,
             memberships,
             self._signing_keys,
+            self._limits,
             principal_lifetime=principal_lifetime,
             claim_lifetime=timedelta(seconds=settings.claimed_role_seconds),
             retention=timedelta(seconds=settings.grant_retention_seconds),
@@ -121,11 +130,12 @@ class AuthService:
                 self._credentials,
                 self._delegations,
                 self._signing_keys,
+                self._traffic,
                 jwks_max_age_seconds=self._settings.jwks_max_age_seconds,
             ),
         )
         registry.add(add_SecretServiceServicer_to_server, SecretServicer(self._secrets))
-        registry.add(add_GroupServiceServicer_to_server, GroupServicer(self._groups))
+        registry.add(add_GroupServiceServicer_to_server, GroupServicer(self._groups, self._limits, self._traffic))
 
     async def start(self) -> None:
         """Check the keys and read them, then keep them fresh.
@@ -144,6 +154,7 @@ class AuthService:
             every(settings.signing_key_refresh_seconds, self._signing_keys.refresh, name="signing_keys"),
             every(settings.cleaning_seconds, self._sessions.clean, name="expired_sessions"),
             every(settings.cleaning_seconds, self._delegations.clean, name="ended_grants"),
+            every(settings.cleaning_seconds, self._traffic.clean, name="old_group_traffic"),
             forget_old_requests(
                 self._database,
                 requests,
@@ -175,6 +186,14 @@ class AuthService:
     async def exchange(self, credential: Credential, group_id: str) -> Principal:
         """Exchange a credential for a principal; see `TokenExchanger`."""
         return await self._principals.exchange(credential, group_id)
+
+    async def share_traffic(self, process_id: str, traffic: Sequence[Traffic]) -> Sequence[SharedTraffic]:
+        """Count the calls and streams of groups in this process; see `TrafficShare`."""
+        return await self._traffic.share_traffic(process_id, traffic)
+
+    def on_changed_limits(self, act: Callable[[str], None]) -> None:
+        """Have `act` called with the id of each group whose limits this process changes."""
+        self._limits.on_change(act)
 
     async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
         """Return the keys that principal tokens are verified with; see `KeySource`."""

@@ -4,9 +4,11 @@ from enum import Enum
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Dialect,
+    Float,
     Index,
     Integer,
     LargeBinary,
@@ -21,6 +23,7 @@ from sqlalchemy.types import TypeDecorator
 from services.auth.domain import ExecutionIdentity, OnCredentialExpiry, SigningKeyState
 from services.common.db.idempotency import requests_table
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
+from services.common.identity.group_limits import LIMIT_NAMES
 from services.common.identity.principal import CredentialKind, Role
 
 
@@ -64,6 +67,36 @@ memberships = Table(
     # When an admin has invited the subject; NULL once they have accepted.
     Column("invited_at", UtcDateTime),
     Index(None, "subject"),
+)
+
+# What the operator has set for groups; NULL: the installation's default, -1: unlimited.
+group_limits = Table(
+    "group_limits",
+    metadata,
+    Column("group_id", String(128), primary_key=True),
+    *(Column(name, Float if name == "monthly_cost_ceiling" else BigInteger) for name in LIMIT_NAMES),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+# Calls that are left to groups whose calls are limited, over all processes.
+group_calls = Table(
+    "group_calls",
+    metadata,
+    Column("group_id", String(128), primary_key=True),
+    Column("calls_left", Float, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index(None, "updated_at"),
+)
+
+# Open streams of groups whose streams are limited, by process.
+group_streams = Table(
+    "group_streams",
+    metadata,
+    Column("group_id", String(128), primary_key=True),
+    Column("process_id", String(64), primary_key=True),
+    Column("open_streams", Integer, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index(None, "updated_at"),
 )
 
 platform_admins = Table(

@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 import structlog
 
+from services.common.background import BackgroundTasks
 from services.common.db.database import Database
 from services.common.db.migrate import SchemaState, schema_state, upgrade_database
 from services.common.db.start import database_faults, wait_for_database
+from services.common.grpc.group_traffic import SHARE_SECONDS, GroupTraffic
 from services.common.grpc.peers import Peers
 from services.common.grpc.server import Listener, Listeners
 from services.common.grpc.tls import channel_tls, server_credentials
@@ -19,6 +21,7 @@ from services.common.identity.principal_token import PrincipalVerifier
 from services.common.identity.remote import RemoteIdentity
 from services.common.identity.service_identity import ServiceIdentity, ServiceTokenVerifier
 from services.common.paging import seal_page_tokens
+from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.common.service import IdentityProvider, Service
 from services.common.settings import CommonSettings, database_url, service_of
@@ -58,6 +61,7 @@ class Host:
         self._hosted: list[Hosted] = []
         self._listeners: list[Listener] = []
         self._verifier_channel: Peers | None = None
+        self._background = BackgroundTasks()
 
     async def runtime(self, name: str, *, migrate: bool = True) -> Runtime:
         """Return what service `name` is given, its schema brought up to date or checked."""
@@ -142,8 +146,9 @@ class Host:
         authenticator = Authenticator(
             identity, verifier, ServiceTokenVerifier(settings.keys_directory), settings.principal_cache_seconds
         )
-        public = Listener(settings, authenticator, internal=False)
-        internal = Listener(settings, authenticator, internal=True)
+        traffic = GroupTraffic()
+        public = Listener(settings, authenticator, internal=False, traffic=traffic)
+        internal = Listener(settings, authenticator, internal=True, traffic=traffic)
         self._listeners = [public, internal]
         registry = Listeners(self._listeners)
         for hosted in self._hosted:
@@ -152,6 +157,8 @@ class Host:
         internal_port = await self._listen(internal, internal_address)
         for hosted in self._hosted:
             await hosted.service.start()
+        self._background.start(every(SHARE_SECONDS, lambda: traffic.share(identity), name="group_traffic"))
+        identity.on_changed_limits(authenticator.forget_group)
         public_port = await self._listen(public, public_address)
         for listener in self._listeners:
             await listener.set_serving(True)
@@ -180,6 +187,7 @@ class Host:
             await listener.stop(grace)
         # Cancelled handlers run once more before what they use is closed.
         await asyncio.sleep(0)
+        await self._background.stop()
         for hosted in reversed(self._hosted):
             await self._quietly("close", hosted.name, hosted.service.close())
             await hosted.runtime.peers.close()

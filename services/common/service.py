@@ -1,7 +1,9 @@
 """What every service offers to the process that runs it."""
 
+from collections.abc import Callable
 from typing import Protocol
 
+from services.common.grpc.group_traffic import TrafficShare
 from services.common.grpc.server import Registry
 from services.common.identity.authenticator import TokenExchanger
 from services.common.identity.principal_token import KeySource
@@ -27,5 +29,9 @@ class Service(Protocol):
         ...
 
 
-class IdentityProvider(TokenExchanger, KeySource, Protocol):
+class IdentityProvider(TokenExchanger, KeySource, TrafficShare, Protocol):
     """What auth offers to the process it runs in, and its stub to all others."""
+
+    def on_changed_limits(self, act: Callable[[str], None]) -> None:
+        """Have `act` called with the id of each group whose limits this process changes."""
+        ...

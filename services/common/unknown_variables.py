@@ -13,6 +13,8 @@ logger = structlog.get_logger(__name__)
 
 _PREFIX = "COXSWAIN_"
 _OF_PROCESSES = tuple(f"{_PREFIX}{name.upper()}_" for name in (*SERVICES, *PARTS, "worker"))
+# Read by auth alone.
+_DEFAULT_LIMITS = f"{_PREFIX}LIMIT_"
 # Of the suite, and of the command line, which may run in the same environment.
 _ELSEWHERE = frozenset(
     f"{_PREFIX}{name}" for name in ("WORKERS", "ADDRESS", "TOKEN", "GROUP", "TLS", "CA_FILE", "DEBUG")
@@ -39,7 +41,7 @@ def unknown_variables(names: Iterable[str]) -> Iterator[tuple[str, str]]:
         variable = name.upper()
         if not variable.startswith(_PREFIX) or variable in own | _ELSEWHERE or variable.startswith(_OPEN):
             continue
-        foreign = next((prefix for prefix in _OF_PROCESSES if variable.startswith(prefix)), "")
+        foreign = next((prefix for prefix in (*_OF_PROCESSES, _DEFAULT_LIMITS) if variable.startswith(prefix)), "")
         if foreign and foreign not in judged:
             continue
         near = difflib.get_close_matches(variable, own, n=1, cutoff=0.7)

@@ -52,8 +52,16 @@ class GroupRepository:
         return bool(result.rowcount)
 
     async def delete(self, group_id: str) -> bool:
-        """Remove a group with its memberships, secrets, grants and requests; return whether it existed."""
-        for table in (tables.memberships, tables.secrets, tables.grants, tables.requests):
+        """Remove a group with its memberships, secrets, grants, requests and limits; return whether it existed."""
+        for table in (
+            tables.memberships,
+            tables.secrets,
+            tables.grants,
+            tables.requests,
+            tables.group_limits,
+            tables.group_calls,
+            tables.group_streams,
+        ):
             await self._connection.execute(delete(table).where(table.c.group_id == group_id))
         return bool((await self._connection.execute(delete(_TABLE).where(_TABLE.c.id == group_id))).rowcount)
 

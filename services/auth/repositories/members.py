@@ -84,6 +84,11 @@ class MemberRepository:
         )
         return int(count.scalar_one())
 
+    async def count(self, group_id: str) -> int:
+        """Return how many members, with those who are invited, a group has."""
+        statement = select(func.count()).select_from(_TABLE).where(_TABLE.c.group_id == group_id)
+        return int((await self._connection.execute(statement)).scalar_one())
+
     async def page(self, group_id: str, after: str, limit: int) -> list[Member]:
         """Return up to `limit` members of a group with subjects greater than `after`, by subject."""
         rows = await self._connection.execute(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
@@ -67,6 +67,11 @@ class SecretRepository:
             update(_TABLE).where(_TABLE.c.id == secret.id, _TABLE.c.version == secret.version - 1).values(**values)
         )
         return bool(result.rowcount)
+
+    async def count(self, group_id: str) -> int:
+        """Return how many secrets a group has."""
+        statement = select(func.count()).select_from(_TABLE).where(_TABLE.c.group_id == group_id)
+        return int((await self._connection.execute(statement)).scalar_one())
 
     async def page(self, group_id: str, after: str, limit: int) -> list[Secret]:
         """Return up to `limit` of a group's secrets with names greater than `after`, by name."""

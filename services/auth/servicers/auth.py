@@ -2,9 +2,10 @@
 
 from google.protobuf.duration_pb2 import Duration
 
-from coxswain.auth.v1 import credential_pb2, delegation_pb2, principal_pb2
+from coxswain.auth.v1 import credential_pb2, delegation_pb2, group_limits_pb2, principal_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceServicer
 from services.auth.keys.signing import SigningKeys
+from services.auth.servicers.limit_messages import shared_to_proto, traffic_from_proto
 from services.auth.servicers.messages import (
     credential_to_proto,
     expiry_from_proto,
@@ -18,6 +19,7 @@ from services.auth.servicers.messages import (
 )
 from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.delegations import Delegations
+from services.auth.usecases.group_traffic import SharedGroupTraffic
 from services.auth.usecases.principals import Principals
 from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.handler import Context
@@ -34,6 +36,7 @@ class AuthServicer(AuthServiceServicer):
         credentials: Credentials,
         delegations: Delegations,
         signing_keys: SigningKeys,
+        traffic: SharedGroupTraffic,
         *,
         jwks_max_age_seconds: int,
     ) -> None:
@@ -41,6 +44,7 @@ class AuthServicer(AuthServiceServicer):
         self._credentials = credentials
         self._delegations = delegations
         self._signing_keys = signing_keys
+        self._traffic = traffic
         self._jwks_max_age_seconds = jwks_max_age_seconds
 
     async def WhoAmI(self, request: principal_pb2.WhoAmIRequest, context: Context) -> principal_pb2.WhoAmIResponse:
@@ -130,3 +134,10 @@ class AuthServicer(AuthServiceServicer):
         """See the proto."""
         await self._delegations.revoke(request.execution_id)
         return delegation_pb2.RevokeDelegationResponse()
+
+    async def ShareGroupTraffic(
+        self, request: group_limits_pb2.ShareGroupTrafficRequest, context: Context
+    ) -> group_limits_pb2.ShareGroupTrafficResponse:
+        """See the proto."""
+        shared = await self._traffic.share_traffic(request.process_id, traffic_from_proto(request.groups))
+        return group_limits_pb2.ShareGroupTrafficResponse(groups=shared_to_proto(shared))

@@ -1,19 +1,26 @@
 """GroupService at the edge."""
 
-from coxswain.auth.v1 import group_pb2
+from coxswain.auth.v1 import group_limits_pb2, group_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceServicer
+from services.auth.servicers.limit_messages import limits_from_proto, limits_to_proto
 from services.auth.servicers.messages import group_to_proto, member_to_proto, role_from_proto
+from services.auth.usecases.group_limits import LimitsOfGroups
+from services.auth.usecases.group_traffic import SharedGroupTraffic
 from services.auth.usecases.groups import Groups
 from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
+from services.common.grpc.field_masks import mask_paths
 from services.common.grpc.handler import Context
+from services.common.identity.group_limits import LIMIT_NAMES
 
 
 class GroupServicer(GroupServiceServicer):
-    """Groups, members and roles."""
+    """Groups, members, roles and limits."""
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: Groups, limits: LimitsOfGroups, traffic: SharedGroupTraffic) -> None:
         self._groups = groups
+        self._limits = limits
+        self._traffic = traffic
 
     async def CreateGroup(
         self, request: group_pb2.CreateGroupRequest, context: Context
@@ -57,4 +64,26 @@ class GroupServicer(GroupServiceServicer):
         page = await self._groups.members_page(current_principal().group_id, request.page_size, request.page_token)
         return group_pb2.ListMembersResponse(
             members=map(member_to_proto, page.items), next_page_token=page.next_page_token
+        )
+
+    async def SetGroupLimits(
+        self, request: group_limits_pb2.SetGroupLimitsRequest, context: Context
+    ) -> group_limits_pb2.SetGroupLimitsResponse:
+        """See the proto."""
+        names = mask_paths(request.update_mask, LIMIT_NAMES)
+        limits = await self._limits.set(request.group_id, limits_from_proto(request.limits), names)
+        return group_limits_pb2.SetGroupLimitsResponse(
+            set=limits_to_proto(limits.set), effective=limits_to_proto(limits.effective)
+        )
+
+    async def GetGroupLimits(
+        self, request: group_limits_pb2.GetGroupLimitsRequest, context: Context
+    ) -> group_limits_pb2.GetGroupLimitsResponse:
+        """See the proto."""
+        limits = await self._limits.get(current_principal(), request.group_id, self._traffic)
+        return group_limits_pb2.GetGroupLimitsResponse(
+            group_id=limits.group_id,
+            effective=limits_to_proto(limits.effective),
+            set=limits_to_proto(limits.set),
+            used=limits_to_proto(limits.used),
         )

@@ -18,8 +18,13 @@ class SecretServicer(SecretServiceServicer):
 
     async def PutSecret(self, request: secret_pb2.PutSecretRequest, context: Context) -> secret_pb2.PutSecretResponse:
         """See the proto."""
+        principal = current_principal()
         secret = await self._secrets.put(
-            current_principal().group_id, request.name, request.value, request.allowed_origins
+            principal.group_id,
+            request.name,
+            request.value,
+            request.allowed_origins,
+            limit=principal.limits.max_secrets,
         )
         return secret_pb2.PutSecretResponse(secret=secret_to_proto(secret))
 

@@ -8,6 +8,7 @@ from services.auth.identity.sessions import SessionStore
 from services.auth.identity.verifier import expired
 from services.auth.keys.signing import SigningKeys
 from services.auth.repositories.grants import GrantRepository, read_grant
+from services.auth.usecases.group_limits import LimitsOfGroups
 from services.auth.usecases.memberships import Memberships
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -25,6 +26,7 @@ class Delegations:
         sessions: SessionStore,
         memberships: Memberships,
         signing_keys: SigningKeys,
+        limits: LimitsOfGroups,
         *,
         principal_lifetime: timedelta,
         claim_lifetime: timedelta,
@@ -35,6 +37,7 @@ class Delegations:
         self._sessions = sessions
         self._memberships = memberships
         self._signing_keys = signing_keys
+        self._limits = limits
         self._principal_lifetime = principal_lifetime
         self._claim_lifetime = claim_lifetime
         self._retention = retention
@@ -126,19 +129,18 @@ class Delegations:
             raise _revoked(execution_id, "was revoked")
         role = await self._role(grant)
         kind, session_id, expires_at = await self._acting(grant, role)
-        return self._signing_keys.signed(
-            Principal(
-                subject=grant.subject,
-                group_id=grant.group_id,
-                role=role,
-                # An execution never administers the installation, not even one that a platform admin started.
-                platform_admin=False,
-                credential_kind=kind,
-                session_id=session_id,
-                execution_id=execution_id,
-                expires_at=expires_at,
-            )
+        principal = Principal(
+            subject=grant.subject,
+            group_id=grant.group_id,
+            role=role,
+            # An execution never administers the installation, not even one that a platform admin started.
+            platform_admin=False,
+            credential_kind=kind,
+            session_id=session_id,
+            execution_id=execution_id,
+            expires_at=expires_at,
         )
+        return self._signing_keys.signed(await self._limits.with_limits(principal))
 
     async def _role(self, grant: Grant) -> Role:
         """Return the role of a grant's subject. Raises PermissionDenied: they have none any more."""

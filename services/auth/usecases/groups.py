@@ -10,6 +10,7 @@ from services.auth.repositories.platform_admins import PlatformAdminRepository
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
+from services.common.db.row_quota import check_row_quota
 from services.common.errors import FailedPrecondition, NotFound, PermissionDenied
 from services.common.identity.principal import Principal, Role
 from services.common.ids import new_id
@@ -89,6 +90,7 @@ class Groups:
         Raises:
             FailedPrecondition: RESOURCE_IN_USE, the group would have no admin left.
             NotFound: the group has been deleted.
+            ResourceExhausted: QUOTA_EXCEEDED, it has as many members as it may.
         """
         group_id = principal.group_id
         async with self._database.write() as connection:
@@ -100,6 +102,9 @@ class Groups:
             standing = await members.get(group_id, subject)
             if _is_admin(standing) and role is not Role.ADMIN:
                 await _keep_an_admin(members, group_id, subject)
+            if standing is None:
+                limit, column = principal.limits.max_members, tables.memberships.c.group_id
+                await check_row_quota(connection, "max_members", limit, column, group_id, what="members")
             return await members.put(group_id, subject, role, invited=subject != principal.subject)
 
     async def remove_member(self, principal: Principal, subject: str) -> None:

@@ -6,6 +6,7 @@ from services.auth.domain import VerifiedIdentity
 from services.auth.identity.sessions import SessionStore
 from services.auth.identity.verifier import IdentityVerifier
 from services.auth.keys.signing import SigningKeys
+from services.auth.usecases.group_limits import LimitsOfGroups
 from services.auth.usecases.memberships import Memberships, Standing
 from services.common.clock import utc_now
 from services.common.errors import FailedPrecondition, PermissionDenied
@@ -23,6 +24,7 @@ class Principals:
         memberships: Memberships,
         sessions: SessionStore,
         signing_keys: SigningKeys,
+        limits: LimitsOfGroups,
         *,
         principal_lifetime: timedelta,
     ) -> None:
@@ -30,6 +32,7 @@ class Principals:
         self._memberships = memberships
         self._sessions = sessions
         self._signing_keys = signing_keys
+        self._limits = limits
         self._principal_lifetime = principal_lifetime
 
     async def exchange(self, credential: Credential, group_id: str) -> Principal:
@@ -84,7 +87,8 @@ class Principals:
         self, credential: Credential, identity: VerifiedIdentity, standing: Standing, group_id: str, role: Role
     ) -> Principal:
         session_id = await self._sessions.open(credential, identity)
-        return self._signing_keys.signed(self._principal(identity, standing, group_id, role, session_id))
+        principal = self._principal(identity, standing, group_id, role, session_id)
+        return self._signing_keys.signed(await self._limits.with_limits(principal))
 
     def _principal(
         self, identity: VerifiedIdentity, standing: Standing, group_id: str, role: Role, session_id: str

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from services.auth import tables
 from services.auth.chains.names import LLM_KEY, OAUTH_CLIENT
 from services.auth.domain import RotationProgress, Sealed, Secret
 from services.auth.keys import bindings
@@ -14,6 +15,7 @@ from services.auth.repositories.sealed_rows import TABLES, SealedRow, SealedRowR
 from services.auth.repositories.secrets import SecretRepository
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.db.row_quota import check_row_quota
 from services.common.egress import credential_origin_of
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from services.common.identity.provider_credentials import CREDENTIAL_READERS, WrongForm
@@ -35,13 +37,16 @@ class Secrets:
         self._vault = vault
         self._changed = changed
 
-    async def put(self, group_id: str, name: str, value: str, allowed_origins: Sequence[str]) -> Secret:
-        """Store a secret, or the next version of it.
+    async def put(
+        self, group_id: str, name: str, value: str, allowed_origins: Sequence[str], *, limit: int | None = None
+    ) -> Secret:
+        """Store a secret, or the next version of it; the group may have as many as `limit`.
 
         Raises:
             InvalidArgument: the value or an origin is malformed.
             FailedPrecondition: KEY_UNAVAILABLE, this replica lacks the key that seals.
             Aborted: others keep writing the same secret.
+            ResourceExhausted: QUOTA_EXCEEDED, the group has as many secrets as it may.
         """
         _check_value(name, value)
         origins = _origins(allowed_origins)
@@ -52,6 +57,9 @@ class Secrets:
             for _ in range(_TRIES):
                 now = utc_now()
                 standing = await secrets.get(group_id, name, lock=True)
+                if standing is None:
+                    column = tables.secrets.c.group_id
+                    await check_row_quota(connection, "max_secrets", limit, column, group_id, what="secrets")
                 draft = Secret(
                     id=standing.id if standing else new_id(),
                     group_id=group_id,

@@ -31,6 +31,7 @@ from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import Call, current_call, enter_call
 from services.common.grpc.call_audit import record_call
 from services.common.grpc.capacity import Capacity
+from services.common.grpc.group_traffic import GroupTraffic
 from services.common.grpc.handler import Context
 from services.common.grpc.large_messages import beside_if_large
 from services.common.grpc.metrics import CALLS, SECONDS
@@ -92,17 +93,20 @@ class Pipeline:
         stream_check_seconds: float,
         max_message_bytes: int,
         capacity: Capacity,
+        traffic: GroupTraffic | None = None,
         idle_seconds: float = 60.0,
     ) -> None:
         """`internal` says which listener it is; callers of streams are verified again when nothing is remembered of
         them any more, or every `stream_check_seconds` where nothing is. Larger responses than `max_message_bytes`
-        cannot be sent. A client that streams its requests and sends none for `idle_seconds` has given up.
+        cannot be sent. A client that streams its requests and sends none for `idle_seconds` has given up. `traffic` is
+        shared by the listeners of a process.
         """
         self._authenticator = authenticator
         self._internal = internal
         self._stream_check_seconds = stream_check_seconds
         self._max_message_bytes = max_message_bytes
         self._capacity = capacity
+        self._traffic = traffic or GroupTraffic()
         self._idle_seconds = idle_seconds
         self._closing = BackgroundTasks()
 
@@ -187,6 +191,7 @@ class Pipeline:
                 await self._admit(call, method, metadata)
                 if call.principal is not None and not call.service:
                     places.enter_context(self._capacity.stream_of(call.principal))
+                    places.enter_context(self._traffic.stream_of(call.principal))
                     guard = asyncio.create_task(self._recheck(call, stream))
                 responses = await respond(received, context)
                 if stream.task is not None:
@@ -271,6 +276,9 @@ class Pipeline:
                 )
             if method.access.role is not Role.ANONYMOUS:
                 call.principal = await self._authenticator.caller(call.credential, call.group_header)
+                # A limit must not keep those from their work who can change it.
+                if not (call.principal.platform_admin and method.access.role is Role.PLATFORM_ADMIN):
+                    self._traffic.count_call(call.principal)
         if method.access.role is not Role.ANONYMOUS:
             _require_role(call.principal, method.access.role)
 

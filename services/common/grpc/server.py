@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.common.grpc.access import read_access
 from services.common.grpc.capacity import Capacity, health_streams
 from services.common.grpc.gone_clients import log_gone_clients_quietly
+from services.common.grpc.group_traffic import GroupTraffic
 from services.common.grpc.health import HealthServicer
 from services.common.grpc.pipeline import Method, Pipeline
 from services.common.grpc.reflection import add_reflection
@@ -41,7 +42,15 @@ class Registry(Protocol):
 class Listener:
     """One gRPC server, its health and its reflection."""
 
-    def __init__(self, settings: CommonSettings, authenticator: Authenticator, *, internal: bool) -> None:
+    def __init__(
+        self,
+        settings: CommonSettings,
+        authenticator: Authenticator,
+        *,
+        internal: bool,
+        traffic: GroupTraffic | None = None,
+    ) -> None:
+        """`traffic` is shared by the listeners of a process."""
         self.internal = internal
         self._pipeline = Pipeline(
             authenticator,
@@ -55,6 +64,7 @@ class Listener:
                 group_streams=settings.max_group_streams,
                 subject_streams=settings.max_subject_streams,
             ),
+            traffic=traffic,
         )
         self._methods: dict[str, list[str]] = {}
         log_gone_clients_quietly()

@@ -86,6 +86,15 @@ class Authenticator:
         """Return how long `caller` keeps its answer without asking auth; 0 when it does not."""
         return self._callers.remaining(self._key(credential, group_id))
 
+    def forget_group(self, group_id: str) -> None:
+        """Ask auth again about callers in a group: something has changed that their principals carry."""
+
+        def is_of_group(key: bytes) -> bool:
+            principal = self._callers.peek(key)
+            return principal is None or principal.group_id == group_id
+
+        self._callers.forget_where(is_of_group)
+
     def _key(self, credential: Credential, group_id: str) -> bytes:
         material = f"{credential.authorization}\0{credential.forwarded_access_token}\0{group_id}"
         return hashlib.blake2b(material.encode(), key=self._hash_key, digest_size=32).digest()

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 
+from services.common.identity.group_limits import NO_GROUP_LIMITS, GroupLimits
+
 
 class Role(IntEnum):
     """What a member may do in a group; the numbers are those of `coxswain.common.v1.Role`."""
@@ -42,3 +44,5 @@ class Principal:
     expires_at: datetime
     token: str = field(default="", repr=False, compare=False)
     """The signed token that stands for the principal between services."""
+    limits: GroupLimits = field(default=NO_GROUP_LIMITS, compare=False)
+    """What the operator allows the group."""

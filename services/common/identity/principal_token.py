@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from services.common.cache import ExpiringCache
 from services.common.errors import Unauthenticated
+from services.common.identity.group_limits import GroupLimits
 from services.common.identity.principal import CredentialKind, Principal, Role
 
 TOKEN_TYPE = "coxswain-principal+jwt"
@@ -33,6 +34,7 @@ def encode_principal(principal: Principal, private_key: Ed25519PrivateKey, kid: 
         "exe": principal.execution_id,
         "iat": int(time.time()),
         "exp": int(principal.expires_at.timestamp()),
+        "lim": principal.limits.to_claim(),
     }
     return jwt.encode(claims, private_key, algorithm="EdDSA", headers={"typ": TOKEN_TYPE, "kid": kid})
 
@@ -91,10 +93,12 @@ class PrincipalVerifier:
                 execution_id=claims["exe"],
                 expires_at=datetime.fromtimestamp(claims["exp"], UTC),
                 token=token,
+                # A token of the release before has none.
+                limits=GroupLimits.from_claim(claims.get("lim", {})),
             )
         except jwt.ExpiredSignatureError as error:
             raise Unauthenticated("the principal has expired", reason="CREDENTIAL_EXPIRED") from error
-        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise _rejected() from error
         self._verified.put(token, principal, claims["exp"])
         return principal

@@ -1,13 +1,14 @@
 """Identity as auth gives it to the other services."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from coxswain.auth.v1 import auth_service_pb2_grpc, principal_pb2
+from coxswain.auth.v1 import auth_service_pb2_grpc, group_limits_pb2, principal_pb2
 from services.common.grpc.call import outlast_caller
+from services.common.grpc.group_traffic import SharedTraffic, Traffic
 from services.common.grpc.status import from_rpc_error
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import Principal
@@ -47,3 +48,20 @@ class RemoteIdentity:
             key.kid: Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key.x + "=" * (-len(key.x) % 4)))
             for key in response.keys
         }
+
+    async def share_traffic(self, process_id: str, traffic: Sequence[Traffic]) -> Sequence[SharedTraffic]:
+        """Tell auth of the calls and streams of groups; see `TrafficShare`."""
+        groups = [
+            group_limits_pb2.GroupTraffic(group_id=each.group_id, calls=each.calls, open_streams=each.open_streams)
+            for each in traffic
+        ]
+        try:
+            response = await self._stub.ShareGroupTraffic(
+                group_limits_pb2.ShareGroupTrafficRequest(process_id=process_id, groups=groups)
+            )
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "auth") from error
+        return [SharedTraffic(each.calls_left, each.other_streams) for each in response.groups]
+
+    def on_changed_limits(self, act: Callable[[str], None]) -> None:
+        """Do nothing: another process changes them."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -32,6 +32,7 @@ from services.common.errors import NotFound, Unauthenticated, Unimplemented
 from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import acting_as, current_call, current_principal
 from services.common.grpc.capacity import AnonymousStreams, Capacity, Places
+from services.common.grpc.group_traffic import SharedTraffic, Traffic
 from services.common.grpc.pipeline import Method, Pipeline
 from services.common.hosting import Host
 from services.common.identity.authenticator import Credential
@@ -73,6 +74,12 @@ class ToyIdentity:
 
     async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
         return {"k1": self.key.public_key()}
+
+    async def share_traffic(self, process_id: str, traffic: Sequence[Traffic]) -> Sequence[SharedTraffic]:
+        return []
+
+    def on_changed_limits(self, act: Callable[[str], None]) -> None:
+        pass
 
 
 class ToyService(

@@ -20,6 +20,7 @@ from coxswain.client.cli import (
     events,
     executions,
     fallbacks,
+    group_limits,
     memory,
     models,
     questions,
@@ -193,6 +194,7 @@ app.add_typer(schedules.app, name="schedule")
 app.add_typer(memory.app, name="memory")
 app.add_typer(tools.app, name="tool")
 app.add_typer(secrets.app, name="secret")
+app.add_typer(group_limits.app, name="limits")
 
 
 def main() -> None:

@@ -1,0 +1,42 @@
+"""How it is told that a limit of the operator for a group is reached."""
+
+from prometheus_client import Counter
+
+from services.common.errors import ResourceExhausted
+
+_REFUSED = Counter(
+    "coxswain_quota_refusals_total",
+    "What was refused because a limit of its group was reached, by limit.",
+    ("quota",),
+)
+
+
+def check_quota(quota: str, limit: float | None, used: float, *, more: float = 1, what: str) -> None:
+    """Refuse `more` of what `used` are there of already; a `limit` of None allows everything.
+
+    `quota` is the field of `coxswain.auth.v1.GroupLimits`, `what` is counted, in words. Example: "crews".
+
+    Raises:
+        ResourceExhausted: QUOTA_EXCEEDED.
+    """
+    if limit is not None and used + more > limit:
+        raise quota_exceeded(
+            quota,
+            limit,
+            used,
+            f"your group has {used:,.0f} {what}, and may have {limit:,.0f}; delete some, or ask the operator of this "
+            "installation for more",
+        )
+
+
+def quota_exceeded(
+    quota: str, limit: float, used: float, message: str, *, retry_after: float | None = None
+) -> ResourceExhausted:
+    """Count a refusal, and return it to be raised; `retry_after` is in seconds."""
+    _REFUSED.labels(quota).inc()
+    return ResourceExhausted(
+        f"{message} ({quota})",
+        reason="QUOTA_EXCEEDED",
+        metadata={"quota": quota, "limit": f"{limit:.15g}", "used": f"{used:.15g}"},
+        retry_after=retry_after,
+    )

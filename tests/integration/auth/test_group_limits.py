@@ -1,0 +1,209 @@
+"""The operator limits what groups may do and have, over real gRPC."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from grpc import StatusCode
+
+from coxswain.auth.v1 import group_pb2, secret_pb2
+from coxswain.auth.v1.group_limits_pb2 import (
+    GetGroupLimitsRequest,
+    GetGroupLimitsResponse,
+    GroupLimits,
+    GroupTraffic,
+    SetGroupLimitsRequest,
+    SetGroupLimitsResponse,
+    ShareGroupTrafficRequest,
+)
+from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
+from coxswain.common.v1 import access_pb2
+from services.auth.service import build
+from services.auth.settings import AuthSettings
+from services.common.hosting import Host
+from tests.integration.auth.support import groups, internal, refused, secrets
+from tests.support.harness import ALICE, BOB, Harness, serve_services
+
+OPERATOR = "dev:root:ops=admin,platform_admin"
+LIST = group_pb2.ListMembersRequest()
+
+
+async def limit(harness: Harness, group_id: str = "sales", **limits: Any) -> SetGroupLimitsResponse:
+    """Set limits as the operator; None is the default again."""
+    given = GroupLimits(**{name: value for name, value in limits.items() if value is not None})
+    return await groups(harness, OPERATOR).SetGroupLimits(
+        SetGroupLimitsRequest(group_id=group_id, limits=given, update_mask=FieldMask(paths=list(limits)))
+    )
+
+
+def a_secret(name: str) -> secret_pb2.PutSecretRequest:
+    return secret_pb2.PutSecretRequest(name=name, value="a value", allowed_origins=["https://example.com"])
+
+
+async def limits_of(harness: Harness, bearer: str = ALICE, group_id: str = "") -> GetGroupLimitsResponse:
+    return await groups(harness, bearer).GetGroupLimits(GetGroupLimitsRequest(group_id=group_id))
+
+
+async def test_limits_are_changed_one_by_one_and_shown(auth: Harness) -> None:
+    shown = await limits_of(auth)
+    assert (shown.group_id, shown.set, shown.effective) == ("sales", GroupLimits(), GroupLimits())
+    changed = await limit(auth, max_crews=3, monthly_cost_ceiling=2.5, max_members=-1)
+    assert changed.set == GroupLimits(max_crews=3, monthly_cost_ceiling=2.5, max_members=-1)
+    assert changed.effective == GroupLimits(max_crews=3, monthly_cost_ceiling=2.5)
+    assert (await limit(auth, max_crews=0)).set.max_crews == 0
+    changed = await limit(auth, max_crews=None)
+    assert changed.set == GroupLimits(monthly_cost_ceiling=2.5, max_members=-1)
+    for bearer, group_id in ((ALICE, ""), (OPERATOR, "sales")):
+        assert (await limits_of(auth, bearer, group_id)).set == changed.set
+    assert (await limits_of(auth, BOB)).set == GroupLimits()
+    everything = SetGroupLimitsRequest(group_id="sales", update_mask=FieldMask(paths=["*"]))
+    assert (await groups(auth, OPERATOR).SetGroupLimits(everything)).set == GroupLimits()
+
+
+async def test_only_the_operator_changes_limits_and_looks_at_those_of_others(auth: Harness) -> None:
+    change = SetGroupLimitsRequest(
+        group_id="sales", limits=GroupLimits(max_crews=9), update_mask=FieldMask(paths=["max_crews"])
+    )
+    with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await groups(auth, ALICE).SetGroupLimits(change)
+    with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await limits_of(auth, ALICE, "legal")
+    change.update_mask.Clear()
+    with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await groups(auth, OPERATOR).SetGroupLimits(change)
+    assert refusal.fields == ["update_mask"]
+    change.update_mask.paths.append("maxCrews")
+    change.limits.max_crews = -2
+    with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await groups(auth, OPERATOR).SetGroupLimits(change)
+    assert refusal.fields == ["limits.max_crews"]
+    assert (await limits_of(auth)).set == GroupLimits()
+
+
+async def test_calls_over_the_limit_are_refused_to_that_group_alone_until_it_is_lifted(auth: Harness) -> None:
+    alice, bob = groups(auth, ALICE), groups(auth, BOB)
+    await limit(auth, calls_per_minute=3)
+    for _ in range(3):
+        await alice.ListMembers(LIST)
+    with refused(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+        await alice.ListMembers(LIST)
+    assert refusal.metadata == {"quota": "calls_per_minute", "limit": "3", "used": "3"}
+    assert refusal.retry_seconds is not None
+    assert 15 < refusal.retry_seconds <= 20
+    for _ in range(5):
+        await bob.ListMembers(LIST)
+    shown = await eventually_used(auth)
+    assert (shown.effective.calls_per_minute, shown.used.calls_per_minute) == (3, 3)
+    # Without a restart, and at once in the process of auth.
+    await limit(auth, calls_per_minute=None)
+    for _ in range(5):
+        await alice.ListMembers(LIST)
+
+
+async def eventually_used(harness: Harness) -> GetGroupLimitsResponse:
+    """Return the limits of the group when the calls of all processes have been added up."""
+    async with asyncio.timeout(30):
+        while True:
+            shown = await limits_of(harness, OPERATOR, "sales")
+            if shown.used.calls_per_minute:
+                return shown
+            await asyncio.sleep(0.1)
+
+
+async def test_none_allowed_is_not_forever_for_who_can_change_it(auth: Harness) -> None:
+    await limit(auth, "ops", calls_per_minute=0)
+    with refused(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+        await groups(auth, OPERATOR).ListMembers(LIST)
+    assert refusal.retry_seconds is None
+    await limit(auth, "ops", calls_per_minute=None)
+    await groups(auth, OPERATOR).ListMembers(LIST)
+
+
+async def test_members_and_secrets_are_limited_also_when_they_come_at_once(auth: Harness) -> None:
+    await limit(auth, max_members=2, max_secrets=1)
+    alice = groups(auth, ALICE)
+    invitations = [
+        group_pb2.SetMemberRequest(subject=f"dev|guest{number}", role=access_pb2.ROLE_OPERATOR) for number in range(6)
+    ]
+    outcomes = await asyncio.gather(*(alice.SetMember(each) for each in invitations), return_exceptions=True)
+    assert sum(isinstance(each, group_pb2.SetMemberResponse) for each in outcomes) == 2
+    put = [a_secret(f"key{number}") for number in range(4)]
+    stored = await asyncio.gather(*(secrets(auth, ALICE).PutSecret(each) for each in put), return_exceptions=True)
+    assert sum(isinstance(each, secret_pb2.PutSecretResponse) for each in stored) == 1
+    with refused(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+        await alice.SetMember(group_pb2.SetMemberRequest(subject="dev|late", role=access_pb2.ROLE_OPERATOR))
+    assert refusal.metadata == {"quota": "max_members", "limit": "2", "used": "2"}
+    # What stands can be changed.
+    kept = (await alice.ListMembers(LIST)).members[0].subject
+    await alice.SetMember(group_pb2.SetMemberRequest(subject=kept, role=access_pb2.ROLE_EDITOR))
+    name = (await secrets(auth, ALICE).ListSecrets(secret_pb2.ListSecretsRequest())).secrets[0].name
+    await secrets(auth, ALICE).PutSecret(a_secret(name))
+    used = (await limits_of(auth)).used
+    assert (used.max_members, used.max_secrets) == (2, 1)
+    await groups(auth, BOB).SetMember(invitations[0])
+
+
+async def test_the_installations_defaults_count_where_nothing_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COXSWAIN_LIMIT_MAX_SECRETS", "0")
+    monkeypatch.setenv("COXSWAIN_LIMIT_MAX_MEMBERS", "5")
+    async with serve_services(tmp_path) as auth:
+        assert (await limits_of(auth)).effective == GroupLimits(max_secrets=0, max_members=5)
+        with refused(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):
+            await secrets(auth, ALICE).PutSecret(a_secret("key"))
+        assert (await limit(auth, max_secrets=-1)).effective == GroupLimits(max_members=5)
+        await secrets(auth, ALICE).PutSecret(a_secret("key"))
+
+
+async def test_processes_tell_each_other_what_they_have_seen(auth: Harness) -> None:
+    await limit(auth, calls_per_minute=60, calls_burst=50, max_open_streams=9)
+
+    async def share(process: str, calls: int, streams: int) -> tuple[int, int]:
+        told = GroupTraffic(group_id="sales", calls=calls, open_streams=streams)
+        request = ShareGroupTrafficRequest(process_id=process, groups=[told])
+        (shared,) = (await internal(auth).ShareGroupTraffic(request)).groups
+        # Some come back while the test runs, one a second.
+        return int(round(shared.calls_left, -1)), shared.other_streams
+
+    assert await share("one", 20, 2) == (30, 0)
+    assert await share("two", 20, 3) == (10, 2)
+    assert await share("one", 0, 0) == (10, 3)
+    assert await share("two", 0, 0) == (10, 0)
+    assert await share("two", 40, 0) == (-30, 0)
+
+
+@contextlib.asynccontextmanager
+async def another_process(auth: Harness) -> AsyncIterator[str]:
+    """Serve the same database a second time, as another replica does; yield its public address."""
+    settings = auth.host._settings
+    host = Host(settings, {})
+    service = await host.add("auth", build, AuthSettings())
+    port, _ = await host.open(
+        public_address="127.0.0.1:0", internal_address=f"unix:{auth.data_dir}/second.sock", identity=service.identity
+    )
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await host.close(1)
+
+
+async def test_two_replicas_share_the_calls_of_a_group(auth: Harness) -> None:
+    await limit(auth, calls_per_minute=6, calls_burst=10)
+    async with another_process(auth) as address, grpc.aio.insecure_channel(address) as channel:
+        for _ in range(10):
+            await groups(auth, ALICE).ListMembers(LIST)
+        await eventually_used(auth)
+        elsewhere = GroupServiceStub(channel)
+        refusals = 0
+        # It learns of the others' calls with its next exchange after its own first one.
+        async with asyncio.timeout(30):
+            while not refusals:
+                call = elsewhere.ListMembers(LIST, metadata=(("authorization", f"Bearer {ALICE}"),))
+                refusals += await call.code() is StatusCode.RESOURCE_EXHAUSTED
+                await asyncio.sleep(0.3)
