@@ -18,6 +18,8 @@ _TIMES = ("created_at", "updated_at", "expires_at")
 _AT_ONCE = 500
 _MOST_STALE = 32
 """Revisions whose parts are noted as stale; those of earlier ones have long been seen in every store."""
+_REMOVED = {"part_count": 0}
+"""Stands for a document whose parts are being removed."""
 _ABANDONED = timedelta(days=1)
 """After which a save that has begun has ended or is dead."""
 
@@ -157,6 +159,23 @@ class DocumentRepository:
         if stale:
             await self._set(document_id, stale=_stale([parts for parts in stale if parts.revision > revision]))
 
+    async def begin_removal(self, row: DocumentRow, now: datetime) -> int:
+        """Let a document, whose row is locked, be there no more, nor by a save that has begun; note all of its parts.
+
+        Return the last revision that the row has then: to be removed at, and less than what saves get that begin now.
+        """
+        revision = row.last_revision + 1
+        await self._set(
+            row.id,
+            # What has expired is shown to nobody. The sweep leaves it for a while, as if a save had begun.
+            document=_REMOVED,
+            expires_us=microseconds(now),
+            revision=revision,
+            last_revision=revision + 1,
+            stale=_stale([parts for parts in (row.live, *row.stale) if parts.count]),
+        )
+        return revision + 1
+
     async def remove(self, document_id: str, last_revision: int) -> bool:
         """Remove a document's row, if no save has begun since a revision, and return whether it was there."""
         unchanged = documents.c.last_revision == last_revision
@@ -221,7 +240,8 @@ async def remove_expired_documents(connection: AsyncConnection, now: datetime) -
 def _row(values: Mapping[str, Any], now: datetime) -> DocumentRow:
     document = None
     expires_us = values["expires_us"]
-    if values["revision"] and (expires_us is None or expires_us > microseconds(now)):
+    is_there = values["revision"] and values["document"] != _REMOVED
+    if is_there and (expires_us is None or expires_us > microseconds(now)):
         document = _saved(values["document"], values["subjects"])
     count = values["document"]["part_count"] if values["revision"] else 0
     return DocumentRow(

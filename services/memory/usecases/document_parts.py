@@ -106,6 +106,17 @@ class DocumentParts:
             Aborted: another call has saved or removed it meanwhile, or it is not the document of `only_of` alone.
         """
 
+        stale = part_ids(row.id, (row.live, *row.stale))
+        if not store.replaces_at_once:
+            last = await self._begin_removal(store, key, row, now, only_of)
+
+            async def end(_connection: AsyncConnection | None) -> None:
+                # A save that has begun since has a row to go on with, and parts that are left alone.
+                async with self._database.write() as connection:
+                    await DocumentRepository(connection, key.group_id, store.backend_id).remove(row.id, last)
+
+            return await store.remove_document(key, row.id, last, stale, now, end)
+
         async def switch(connection: AsyncConnection | None) -> None:
             async with joined(self._database, connection) as own:
                 repository = DocumentRepository(own, key.group_id, store.backend_id)
@@ -116,11 +127,24 @@ class DocumentParts:
 
         # Where parts are not in the transaction of the row, nothing brings back what is removed of a later revision.
         there = await self._row(store, key, row.id)
-        if there is None or there.last_revision != row.last_revision or (only_of and not _is_of_alone(there, only_of)):
+        if there is None or not _is_still(there, row, only_of):
             raise saved_meanwhile(row.id)
-
-        stale = part_ids(row.id, (row.live, *row.stale))
         return await store.remove_document(key, row.id, row.last_revision, stale, now, switch)
+
+    async def _begin_removal(
+        self, store: MemoryStore, key: NamespaceKey, row: DocumentRow, now: datetime, only_of: str
+    ) -> int:
+        """Let a document be there no more before its parts are removed: nothing would bring these back.
+
+        Raises:
+            Aborted: another call has saved or removed it meanwhile, or it is not the document of `only_of` alone.
+        """
+        async with self._database.write() as connection:
+            repository = DocumentRepository(connection, key.group_id, store.backend_id)
+            there = await repository.get(row.id, now, lock=True)
+            if there is None or not _is_still(there, row, only_of):
+                raise saved_meanwhile(row.id)
+            return await repository.begin_removal(there, now)
 
     async def forget(
         self, store: MemoryStore, namespace: NamespaceInfo, subject: str, *, dry_run: bool
@@ -245,6 +269,11 @@ def saved_meanwhile(document_id: str) -> Aborted:
 
 def _ties_of(document: SavedDocument) -> Ties:
     return Ties(document.subjects, "", json.loads(document.metadata).get("subject"))
+
+
+def _is_still(there: DocumentRow, row: DocumentRow, only_of: str) -> bool:
+    """Return whether no save has begun since a row was read, and the document is that of `only_of`, if one is named."""
+    return there.last_revision == row.last_revision and (not only_of or _is_of_alone(there, only_of))
 
 
 def _is_of_alone(row: DocumentRow, subject: str) -> bool:

@@ -1,6 +1,7 @@
 """Documents in every store: saved, found and replaced as a whole, by their group alone."""
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ MANUAL = (
     + "\n\n## Boats\n\n"
     + "Boats are tied to the northern pier with two ropes each. " * 6
 )
-STORES = {"databricks": DatabricksMemoryStore, "chroma": ChromaMemoryStore}
+STORES: dict[str, Any] = {"databricks": DatabricksMemoryStore, "chroma": ChromaMemoryStore}
 
 
 async def test_a_document_is_saved_found_and_removed_by_its_group_alone(everywhere: Harness) -> None:
@@ -308,6 +309,76 @@ async def test_a_removal_that_a_save_overtakes_leaves_the_new_document(
     assert [part.document.document_revision for part in left] == [2] * document.part_count
     assert (await documents_stub(channel).DeleteDocument(request)).deleted_parts == len(left)
     assert await parts(channel, "manual") == []
+
+
+@pytest.mark.parametrize("store", STORES, indirect=True)
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_save_that_begins_while_parts_are_removed_ends_as_if_it_came_after(
+    everywhere: Harness, monkeypatch: pytest.MonkeyPatch, *, ends: bool
+) -> None:
+    channel, request = everywhere.channel(), pb.DeleteDocumentRequest(id="manual")
+    await save(channel, MANUAL, id="manual", chunk_characters=200)
+    count = len(await parts(channel, "manual"))
+    remove, begun = stepwise._remove_others, list[int]()
+
+    async def fail(*_given: Any, **_named: Any) -> Any:
+        raise Unavailable("no")
+
+    async def overtaken(*given: Any, **named: Any) -> int:
+        if not begun:
+            begun.append(1)
+            with monkeypatch.context() as failing, contextlib.suppress(grpc.aio.AioRpcError):
+                if not ends:
+                    failing.setattr(DocumentRepository, "switch", fail)
+                await save(channel, MANUAL[:300], id="manual", chunk_characters=200)
+        return await remove(*given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stepwise, "_remove_others", overtaken)
+        removed = await documents_stub(channel).DeleteDocument(request)
+    assert removed.deleted_parts == (0 if ends else count)
+    left = await parts(channel, "manual")
+    if ends:
+        document = (await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="manual"))).document
+        assert [part.document.document_revision for part in left] == [document.revision] * document.part_count
+        return
+    assert left == []
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="manual"))
+
+
+@pytest.mark.parametrize("store", STORES, indirect=True)
+@pytest.mark.parametrize("is_removed", [True, False])
+async def test_a_save_that_ends_after_a_removal_has_begun_leaves_nothing(
+    everywhere: Harness, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch, *, is_removed: bool
+) -> None:
+    channel, request = everywhere.channel(), pb.DeleteDocumentRequest(id="manual")
+    await save(channel, MANUAL, id="manual", chunk_characters=200)
+    kind = STORES[store[0]]
+    save_parts, begun = kind.save, list[int]()
+
+    async def fail(*_given: Any, **_named: Any) -> Any:
+        raise Unavailable("no")
+
+    async def and_remove(*given: Any, **named: Any) -> Any:
+        saved = await save_parts(*given, **named)
+        if not begun:
+            begun.append(1)
+            with monkeypatch.context() as failing, contextlib.suppress(grpc.aio.AioRpcError):
+                if not is_removed:
+                    failing.setattr(stepwise, "_remove_others", fail)
+                await documents_stub(channel).DeleteDocument(request)
+        return saved
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, "save", and_remove)
+        with refused(CODE.ABORTED, "REVISION_MISMATCH"):
+            await save(channel, MANUAL[:300], id="manual", chunk_characters=200)
+    for _ in range(1 if is_removed else 2):
+        with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+            await documents_stub(channel).DeleteDocument(request)
+    assert await parts(channel, "manual") == []
+    assert (await save(channel, MANUAL, id="manual", chunk_characters=200)).document.part_count
 
 
 def _part(document_id: str = "manual", *, revision: int = 1, index: int = 0, count: int = 2) -> record_pb2.Record:
