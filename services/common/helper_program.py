@@ -1,4 +1,4 @@
-"""What programs of `helper_process` have in common. It imports nothing but the standard library, to start fast.
+"""What programs of `helper_process` have in common. It needs nothing but the standard library, to start fast.
 
 Frames in both directions are four bytes of length (big-endian), then JSON. Where the key `attached` of a request is
 true, another frame follows whose bytes take its place.
@@ -11,15 +11,23 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
+from services.common.containment.contain import Profile, contain
+from services.common.containment.python_files import python_files
+
 _LENGTH_BYTES = 4
 _MAX_MEMORY_BYTES = 1024**3
 
 
 def serve(answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
-    """Answer requests until the other end is gone, with no more than a gigabyte of memory."""
+    """Answer requests until the other end is gone, with no more than a gigabyte of memory.
+
+    The kernel, where it can, leaves this process Python's own files to read and its pipes to write to.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        resource.setrlimit(limit, (0, 0))
     inbound, outbound = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    contain(Profile(python_files()))
     # What a library prints must not get between the frames.
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     while (frame := _frame(inbound)) is not None:

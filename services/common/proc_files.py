@@ -9,9 +9,14 @@ import os
 _MOST_BYTES = 64 * 1024
 
 
+def open_proc(name: str, flags: int = os.O_RDONLY) -> int:
+    """Return a descriptor of /proc/self/`name`. Raises OSError outside Linux, or if that is not allowed."""
+    return os.open(f"/proc/self/{name}", flags | os.O_CLOEXEC)
+
+
 def read_proc(name: str) -> bytes:
     """Return what /proc/self/`name` says. Raises OSError outside Linux."""
-    descriptor = os.open(f"/proc/self/{name}", os.O_RDONLY)
+    descriptor = open_proc(name)
     try:
         return os.read(descriptor, _MOST_BYTES)
     finally:
@@ -20,7 +25,7 @@ def read_proc(name: str) -> bytes:
 
 def write_proc(name: str, value: str) -> None:
     """Write to /proc/self/`name`. Raises OSError outside Linux, or if that is not allowed."""
-    descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY)
+    descriptor = open_proc(name, os.O_WRONLY)
     try:
         os.write(descriptor, value.encode())
     finally:

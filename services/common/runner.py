@@ -1,6 +1,7 @@
 """The main function of a service that runs alone: `serve("auth", build, AuthSettings)`."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -12,6 +13,7 @@ import uvloop
 from pydantic_settings import BaseSettings
 
 from services.common.audit import configure_audit, stop_audit
+from services.common.containment.contain import keep_memory_private
 from services.common.environment import read_settings
 from services.common.hosting import Build, Host, ServiceT
 from services.common.logging import configure_logging
@@ -91,6 +93,8 @@ def serve(
     """
 
     async def main(common: CommonSettings, state: ProcessState) -> None:
+        with contextlib.suppress(OSError):
+            keep_memory_private()
         settings, own = read_settings(settings_type), ServiceSettings.of(name)
         log_unknown_variables()
         limit = message_bytes(name, common.max_message_bytes)

@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 import argparse
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from services.auth.service import build as build_auth
 from services.auth.settings import AuthSettings
+from services.common.containment.contain import keep_memory_private
 from services.common.environment import read_settings
 from services.common.hosting import Host
 from services.common.process_state import ProcessState
@@ -58,6 +60,8 @@ class _Settings:
 
 async def serve_suite(common: CommonSettings, state: ProcessState, *, postgres: bool) -> None:
     """Serve until asked to stop, then drain."""
+    with contextlib.suppress(OSError):
+        keep_memory_private()
     settings = _Settings()
     log_unknown_variables()
     directory = common.data_dir.absolute()

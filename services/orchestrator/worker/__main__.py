@@ -6,10 +6,12 @@ if __name__ == "__main__":
     end_on_signals()
 
 import argparse
+import contextlib
 import os
 import sys
 from functools import partial
 
+from services.common.containment.contain import keep_memory_private
 from services.common.environment import read_settings
 from services.common.hosting import Host
 from services.common.process_state import ProcessState
@@ -18,7 +20,7 @@ from services.common.settings import PARTS, SERVICES, CommonSettings, peer_addre
 from services.common.startup import StartError
 from services.common.unknown_variables import log_unknown_variables
 from services.orchestrator.settings import OrchestratorSettings
-from services.orchestrator.worker.host.crew_process import ForkServerLost
+from services.orchestrator.worker.host.crew_process import ForkServerLost, NotContained
 from services.orchestrator.worker.host.host import WorkerHost
 from services.orchestrator.worker.settings import WorkerSettings
 
@@ -27,12 +29,20 @@ async def serve(common: CommonSettings, state: ProcessState, *, supervised: bool
     """Work until asked to stop, then let what runs end for a while."""
     settings, shared = read_settings(WorkerSettings), read_settings(OrchestratorSettings)
     log_unknown_variables()
+    if settings.containment != "off":
+        with contextlib.suppress(OSError):
+            keep_memory_private()
     host = Host(common, {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)})
 
     async def start() -> WorkerHost:
         worker = WorkerHost(settings, shared, await host.runtime("orchestrator"))
         try:
             await worker.start()
+        except NotContained as error:
+            raise StartError(
+                f"COXSWAIN_WORKER_CONTAINMENT=require, and crew processes cannot be contained here by {error}; "
+                "docs/containment.md says what that needs"
+            ) from error
         except ForkServerLost as error:
             raise StartError("CrewAI could not be loaded; what the fork server wrote above says why") from error
         return worker

@@ -4,6 +4,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.settings import DatabaseUrl
+from services.orchestrator.worker.link.containment import ContainmentMode
 from services.orchestrator.worker.link.limits import CrewLimits
 
 _LIMITS = CrewLimits()
@@ -100,6 +101,13 @@ class WorkerSettings(BaseSettings):
     crew_file_mib: int = Field(_LIMITS.file_mib, ge=1, description="MiB of a file that a crew process writes.")
     crew_process_attempts: int = Field(
         3, ge=1, description="How often a task is started again after its crew process died, before it fails."
+    )
+
+    containment: ContainmentMode = Field(
+        "prefer",
+        description="How crew processes are contained by the kernel, which then refuses them all other files, new "
+        'connections, programs and other processes: "prefer" as far as it can, "require" altogether or the host does '
+        'not start, "off" not at all.',
     )
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.common.proc_files import read_proc, write_proc
-from services.common.process_name import name_process
+from services.common.process_name import ProcessName
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 
@@ -23,7 +23,7 @@ def own_name() -> Iterator[str]:
 
 @pytest.mark.usefixtures("own_name")
 def test_a_process_is_named_by_any_thread() -> None:
-    naming = threading.Thread(target=name_process, args=("coxswain-test",))
+    naming = threading.Thread(target=ProcessName().change, args=("coxswain-test",))
     naming.start()
     naming.join()
     assert read_proc("comm") == b"coxswain-test\n"

@@ -1,15 +1,17 @@
 """A crew process: serves its host's calls until the host closes the link."""
 
+import contextlib
 import os
 import socket
 
 from coxswain.orchestrator.worker.link_pb2 import CrewReply, HostRequest, Verdict
 from services.common.child_process import BadFrame
-from services.common.process_name import name_process
+from services.common.proc_files import open_proc
+from services.common.process_name import ProcessName
 from services.orchestrator.worker.crew import runner
 from services.orchestrator.worker.crew.conditions import condition_holds
-from services.orchestrator.worker.crew.guard import close_off
-from services.orchestrator.worker.crew.limits import impose, limit_error
+from services.orchestrator.worker.crew.containment import CrewContainment
+from services.orchestrator.worker.crew.limits import impose, limit_error, limit_processor_time
 from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.link.crew_end import CrewEnd
 from services.orchestrator.worker.link.limits import OUT_OF_MEMORY_STATUS, CrewLimits
@@ -18,13 +20,16 @@ SPARE, AT_WORK = "coxswain-spare", "coxswain-crew"
 """Names of a crew process before and after it has been given an execution."""
 
 
-def serve(connection: socket.socket) -> int:
-    """Serve one segment and return the exit status."""
-    name_process(SPARE)
+def serve(connection: socket.socket, containment: CrewContainment, token: int) -> int:
+    """Serve one segment, contained with the directory named after `token`, and return the exit status."""
+    name = ProcessName()
+    name.change(SPARE)
     _silence()
     limits = CrewLimits.read(os.environ)
     impose(limits)
-    close_off()
+    memory = _memory_file()
+    containment.enter(f"{token}")
+    _greet(connection, memory)
     link = CrewEnd(connection)
     session: Session | None = None
 
@@ -41,7 +46,9 @@ def serve(connection: socket.socket) -> int:
         nonlocal session
         match request.WhichOneof("request"):
             case "open_session":
-                name_process(AT_WORK)
+                name.change(AT_WORK)
+                if request.open_session.HasField("time_left"):
+                    limit_processor_time(request.open_session.time_left.ToTimedelta())
                 session = Session.open(link, request.open_session)
                 return CrewReply()
             case "run_task" if session:
@@ -54,8 +61,8 @@ def serve(connection: socket.socket) -> int:
             case "save_result" if session:
                 runner.save_result(session, request.task, request.save_result)
                 return CrewReply()
-            case name:
-                raise RuntimeError(f"{name} before a session was opened")
+            case kind:
+                raise RuntimeError(f"{kind} before a session was opened")
 
     try:
         link.serve(answer)
@@ -64,6 +71,21 @@ def serve(connection: socket.socket) -> int:
     except MemoryError:
         return OUT_OF_MEMORY_STATUS
     return 0
+
+
+def _memory_file() -> int | None:
+    """Open the file that says how much memory this process has; afterwards nobody can without the rights of root."""
+    with contextlib.suppress(OSError):
+        return open_proc("smaps_rollup")
+    return None
+
+
+def _greet(connection: socket.socket, memory: int | None) -> None:
+    """Tell the host that this process is ready, and hand over the file that says how much memory it has."""
+    with contextlib.suppress(ConnectionError):  # the host is gone; the next read says so
+        socket.send_fds(connection, [b"\0"], [] if memory is None else [memory])
+    if memory is not None:
+        os.close(memory)
 
 
 def _silence() -> None:

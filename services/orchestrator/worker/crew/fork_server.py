@@ -5,7 +5,11 @@ its life line open, and a module that fails to preload goes unnoticed.
 
 On the control socket, messages of JSON: {"fork": token} with the crew process's end of its link attached, answered by
 {"forked": token, "pid": pid}; {"kill": pid}; and, whenever a crew process ends, {"exited": pid, "status": status}. The
-first message is {"ready": pid}. When the host goes away the control socket ends, and with it everything here.
+first message is {"ready": pid, "measures": [...]}, what contains each crew process. When the host goes away the control
+socket ends, and with it everything here.
+
+A crew process has a directory below the home of the fork server (`own_directory`): no other crew process reads what
+it writes there. It greets its host with one byte on its link once it is contained, before the first frame.
 """
 
 import array
@@ -18,7 +22,10 @@ import socket
 import sys
 from typing import Any
 
+from services.common.containment.contain import keep_memory_private, open_memory_again
 from services.common.parent_death import die_with_parent
+from services.orchestrator.worker.crew.containment import CrewContainment
+from services.orchestrator.worker.link.containment import is_wanted
 
 _MAX_MESSAGE = 4096
 
@@ -26,8 +33,9 @@ _MAX_MESSAGE = 4096
 class ForkServer:
     """Forks, reaps and kills crew processes; `control` is a SOCK_SEQPACKET connection to the host."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, containment: CrewContainment) -> None:
         self._control = control
+        self._containment = containment
         self._children: set[int] = set()
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
@@ -37,7 +45,7 @@ class ForkServer:
         """Serve until the host goes away."""
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._send({"ready": os.getpid()})
+        self._send({"ready": os.getpid(), "measures": sorted(self._containment.measures)})
         with selectors.DefaultSelector() as selector:
             selector.register(self._control, selectors.EVENT_READ)
             selector.register(self._wake_reader, selectors.EVENT_READ)
@@ -78,23 +86,26 @@ class ForkServer:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_child(parent, descriptor, selector)
+            self._become_child(parent, token, descriptor, selector)
         self._children.add(pid)
         os.close(descriptor)
         self._send({"forked": token, "pid": pid})
 
-    def _become_child(self, parent: int, descriptor: int, selector: selectors.BaseSelector) -> None:
+    def _become_child(self, parent: int, token: int, descriptor: int, selector: selectors.BaseSelector) -> None:
         from services.orchestrator.worker.crew import child
 
         status = 1
         try:
             die_with_parent(parent)
+            # For its own files in /proc, until it is contained.
+            with contextlib.suppress(OSError):
+                open_memory_again()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             selector.close()
             for inherited in (self._control.fileno(), self._wake_reader, self._wake_writer):
                 os.close(inherited)
-            status = child.serve(socket.socket(fileno=descriptor))
+            status = child.serve(socket.socket(fileno=descriptor), self._containment, token)
         finally:
             # No cleaning up of what the fork server owns: not its atexit handlers, not its threads' leftovers.
             os._exit(status)
@@ -121,10 +132,16 @@ def main() -> None:
     # A terminal's Ctrl-C and a supervisor's SIGTERM are the host's business; it tells us by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    from services.orchestrator.worker.crew.preload import preload
+    from services.orchestrator.worker.crew.preload import practise, preload
 
     preload()
-    ForkServer(socket.socket(fileno=int(sys.argv[1]))).run()
+    wanted = is_wanted(os.environ)
+    containment = CrewContainment(os.environ["HOME"], wanted=wanted)
+    containment.try_out(practise)
+    if wanted:
+        with contextlib.suppress(OSError):
+            keep_memory_private()
+    ForkServer(socket.socket(fileno=int(sys.argv[1])), containment).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Keeps crew processes off the network, and from starting others: all they need comes through their host.
+"""Keeps crew processes off the network, and from starting others, where the kernel cannot (see `containment`).
 
 An audit hook cannot be removed again and sees what any Python code of the process does, but not compiled code that
 opens sockets by itself. It is a guard against CrewAI reaching for a provider, not a sandbox.

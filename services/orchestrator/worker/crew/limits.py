@@ -1,17 +1,20 @@
 """Holds a crew process to its limits: what exceeds one raises an error within it, and nothing else on the host suffers.
 
 Memory is what the kernel counts as data (RLIMIT_DATA): heap and private mappings, what is shared with the fork server
-counted once and left out. The address space (RLIMIT_AS) would not do, since libraries reserve far more than they use;
-nor would a count of processes (RLIMIT_NPROC), which is one for all processes of the user.
+counted once and left out. Mappings that are shared do not count there, so the address space (RLIMIT_AS) is limited too,
+with room for what libraries reserve and never use. A count of processes (RLIMIT_NPROC) would not do: it is one for all
+processes of the user. That none are started is the business of `containment`.
 """
 
 import contextlib
 import errno
+import math
 import os
 import resource
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 
 from services.common.proc_files import read_proc, write_proc
 from services.orchestrator.worker.link.errors import TaskError
@@ -20,6 +23,9 @@ from services.orchestrator.worker.link.limits import OUT_OF_MEMORY_STATUS, CrewL
 _KIB, _MIB = 1024, 1024 * 1024
 _STACK_MIB = 8
 """What a thread reserves for its stack. It counts as data, and is no fault of the crew's."""
+_RESERVED_MIB = 2048
+"""Addresses that libraries may reserve beyond the memory they use, such as the allocator for threads."""
+_GRACE = timedelta(minutes=1)
 _OOM_SCORE = "500"
 """When a machine has no memory left, the kernel shall take a crew process and not its host."""
 
@@ -33,12 +39,16 @@ def impose(limits: CrewLimits) -> None:
     files, size = limits.open_files, limits.file_mib * _MIB
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.excepthook = _end_without_memory
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             write_proc("oom_score_adj", _OOM_SCORE)
-        most = _data_bytes() + limits.memory_mib * _MIB
+        data, addresses = _bytes_of("VmData"), _bytes_of("VmSize")
+        most = data + limits.memory_mib * _MIB
         _limit_data(most, 0, limits)
+        size = addresses + (limits.memory_mib + limits.threads * _STACK_MIB + _RESERVED_MIB) * _MIB
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
     else:
         most = 0
     start = threading.Thread.start
@@ -55,6 +65,14 @@ def impose(limits: CrewLimits) -> None:
     threading.Thread.start = start_within_limits  # type: ignore[assignment, method-assign]
 
 
+def limit_processor_time(seconds: timedelta) -> None:
+    """Have the system end this process should it use all processors for longer than that; its host ends it before."""
+    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    most = math.ceil(spent.ru_utime + spent.ru_stime + (seconds + _GRACE).total_seconds() * processors)
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+
+
 def limit_error(error: BaseException, limits: CrewLimits) -> TaskError | None:
     """Return which limit is behind an error; None if none is."""
     for each in _causes(error):
@@ -63,6 +81,8 @@ def limit_error(error: BaseException, limits: CrewLimits) -> TaskError | None:
                 return limits.out_of_memory()
             case ThreadsExceeded():
                 return limits.too_many_threads()
+            case OSError(errno=errno.ENOMEM):
+                return limits.out_of_memory()
             case OSError(errno=errno.EMFILE):
                 return limits.too_many_files()
             case OSError(errno=errno.EFBIG):
@@ -85,9 +105,9 @@ def _end_without_memory(arguments: threading.ExceptHookArgs) -> None:
     threading.__excepthook__(arguments)
 
 
-def _data_bytes() -> int:
-    _, _, data = read_proc("status").partition(b"\nVmData:")
-    return int(data.split(maxsplit=1)[0]) * _KIB
+def _bytes_of(name: str) -> int:
+    _, _, value = read_proc("status").partition(f"\n{name}:".encode())
+    return int(value.split(maxsplit=1)[0]) * _KIB
 
 
 def _limit_data(most: int, threads: int, limits: CrewLimits) -> None:

@@ -19,7 +19,7 @@ from services.orchestrator.worker.crew.no_files import leave_out_files
 from services.orchestrator.worker.crew.session import Session
 from services.orchestrator.worker.crew.tools.factory import arguments_model
 
-__all__ = ["child", "preload"]
+__all__ = ["child", "practise", "preload"]
 
 _silence = contextlib.ExitStack()
 
@@ -37,7 +37,7 @@ def preload() -> None:
     build_task(TaskAttempt(session, 0, "warm"), context=[])
     _silence.enter_context(crewai_event_bus.scoped_handlers())
     # What a process does for the first time takes twice as long: it is done here, once for all.
-    runner.run_task(session, 0, RunTask(attempt=1))
+    practise()
     for name, tool in TOOLS.items():
         if tool.in_crew_process:
             arguments_model(name)
@@ -46,6 +46,11 @@ def preload() -> None:
     gc.collect()
     # Forked processes share these objects' pages as long as the collector leaves them alone.
     gc.freeze()
+
+
+def practise() -> None:
+    """Run a task of a crew whose model always answers the same."""
+    runner.run_task(_practice_session(), 0, RunTask(attempt=1))
 
 
 class _PracticeLink:

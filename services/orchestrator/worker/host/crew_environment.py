@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from services.orchestrator.worker.link.containment import ContainmentMode, containment_variables
 from services.orchestrator.worker.link.limits import CrewLimits
 
 _KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONHASHSEED")
@@ -30,7 +31,10 @@ _QUIET = {
 
 
 def crew_environment(
-    home: Path, limits: CrewLimits | None = None, environment: Mapping[str, str] | None = None
+    home: Path,
+    limits: CrewLimits | None = None,
+    environment: Mapping[str, str] | None = None,
+    containment: ContainmentMode = "prefer",
 ) -> dict[str, str]:
     """Return the environment to start the fork server with. CrewAI's files go below `home`."""
     given = os.environ if environment is None else environment
@@ -40,6 +44,7 @@ def crew_environment(
         kept
         | _QUIET
         | (limits or CrewLimits()).environment
+        | containment_variables(containment)
         | {
             "HOME": str(home),
             "CREWAI_STORAGE_DIR": str(home / "storage"),

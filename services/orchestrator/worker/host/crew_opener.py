@@ -1,6 +1,7 @@
 """Opens crew processes of one run, with all that serves their calls."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from coxswain.orchestrator.worker.link_pb2 import OpenSession
 from services.common.clock import utc_now
@@ -135,6 +136,8 @@ class CrewOpener:
             models=models,
         )
         session.start_time.FromDatetime(execution.started_at or utc_now())
+        if execution.deadline_at is not None:
+            session.time_left.FromTimedelta(max(timedelta(), execution.deadline_at - utc_now()))
         tools.put_into(session)
         try:
             process = await self._opened(calls, session)

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,10 @@ from coxswain.orchestrator.worker.link_pb2 import (
     Plan,
     RunTask,
 )
+from services.common.background import BackgroundTasks
+from services.common.containment.contain import Measure
+from services.orchestrator.worker.host.crew_life import Life
+from services.orchestrator.worker.link.containment import own_directory
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.host_end import CrewProcessLost, Handler, HostEnd
 
@@ -40,14 +45,8 @@ class ForkServerLost(ConnectionError):
     """The fork server ended; crew processes died with it."""
 
 
-class Life:
-    """How long a crew process lives, and how it has ended."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.status: int | None = None
-        """Its exit status (negative: the signal that ended it) once it has ended, if anybody knows."""
-        self.over = asyncio.Event()
+class NotContained(ForkServerLost):
+    """The fork server was ended: what has to contain crew processes does not hold."""
 
 
 class CrewProcess:
@@ -119,10 +118,19 @@ class _Forked:
 class ForkServer:
     """The process that crew processes are forked from; it is started again when it dies."""
 
-    def __init__(self, environment: dict[str, str], python: str = sys.executable) -> None:
-        """`environment` is the whole environment of the fork server and of everything forked from it."""
+    def __init__(
+        self, environment: dict[str, str], python: str = sys.executable, *, require_containment: bool = False
+    ) -> None:
+        """`environment` is the whole environment of the fork server and of everything forked from it.
+
+        With `require_containment` nothing is forked that is not contained by every measure.
+        """
         self._environment = environment
+        self._require_containment = require_containment
+        self._home = Path(environment["HOME"])
         self._python = python
+        self._missing: list[str] | None = None
+        """What does not contain crew processes; unknown until the first one could be forked."""
         self._tokens = itertools.count(1)
         self._forking: dict[int, asyncio.Future[Life]] = {}
         self._living: dict[int, Life] = {}
@@ -133,6 +141,7 @@ class ForkServer:
         self._keeps_spare = False
         self._spare: _Forked | None = None
         self._forking_ahead: asyncio.Task[None] | None = None
+        self._removing = BackgroundTasks()
 
     async def __aenter__(self) -> Self:
         """Start it; it warms up by itself."""
@@ -148,12 +157,12 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
-            Path(self._environment["HOME"]).mkdir(parents=True, exist_ok=True)
+            self._home.mkdir(parents=True, exist_ok=True)
             # Started by the main thread: the kernel kills it when the thread that started it ends.
             self._process = subprocess.Popen(  # noqa: S603
                 [self._python, "-m", _MODULE, str(theirs.fileno())],
                 env=self._environment,
-                cwd=self._environment["HOME"],
+                cwd=self._home,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -167,6 +176,7 @@ class ForkServer:
         """Wait until crew processes can be forked.
 
         Raises:
+            NotContained: what has to contain crew processes does not hold.
             ForkServerLost: it ended while warming up; its standard error says why.
         """
         if self._ready is None:
@@ -221,6 +231,7 @@ class ForkServer:
             with theirs:
                 self._send({"fork": token}, theirs.fileno())
                 life = await forked
+            await life.greeted(ours)
         except BaseException:
             ours.close()
             raise
@@ -230,9 +241,9 @@ class ForkServer:
         return _Forked(life, ours)
 
     @property
-    def living(self) -> list[int]:
-        """Process ids of the crew processes there are."""
-        return list(self._living)
+    def memory_files(self) -> list[int]:
+        """Descriptors of the files that say how much memory the crew processes have that there are."""
+        return [life.memory_file for life in list(self._living.values()) if life.memory_file is not None]
 
     async def kill(self, pid: int) -> None:
         """End a crew process and wait until it is gone."""
@@ -271,6 +282,7 @@ class ForkServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._process.wait, _KILL_SECONDS)
         self._discard()
+        await self._removing.stop()
 
     def _discard(self) -> None:
         if self._spare is not None:
@@ -311,16 +323,37 @@ class ForkServer:
                     waiting.set_exception(lost)
                     waiting.exception()  # read, so that asyncio does not report it when no caller waits
             for life in self._living.values():
-                life.over.set()
+                self._end(life)
             self._living.clear()
 
-    def _take(self, message: dict[str, int], ready: asyncio.Future[None]) -> None:
+    def _learn(self, measures: list[str], ready: asyncio.Future[None]) -> None:
+        missing = [measure.value for measure in Measure if measure not in measures]
+        if missing != self._missing:
+            self._missing = missing
+            if missing:
+                logger.warning("crew_processes_not_contained", missing=missing, holding=measures)
+            else:
+                logger.info("crew_processes_contained", holding=measures)
+        if missing and self._require_containment:
+            assert self._process is not None
+            self._process.kill()
+            ready.set_exception(NotContained(", ".join(missing)))
+            ready.exception()  # read, so that asyncio does not report it when no caller waits
+        elif not ready.done():
+            ready.set_result(None)
+
+    def _end(self, life: Life) -> None:
+        life.end()
+        if life.directory is not None:
+            self._removing.start(asyncio.to_thread(shutil.rmtree, life.directory, ignore_errors=True))
+
+    def _take(self, message: dict[str, Any], ready: asyncio.Future[None]) -> None:
         if "ready" in message:
-            if not ready.done():
-                ready.set_result(None)
+            self._learn(message["measures"], ready)
         elif "forked" in message:
-            life = self._living[message["pid"]] = Life(message["pid"])
-            forked = self._forking.get(message["forked"])
+            pid, token = message["pid"], message["forked"]
+            life = self._living[pid] = Life(pid, self._home / own_directory(pid, token))
+            forked = self._forking.get(token)
             if forked is None or forked.cancelled():
                 self._send({"kill": message["pid"]})  # its caller has gone
             else:
@@ -329,4 +362,4 @@ class ForkServer:
             ended = self._living.pop(message["exited"], None)
             if ended is not None:
                 ended.status = message["status"]
-                ended.over.set()
+                self._end(ended)

@@ -60,7 +60,10 @@ class WorkerHost:
             else RemoteHintBus(runtime.peers.channel("orchestrator"), self.executor_id)
         )
         self._home = CrewHome(runtime.data_dir / "crewai")
-        self._fork_server = ForkServer(crew_environment(self._home.path, settings.crew_limits))
+        self._fork_server = ForkServer(
+            crew_environment(self._home.path, settings.crew_limits, containment=settings.containment),
+            require_containment=settings.containment == "require",
+        )
         self._lease = LeaseKeeper(
             LeaseConnection(
                 make_url(settings.direct_database_url) if settings.direct_database_url else runtime.database.url,
@@ -111,6 +114,7 @@ class WorkerHost:
         """Warm up, then begin to take executions.
 
         Raises:
+            NotContained: crew processes have to be contained and cannot be.
             ForkServerLost: CrewAI could not be loaded; standard error says why.
         """
         self._fork_server.start()
@@ -136,7 +140,7 @@ class WorkerHost:
         SLOTS.set(self._settings.slots)
         BUSY.set_function(lambda: self._dispatcher.running)
         SILENCE.set_function(lambda: self.silent_seconds)
-        CREW_MEMORY.set_function(lambda: proportional_memory(self._fork_server.living))
+        CREW_MEMORY.set_function(lambda: proportional_memory(self._fork_server.memory_files))
 
     @property
     def silent_seconds(self) -> float:

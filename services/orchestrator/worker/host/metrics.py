@@ -1,9 +1,9 @@
 """What a worker host counts of itself."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from prometheus_client import Counter, Gauge
 
@@ -23,14 +23,15 @@ CREW_MEMORY = Gauge(
 SILENCE = Gauge("coxswain_worker_silent_seconds", "Seconds since this host's event loop has last shown that it works.")
 
 _KIB = 1024
-_SHARE = re.compile(r"^Pss: +(\d+) kB$", re.MULTILINE)
+_MOST_BYTES = 4096
+_SHARE = re.compile(rb"^Pss: +(\d+) kB$", re.MULTILINE)
 
 
-def proportional_memory(process_ids: Iterable[int]) -> float:
-    """Return the bytes of some processes; those that are gone have none, nor is there any outside Linux."""
+def proportional_memory(files: Iterable[int]) -> float:
+    """Return the bytes of some processes by descriptors of their `smaps_rollup`; those that are gone have none."""
     kibibytes = 0
-    for process_id in process_ids:
+    for file in files:
         with contextlib.suppress(OSError):
-            found = _SHARE.search(Path(f"/proc/{process_id}/smaps_rollup").read_text(encoding="ascii"))
+            found = _SHARE.search(os.pread(file, _MOST_BYTES, 0))
             kibibytes += int(found[1]) if found else 0
     return float(kibibytes * _KIB)

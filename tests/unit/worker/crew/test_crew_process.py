@@ -25,7 +25,8 @@ from services.orchestrator.domain.crew import (
     ToolSpec,
 )
 from services.orchestrator.domain.execution import TaskOutput
-from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer, Life
+from services.orchestrator.worker.host.crew_life import Life
+from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.crew.scripted_host import (
     PLAIN,

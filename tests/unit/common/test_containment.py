@@ -1,0 +1,121 @@
+"""The kernel keeps processes that read what comes from outside to Python's files and what they hold."""
+
+import struct
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from services.common.child_process import ChildProcess
+from services.common.containment import kernel
+from services.common.containment.call_filter import program
+from services.common.containment.contain import Measure, Profile, contain
+from services.common.containment.python_files import python_files
+from services.common.containment.system_calls import MACHINES, allowed_calls
+from services.common.helper_process import HelperProcess
+from tests.support.child_process import ROOT, run_python
+from tests.support.surroundings import not_refused, surroundings
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that contains")
+
+_ALLOWED = 0x7FFF0000
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_OF_32_BITS = 0x40000003
+_READER = """
+import sys
+from services.common.containment import contain
+contain._give_up_capabilities()
+try:
+    open(f"/proc/{sys.argv[1]}/environ", "rb").close()
+except PermissionError:
+    print("refused")
+"""
+_KEPT = """
+import subprocess, sys, os
+from services.common.containment.contain import _give_up_capabilities, keep_memory_private
+# Those of root may not be read by those without its capabilities anyway.
+_give_up_capabilities()
+reader = [sys.executable, "-c", sys.argv[1], str(os.getpid())]
+subprocess.run(reader, check=True)
+print("private:", flush=True)
+keep_memory_private()
+subprocess.run(reader, check=True)
+"""
+
+
+async def test_a_helper_program_reaches_nothing(tmp_path: Path) -> None:
+    helper = HelperProcess(ROOT / "tests/support/probing_helper.py", longest_seconds=60)
+    sibling = await ChildProcess.start(["sleep", "600"], environment={})
+    try:
+        async with surroundings(tmp_path, sibling.pid, tmp_path / "keys") as around:
+            found = await helper.ask("group", {"around": asdict(around)})
+    finally:
+        await helper.close()
+        await sibling.stop()
+    # Whose memory is private is not its business: its sibling's is not.
+    assert not_refused(found, _holding_here() - {Measure.PRIVATE_MEMORY}) == {}
+
+
+def _holding_here() -> set[Measure]:
+    code = "from services.common.containment.contain import *; print(*contain(Profile(())))"
+    status, output = run_python(["-c", code])
+    assert status == 0, output
+    return set(map(Measure, output.split()))
+
+
+def test_other_processes_of_the_user_cannot_read_what_is_kept_private() -> None:
+    assert run_python(["-c", _KEPT, _READER]) == (0, "private:\nrefused")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_filter_allows_what_is_listed_and_nothing_else(machine: str) -> None:
+    allowed = allowed_calls(machine)
+    code = program(allowed, machine)
+    native, others = _ARCHITECTURES[machine], set(_ARCHITECTURES.values()) | {_OF_32_BITS}
+    numbers = [*range(600), 0x40000000, 0x40000000 | 39, 0xFFFFFFFF]
+    passed = {number for number in numbers if _run(code, number, native) == _ALLOWED}
+    # Those with conditions pass only with the right arguments: none of these have arguments that are all 1.
+    assert passed == allowed.always
+    for other in others - {native}:
+        assert not {number for number in numbers if _run(code, number, other) == _ALLOWED}
+    for number, conditions in allowed.conditional.items():
+        arguments = [0xFFFFFFFF] * 12
+        for each in conditions:
+            arguments[each.index * 2 + each.upper_half] = each.values[-1]
+        assert _run(code, number, native, arguments) == _ALLOWED
+        for each in conditions:
+            wrong = list(arguments)
+            wrong[each.index * 2 + each.upper_half] ^= each.mask & 0xFFFFFFFF
+            assert _run(code, number, native, wrong) != _ALLOWED
+
+
+def _run(code: bytes, number: int, architecture: int, arguments: list[int] | None = None) -> int:
+    """Run a filter as the kernel does."""
+    data = struct.pack("<IIQ12I", number, architecture, 0, *(arguments or [0xFFFFFFFF] * 12))
+    accumulator = position = 0
+    while True:
+        operation, true, false, value = struct.unpack_from("<HBBI", code, position * 8)
+        position += 1
+        match operation:
+            case 0x20:
+                (accumulator,) = struct.unpack_from("<I", data, value)
+            case 0x54:
+                accumulator &= value
+            case 0x06:
+                return int(value)
+            case _:
+                holds = {0x15: accumulator == value, 0x25: accumulator > value, 0x35: accumulator >= value}[operation]
+                position += true if holds else false
+
+
+def test_what_lies_beside_packages_is_not_read() -> None:
+    readable = [Path(path) for path in python_files()]
+    assert not [path for path in readable if ROOT.is_relative_to(path)]
+    assert any((ROOT / "services/common/ids.py").is_relative_to(path) for path in readable)
+    assert any(Path(pytest.__file__).is_relative_to(path) for path in readable)
+
+
+def test_a_kernel_that_is_not_known_contains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_libc", None)
+    assert contain(Profile(())) == set()

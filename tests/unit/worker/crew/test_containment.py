@@ -1,0 +1,111 @@
+"""What code in a crew process cannot do, whatever it is: the kernel refuses it."""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from structlog.testing import capture_logs
+
+from services.common.containment.contain import Measure
+from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
+from services.orchestrator.worker.host import crew_process
+from services.orchestrator.worker.host.crew_environment import crew_environment
+from services.orchestrator.worker.host.crew_process import ForkServer, NotContained
+from services.orchestrator.worker.host.metrics import proportional_memory
+from services.orchestrator.worker.link.containment import ContainmentMode
+from services.orchestrator.worker.link.limits import CrewLimits
+from tests.support.surroundings import not_refused, surroundings
+from tests.unit.worker.crew.scripted_host import ScriptedHost, answer, segment
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that contains"),
+]
+
+CREW = CrewSpec("attempts", (AgentSpec("a", "A", "Try", model="m"),), (TaskSpec("t", "Try.", "Words", "a"),), model="m")
+_MIB = 1024 * 1024
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def probing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ForkServer]:
+    """A fork server of the tests' own program."""
+    home = tmp_path_factory.mktemp("data") / "crewai"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crew_process, "_MODULE", "tests.support.probing_fork_server")
+        async with ForkServer(crew_environment(home)) as server:
+            await server.warm()
+            yield server
+
+
+async def test_whatever_leaves_the_process_is_refused(probing: ForkServer) -> None:
+    async with segment(probing, ScriptedHost(), CREW) as sibling:
+        directory = directory_of(probing, sibling.process.pid)
+        (directory / "note").write_text("theirs")
+        async with surroundings(probing._home.parent, sibling.process.pid, directory / "note") as around:
+            given = {"around": json.dumps(asdict(around))}
+            async with segment(probing, ScriptedHost(), CREW, inputs=given) as run:
+                found = json.loads((await run.task(0)).text)
+            assert not_refused(found, holding_of(probing)) == {}
+
+
+async def test_the_kernel_says_what_holds(probing: ForkServer) -> None:
+    holding = holding_of(probing)
+    async with segment(probing, ScriptedHost(), CREW) as run:
+        proc = Path("/proc") / str(run.process.pid)
+        status = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines() if ":\t" in line)
+        rows = [re.split(r"  +", line) for line in (proc / "limits").read_text().splitlines()]
+        limits = {row[0]: row[1:3] for row in rows}
+        assert proportional_memory(probing.memory_files) > _MIB
+    assert (status["NoNewPrivs"], status["Seccomp"], status["CapEff"]) == (
+        "1" if Measure.NO_NEW_PRIVILEGES in holding else "0",
+        "2" if Measure.CALL_FILTER in holding else "0",
+        "0" * 16,
+    )
+    assert limits["Max core file size"] == ["0", "0"]
+    assert limits["Max file size"] == [str(CrewLimits().file_mib * _MIB)] * 2
+    addresses, data = int(limits["Max address space"][1]), int(limits["Max data size"][1])
+    assert CrewLimits().memory_mib * _MIB < data < addresses < 16 * 1024 * _MIB
+
+
+async def test_its_directory_goes_with_the_process(probing: ForkServer) -> None:
+    async with segment(probing, ScriptedHost(), CREW) as run:
+        directory = directory_of(probing, run.process.pid)
+        assert directory.stat().st_mode & 0o777 == 0o700
+    await asyncio.gather(*probing._removing._tasks)
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("mode", ["require", "prefer"])
+async def test_who_requires_what_is_missing_gets_no_process(
+    mode: ContainmentMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew_process, "_MODULE", "tests.support.fork_server_without_landlock")
+    environment = crew_environment(tmp_path, containment=mode)
+    with capture_logs() as logs:
+        async with ForkServer(environment, require_containment=mode == "require") as server:
+            if mode == "require":
+                with pytest.raises(NotContained, match="file_rules"):
+                    await server.warm()
+                return
+            await server.warm()
+            async with segment(server, ScriptedHost(lambda _: answer("Done.")), CREW) as run:
+                assert (await run.task(0)).text == "Done."
+    (told,) = (entry for entry in logs if entry["event"] == "crew_processes_not_contained")
+    assert "file_rules" in told["missing"]
+
+
+def directory_of(server: ForkServer, pid: int) -> Path:
+    directory = server._living[pid].directory
+    assert directory is not None
+    return directory
+
+
+def holding_of(server: ForkServer) -> set[Measure]:
+    assert server._missing is not None
+    return set(Measure) - set(map(Measure, server._missing))
