@@ -14,7 +14,6 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -36,6 +35,7 @@ from tests.support.installation import SERVICES, crew_processes
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Fault, Reply
 from tests.support.marked_secrets import MarkedSecrets
+from tests.support.private_files import private_file
 from tests.support.suite_process import SuiteProcess
 
 # None has a form that logs are cleaned of: what is not told needs no cleaning. All have characters that URLs encode.
@@ -593,7 +593,7 @@ def _look_into_crew_processes(world: World) -> None:
     world.crews_seen += len(crews)
     for process in (*crews, *(parent for crew in crews for parent in crew.parents()[:1])):
         for file in ("environ", "cmdline"):
-            found = world.marked.found_in(Path(f"/proc/{process.pid}/{file}").read_bytes())
+            found = world.marked.found_in(private_file(process.pid, file))
             world.process_secrets += [f"{file} of {process.pid}: {what}" for what in found]
     for program in world.processes:
         for process in (psutil.Process(program.pid), *descendants(program.pid)):

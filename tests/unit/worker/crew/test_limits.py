@@ -84,6 +84,20 @@ def test_each_limit_is_named_with_its_setting() -> None:
     }
 
 
+def test_processor_time_is_limited_by_the_time_that_is_left() -> None:
+    code = """
+from datetime import timedelta
+from services.orchestrator.worker.crew.limits import limit_processor_time
+import resource
+limit_processor_time(timedelta(seconds=600))
+print(*resource.getrlimit(resource.RLIMIT_CPU), len(os.sched_getaffinity(0)))
+"""
+    status, output = in_limits(code)
+    assert status == 0, output
+    soft, hard, processors = map(int, output.split())
+    assert 660 * processors <= soft == hard <= 720 * processors
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux")
 def test_a_thread_that_dies_for_want_of_memory_ends_the_process() -> None:
     code = "threading.Thread(target=lambda: bytearray(200_000_000)).start()\nthreading.Event().wait(600)"
