@@ -130,6 +130,7 @@ class AuthService:
                 self._credentials,
                 self._delegations,
                 self._signing_keys,
+                self._limits,
                 self._traffic,
                 jwks_max_age_seconds=self._settings.jwks_max_age_seconds,
             ),

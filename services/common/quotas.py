@@ -11,10 +11,20 @@ _REFUSED = Counter(
 )
 
 
-def check_quota(quota: str, limit: float | None, used: float, *, more: float = 1, what: str) -> None:
+def check_quota(
+    quota: str,
+    limit: float | None,
+    used: float,
+    *,
+    what: str,
+    more: float = 1,
+    remedy: str = "delete some",
+    retry_after: float | None = None,
+) -> None:
     """Refuse `more` of what `used` are there of already; a `limit` of None allows everything.
 
-    `quota` is the field of `coxswain.auth.v1.GroupLimits`, `what` is counted, in words. Example: "crews".
+    `quota` is the field of `coxswain.auth.v1.GroupLimits`, `what` is counted, in words. Example: "crews". `remedy`
+    is what the group can do, and `retry_after`, in seconds, is for what passes by itself.
 
     Raises:
         ResourceExhausted: QUOTA_EXCEEDED.
@@ -24,8 +34,9 @@ def check_quota(quota: str, limit: float | None, used: float, *, more: float = 1
             quota,
             limit,
             used,
-            f"your group has {used:,.0f} {what}, and may have {limit:,.0f}; delete some, or ask the operator of this "
+            f"your group has {used:,.0f} {what}, and may have {limit:,.0f}; {remedy}, or ask the operator of this "
             "installation for more",
+            retry_after=retry_after,
         )
 
 

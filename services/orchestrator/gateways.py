@@ -1,18 +1,20 @@
 """Other services, as use cases see them."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 import structlog
 
-from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2
+from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2, group_limits_pb2
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc, record_pb2
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from services.common.grpc.call import acting_as
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
+from services.common.grpc.limit_messages import limits_from_proto
 from services.common.grpc.peers import Peers
 from services.common.grpc.status import from_rpc_error
+from services.common.identity.group_limits import GroupLimits
 from services.orchestrator.domain.crew import CrewSpec, KnowledgeMemory
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
 from services.orchestrator.messages.crews import knowledge_namespace, memory_id_request_to_proto, records_filter
@@ -139,7 +141,7 @@ class RemoteGrants:
             raise from_rpc_error(error, "auth") from error
 
     @contextlib.asynccontextmanager
-    async def acting(self, grant_id: str, execution_id: str) -> AsyncIterator[None]:
+    async def acting(self, grant_id: str, execution_id: str) -> AsyncIterator[GroupLimits]:
         """See `ports.Grants`."""
         request = delegation_pb2.IssueExecutionPrincipalRequest(grant_id=grant_id, execution_id=execution_id)
         try:
@@ -147,7 +149,7 @@ class RemoteGrants:
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
         with acting_as(issued.principal_token):
-            yield
+            yield limits_from_proto(issued.limits)
 
     async def revoke(self, execution_id: str) -> None:
         """See `ports.Grants`."""
@@ -155,6 +157,25 @@ class RemoteGrants:
             await self._stub.RevokeDelegation(delegation_pb2.RevokeDelegationRequest(execution_id=execution_id))
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
+
+
+class RemoteGroupLimits:
+    """See `running_limits.LimitSource`."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._stub: auth_service_pb2_grpc.AuthServiceAsyncStub = auth_service_pb2_grpc.AuthServiceStub(
+            peers.channel("auth")
+        )
+
+    async def limits_of(self, group_ids: Sequence[str]) -> list[GroupLimits]:
+        """See `running_limits.LimitSource`."""
+        try:
+            response = await self._stub.GetLimitsOfGroups(
+                group_limits_pb2.GetLimitsOfGroupsRequest(group_ids=group_ids)
+            )
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "auth") from error
+        return [limits_from_proto(each) for each in response.limits]
 
 
 def _unified(memory_id: str) -> memory_pb2.Namespace:

@@ -22,7 +22,7 @@ from services.common.periodic import every, once
 from services.common.runtime import Runtime
 from services.common.schema_checks.checker import SchemaChecker
 from services.orchestrator.cron import time_zones
-from services.orchestrator.gateways import RemoteGrants, RemoteMemories, RemoteModels
+from services.orchestrator.gateways import RemoteGrants, RemoteGroupLimits, RemoteMemories, RemoteModels
 from services.orchestrator.hints.bus import HintBus, LocalHintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.lease_store import LeaseStore
@@ -65,6 +65,7 @@ from services.orchestrator.usecases.question_feed import QuestionFeed
 from services.orchestrator.usecases.question_settler import QuestionSettler
 from services.orchestrator.usecases.questions import Questions
 from services.orchestrator.usecases.queue import Queue
+from services.orchestrator.usecases.running_limits import RunningLimits
 from services.orchestrator.usecases.scheduler import Scheduler
 from services.orchestrator.usecases.schedules import Schedules
 from services.orchestrator.usecases.tool_listing import ToolListing
@@ -75,6 +76,8 @@ from services.orchestrator.usecases.tool_usage import ToolUsage
 from services.orchestrator.usecases.tools import Tools
 from services.orchestrator.usecases.workers import Workers
 
+_LIMIT_SECONDS = 2.0
+"""Between two looks at the limits of groups whose executions wait."""
 _RETENTION_SECONDS = 60.0
 """Between searches for executions that are older than they are kept."""
 _USAGE_RETENTION_SECONDS = 3600.0
@@ -155,6 +158,7 @@ class OrchestratorService:
         """Also told by whoever runs worker hosts when one has ended."""
         self._queue = Queue(database, self.workers)
         self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)
+        self._running_limits = RunningLimits(database, RemoteGroupLimits(peers), self._bus)
         self._housekeeping = Housekeeping(database, ender, QuestionDeadlines(database, settler))
         runner = BatchRunner(database, starter, self._executions, grants)
         self._batch_loop = HintedLoop(self._bus, runner.once, interval=settings.schedule_poll_seconds, name="batches")
@@ -200,6 +204,7 @@ class OrchestratorService:
         self._scheduling.start(self._batch_loop.run())
         self._scheduling.start(self._turn_loop.run())
         self._scheduling.start(every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules"))
+        self._background.start(every(_LIMIT_SECONDS, self._running_limits.once, name="running_limits"))
         self._background.start(every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping"))
         self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))
         self._background.start(every(_USAGE_RETENTION_SECONDS, self._tool_usage.forget, name="tool_usage_retention"))

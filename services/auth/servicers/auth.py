@@ -5,7 +5,6 @@ from google.protobuf.duration_pb2 import Duration
 from coxswain.auth.v1 import credential_pb2, delegation_pb2, group_limits_pb2, principal_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceServicer
 from services.auth.keys.signing import SigningKeys
-from services.auth.servicers.limit_messages import shared_to_proto, traffic_from_proto
 from services.auth.servicers.messages import (
     credential_to_proto,
     expiry_from_proto,
@@ -17,12 +16,15 @@ from services.auth.servicers.messages import (
     principal_to_proto,
     purpose_from_proto,
 )
+from services.auth.servicers.traffic_messages import shared_to_proto, traffic_from_proto
 from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.delegations import Delegations
+from services.auth.usecases.group_limits import LimitsOfGroups
 from services.auth.usecases.group_traffic import SharedGroupTraffic
 from services.auth.usecases.principals import Principals
 from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.handler import Context
+from services.common.grpc.limit_messages import limits_to_proto
 from services.common.grpc.times import timestamp_to_proto
 from services.common.identity.authenticator import Credential
 
@@ -36,6 +38,7 @@ class AuthServicer(AuthServiceServicer):
         credentials: Credentials,
         delegations: Delegations,
         signing_keys: SigningKeys,
+        limits: LimitsOfGroups,
         traffic: SharedGroupTraffic,
         *,
         jwks_max_age_seconds: int,
@@ -44,6 +47,7 @@ class AuthServicer(AuthServiceServicer):
         self._credentials = credentials
         self._delegations = delegations
         self._signing_keys = signing_keys
+        self._limits = limits
         self._traffic = traffic
         self._jwks_max_age_seconds = jwks_max_age_seconds
 
@@ -118,7 +122,9 @@ class AuthServicer(AuthServiceServicer):
         """See the proto."""
         principal = await self._delegations.issue(request.grant_id, request.execution_id)
         return delegation_pb2.IssueExecutionPrincipalResponse(
-            principal_token=principal.token, principal=principal_to_proto(principal)
+            principal_token=principal.token,
+            principal=principal_to_proto(principal),
+            limits=limits_to_proto(principal.limits),
         )
 
     async def RenewDelegation(
@@ -141,3 +147,10 @@ class AuthServicer(AuthServiceServicer):
         """See the proto."""
         shared = await self._traffic.share_traffic(request.process_id, traffic_from_proto(request.groups))
         return group_limits_pb2.ShareGroupTrafficResponse(groups=shared_to_proto(shared))
+
+    async def GetLimitsOfGroups(
+        self, request: group_limits_pb2.GetLimitsOfGroupsRequest, context: Context
+    ) -> group_limits_pb2.GetLimitsOfGroupsResponse:
+        """See the proto."""
+        limits = [limits_to_proto(await self._limits.of(group_id)) for group_id in request.group_ids]
+        return group_limits_pb2.GetLimitsOfGroupsResponse(limits=limits)

@@ -2,7 +2,6 @@
 
 from coxswain.auth.v1 import group_limits_pb2, group_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceServicer
-from services.auth.servicers.limit_messages import limits_from_proto, limits_to_proto
 from services.auth.servicers.messages import group_to_proto, member_to_proto, role_from_proto
 from services.auth.usecases.group_limits import LimitsOfGroups
 from services.auth.usecases.group_traffic import SharedGroupTraffic
@@ -11,6 +10,7 @@ from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.field_masks import mask_paths
 from services.common.grpc.handler import Context
+from services.common.grpc.limit_messages import limits_from_proto, limits_to_proto
 from services.common.identity.group_limits import LIMIT_NAMES
 
 

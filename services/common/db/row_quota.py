@@ -18,11 +18,13 @@ async def check_row_quota(
     *conditions: ColumnElement[bool],
     what: str,
     more: int = 1,
+    remedy: str = "delete some",
+    retry_after: float | None = None,
 ) -> None:
     """Refuse `more` rows of a group, whose column `group` is, when it would have more than `limit`; None: any number.
 
     Who adds rows in the same transaction adds them to what was counted: others wait with their count until it ends.
-    `quota` and `what` are those of `check_quota`; `conditions` choose the rows that count.
+    `quota` and what follows `conditions` are those of `check_quota`; `conditions` choose the rows that count.
 
     Raises:
         ResourceExhausted: QUOTA_EXCEEDED.
@@ -31,4 +33,4 @@ async def check_row_quota(
         return
     await lock_name(connection, f"quota/{quota}/{group_id}")
     used = await connection.scalar(select(func.count()).select_from(group.table).where(group == group_id, *conditions))
-    check_quota(quota, limit, used or 0, more=more, what=what)
+    check_quota(quota, limit, used or 0, more=more, what=what, remedy=remedy, retry_after=retry_after)

@@ -1,10 +1,12 @@
 """Limits on what groups use, and what is held against them."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from services.common.identity.group_limits import GroupLimits
 from services.models.domain.usage import Usage
 
 
@@ -121,16 +123,40 @@ class ScopedBudget:
     @property
     def effective(self) -> Budget:
         """The smaller one of each limit."""
-        smaller: dict[str, Any] = {
-            each.name: _smaller(getattr(self.own, each.name), getattr(self.ceiling, each.name))
-            for each in fields(Budget)
-        }
-        return Budget(**smaller)
+        return _smaller_budget(self.own, self.ceiling)
+
+    def under(self, ceiling: Budget) -> "ScopedBudget":
+        """Return the same limits with another ceiling over them."""
+        return replace(self, ceiling=_smaller_budget(self.ceiling, ceiling))
+
+    @property
+    def too_large(self) -> list[str]:
+        """The limits that the group has set above the operator's."""
+        names = ("calls_per_minute", *(limit.name for limit in SUM_LIMITS))
+        return [name for name in names if 0 < getattr(self.ceiling, name) < getattr(self.own, name)]
 
     def is_ceiling(self, name: str) -> bool:
         """Whether the operator's limit is the one that counts."""
         own, ceiling = getattr(self.own, name), getattr(self.ceiling, name)
         return bool(ceiling) and (not own or ceiling < own)
+
+
+def under_group_limits(budgets: Sequence[ScopedBudget], limits: GroupLimits) -> list[ScopedBudget]:
+    """Return budgets with what the operator allows the group as a further ceiling on all its calls."""
+    ceiling = Budget(
+        monthly_cost_limit=limits.monthly_cost_ceiling or 0.0, calls_per_minute=limits.model_calls_per_minute or 0
+    )
+    if ceiling == NO_LIMITS:
+        return list(budgets)
+    whole = next((budget for budget in budgets if budget.scope == WHOLE_GROUP), ScopedBudget(WHOLE_GROUP))
+    return [whole.under(ceiling), *(budget for budget in budgets if budget.scope != WHOLE_GROUP)]
+
+
+def _smaller_budget(one: Budget, other: Budget) -> Budget:
+    smaller: dict[str, Any] = {
+        each.name: _smaller(getattr(one, each.name), getattr(other, each.name)) for each in fields(Budget)
+    }
+    return Budget(**smaller)
 
 
 def _smaller(one: float, other: float) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,11 +12,13 @@ from services.common.cache import AsyncCache
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import FailedPrecondition, FieldViolation, InvalidArgument, ResourceExhausted
+from services.common.identity.group_limits import GroupLimits
 from services.common.identity.principal import Principal
 from services.common.paging import Page, Pager
 from services.models.domain.budget import (
     NO_LIMITS,
     SUM_LIMITS,
+    WHOLE_GROUP,
     Budget,
     Measure,
     Period,
@@ -26,6 +28,7 @@ from services.models.domain.budget import (
     SumLimit,
     Sums,
     scopes_of,
+    under_group_limits,
 )
 from services.models.domain.model import Model
 from services.models.domain.usage import Usage, UsageRecord
@@ -78,7 +81,8 @@ class Budgets:
             ResourceExhausted: a limit is reached, or what is left of it is set aside for other calls.
             FailedPrecondition: its cost is limited, and nobody knows it.
         """
-        budgets = await self._budgets(principal, model.name)
+        _refuse_where_none_allowed(principal.limits)
+        budgets = under_group_limits(await self._budgets(principal, model.name), principal.limits)
         if budgets or self._alerts.watches(principal.group_id):
             self._watch(principal, model, budgets)
         if not budgets:
@@ -118,7 +122,7 @@ class Budgets:
 
     async def get(self, principal: Principal, scope: Scope) -> tuple[ScopedBudget, Spending]:
         """Return the limits of a scope of the caller's group, and what it has used."""
-        budget = await read_budget(self._database, principal.group_id, scope)
+        budget = await self._read(principal, scope)
         return budget, await self._ledger.read(principal.group_id, scope)
 
     async def page(self, principal: Principal, size: int, token: str) -> Page[ScopedBudget]:
@@ -141,9 +145,10 @@ class Budgets:
         """Replace the limits that the caller's group has set for a scope.
 
         Raises:
-            InvalidArgument: a limit is not a number that can be used.
+            InvalidArgument: a limit is not a number that can be used, or above the operator's ceiling for the scope.
         """
         _check_numbers("budget", budget)
+        _check_ceiling(replace(await self._read(principal, scope), own=budget))
         async with self._database.write() as connection:
             await _store(connection, principal.group_id, scope, budget, ceiling=False)
         self._forget(principal.group_id)
@@ -166,6 +171,11 @@ class Budgets:
             await _store(connection, group_id, scope, ceiling, ceiling=True)
         self._forget(group_id)
         return ceiling
+
+    async def _read(self, principal: Principal, scope: Scope) -> ScopedBudget:
+        """Return the limits of a scope, with all that the operator has set for it."""
+        budget = await read_budget(self._database, principal.group_id, scope)
+        return under_group_limits([budget], principal.limits)[0] if scope == WHOLE_GROUP else budget
 
     def _forget(self, group_id: str) -> None:
         if self._cache is not None:
@@ -279,7 +289,7 @@ def _exceeded(
             _RESERVED_SECONDS,
         )
     raised = (
-        "the operator of this installation can raise the limit with SetBudgetCeiling"
+        "the operator of this installation can raise the limit with SetBudgetCeiling or SetGroupLimits"
         if budget.is_ceiling(limit.name)
         else "an admin of your group can raise the limit with SetBudget"
     )
@@ -319,6 +329,34 @@ def _whose(scope: Scope) -> str:
     of_model = f' of "{scope.model}"' if scope.model else ""
     by_subject = f" by {scope.subject}" if scope.subject else ""
     return f"your group's calls{of_model}{by_subject}"
+
+
+def _refuse_where_none_allowed(limits: GroupLimits) -> None:
+    """Raises ResourceExhausted: BUDGET_EXCEEDED, the operator allows no call at all, which a ceiling cannot say."""
+    for quota, field_name in (
+        ("model_calls_per_minute", "calls_per_minute"),
+        ("monthly_cost_ceiling", "monthly_cost_limit"),
+    ):
+        if getattr(limits, quota) == 0:
+            raise ResourceExhausted(
+                f"your group may not call models: the operator of this installation has set {quota} to 0",
+                reason="BUDGET_EXCEEDED",
+                metadata={"budget": field_name, "set_by": "operator"},
+            )
+
+
+def _check_ceiling(budget: ScopedBudget) -> None:
+    if too_large := budget.too_large:
+        raise InvalidArgument.fields(
+            [
+                FieldViolation(
+                    f"budget.{name}",
+                    f"must be at most {getattr(budget.ceiling, name):,.15g}, the operator's ceiling; 0 sets no limit "
+                    "of your own",
+                )
+                for name in too_large
+            ]
+        )
 
 
 def _check_numbers(path: str, budget: Budget) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
+from services.common.db.row_quota import check_row_quota
 from services.common.egress import AddressPolicy, origin_of
 from services.common.errors import Aborted, AlreadyExists, FieldViolation, InvalidArgument, NotFound, PermissionDenied
 from services.common.identity.principal import Principal
@@ -20,6 +21,7 @@ from services.models.domain.provider_options import DIRECT_PROVIDERS, is_model_o
 from services.models.price_list import complete_model
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
 from services.models.repositories.models import ModelRepository
+from services.models.tables import models as models_table
 from services.models.tables import requests
 from services.models.usecases.catalogue import Catalogue, model_not_found
 
@@ -88,6 +90,7 @@ class Models:
             InvalidArgument: the configuration cannot work, or leads where groups may not go.
             AlreadyExists: the group has one of that name, or the request_id came with another body.
             NotFound: the model of the first request has been deleted since.
+            ResourceExhausted: QUOTA_EXCEEDED, the group has as many models of its own as it may.
         """
         now = utc_now()
         model = Model(new_id(), principal.group_id, spec, enabled=True, created_at=now, updated_at=now)
@@ -105,6 +108,8 @@ class Models:
                         )
                     return complete_model(standing)
             await _check_fallbacks(models, model)
+            limit, column = principal.limits.max_models, models_table.c.group_id
+            await check_row_quota(connection, "max_models", limit, column, principal.group_id, what="models")
             if not await models.add(model):
                 raise AlreadyExists(
                     f'your group has a model "{spec.name}"; change it with UpdateModel or choose another name',

@@ -43,6 +43,8 @@ class PlaceInLine:
     running_in_group: int
     running: int
     """Executions that run, of all groups."""
+    group_limit: int | None = None
+    """How many of its group may run at once, as the operator has set it for this group; None: any number."""
 
 
 def queue_status(capacity: Capacity, line: PlaceInLine) -> QueueStatus:
@@ -58,7 +60,8 @@ def turn_status(key: str, ahead_count: int) -> QueueStatus:
 
 
 def _reason(capacity: Capacity, line: PlaceInLine) -> tuple[QueueReason, str]:
-    limit = capacity.group_limit
+    limits = [limit for limit in (capacity.group_limit, line.group_limit) if limit is not None]
+    limit = min(limits, default=None)
     if not capacity.hosts:
         return QueueReason.NO_WORKER_HOST, "no worker host is running"
     if limit is not None and line.running_in_group >= limit:

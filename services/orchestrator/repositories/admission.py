@@ -7,14 +7,14 @@ on; among equals the one that waits longest. Within a group the lower priority g
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, Subquery, and_, bindparam, func, literal, select, text
+from sqlalchemy import ColumnElement, Integer, Select, Subquery, and_, bindparam, func, literal, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
 from services.orchestrator.domain.admission import Waiting
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.queue_status import PlaceInLine
-from services.orchestrator.tables import executions
+from services.orchestrator.tables import executions, running_limits
 
 HELD = and_(executions.c.state == ExecutionState.RUNNING, executions.c.ready.is_(False))
 """A host has the execution; without that, a RUNNING one waits for another host to take it over."""
@@ -38,7 +38,8 @@ class AdmissionRepository:
 
 
 def waiting_line() -> Subquery:
-    """Return id, group, state, creation, `place` (see `Waiting`) and `running_in_group` of each waiting execution."""
+    """Return id, group, state, creation, `place` (see `Waiting`), `running_in_group` and `group_limit` of each waiting
+    execution."""
     running = select(executions.c.group_id, func.count().label("running")).where(HELD).group_by(executions.c.group_id)
     held = running.subquery("held")
     running_in_group = func.coalesce(held.c.running, 0)
@@ -54,8 +55,10 @@ def waiting_line() -> Subquery:
             executions.c.created_at,
             (in_group + running_in_group).label("place"),
             running_in_group.label("running_in_group"),
+            running_limits.c.max_running.label("group_limit"),
         )
         .outerjoin_from(executions, held, executions.c.group_id == held.c.group_id)
+        .outerjoin(running_limits, executions.c.group_id == running_limits.c.group_id)
         .where(executions.c.ready.is_(True))
         .subquery("line")
     )
@@ -70,7 +73,9 @@ async def read_places(database: Database, execution_ids: Collection[str]) -> dic
     """Return where executions stand in the line; those that do not wait are left out. One statement for all."""
     line = waiting_line()
     ahead = func.row_number().over(order_by=fair_order(line)) - 1
-    numbered = select(line.c.id, line.c.place, line.c.running_in_group, ahead.label("ahead_count")).subquery()
+    numbered = select(
+        line.c.id, line.c.place, line.c.running_in_group, line.c.group_limit, ahead.label("ahead_count")
+    ).subquery()
     running = select(func.count()).where(HELD).scalar_subquery()
     rows = await database.fetch(select(numbered, running.label("running")).where(numbered.c.id.in_(execution_ids)))
     return {row.pop("id"): PlaceInLine(**row) for row in rows}
@@ -86,6 +91,7 @@ def _first_in_line() -> Select[Any]:
     return (
         select(line.c.id, line.c.place, line.c.state)
         .where(line.c.id.not_in(bindparam("without", expanding=True)))
+        .where(or_(line.c.group_limit.is_(None), line.c.place <= line.c.group_limit))
         .order_by(*fair_order(line))
         .limit(bindparam("limit", type_=Integer))
     )

@@ -5,7 +5,13 @@ from services.orchestrator.tables.artifact import artifact_chunks, artifact_uplo
 from services.orchestrator.tables.columns import metadata
 from services.orchestrator.tables.crew import crew_revisions, crew_tool_sources, crews
 from services.orchestrator.tables.event import execution_events, group_events
-from services.orchestrator.tables.execution import execution_labels, execution_retention, executions, task_runs
+from services.orchestrator.tables.execution import (
+    execution_labels,
+    execution_retention,
+    executions,
+    running_limits,
+    task_runs,
+)
 from services.orchestrator.tables.journal import llm_journal, tool_journal
 from services.orchestrator.tables.question import approvals, question_changes, question_inboxes, questions
 from services.orchestrator.tables.start import batch_inputs, batches, schedules
@@ -37,6 +43,7 @@ __all__ = [
     "question_inboxes",
     "questions",
     "requests",
+    "running_limits",
     "schedules",
     "task_runs",
     "tool_journal",

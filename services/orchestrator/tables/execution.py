@@ -80,6 +80,7 @@ executions = Table(
     partial_index("executions", "batch_id <> ''", "group_id", "batch_id", "id"),
     partial_index("executions", "concurrency_key <> '' AND ended_at IS NULL", "group_id", "concurrency_key", "id"),
     partial_index("executions", "batch_id <> '' AND ended_at IS NULL", "batch_id"),
+    partial_index("executions", "ended_at IS NULL", "group_id"),
 )
 
 # Labels by their hashes, for lists: names and values are too long for a key.
@@ -90,6 +91,14 @@ execution_labels = Table(
     Column("label_hash", String(64), primary_key=True),
     Column("execution_id", ID, ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
     Index("ix_execution_labels_execution_id", "execution_id"),
+)
+
+# How many executions of a group may run at once, as auth said last; a group without a row may run any number.
+running_limits = Table(
+    "running_limits",
+    metadata,
+    Column("group_id", GROUP, primary_key=True),
+    Column("max_running", BigInteger, nullable=False),
 )
 
 # For how long groups keep ended executions; a group without a row keeps them as the operator says.

@@ -9,7 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import Aborted, CoxswainError, FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import (
+    Aborted,
+    CoxswainError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from services.common.identity.group_limits import GroupLimits
 from services.common.periodic import once
 from services.orchestrator.domain.batch import Batch, BatchPlace
 from services.orchestrator.domain.execution import Execution, ExecutionError
@@ -82,17 +90,20 @@ class BatchRunner:
     async def _fill(self, batch: Batch, room: int) -> None:
         """Make up to so many executions, until another replica is faster."""
         try:
-            async with self._grants.acting(batch.grant_id, batch.id):
+            async with self._grants.acting(batch.grant_id, batch.id) as limits:
                 for index in range(batch.started, min(batch.started + room, batch.total)):
-                    await self._make(batch, index)
+                    await self._make(batch, index, limits)
         except Aborted as error:
+            logger.debug("batch_execution_not_made", batch_id=batch.id, reason=error.reason)
+        except ResourceExhausted as error:
+            # Its next execution is made when others of the group have ended.
             logger.debug("batch_execution_not_made", batch_id=batch.id, reason=error.reason)
         except CoxswainError as error:
             if not isinstance(error, _LASTING) and error.reason != _REVOKED:
                 raise
             await self._stop(batch, error)
 
-    async def _make(self, batch: Batch, index: int) -> None:
+    async def _make(self, batch: Batch, index: int, limits: GroupLimits) -> None:
         """Make the execution at an index. Raises Aborted: another replica was faster, or it must not be made now."""
         async with self._database.read() as connection:
             inputs = await BatchRepository(connection).inputs(batch.id, index)
@@ -109,7 +120,7 @@ class BatchRunner:
             await repository.advance(locked)
 
         start = replace(batch.start, inputs={**batch.start.inputs, **inputs})
-        await self._starter.start(batch, start, batch=BatchPlace(batch.id, index), also_store=advance)
+        await self._starter.start(batch, start, limits=limits, batch=BatchPlace(batch.id, index), also_store=advance)
 
     async def _stop(self, batch: Batch, error: CoxswainError) -> None:
         logger.warning("batch_stopped", batch_id=batch.id, reason=error.reason)

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
+from services.common.db.row_quota import check_row_quota
 from services.common.errors import Aborted, FieldViolation, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
@@ -55,6 +56,7 @@ class Crews:
         Raises:
             InvalidArgument: it could not run; one violation for each fault.
             AlreadyExists: the group has a crew of that name, or the request_id was used with another body.
+            ResourceExhausted: QUOTA_EXCEEDED, the group has as many crews as it may.
         """
         if request is not None:
             async with self._database.read() as connection:
@@ -80,6 +82,15 @@ class Crews:
                 first_id = await RequestRepository(connection, tables.requests).claim(request, crew.id)
                 if first_id != crew.id:
                     return ChangedCrew(await _first(connection, principal, first_id))
+            await check_row_quota(
+                connection,
+                "max_crews",
+                principal.limits.max_crews,
+                tables.crews.c.group_id,
+                principal.group_id,
+                tables.crews.c.deleted_at.is_(None),
+                what="crews",
+            )
             await CrewRepository(connection).insert(crew, principal.subject)
         return ChangedCrew(crew, tuple(report.warnings))
 

@@ -93,7 +93,7 @@ class ExecutionContinuer:
             NotFound: the group does not have this execution, or its crew not that revision.
             FailedPrecondition: EXECUTION_STATE, it cannot be continued in this way; NOTHING_TO_RUN.
             InvalidArgument: the crew cannot run with these changes; one violation for each fault.
-            ResourceExhausted: ARTIFACT_LIMIT_REACHED.
+            ResourceExhausted: ARTIFACT_LIMIT_REACHED, or QUOTA_EXCEEDED: the group has as many open ones as it may.
             AlreadyExists: the request_id was used with another body.
         """
         repeated = await self._starter.find_repeated(principal, request)
@@ -137,7 +137,7 @@ class ExecutionContinuer:
         tasks = _tasks(execution.id, ended.next_spec, plan)
         changed = await self._starter.changed_tool_events(principal.group_id, ended.next_spec, ended.next_pins)
         events = [_continued_event(ended, plan), *changed]
-        return await self._starter.queue(execution, tasks, request, take_over, events)
+        return await self._starter.queue(execution, tasks, request, take_over, events, limits=principal.limits)
 
     async def _files(self, ended: _Ended, execution: Execution, plan: _Plan) -> ArtifactReuse:
         """Return the files of tasks that are copied, and of those that go on with what their tools have done.

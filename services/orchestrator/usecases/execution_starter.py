@@ -21,6 +21,7 @@ from services.common.errors import (
     InvalidArgument,
     NotFound,
 )
+from services.common.identity.group_limits import GroupLimits
 from services.common.ids import new_id
 from services.orchestrator import tables
 from services.orchestrator.domain.batch import BatchPlace
@@ -42,8 +43,10 @@ from services.orchestrator.placeholders import required_inputs
 from services.orchestrator.repositories.crews import read_crew
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.running_limits import RunningLimitRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
+from services.orchestrator.usecases.open_executions import refuse_early, refuse_more
 from services.orchestrator.usecases.open_questions import with_open_questions
 from services.orchestrator.usecases.output_file_faults import output_name_faults
 from services.orchestrator.usecases.overlap import Admitted, Overlap
@@ -96,21 +99,26 @@ class ExecutionStarter:
         start: Start,
         request: RequestKey | None = None,
         *,
+        limits: GroupLimits,
         schedule_id: str = "",
         batch: BatchPlace | None = None,
         also_store: AlsoStore | None = None,
     ) -> Execution:
         """Store an execution that acts for the current caller; a repeated `request` returns the first one's.
 
+        `limits` are those of the group.
+
         Raises:
             Aborted: `also_store` raised it.
             NotFound: the group does not have this crew.
             InvalidArgument: inputs are missing, or the crew cannot run; one violation for each fault.
             AlreadyExists: the request_id was used with another body, or CONCURRENCY_KEY_TAKEN.
+            ResourceExhausted: QUOTA_EXCEEDED, the group has as many open executions as it may.
         """
         repeated = await self.find_repeated(owner, request)
         if repeated is not None:
             return repeated
+        await refuse_early(self._database, owner.group_id, limits)
         crew = await self.startable(owner, start)
         now = utc_now()
         execution = Execution(
@@ -146,7 +154,7 @@ class ExecutionStarter:
         )
         tasks = [pending_run(execution.id, index, task.name) for index, task in enumerate(crew.spec.tasks)]
         changed = await self.changed_tool_events(owner.group_id, crew.spec, crew.tool_pins)
-        return await self.queue(execution, tasks, request, also_store, changed)
+        return await self.queue(execution, tasks, request, also_store, changed, limits=limits)
 
     async def changed_tool_events(
         self, group_id: str, spec: CrewSpec, pins: Mapping[str, str] | None
@@ -257,11 +265,16 @@ class ExecutionStarter:
         request: RequestKey | None,
         also_store: AlsoStore | None,
         events: Sequence[Message] = (),
+        *,
+        limits: GroupLimits,
     ) -> Execution:
         """Store an execution that has passed all checks, with the events after its first one, and tell the workers.
 
+        `limits` are those of its group.
+
         Raises:
             AlreadyExists: the request_id was used with another body.
+            ResourceExhausted: QUOTA_EXCEEDED, the group has as many open executions as it may.
         """
         # Before anything is queued: a worker must never find an execution that may not act.
         grant = await self._grants.create(execution.id, execution.identity, execution.on_credential_expiry)
@@ -280,6 +293,11 @@ class ExecutionStarter:
                 if first_id == execution.id:
                     admitted = await self._overlap.admit(connection, execution)
                     execution = admitted.execution
+                    await refuse_more(connection, execution.group_id, limits)
+                    if limits.max_running_executions is not None:
+                        # Before a worker host can see it.
+                        running = {execution.group_id: limits.max_running_executions}
+                        await RunningLimitRepository(connection).set(running)
                     await ExecutionRepository(connection).insert(execution)
                     await TaskRunRepository(connection, execution.id).insert(tasks)
                     await EventRepository(connection).append(execution.id, stored)

@@ -57,7 +57,7 @@ class Executions:
 
     async def start(self, principal: Principal, start: Start, request: RequestKey | None) -> Execution:
         """Store an execution for a worker to run. See `ExecutionStarter.start` for what it raises."""
-        return await self._starter.start(principal, start, request)
+        return await self._starter.start(principal, start, request, limits=principal.limits)
 
     async def continue_execution(
         self, principal: Principal, wanted: Continuation, request: RequestKey | None

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from services.common.identity.group_limits import GroupLimits
 from services.orchestrator.domain.crew import CrewSpec, KnowledgeMemory
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
 from services.orchestrator.domain.tool import ResolvedTool
@@ -91,8 +92,8 @@ class Grants(Protocol):
         """
         ...
 
-    def acting(self, grant_id: str, execution_id: str) -> AbstractAsyncContextManager[None]:
-        """Make the calls of a block act under a grant.
+    def acting(self, grant_id: str, execution_id: str) -> AbstractAsyncContextManager[GroupLimits]:
+        """Make the calls of a block act under a grant, and return what its group is allowed.
 
         Raises:
             PermissionDenied: the grant was revoked, or its subject may not act any more.

@@ -130,9 +130,9 @@ class Scheduler:
             if not await ScheduleRepository(connection).fired(schedule, replace(fired, last_execution_id=execution.id)):
                 raise Aborted("another process was faster, or the schedule was changed", reason="REVISION_MISMATCH")
 
-        async with self._grants.acting(schedule.grant_id, schedule.delegate_id):
+        async with self._grants.acting(schedule.grant_id, schedule.delegate_id) as limits:
             return await self._starter.start(
-                schedule, schedule.keyed_start, schedule_id=schedule.id, also_store=advance
+                schedule, schedule.keyed_start, limits=limits, schedule_id=schedule.id, also_store=advance
             )
 
     async def _postpone(self, schedule: Schedule, error: CoxswainError) -> None:

@@ -11,7 +11,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
-from services.common.errors import Aborted, AlreadyExists, CoxswainError, FieldViolation, InvalidArgument, NotFound
+from services.common.db.row_quota import check_row_quota
+from services.common.errors import (
+    Aborted,
+    AlreadyExists,
+    CoxswainError,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
@@ -53,6 +62,7 @@ class Schedules:
             NotFound: the group does not have this crew.
             InvalidArgument: the times are not valid, or the crew could not be started; one violation for each fault.
             AlreadyExists: the group has a schedule of that name, or the request_id was used with another body.
+            ResourceExhausted: QUOTA_EXCEEDED, the group has as many schedules as it may.
         """
         if request is not None:
             async with self._database.read() as connection:
@@ -85,10 +95,19 @@ class Schedules:
                 if request is not None:
                     first_id = await RequestRepository(connection, tables.requests).claim(request, schedule.id)
                 if first_id == schedule.id:
+                    await check_row_quota(
+                        connection,
+                        "max_schedules",
+                        principal.limits.max_schedules,
+                        tables.schedules.c.group_id,
+                        schedule.group_id,
+                        tables.schedules.c.deleted_at.is_(None),
+                        what="schedules",
+                    )
                     await ScheduleRepository(connection).insert(schedule)
                 else:
                     stored = await _first(connection, principal, first_id)
-        except (AlreadyExists, NotFound):
+        except (AlreadyExists, NotFound, ResourceExhausted):
             await self._revoke(delegate_id)
             raise
         if stored is not schedule:
@@ -202,9 +221,9 @@ class Schedules:
         async def note(connection: AsyncConnection, execution: Execution) -> None:
             await ScheduleRepository(connection).fired_by_hand(schedule.id, execution.id)
 
-        async with self._grants.acting(schedule.grant_id, schedule.delegate_id):
+        async with self._grants.acting(schedule.grant_id, schedule.delegate_id) as limits:
             return await self._starter.start(
-                schedule, schedule.keyed_start, request, schedule_id=schedule.id, also_store=note
+                schedule, schedule.keyed_start, request, limits=limits, schedule_id=schedule.id, also_store=note
             )
 
     async def delete(self, principal: Principal, key: ResourceKey) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +17,6 @@ from coxswain.auth.v1.group_limits_pb2 import (
     GroupLimits,
     GroupTraffic,
     SetGroupLimitsRequest,
-    SetGroupLimitsResponse,
     ShareGroupTrafficRequest,
 )
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
@@ -27,18 +25,10 @@ from services.auth.service import build
 from services.auth.settings import AuthSettings
 from services.common.hosting import Host
 from tests.integration.auth.support import groups, internal, refused, secrets
+from tests.support.group_limits import OPERATOR, limit
 from tests.support.harness import ALICE, BOB, Harness, serve_services
 
-OPERATOR = "dev:root:ops=admin,platform_admin"
 LIST = group_pb2.ListMembersRequest()
-
-
-async def limit(harness: Harness, group_id: str = "sales", **limits: Any) -> SetGroupLimitsResponse:
-    """Set limits as the operator; None is the default again."""
-    given = GroupLimits(**{name: value for name, value in limits.items() if value is not None})
-    return await groups(harness, OPERATOR).SetGroupLimits(
-        SetGroupLimitsRequest(group_id=group_id, limits=given, update_mask=FieldMask(paths=list(limits)))
-    )
 
 
 def a_secret(name: str) -> secret_pb2.PutSecretRequest:

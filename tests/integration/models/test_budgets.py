@@ -23,6 +23,7 @@ from tests.integration.models.support import (
     serve_models,
     text,
 )
+from tests.support.group_limits import limit as group_limit
 from tests.support.harness import ALICE, BOB
 from tests.support.llm_script import Reply, Usage
 
@@ -194,8 +195,11 @@ async def test_a_price_that_nobody_knows_is_refused_under_a_cost_limit(served: I
 
 async def test_a_ceiling_counts_whatever_the_group_sets(served: Installation) -> None:
     served.llm.on(PRICED, route="chat")
-    await cap(served, "sales", monthly_cost_limit=5.0, calls_per_minute=1000)
     await limit(served, monthly_cost_limit=100.0, tokens_per_day=50_000_000)
+    await cap(served, "sales", monthly_cost_limit=5.0, calls_per_minute=1000)
+    above = await refusal(limit(served, monthly_cost_limit=5.01))
+    assert (above.code, above.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["budget.monthly_cost_limit"])
+    assert "5, the operator's ceiling" in above.message
     await complete(served)
     failure = await refused(served)
     assert failure.metadata == {"budget": "monthly_cost_limit", "set_by": "operator"}
@@ -404,3 +408,47 @@ async def test_replicas_count_the_calls_of_a_minute_together(
 
 def _services(models: Installation) -> Any:
     return models.harness.services["models"]
+
+
+async def test_what_the_operator_allows_the_group_is_a_ceiling_too(served: Installation) -> None:
+    served.llm.on(SMALL, route="chat")
+    await group_limit(served.harness, model_calls_per_minute=1, monthly_cost_ceiling=9.5, max_models=1)
+    above = await refusal(limit(served, monthly_cost_limit=10.0))
+    assert (above.code, above.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["budget.monthly_cost_limit"])
+    await cap(served, "sales", monthly_cost_limit=8.0)
+    state = await served.usage().GetBudget(pb.GetBudgetRequest())
+    assert state.effective == pb.Budget(monthly_cost_limit=8.0, calls_per_minute=1)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        # A minute may end between two of them.
+        for _ in range(4):
+            await complete(served)
+    failure = read_refusal(error.value)
+    assert (failure.reason, failure.metadata) == (
+        "BUDGET_EXCEEDED",
+        {"budget": "calls_per_minute", "set_by": "operator"},
+    )
+    await complete(served, BOB)
+    await group_limit(served.harness, model_calls_per_minute=0)
+    assert (await refused(served)).metadata == {"budget": "calls_per_minute", "set_by": "operator"}
+    await group_limit(served.harness, model_calls_per_minute=None)
+    await complete(served)
+
+
+async def test_models_of_the_groups_own_are_limited(served: Installation) -> None:
+    await group_limit(served.harness, max_models=1)
+    made = [
+        model_pb2.CreateModelRequest(
+            model=model_pb2.Model(
+                name=f"team/{number}",
+                provider=model_pb2.PROVIDER_OPENAI,
+                capabilities=model_pb2.Capabilities(chat=True),
+            )
+        )
+        for number in range(3)
+    ]
+    outcomes = await asyncio.gather(*map(served.models().CreateModel, made), return_exceptions=True)
+    failed = [read_refusal(each) for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
+    assert [(each.reason, each.metadata) for each in failed] == [
+        ("QUOTA_EXCEEDED", {"quota": "max_models", "limit": "1", "used": "1"})
+    ] * 2
+    await served.models(BOB).CreateModel(made[0])

@@ -10,6 +10,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey
 from services.common.errors import NotFound, PermissionDenied, Unavailable
+from services.common.identity.group_limits import NO_GROUP_LIMITS, GroupLimits
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.ids import new_id
 from services.orchestrator.domain.crew import AgentSpec, Crew, CrewSpec, KnowledgeMemory, TaskSpec
@@ -62,6 +63,7 @@ class Grants:
         self.unrevoked: set[str] = set()
         self.asked = 0
         self.away = False
+        self.limits = NO_GROUP_LIMITS
 
     async def create(self, execution_id: str, identity: ExecutionIdentity, expiry: OnCredentialExpiry) -> Grant:
         self._ask()
@@ -74,9 +76,9 @@ class Grants:
         raise AssertionError("nothing here renews a credential")
 
     @contextlib.asynccontextmanager
-    async def acting(self, grant_id: str, execution_id: str) -> AsyncIterator[None]:
+    async def acting(self, grant_id: str, execution_id: str) -> AsyncIterator[GroupLimits]:
         await self.issue(grant_id, execution_id)
-        yield
+        yield self.limits
 
     async def issue(self, grant_id: str, execution_id: str) -> None:
         self._ask()

@@ -1,0 +1,41 @@
+"""How many executions of groups may run at once."""
+
+from collections.abc import Collection, Mapping
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.db.database import Database
+from services.common.db.upsert import insert_or_replace
+from services.orchestrator.tables import executions, running_limits
+
+
+class RunningLimitRepository:
+    """Rows of `running_limits`, of groups that have such a limit."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def set(self, limits: Mapping[str, int]) -> None:
+        """Store limits by group; at least one."""
+        rows = [{"group_id": group_id, "max_running": limits[group_id]} for group_id in sorted(limits)]
+        await insert_or_replace(self._connection, running_limits, rows, key=("group_id",))
+
+    async def remove(self, group_ids: Collection[str]) -> None:
+        """Let groups run any number."""
+        await self._connection.execute(delete(running_limits).where(running_limits.c.group_id.in_(group_ids)))
+
+
+async def read_running_limits(database: Database) -> dict[str, int]:
+    """Return all limits, by group."""
+    return {row["group_id"]: row["max_running"] for row in await database.fetch(select(running_limits))}
+
+
+async def read_waiting_groups(database: Database) -> dict[str, str]:
+    """Return one of the executions that wait for a worker host, by group."""
+    statement = (
+        select(executions.c.group_id, func.min(executions.c.id).label("id"))
+        .where(executions.c.ready.is_(True))
+        .group_by(executions.c.group_id)
+    )
+    return {row["group_id"]: row["id"] for row in await database.fetch(statement)}

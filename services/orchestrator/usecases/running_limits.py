@@ -1,0 +1,66 @@
+"""Keeps the limits on running executions where worker hosts see them in the statement that takes executions."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from services.common.db.database import Database
+from services.common.identity.group_limits import GroupLimits
+from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.hints.bus import HintBus
+from services.orchestrator.repositories.running_limits import (
+    RunningLimitRepository,
+    read_running_limits,
+    read_waiting_groups,
+)
+
+_ASKED_AT_ONCE = 1000
+
+
+class LimitSource(Protocol):
+    """What auth knows of groups."""
+
+    async def limits_of(self, group_ids: Sequence[str]) -> Sequence[GroupLimits]:
+        """Return the limits of groups, in their order.
+
+        Raises:
+            CoxswainError: auth cannot be asked.
+        """
+        ...
+
+
+class RunningLimits:
+    """Asks auth for the limits of groups whose executions wait; nothing is asked while none waits."""
+
+    def __init__(self, database: Database, source: LimitSource, bus: HintBus) -> None:
+        self._database = database
+        self._source = source
+        self._bus = bus
+
+    async def once(self) -> None:
+        """Store what has changed. Replicas may do it at once.
+
+        Raises:
+            Unavailable: auth or the database does not answer.
+        """
+        waiting = await read_waiting_groups(self._database)
+        if not waiting:
+            return
+        known = await read_running_limits(self._database)
+        group_ids = list(waiting)
+        for start in range(0, len(group_ids), _ASKED_AT_ONCE):
+            chunk = group_ids[start : start + _ASKED_AT_ONCE]
+            limits = dict(zip(chunk, await self._source.limits_of(chunk), strict=True))
+            await self._store({name: each.max_running_executions for name, each in limits.items()}, known, waiting)
+
+    async def _store(self, now: dict[str, int | None], known: dict[str, int], waiting: dict[str, str]) -> None:
+        changed = {name: limit for name, limit in now.items() if limit is not None and known.get(name) != limit}
+        lifted = [name for name, limit in now.items() if limit is None and name in known]
+        if changed or lifted:
+            async with self._database.write() as connection:
+                repository = RunningLimitRepository(connection)
+                if changed:
+                    await repository.set(changed)
+                if lifted:
+                    await repository.remove(lifted)
+        for name in (*changed, *lifted):
+            self._bus.publish(Hint(HintKind.EXECUTION_READY, waiting[name]))
