@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import re2
-from jsonschema import Draft202012Validator, SchemaError, ValidationError
+from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 from referencing import Registry
 
 from services.orchestrator.domain.crew import OutputCheck, OutputLength
 from services.orchestrator.expressions import BadExpression, Expression, NotEvaluated
+from services.orchestrator.json_schemas import schema_error
 
 Check = Callable[[str, Any], str]
 """Returns what is wrong with a text and its structured form; empty if nothing is."""
@@ -131,11 +132,8 @@ def _schema_check(schema: dict[str, Any]) -> Check:
 
 
 def _check_schema(schema: dict[str, Any]) -> None:
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        inner = ".".join(map(str, error.path))
-        raise BadCheck(f"is not a valid JSON schema: {inner + ': ' if inner else ''}{error.message[:300]}") from error
+    if error := schema_error(schema):
+        raise BadCheck(f"is not a valid JSON schema: {error}")
     pending: list[Any] = [schema]
     while pending:
         part = pending.pop()

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jsonschema import Draft202012Validator, SchemaError
 from pydantic_core import to_json
+
+from services.orchestrator.json_schemas import schema_error
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 28
@@ -14,7 +15,7 @@ _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 def schema_fault(schema: Mapping[str, Any]) -> str:
     """Return why a schema cannot describe the arguments of a tool; empty: it can.
 
-    It takes time that grows with the schema, up to tenths of a second: not in an event loop.
+    It takes time that grows with the schema, up to hundredths of a second: many are not checked in an event loop.
     """
     if not is_shallow(schema, MAX_SCHEMA_DEPTH):
         return f"is nested deeper than {MAX_SCHEMA_DEPTH} levels"
@@ -26,11 +27,8 @@ def schema_fault(schema: Mapping[str, Any]) -> str:
     outside = next((target for target in _references(schema) if not target.startswith("#")), None)
     if outside is not None:
         return f'refers to "{outside[:100]}": references have to stay within the schema'
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        inner = ".".join(map(str, error.path))
-        return f"is not a valid JSON schema: {inner + ': ' if inner else ''}{error.message[:200]}"
+    if error := schema_error(schema):
+        return f"is not a valid JSON schema: {error}"
     if schema.get("type", "object") != "object":
         return 'must describe an object: set "type" to "object"'
     return ""

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.fuzz.calls import Caller, Tally, save
+from tests.fuzz.http2 import ATTACKS, assault
+from tests.fuzz.innocent import Innocent
 from tests.fuzz.kept import Kept
 from tests.fuzz.plans import METHODS, Plan, Planner
 from tests.fuzz.target import FuzzedSuite, fuzzed_suite, not_given_back, settled
 
 _AT_ONCE = 12
 _WARM_SHARE = 5
+_CALLS_OF_A_ROUND = 1_000
+"""Calls for each of which every odd connection is made once."""
 _FOUND = Path("build/fuzz")
 _LONGEST_SECONDS = 10.0
 _PROGRESS_SECONDS = 10.0
@@ -58,6 +62,7 @@ async def _fuzz(suite: FuzzedSuite, database: str, arguments: argparse.Namespace
     await caller.all(map(planner.plan, range(warm)), _AT_ONCE, progress.show)
     before = await settled(suite)
     await caller.all(map(planner.plan, range(warm, calls)), _AT_ONCE, progress.show)
+    failures = [] if arguments.methods else await _assault(suite, arguments.seed, max(3, calls // _CALLS_OF_A_ROUND))
     after = await settled(suite)
     wrong = await caller.still_serves()
     await caller.close()
@@ -71,10 +76,20 @@ async def _fuzz(suite: FuzzedSuite, database: str, arguments: argparse.Namespace
     lines = save(tally.findings, _FOUND / database)
     lines += [f"in the log: {line}" for line in suite.logged_faults()]
     lines += [f"no longer serves: {wrong}"] if wrong else []
+    lines += [f"an innocent call beside odd connections: {failure}" for failure in failures]
     lines += not_given_back(before, after)
     for line in lines:
         print(f"FOUND on {database}: {line}", flush=True)
     return len(lines)
+
+
+async def _assault(suite: FuzzedSuite, seed: int, rounds: int) -> list[str]:
+    """Play odd connections, and return the failures of calls beside them."""
+    address = suite.address("auth")
+    async with Innocent(address) as innocent:
+        await assault(address, seed, rounds)
+    print(f"  {rounds * len(ATTACKS):,} odd connections, {innocent.calls:,} innocent calls beside them", flush=True)
+    return innocent.failures
 
 
 async def _repeat(suite: FuzzedSuite, plan: Plan) -> int:

@@ -21,6 +21,8 @@ from tests.fuzz.verdict import Outcome, fault_of
 from tests.support.every_rpc import is_internal, listener_of, service_of
 
 _MESSAGE_LIMIT = 4 * 1024 * 1024
+# With what gRPC itself sends beside.
+_METADATA_LIMIT = 60 * 1024
 _PRINCIPAL_SECONDS = 120.0
 _GRACE_SECONDS = 30.0
 """How much longer than a call may take is waited for it, to see how long it takes."""
@@ -56,6 +58,7 @@ class Caller:
         """Calls that take more than `longest_seconds` are findings."""
         self.tally = Tally()
         self._kept = kept
+        kept.add("workspace_url", suite.workspace_url)
         self._longest = longest_seconds
         options = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
         internal, tools = suite.sockets()
@@ -130,7 +133,8 @@ class Caller:
     async def _outcome(self, plan: Plan, metadata: Sequence[tuple[str, str | bytes]]) -> Outcome:
         method = METHODS[plan.method]
         outcome = Outcome(grpc.StatusCode.OK)
-        outcome.refused_by_grpc = any(len(data) > _MESSAGE_LIMIT for data in plan.requests)
+        sent = sum(len(key) + len(value) + 32 for key, value in metadata)
+        outcome.refused_by_grpc = sent > _METADATA_LIMIT or any(len(data) > _MESSAGE_LIMIT for data in plan.requests)
         started = time.monotonic()
         call = self._open(plan, metadata)
         canceller = None

@@ -20,6 +20,10 @@ class Kept:
     def __init__(self) -> None:
         self._texts: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=_KEPT_FOR_EACH_NAME))
 
+    def add(self, name: str, text: str) -> None:
+        """Keep a text for fields of a name."""
+        self._texts[name].append(text)
+
     def harvest(self, answer: Message) -> None:
         """Keep the texts of an answer that requests may repeat."""
         for index, (message, field, text) in enumerate(_texts(answer)):

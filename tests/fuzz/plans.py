@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.descriptor import MethodDescriptor
-
 from tests.fuzz.kept import Kept
 from tests.fuzz.requests import Maker
+from tests.fuzz.samples import SAMPLES
 from tests.fuzz.wire import break_texts, mutated
 from tests.support.every_rpc import callers_of, every_rpc, is_internal
 
@@ -109,7 +108,7 @@ class Planner:
             number=number,
             method=name,
             manner=manner,
-            requests=self._requests(maker, method, manner, rng),
+            requests=self._requests(name, maker, manner, rng),
             metadata=_metadata(rng, odd, internal),
             caller=rng.choice(callers_of(method)) if internal else "",
             odd_identity=odd,
@@ -122,9 +121,15 @@ class Planner:
             request_pause=rng.choice((0.0, 0.0, 0.0, 0.05)),
         )
 
-    def _requests(self, maker: Maker, method: MethodDescriptor, manner: str, rng: random.Random) -> Sequence[bytes]:
-        if not method.client_streaming:
+    def _requests(self, name: str, maker: Maker, manner: str, rng: random.Random) -> Sequence[bytes]:
+        if not METHODS[name].client_streaming:
             return [_request(maker, manner, rng)]
+        if name in SAMPLES and rng.random() < 0.5:
+            requests = [break_texts(message.SerializePartialToString()) for message in maker.in_order()]
+            if manner == "mutated":
+                spoilt = rng.randrange(len(requests))
+                requests[spoilt] = mutated(requests[spoilt], rng)
+            return requests
         # Missing first frames, odd orders, nothing at all: each frame is made as if it were alone.
         count = rng.choice((0, 1, 2, 2, 3, 5, 40))
         manners = [manner if rng.random() < 0.5 else "plain" for _ in range(count)]

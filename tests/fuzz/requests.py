@@ -63,13 +63,17 @@ class Maker:
         """Return a request all of whose fields may be hostile."""
         return self._filled(self._type, 0, hostility=self._rng.choice((0.3, 1.0)))
 
+    def in_order(self) -> list[Message]:
+        """Return the requests of a stream as a caller would send them: the samples one after the other."""
+        return [self._from_sample(sample) for sample in SAMPLES[self._name]]
+
     def _from_sample(self, sample: dict[str, Any]) -> Message:
         message = GetMessageClass(self._type)()
         ParseDict(sample, message)
-        for field in self._type.fields:
-            # Things that exist have ids that no sample knows.
-            if field.type == Field.TYPE_STRING and not field.is_repeated and getattr(message, field.name) == "KNOWN":
-                setattr(message, field.name, self._text(self._type.name, field))
+        # Things that exist have ids that no sample knows.
+        for owner, field in list(_places(message, 0)):
+            if field.type == Field.TYPE_STRING and not field.is_repeated and getattr(owner, field.name) == "KNOWN":
+                setattr(owner, field.name, self._text(owner.DESCRIPTOR.name, field))
         return message
 
     def _filled(self, kind: Descriptor, depth: int, hostility: float = 0.0) -> Message:

@@ -63,7 +63,7 @@ _OWN_MODEL = {
 _BACKEND = {
     "name": "shared",
     "databricks": {
-        "workspace_url": "https://example.com",
+        "workspace_url": "KNOWN",
         "endpoint": "shared",
         "catalog": "main",
         "schema": "memories",
@@ -122,7 +122,6 @@ SAMPLES: dict[str, tuple[Sample, ...]] = {
     "MemoryService.ForgetSubject": ({"subject": "dev|nobody"},),
     "DocumentService.SaveDocument": (
         {"header": {"id": "note", "file_name": "note.md"}},
-        {"header": {"file_name": "note.txt"}},
         {"chunk": "IyBDYXRzCgpUaGV5IHNsZWVwIGEgbG90Lg=="},
     ),
     "MemoryBackendService.CreateMemoryBackend": ({"backend": _BACKEND},),

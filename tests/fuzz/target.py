@@ -40,6 +40,9 @@ class Held:
 class FuzzedSuite(SuiteProcess):
     """A suite that tells what it holds."""
 
+    workspace_url = ""
+    """The emulated workspace, where backends of memory may be."""
+
     def launch(self) -> ChildProcess:
         return ChildProcess("suite", ["-m", "tests.fuzz.watched_suite", *self._arguments], self.environment())
 
@@ -97,7 +100,10 @@ def fuzzed_suite(directory: Path, database_url: str = "", *, workers: int = 0) -
         }
         if database_url:
             environment |= {"COXSWAIN_DATABASE_URL": database_url, "COXSWAIN_MIGRATE": "auto"}
+        for part in ("AUTH", "MODELS", "MEMORY", "TOOLS"):
+            environment[f"COXSWAIN_{part}_EGRESS_ALLOWED_NETWORKS"] = '["127.0.0.0/8"]'
         suite = FuzzedSuite(directory / "data", workers=workers, environment=environment)
+        suite.workspace_url = workspace.url
         with suite.running():
             yield suite
 

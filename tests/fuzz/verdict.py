@@ -26,7 +26,7 @@ class Outcome:
     given_up: bool = False
     """Whether it was the caller who ended it, by a cancellation or a short deadline of the plan."""
     refused_by_grpc: bool = False
-    """Whether gRPC answers for it, and no code of the product: of requests that are larger than it takes."""
+    """Whether gRPC answers for it and no code of ours: requests or metadata are larger than it takes."""
 
 
 def fault_of(outcome: Outcome, longest_seconds: float) -> str:

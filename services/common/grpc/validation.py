@@ -1,7 +1,8 @@
 """The rules that the protos state of messages."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import protovalidate
 from google.protobuf.descriptor import FieldDescriptor
@@ -65,9 +66,30 @@ def _holds_json(field: FieldDescriptor) -> bool:
 
 def rule_violations(message: Message, path: str = "") -> list[FieldViolation]:
     """Return the rules that a message breaks, the first ones of many; see `validate`."""
+    return _told(message, protovalidate.collect_violations(message), path)
+
+
+def rule_violations_cutting(message: Message, path: str = "") -> list[FieldViolation]:
+    """Return what `rule_violations` does, and cut lists and maps of the message that are too long.
+
+    For those who look for other faults all the same: what is looked at may be as much as the rules allow.
+    """
+    violations = protovalidate.collect_violations(message)
+    told = _told(message, violations, path)
+    for violation in violations:
+        items = cast("Any", violation.field_value)
+        if violation.proto.rule_id == "repeated.max_items":
+            del items[violation.rule_value :]
+        elif violation.proto.rule_id == "map.max_pairs":
+            for key in list(items)[violation.rule_value :]:
+                del items[key]
+    return told
+
+
+def _told(message: Message, violations: Sequence[protovalidate.Violation], path: str) -> list[FieldViolation]:
     return [
         FieldViolation(_path(path, violation.proto.field), rule_text(message.DESCRIPTOR, violation))
-        for violation in protovalidate.collect_violations(message)[:_MOST_VIOLATIONS]
+        for violation in violations[:_MOST_VIOLATIONS]
     ]
 
 

@@ -14,7 +14,7 @@ from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.json_values import from_struct, to_struct
 from services.common.grpc.times import duration_to_proto
-from services.common.grpc.validation import rule_violations
+from services.common.grpc.validation import rule_violations_cutting
 from services.common.identity.principal import Role
 from services.orchestrator.domain.crew import (
     AgentSpec,
@@ -99,7 +99,7 @@ def changed_spec(present: CrewSpec, given: crew_pb2.CrewSpec, mask: FieldMask) -
 
 def checked_spec(message: crew_pb2.CrewSpec) -> tuple[CrewSpec, list[FieldViolation]]:
     """Return the crew of a message, and the rules of the message that it breaks."""
-    broken = rule_violations(message, "spec")
+    broken = rule_violations_cutting(message, "spec")
     for path, owner, field in _structs(message):
         try:
             from_struct(path, getattr(owner, field))

@@ -8,7 +8,7 @@ from coxswain.orchestrator.v1 import execution_pb2, schedule_pb2
 from services.common.errors import FieldViolation, InvalidArgument
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.json_values import from_value
-from services.common.grpc.validation import rule_violations
+from services.common.grpc.validation import rule_violations_cutting
 from services.orchestrator.domain.schedule import Plan, Schedule
 from services.orchestrator.events import error_to_proto
 from services.orchestrator.messages.executions import start_from_proto, start_to_proto
@@ -22,7 +22,7 @@ _CHANGEABLE = frozenset({"name", "cron", "time_zone", "start", "paused"}) | {
 
 def checked_plan(message: schedule_pb2.Schedule) -> tuple[Plan, list[FieldViolation]]:
     """Return what a caller chooses of a schedule, and the rules of the message that it breaks."""
-    broken = [*rule_violations(message, "schedule"), *_without_bad_values(message.start)]
+    broken = [*rule_violations_cutting(message, "schedule"), *_without_bad_values(message.start)]
     plan = Plan(
         name=message.name,
         cron=message.cron,

@@ -10,7 +10,7 @@ from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.json_values import from_struct, from_value, to_struct, to_value
 from services.common.grpc.times import duration_to_proto, timestamp_to_proto
-from services.common.grpc.validation import rule_violations
+from services.common.grpc.validation import rule_violations_cutting
 from services.orchestrator.domain.crew import OnDeadline
 from services.orchestrator.domain.tool_source import (
     ApprovalRule,
@@ -50,7 +50,7 @@ _AUTHORIZATION = "authorization"
 
 def checked_spec(message: tool_source_pb2.ToolSourceSpec) -> tuple[ToolSourceSpec, list[FieldViolation]]:
     """Return the spec of a message, and the rules of the message that it breaks."""
-    broken = rule_violations(message, "spec")
+    broken = rule_violations_cutting(message, "spec")
     for index, operation in enumerate(message.http.operations):
         path = f"spec.http.operations[{index}]"
         try:

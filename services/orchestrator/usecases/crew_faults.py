@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor
-from jsonschema import Draft202012Validator, SchemaError
 from pydantic_core import to_json
 
 from coxswain.orchestrator.v1 import crew_pb2
@@ -25,6 +24,7 @@ from services.orchestrator.domain.crew import (
 )
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool_source import ToolSource
+from services.orchestrator.json_schemas import schema_error
 from services.orchestrator.suggestions import few_suggestions, suggestion
 from services.orchestrator.usecases.output_file_faults import output_file_faults, output_file_warnings
 from services.orchestrator.usecases.tool_faults import tool_faults
@@ -345,13 +345,9 @@ def _schemas(spec: CrewSpec) -> Iterator[FieldViolation]:
         if task.output_schema is None:
             continue
         path = f"spec.tasks[{index}].output_schema"
-        try:
-            Draft202012Validator.check_schema(task.output_schema)
-        except SchemaError as error:
-            inner = ".".join(map(str, error.path))
-            yield FieldViolation(path, f"is not a valid JSON schema: {inner + ': ' if inner else ''}{error.message}")
-            continue
-        if task.output_schema.get("type") != "object":
+        if error := schema_error(task.output_schema):
+            yield FieldViolation(path, f"is not a valid JSON schema: {error}")
+        elif task.output_schema.get("type") != "object":
             yield FieldViolation(path, 'must describe an object: set "type" to "object"')
 
 

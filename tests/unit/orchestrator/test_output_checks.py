@@ -59,7 +59,7 @@ def test_a_check_tells_what_is_wrong(check: OutputCheck, text: str, told: str) -
         (OutputCheck(words=OutputLength()), "needs min or max"),
         (OutputCheck(characters=OutputLength(5, 4)), "min 5 above max 4"),
         (OutputCheck(json_schema={"type": "objekt"}), "not a valid JSON schema"),
-        (OutputCheck(json_schema={"properties": {"a": {"pattern": "("}}}), "regex"),
+        (OutputCheck(json_schema={"properties": {"a": {"pattern": "("}}}), "regular expression"),
         (OutputCheck(json_schema={"patternProperties": {"a": {}}}), "patternProperties"),
         (OutputCheck(json_schema={"$ref": "https://example.com/s"}), "outside of itself"),
         (OutputCheck(expression="output.text."), "not valid CEL"),
