@@ -8,7 +8,7 @@ from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.point_reads import PointRead
-from services.common.db.snapshots import Statement
+from services.common.db.statement import Statement
 
 
 class DatabaseAccess(Protocol):
@@ -19,6 +19,14 @@ class DatabaseAccess(Protocol):
 
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return the rows of one SELECT by column names.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        ...
+
+    async def fetch_raw(self, statement: Statement, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return what `fetch` does, with values as the driver gives them; for statements that are made once.
 
         Raises:
             Unavailable: the database does not answer.

@@ -2,19 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-from sqlalchemy import CompoundSelect, CursorResult, Select, create_engine
+from sqlalchemy import CursorResult, create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.common.db.failures import explained_errors, refusal, unavailable
-
-Statement: TypeAlias = Select[Any] | CompoundSelect[Any]
+from services.common.db.sqlite_reads import SqliteReads
+from services.common.db.statement import Statement
 
 # More than processors: a reader of many rows must not keep those of a few waiting.
 _SQLITE_READERS = 4
@@ -25,6 +26,14 @@ class Snapshots(Protocol):
 
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """Return the rows of a statement by column names.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        ...
+
+    async def fetch_raw(self, statement: Statement, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return what `fetch` does, with values as the driver gives them; for statements that are made once.
 
         Raises:
             Unavailable: the database does not answer.
@@ -47,15 +56,35 @@ class SqliteSnapshots:
             pool_size=_SQLITE_READERS,
             max_overflow=0,
         )
+        self._plain = SqliteReads(url.database or ":memory:")
         self._threads = ThreadPoolExecutor(_SQLITE_READERS, thread_name_prefix="coxswain-read")
         self._closed = False
 
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """See `Snapshots`."""
+        return await self._in_thread(self._fetch, statement, parameters)
+
+    async def fetch_raw(self, statement: Statement, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """See `Snapshots`."""
+        return await self._in_thread(self._fetch_raw, statement, parameters)
+
+    async def _in_thread(
+        self,
+        fetch: Callable[[Statement, Any], list[dict[str, Any]]],
+        statement: Statement,
+        parameters: Mapping[str, Any] | None,
+    ) -> list[dict[str, Any]]:
         if self._closed:
             raise unavailable()
         with explained_errors():
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._fetch, statement, parameters)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, fetch, statement, parameters)
+
+    def _fetch_raw(self, statement: Statement, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        try:
+            return self._plain.fetch(statement, parameters)
+        except sqlite3.Error:
+            # Whatever is the matter, this says it.
+            return self._fetch(statement, parameters)
 
     def _fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         with self._engine.connect() as connection:
@@ -65,6 +94,7 @@ class SqliteSnapshots:
         """See `Snapshots`; what is being read is waited for."""
         self._closed = True
         await asyncio.to_thread(self._threads.shutdown)
+        self._plain.close()
         self._engine.dispose()
 
 
@@ -87,6 +117,10 @@ class PostgresSnapshots:
                 raise
         with explained_errors():
             return await self._fetch(statement, parameters)
+
+    async def fetch_raw(self, statement: Statement, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """See `Snapshots`."""
+        return await self.fetch(statement, parameters)
 
     async def _fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         try:

@@ -343,6 +343,37 @@ async def test_a_point_read_sees_every_commit_before_it_whoever_reads(database: 
     await database.close()
 
 
+async def test_rows_as_the_driver_gives_them_are_the_same_rows(database: Database) -> None:
+    wanted: sa.BindParameter[int] = sa.bindparam("wanted", expanding=True)
+    statement = sa.select(things.c.id, sa.literal("x").label("letter")).where(things.c.id.in_(wanted))
+    async with database.write() as connection:
+        await connection.execute(things.insert(), [{"id": number} for number in range(1, 6)])
+    for wanted_ids in ([], [2], [4, 2, 9], list(range(1, 600))):
+        rows = await database.fetch_raw(statement.order_by(things.c.id), {"wanted": wanted_ids})
+        assert rows == [{"id": number, "letter": "x"} for number in range(1, 6) if number in wanted_ids]
+    await database.close()
+
+
+async def test_a_locked_file_is_waited_for_by_raw_reads_too(tmp_path: Path) -> None:
+    statement = sa.select(things.c.id)
+    database = await _file_with_a_thing(tmp_path / "test.db")
+    assert await database.fetch_raw(statement, {}) == [{"id": 1}]
+    await database.close()
+    with pytest.raises(Unavailable):
+        await database.fetch_raw(statement, {})
+    locked = sqlite3.connect(tmp_path / "test.db", isolation_level=None)
+    locked.execute("PRAGMA locking_mode=EXCLUSIVE")
+    locked.execute("UPDATE things SET id = 2")
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}", "test")
+    waiting = asyncio.create_task(database.fetch_raw(statement, {}))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    locked.close()
+    assert await waiting == [{"id": 2}]
+    await database.close()
+
+
 async def test_a_point_read_of_a_locked_file_is_waited_for_in_a_thread(tmp_path: Path) -> None:
     """SQLite's exclusive mode is the one lock that readers of a WAL file meet."""
     path = tmp_path / "test.db"

@@ -8,7 +8,7 @@ from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.point_reads import PlainPointRead, PointRead
-from services.common.db.snapshots import Statement
+from services.common.db.statement import Statement
 from services.common.errors import Unavailable
 from services.memory.domain.backends import MemoryBackend
 from services.memory.stores.pgvector.pools import ConnectionPools
@@ -39,6 +39,10 @@ class BackendDatabase:
         async with self._pools.connection(self._backend, "AUTOCOMMIT") as connection:
             result = await connection.execute(statement, parameters)
             return [dict(row) for row in result.mappings()]
+
+    async def fetch_raw(self, statement: Statement, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return what `fetch` does."""
+        return await self.fetch(statement, parameters)
 
     def point_read(self, statement: Select[Any], parameters: Sequence[str]) -> PointRead:
         """Return a way to read one row by the whole of its key."""

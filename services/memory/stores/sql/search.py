@@ -149,14 +149,14 @@ class VectorSearch:
         proven = block.components > COMPONENTS_IN_LOOP
         if proven and not await self._is_current(key, version):
             return None
-        best = await self._nearest(self._database.fetch, key, version, block, query, microseconds(now))
+        best = await self._nearest(self._database.fetch_raw, key, version, block, query, microseconds(now))
         if best is None:
             return None
         ids = _ids(best)
         by_id = {} if query.include_embeddings else self._records.of(key.id, version, ids)
         unknown = [stored_id for stored_id in ids if stored_id not in by_id]
         if unknown:
-            rows = await self._database.fetch(
+            rows = await self._database.fetch_raw(
                 winners(key.kind, embeddings=query.include_embeddings), {**owner_parameters(key), WINNERS: unknown}
             )
             if not rows or rows[0][NAMESPACE_VERSION] != version:

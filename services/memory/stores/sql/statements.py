@@ -35,6 +35,8 @@ WRITTEN: Final = "row_written_version"
 WINNERS: Final = "winners"
 SINCE: Final = "since"
 CHANGES_LIMIT: Final = "changes_limit"
+_UNREAD: Final = frozenset({Column.EMBEDDING_MODEL, "version"})
+"""Columns that say nothing of a record."""
 _NAMESPACE, _GROUP, _CREW = "owner_namespace", "owner_group", "owner_crew"
 
 Item = TypeVar("Item")
@@ -66,25 +68,28 @@ def _owned(table: Table, kind: MemoryKind, owner: Mapping[str, Any]) -> ColumnEl
     return and_(*clauses)
 
 
+@functools.cache
 def winners(kind: MemoryKind, *, embeddings: bool) -> Select[Any]:
-    """Return the statement that reads rows by their ids (parameter `WINNERS`) beside their namespace's version.
+    """Return the statement that reads records by their ids (parameter `WINNERS`) beside their namespace's version.
 
-    See `_by_ids`.
+    It leaves out what no record is made of: SQLite would read on behind the vector for that. See `_by_ids`.
     """
-    return _by_ids(kind, tuple(row_columns(records[kind], embeddings=embeddings)))
-
-
-def winners_vectors(kind: MemoryKind) -> Select[Any]:
-    """Return the statement that reads ids and vectors as `winners` reads rows."""
-    table = records[kind]
-    return _by_ids(kind, (table.c[Column.ID], table.c[Column.EMBEDDING]))
+    unread = _UNREAD if embeddings else _UNREAD | {Column.EMBEDDING}
+    names = [field.name for field in DatabricksIndexSchemas.get_fields(kind)]
+    return _by_ids(kind, [records[kind].c[name] for name in names if name not in unread])
 
 
 @functools.cache
-def _by_ids(kind: MemoryKind, columns: tuple[ColumnElement[Any], ...]) -> Select[Any]:
+def winners_vectors(kind: MemoryKind) -> Select[Any]:
+    """Return the statement that reads ids and vectors as `winners` reads rows."""
+    table = records[kind]
+    return _by_ids(kind, [table.c[Column.ID], table.c[Column.EMBEDDING]])
+
+
+def _by_ids(kind: MemoryKind, columns: Sequence[ColumnElement[Any]]) -> Select[Any]:
     """Return the statement that reads columns of rows by their ids beside their namespace's version.
 
-    It takes `owner_parameters` too. A namespace without any of the rows is one row of NULLs. It is made once, as making
+    It takes `owner_parameters` too. A namespace without any of the rows is one row of NULLs. To be made once, as making
     it costs as much as executing it.
     """
     table = records[kind]
