@@ -142,7 +142,8 @@ def read_json(value: object) -> Any:
         document = _DECODER.decode(value)
     except (ValueError, RecursionError):
         return None
-    return document if _shallow(document) else None
+    # So few brackets cannot nest too deep.
+    return document if value.count("{") + value.count("[") <= _MAX_DEPTH or _shallow(document) else None
 
 
 def _no_constant(name: str) -> None:
@@ -171,7 +172,7 @@ def _shallow(document: object) -> bool:
 
 def read_object(value: object) -> str:
     """Return a JSON object as canonical text; "{}" for what is none, or too large for a message."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not value:
         return "{}"
     try:
         text = _encodable(canonical_json(value))

@@ -54,6 +54,7 @@ MAX_ID_LENGTH: Final = 256
 _MAX_CONTENT_BYTES = 1024 * 1024
 _MAX_ROW_BYTES = 5 * 512 * 1024
 """All texts of a row: a record has to fit in a message."""
+_MOST_BYTES_OF_CHARACTER: Final = 4
 
 
 _PLACE: Final = {"page": 32, "start_character": 64, "document_revision": 64, "part_count": 32}
@@ -167,21 +168,22 @@ def parse_row(kind: MemoryKind, row: Row) -> Record:
     if why:
         raise UnreadableRow(why)
     document = read_json(row.get(metadata_column(kind)))
-    envelope = _envelope(kind, row, document)
+    stated = _stated(document)
+    envelope = _envelope(kind, row, stated)
     stored_id: str = row[Column.ID]
     record = Record(
         id=envelope.get("id", stored_id),
-        body=_parse_body(kind, row, document),
+        body=_parse_body(kind, row, document, stated),
         embedding=read_vector(row.get(Column.EMBEDDING)),
         metadata=read_object(_own_metadata(kind, document)),
         created_at=created_of(row),
         stored_id=stored_id,
     )
-    record.expires_at = read_time(_stated(document).get("expires"))
-    record.revision, record.subjects = _revision(document), parse_list(_stated(document).get("subjects"))
+    record.expires_at = read_time(stated.get("expires"))
+    record.revision, record.subjects = _revision(stated), parse_list(stated.get("subjects"))
     if isinstance(record.body, Unified) and record.body.private:
         # Rows of earlier versions say it by their source.
-        record.owner = read_text(_stated(document).get("owner")) or agent(record.body.source)
+        record.owner = read_text(stated.get("owner")) or agent(record.body.source)
     told: Row = envelope if kind is MemoryKind.DOCUMENT else row
     record.agent_id, record.llm_model = read_text(told.get("agent_id")), read_text(told.get("llm_model"))
     record.tools_used = parse_list(told.get("tools_used"))
@@ -199,43 +201,39 @@ def unreadable(kind: MemoryKind, row: Row) -> str:
     text = read_text(row.get(essential))
     if not text:
         return f"its {essential} is empty"
+    texts = [value for value in row.values() if isinstance(value, str)]
+    # Counting bytes encodes: so few characters cannot be too many.
+    if _MOST_BYTES_OF_CHARACTER * sum(map(len, texts)) <= _MAX_CONTENT_BYTES:
+        return ""
     if len(text.encode()) > _MAX_CONTENT_BYTES:
         return f"its {essential} has more than {_MAX_CONTENT_BYTES:,} bytes"
-    if sum(map(_text_bytes, row.values())) > _MAX_ROW_BYTES:
+    if sum(len(value.encode(errors="replace")) for value in texts) > _MAX_ROW_BYTES:
         return f"its columns have more than {_MAX_ROW_BYTES:,} bytes in all"
     return ""
 
 
-def _text_bytes(value: object) -> int:
-    if not isinstance(value, str):
-        return 0
-    # Counting encodes: a text this short cannot decide.
-    return len(value) if len(value) < 1024 else len(value.encode(errors="replace"))
-
-
 def record_id(kind: MemoryKind, row: Row) -> str:
     """Return the id of the record that a row holds, whether or not the rest of it can be read."""
-    own: str = _envelope(kind, row, read_json(row.get(metadata_column(kind)))).get("id", row[Column.ID])
+    own: str = _envelope(kind, row, _stated_of(kind, row)).get("id", row[Column.ID])
     return own
 
 
 def is_own(kind: MemoryKind, row: Row) -> bool:
     """Return whether this service has written a row, for the group and the memory id that it carries."""
-    return bool(_envelope(kind, row, read_json(row.get(metadata_column(kind)))))
+    return bool(_envelope(kind, row, _stated_of(kind, row)))
 
 
-def _envelope(kind: MemoryKind, row: Row, document: object) -> Mapping[str, Any]:
+def _envelope(kind: MemoryKind, row: Row, stated: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a row's envelope; none unless the primary key was made from its id."""
-    envelope = _stated(document)
-    own = envelope.get("id")
+    own = stated.get("id")
     if not isinstance(own, str) or not own or read_text(own) != own:
         return {}
     crew_id = row.get(Column.CREW_ID) if has_column(kind, Column.CREW_ID) else ""
     key = NamespaceKey(read_text(row.get(Column.GROUP_ID)), read_text(crew_id), kind)
-    return envelope if key.stored_id(own) == row[Column.ID] else {}
+    return stated if key.stored_id(own) == row[Column.ID] else {}
 
 
-def _parse_body(kind: MemoryKind, row: Row, document: object) -> Body:
+def _parse_body(kind: MemoryKind, row: Row, document: object, stated: Mapping[str, Any]) -> Body:
     def text(column: str) -> str:
         return read_text(row.get(column))
 
@@ -289,7 +287,7 @@ def _parse_body(kind: MemoryKind, row: Row, document: object) -> Body:
                 document_summary=text("document_summary"),
                 agent_ids=parse_list(row.get("agent_ids")),
                 updated_at=read_time(row.get("updated_at")),
-                **_parse_place(_stated(document).get("part")),
+                **_parse_place(stated.get("part")),
             )
 
 
@@ -349,11 +347,11 @@ def row_expires_at(kind: MemoryKind, row: Row) -> datetime | None:
 
 def row_revision(kind: MemoryKind, row: Row) -> int:
     """Return how often the record of a row was saved; once if it does not say."""
-    return _revision(read_json(row[metadata_column(kind)]))
+    return _revision(_stated_of(kind, row))
 
 
-def _revision(document: object) -> int:
-    return max(1, read_integer(_stated(document).get("revision"), bits=32))
+def _revision(stated: Mapping[str, Any]) -> int:
+    return max(1, read_integer(stated.get("revision"), bits=32))
 
 
 def row_ties(kind: MemoryKind, row: Row) -> Ties:
@@ -373,6 +371,10 @@ def row_owner(row: Row) -> str:
 def private_owner(kind: MemoryKind, row: Row) -> str | None:
     """Return whose the private record of a row is; None for one that everybody may see."""
     return row_owner(row) if kind is MemoryKind.UNIFIED and parse_boolean(row[Column.PRIVATE]) else None
+
+
+def _stated_of(kind: MemoryKind, row: Row) -> Mapping[str, Any]:
+    return _stated(read_json(row.get(metadata_column(kind))))
 
 
 def _stated(document: object) -> Mapping[str, Any]:

@@ -5,9 +5,8 @@ import hashlib
 
 def digest(*parts: str) -> str:
     """Return the SHA-256 of parts that cannot run into each other: each is preceded by its length."""
-    hashed = hashlib.sha256()
+    material = b""
     for part in parts:
         encoded = part.encode()
-        hashed.update(len(encoded).to_bytes(8, "big"))
-        hashed.update(encoded)
-    return hashed.hexdigest()
+        material += len(encoded).to_bytes(8, "big") + encoded
+    return hashlib.sha256(material).hexdigest()

@@ -1,10 +1,11 @@
 """Records of five kinds."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import TypeAlias
 
 from services.memory.domain.vectors import Vector
@@ -106,6 +107,11 @@ class Document:
 Body: TypeAlias = Unified | ShortTerm | LongTerm | Entity | Document
 
 
+_VALUES: Mapping[type[Body], Callable[[Body], tuple[object, ...]]] = {
+    body: attrgetter(*body.__slots__) for body in (Unified, ShortTerm, LongTerm, Entity, Document)
+}
+
+
 KIND_OF_BODY: Mapping[type[Body], MemoryKind] = {
     Unified: MemoryKind.UNIFIED,
     ShortTerm: MemoryKind.SHORT_TERM,
@@ -181,10 +187,11 @@ class Record:
         """The bytes it takes in a message, at most."""
         if self.encoded is not None and self.embedding is None:
             return _FIXED_BYTES + len(self.encoded)
-        size = _FIXED_BYTES + sum(
-            _text_bytes(value) for value in (self.id, self.agent_id, self.llm_model, self.tools_used)
-        )
-        size += sum(_text_bytes(getattr(self.body, name)) for name in self.body.__slots__)
+        size = _FIXED_BYTES
+        for value in (self.id, self.agent_id, self.llm_model, self.tools_used, *_VALUES[type(self.body)](self.body)):
+            # Most are empty, or numbers.
+            if value and isinstance(value, str | tuple):
+                size += _text_bytes(value)
         if self.embedding is not None:
             size += 4 * len(self.embedding)
         if self.metadata != "{}":
@@ -206,7 +213,7 @@ _VALUE_TO_JSON = 8
 
 def _text_bytes(value: object) -> int:
     if isinstance(value, str):
-        return len(value.encode())
+        return len(value) if value.isascii() else len(value.encode())
     if isinstance(value, tuple):
         return sum(_ITEM_BYTES + _text_bytes(item) for item in value)
     if isinstance(value, Relationship):

@@ -1,19 +1,17 @@
 """Records that searches found lately, without their vectors."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 
 from cachetools import LRUCache
 
 from services.memory.domain.records import Record
 
-_OBJECT_BYTES = 2048
-"""What a record takes beside its texts, as objects of Python."""
-
 _NAMESPACES = 50_000
 """Namespaces of which is known which version their records are as of, some 200 bytes each."""
 
 _COPIES = 2
-"""Its texts are held as they are and as part of its message."""
+"""Its texts are held as they are and as part of its message; the rest of that is as much as its objects take."""
 
 
 class RecentRecords:
@@ -24,7 +22,8 @@ class RecentRecords:
 
     def __init__(self, max_bytes: int) -> None:
         # By the version, too, from which on changes were followed: nothing of an earlier time is ever found.
-        self._records: LRUCache[tuple[str, int, str], Record] = LRUCache(max_bytes, getsizeof=_size)
+        # Beside each its bytes, as counting them takes longer than all else.
+        self._records: LRUCache[tuple[str, int, str], tuple[Record, int]] = LRUCache(max_bytes, getsizeof=itemgetter(1))
         self._versions: LRUCache[str, tuple[int, int]] = LRUCache(_NAMESPACES)
         """The version that what is remembered of a namespace is as of, and the one since when it was followed."""
 
@@ -33,8 +32,13 @@ class RecentRecords:
         current, since = self._versions.get(namespace_id, (0, 0))
         if current != version:
             return {}
-        found = ((stored_id, self._records.get((namespace_id, since, stored_id))) for stored_id in ids)
-        return {stored_id: record for stored_id, record in found if record is not None}
+        found: dict[str, Record] = {}
+        for stored_id in ids:
+            try:
+                found[stored_id] = self._records[namespace_id, since, stored_id][0]
+            except KeyError:
+                continue
+        return found
 
     def put(self, namespace_id: str, version: int, by_id: Mapping[str, Record]) -> None:
         """Remember records as of a version; one that is larger than all there may be is not kept."""
@@ -45,8 +49,9 @@ class RecentRecords:
             since = version
             self._versions[namespace_id] = version, since
         for stored_id, record in by_id.items():
-            if _size(record) <= self._records.maxsize:
-                self._records[namespace_id, since, stored_id] = record
+            size = _COPIES * record.most_bytes
+            if size <= self._records.maxsize:
+                self._records[namespace_id, since, stored_id] = record, size
 
     def follow(self, namespace_id: str, before: int, version: int, changed: Iterable[str]) -> None:
         """Let what is remembered as of the version `before` be as of another, as nothing but `changed` ids differs."""
@@ -55,7 +60,3 @@ class RecentRecords:
             for stored_id in changed:
                 self._records.pop((namespace_id, since, stored_id), None)
             self._versions[namespace_id] = version, since
-
-
-def _size(record: Record) -> int:
-    return _OBJECT_BYTES + _COPIES * record.most_bytes
