@@ -99,7 +99,7 @@ class Database:
         return await self._snapshots.fetch(statement, parameters)
 
     async def fetch_raw(self, statement: Statement, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return what `fetch` does with values as the driver gives them: for a third of that, on SQLite.
+        """Return what `fetch` does with values as the driver gives them, for less than half of that.
 
         The statement has to be one that is made once, as its text is kept.
 

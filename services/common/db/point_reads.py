@@ -45,7 +45,7 @@ class PlainPointRead:
 
     async def fetch(self, *key: Any) -> Sequence[Any] | None:
         """See `PointRead`."""
-        rows = await self._snapshots.fetch(self._statement, dict(zip(self._parameters, key, strict=True)))
+        rows = await self._snapshots.fetch_raw(self._statement, dict(zip(self._parameters, key, strict=True)))
         return list(rows[0].values()) if rows else None
 
     async def close(self) -> None:

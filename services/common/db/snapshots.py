@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -11,11 +11,13 @@ from sqlalchemy import CursorResult, create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from services.common.db.failures import explained_errors, refusal, unavailable
+from services.common.db.postgres_reads import PostgresReads
 from services.common.db.sqlite_reads import SqliteReads
 from services.common.db.statement import Statement
+from services.common.errors import Unavailable
 
 # More than processors: a reader of many rows must not keep those of a few waiting.
 _SQLITE_READERS = 4
@@ -107,6 +109,7 @@ class PostgresSnapshots:
     def __init__(self, url: URL, options: Mapping[str, Any]) -> None:
         """`options` are those of the engine, beside what autocommit needs."""
         self._engine = create_async_engine(url, isolation_level="AUTOCOMMIT", **options)
+        self._plain = PostgresReads(self._engine.dialect)
 
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """See `Snapshots`."""
@@ -120,15 +123,27 @@ class PostgresSnapshots:
 
     async def fetch_raw(self, statement: Statement, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """See `Snapshots`."""
+        try:
+            async with self._connected() as connection:
+                return await self._plain.fetch(connection, statement, parameters)
+        except Exception as error:
+            if isinstance(error, Unavailable):
+                raise
+        # Whatever is the matter, this says it.
         return await self.fetch(statement, parameters)
 
     async def _fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        async with self._connected() as connection:
+            return _rows(await connection.execute(statement, parameters))
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
         try:
             connection = await self._engine.connect()
         except (OSError, DBAPIError, PoolTimeoutError) as error:
             raise unavailable() from error
         async with contextlib.aclosing(connection):
-            return _rows(await connection.execute(statement, parameters))
+            yield connection
 
     async def close(self) -> None:
         """See `Snapshots`."""
