@@ -59,6 +59,7 @@ class Caller:
         self.tally = Tally()
         self._kept = kept
         kept.add("workspace_url", suite.workspace_url)
+        self._suite = suite
         self._longest = longest_seconds
         options = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
         internal, tools = suite.sockets()
@@ -135,7 +136,7 @@ class Caller:
         outcome = Outcome(grpc.StatusCode.OK)
         sent = sum(len(key) + len(value) + 32 for key, value in metadata)
         outcome.refused_by_grpc = sent > _METADATA_LIMIT or any(len(data) > _MESSAGE_LIMIT for data in plan.requests)
-        started = time.monotonic()
+        started, starved = time.monotonic(), self._suite.starved_seconds()
         call = self._open(plan, metadata)
         canceller = None
         if plan.cancel_after is not None:
@@ -161,7 +162,8 @@ class Caller:
                 canceller.cancel()
             if writer is not None:
                 writer.cancel()
-        outcome.seconds = time.monotonic() - started
+        # What the machine has kept from the server is no hang of it.
+        outcome.seconds = time.monotonic() - started - (self._suite.starved_seconds() - starved)
         return outcome
 
     def _open(self, plan: Plan, metadata: Sequence[tuple[str, str | bytes]]) -> Any:

@@ -67,6 +67,14 @@ class FuzzedSuite(SuiteProcess):
         lines = self._running().lines[after_line:]
         return [line[:_LONGEST_LINE] for line in lines if _FAULTS.search(line)]
 
+    def starved_seconds(self) -> float:
+        """Return for how long its event loop has been ready to run and got no processor, on a kernel that tells."""
+        try:
+            waited = Path(f"/proc/{self._running().pid}/schedstat").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0.0
+        return int(waited) / 1e9
+
     @property
     def line_count(self) -> int:
         return len(self._running().lines)

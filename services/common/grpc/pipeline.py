@@ -310,11 +310,12 @@ class Pipeline:
         elif isinstance(error, CoxswainError):
             failure = error
         else:
-            logger.error("call_failed", method=call.method, exc_info=error)
-            failure = Internal(
-                f"the server failed; its log tells why under request id {call.request_id}", reason="INTERNAL"
-            )
-        code, status = to_status(failure, call.request_id)
+            failure = _fault(call, error)
+        try:
+            code, status = to_status(failure, call.request_id)
+        except Exception as untellable:
+            failure = _fault(call, untellable)
+            code, status = to_status(failure, call.request_id)
         call.outcome, call.reason = code.name, failure.reason
         CALLS.labels(call.method, code.name).inc()
         logger.info("call_refused", method=call.method, code=code.name, reason=failure.reason)
@@ -334,6 +335,12 @@ def _enter(call: Call, context: Context) -> Mapping[str, str]:
     if remaining is not None:
         call.deadline = asyncio.get_running_loop().time() + remaining
     return metadata
+
+
+def _fault(call: Call, error: Exception) -> Internal:
+    """Return what a caller is told of an error that nobody has foreseen; the log has all of it."""
+    logger.error("call_failed", method=call.method, exc_info=error)
+    return Internal(f"the server failed; its log tells why under request id {call.request_id}", reason="INTERNAL")
 
 
 async def _close(responses: AsyncIterator[Message], guard: asyncio.Task[None] | None) -> None:

@@ -111,6 +111,10 @@ class ToyService(
             raise NotFound.of("model", request.name)
         if request.name == "broken":
             raise RuntimeError("the password is hunter2")
+        if request.name == "half an emoji":
+            raise NotFound("there is no \ud83d")
+        if request.name == "endless":
+            raise NotFound("there is none", retry_after=float("inf"))
         if request.name == "waits":
             await self.gate.wait()
         if request.name == "later":
@@ -331,6 +335,9 @@ async def test_bytes_that_are_no_message_tell_a_stranger_nothing(served: Served)
         ("missing", grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
         ("later", grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
         ("broken", grpc.StatusCode.INTERNAL, "INTERNAL"),
+        # What no status can hold.
+        ("half an emoji", grpc.StatusCode.INTERNAL, "INTERNAL"),
+        ("endless", grpc.StatusCode.INTERNAL, "INTERNAL"),
     ],
 )
 async def test_failures_have_their_code_and_reason_and_leak_nothing(
