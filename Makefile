@@ -102,7 +102,8 @@ fuzz: protos ## Call every RPC with odd requests, on both databases, and speak o
 # that used greenlets has ended.
 .PHONY: coverage
 coverage: protos mcp-servers ## Every test, and where the code is not covered (htmlcov/index.html); at least 80 %
-	@$(PYTEST) $(PARALLEL) --cov --cov-fail-under=80 --cov-report=term-missing:skip-covered --cov-report=html tests
+	@mkdir -p build/coverage
+	@COVERAGE_FILE=$(CURDIR)/build/coverage/data $(PYTEST) $(PARALLEL) --cov --cov-fail-under=80 --cov-report=term-missing:skip-covered --cov-report=html tests
 
 .PHONY: bench
 bench: protos ## Measure against the floors and peers named in benchmarks/

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from tests.integration.worker.installation import (
     is_kind,
     kinds,
 )
-from tests.support.child_process import freeze
+from tests.support.child_process import ROOT, freeze
 from tests.support.harness import BOB
 from tests.support.llm_script import Fault, Reply, ToolCall
 
@@ -556,3 +557,18 @@ async def test_all_hosts_killed_and_one_started_anew_goes_on(lone: Installation)
     ended = await lone.finished(execution.id)
     assert ended.state == S.EXECUTION_STATE_SUCCEEDED
     assert asked(lone, "Do the first thing.") == 1
+
+
+async def test_a_host_that_requires_what_its_kernel_lacks_does_not_start(installation: Installation) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.support.without_landlock", "services.orchestrator.worker"),
+        env=installation.environment | {"COXSWAIN_WORKER_CONTAINMENT": "require"},
+        cwd=ROOT,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 2
+    told = errors.decode().splitlines()[-1]
+    assert told.startswith("worker cannot start: COXSWAIN_WORKER_CONTAINMENT=require")
+    assert "file_rules" in told

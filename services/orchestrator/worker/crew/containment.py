@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from services.common.containment.contain import Measure, Profile, contain
 from services.common.containment.python_files import python_files
@@ -16,6 +16,8 @@ from services.orchestrator.worker.crew.guard import close_off
 from services.orchestrator.worker.link.containment import own_directory
 
 _MOST_BYTES = 4096
+_MEASUREMENTS = "COVERAGE_FILE"
+"""Where coverage measurement keeps its files; set by nothing but test runs."""
 
 
 class CrewContainment:
@@ -66,7 +68,12 @@ class CrewContainment:
         tempfile.tempdir = directory
         held = frozenset[Measure]()
         if self._wanted:
-            held = contain(Profile(self._readable, (directory,)), required=self.measures)
+            held = contain(Profile(self._readable, (directory, *_measurements())), required=self.measures)
         if Measure.CALL_FILTER not in held:
             close_off()
         return held
+
+
+def _measurements() -> Iterator[str]:
+    if file := os.environ.get(_MEASUREMENTS):
+        yield os.path.dirname(file)  # noqa: PTH120 - see `proc_files`

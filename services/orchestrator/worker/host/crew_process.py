@@ -35,7 +35,7 @@ from services.orchestrator.worker.link.host_end import CrewProcessLost, Handler,
 
 logger = structlog.get_logger(__name__)
 
-_MODULE = "services.orchestrator.worker.crew.fork_server"
+_COMMAND = ("-m", "services.orchestrator.worker.crew.fork_server")
 _MAX_MESSAGE = 4096
 _CLOSE_SECONDS = 2.0
 _KILL_SECONDS = 5.0
@@ -160,7 +160,7 @@ class ForkServer:
             self._home.mkdir(parents=True, exist_ok=True)
             # Started by the main thread: the kernel kills it when the thread that started it ends.
             self._process = subprocess.Popen(  # noqa: S603
-                [self._python, "-m", _MODULE, str(theirs.fileno())],
+                [self._python, *_COMMAND, str(theirs.fileno())],
                 env=self._environment,
                 cwd=self._home,
                 pass_fds=[theirs.fileno()],

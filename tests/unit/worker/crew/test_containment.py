@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,8 @@ from services.common.containment.contain import Measure
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
 from services.orchestrator.worker.host import crew_process
 from services.orchestrator.worker.host.crew_environment import crew_environment
-from services.orchestrator.worker.host.crew_process import ForkServer, NotContained
+from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.host.metrics import proportional_memory
-from services.orchestrator.worker.link.containment import ContainmentMode
 from services.orchestrator.worker.link.limits import CrewLimits
 from tests.support.surroundings import not_refused, surroundings
 from tests.unit.worker.crew.scripted_host import ScriptedHost, answer, segment
@@ -37,7 +36,7 @@ async def probing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[For
     """A fork server of the tests' own program."""
     home = tmp_path_factory.mktemp("data") / "crewai"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crew_process, "_MODULE", "tests.support.probing_fork_server")
+        patch.setattr(crew_process, "_COMMAND", ("-m", "tests.support.probing_fork_server"))
         async with ForkServer(crew_environment(home)) as server:
             await server.warm()
             yield server
@@ -81,23 +80,16 @@ async def test_its_directory_goes_with_the_process(probing: ForkServer) -> None:
     assert not directory.exists()
 
 
-@pytest.mark.parametrize("mode", ["require", "prefer"])
-async def test_who_requires_what_is_missing_gets_no_process(
-    mode: ContainmentMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(crew_process, "_MODULE", "tests.support.fork_server_without_landlock")
-    environment = crew_environment(tmp_path, containment=mode)
+async def test_what_is_missing_is_told_and_crews_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew_process, "_COMMAND", ("-m", "tests.support.without_landlock", *crew_process._COMMAND[1:]))
     with capture_logs() as logs:
-        async with ForkServer(environment, require_containment=mode == "require") as server:
-            if mode == "require":
-                with pytest.raises(NotContained, match="file_rules"):
-                    await server.warm()
-                return
+        async with ForkServer(crew_environment(tmp_path)) as server:
             await server.warm()
-            async with segment(server, ScriptedHost(lambda _: answer("Done.")), CREW) as run:
+            async with segment(server, ScriptedHost(lambda _: answer("Done.")), replace(CREW, name="plain")) as run:
                 assert (await run.task(0)).text == "Done."
+            assert Measure.CALL_FILTER in holding_of(server)
     (told,) = (entry for entry in logs if entry["event"] == "crew_processes_not_contained")
-    assert "file_rules" in told["missing"]
+    assert told["missing"] == ["file_rules"]
 
 
 def directory_of(server: ForkServer, pid: int) -> Path:
