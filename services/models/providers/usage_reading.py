@@ -7,15 +7,16 @@ from typing import Any
 from services.models.domain.usage import Usage
 
 MAX_COUNT = 1_000_000_000
-"""No call has as many tokens. What an upstream claims beyond it is cut, so that sums of many records can be stored."""
+"""No call has more tokens. An upstream that claims more, or fewer than none, has counted nothing that can be used."""
 
-
+_LONGEST_COUNT = 30
+"""Characters."""
 _WHOLES = frozenset({"prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens"})
 """Fields of an upstream that does not say what its tokens are."""
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """Return the tokens an upstream counted, or None when it counted none.
+    """Return the tokens an upstream counted, or None when it counted none, or as many as no call can have.
 
     OpenAI's names and those of its Responses interface and of Anthropic are known; numbers may come as text.
     """
@@ -26,6 +27,9 @@ def read_usage(usage: Any) -> Usage | None:
         _first(usage, "completion_tokens", "output_tokens"),
     )
     if prompt is None and output is None:
+        return None
+    # An impossible number would lower what was used, or use up a budget at once.
+    if not (0 <= (prompt or 0) <= MAX_COUNT and 0 <= (output or 0) <= MAX_COUNT):
         return None
     if usage.keys() <= _WHOLES:
         return Usage(input_tokens=prompt or 0, output_tokens=output or 0)
@@ -39,13 +43,13 @@ def read_usage(usage: Any) -> Usage | None:
     if written is None:
         written = _first(usage, "cache_creation_input_tokens")
     # Parts are never more than the whole.
-    cached = min(cached or 0, input_tokens)
+    cached = _part(cached, input_tokens)
     return Usage(
         input_tokens=input_tokens,
         output_tokens=output or 0,
-        reasoning_tokens=min(_first(output_details, "reasoning_tokens") or 0, output or 0),
+        reasoning_tokens=_part(_first(output_details, "reasoning_tokens"), output or 0),
         cached_input_tokens=cached,
-        cache_write_input_tokens=min(written or 0, input_tokens - cached),
+        cache_write_input_tokens=_part(written, input_tokens - cached),
     )
 
 
@@ -64,21 +68,17 @@ def _first(document: Mapping[str, Any], *names: str) -> int | None:
     return None
 
 
+def _part(count: int | None, whole: int) -> int:
+    return max(0, min(count or 0, whole))
+
+
 def _count(value: Any) -> int | None:
-    """Return a number of tokens from 0 to MAX_COUNT, or None when the value is not a number."""
-    if type(value) is int and 0 <= value <= MAX_COUNT:
+    """Return a number of tokens, which may be an impossible one, or None when the value is not a number."""
+    if type(value) is int:
         return value
-    if isinstance(value, bool):
-        return None
     if isinstance(value, str):
         # Longer texts are not counts, and Python reads them slowly.
-        if not value.strip().isdecimal() or len(value) > 30:
-            return None
-        value = int(value)
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        value = int(max(0.0, min(value, float(MAX_COUNT))))
-    if not isinstance(value, int):
-        return None
-    return max(0, min(value, MAX_COUNT))
+        return int(value) if value.strip().isdecimal() and len(value) <= _LONGEST_COUNT else None
+    if isinstance(value, float) and not math.isnan(value):
+        return int(value) if math.isfinite(value) else (MAX_COUNT + 1 if value > 0 else -1)
+    return None

@@ -25,6 +25,8 @@ from tests.support.harness import BOB
 from tests.support.llm_script import Fault, Reply
 
 HUGE = 10**20
+LARGEST = 10**9
+"""Tokens that are still believed."""
 
 
 async def _read(models: Installation) -> list[pb.StreamCompleteResponse]:
@@ -72,7 +74,7 @@ async def test_no_count_of_an_embedding_ends_the_recording_of_usage(served: Inst
 
 
 async def test_sums_of_the_largest_counts_can_be_read(served: Installation) -> None:
-    usage = {"prompt_tokens": HUGE, "completion_tokens": HUGE}
+    usage = {"prompt_tokens": LARGEST, "completion_tokens": LARGEST}
     body = json.dumps({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage})
     served.llm.on(Reply(raw_body=body))
     for _ in range(12):

@@ -58,7 +58,7 @@ async def test_no_count_of_an_upstream_ends_the_recording_of_usage(models: Insta
     assert _text(await _read(models)) == "hello"
     sums = await models.usage().QueryUsage(usage_pb2.QueryUsageRequest())
     assert sums.rows[0].calls == 2
-    assert sums.rows[0].input_tokens >= 0
+    assert 0 < sums.rows[0].input_tokens < 1000, "what cannot be is estimated"
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,15 @@ from services.models.providers.usage_reading import MAX_COUNT, read_usage
         ({"prompt_tokens": 7, "completion_tokens": 3}, Usage(7, 3)),
         ({"input_tokens": 7, "output_tokens": 3}, Usage(7, 3)),
         ({"prompt_tokens": "7", "completion_tokens": 3.0}, Usage(7, 3)),
-        ({"prompt_tokens": 10**20, "completion_tokens": 3}, Usage(MAX_COUNT, 3)),
-        ({"prompt_tokens": 1e300, "completion_tokens": float("inf")}, Usage(MAX_COUNT, MAX_COUNT)),
-        ({"prompt_tokens": -5, "completion_tokens": float("nan")}, Usage(0, 0)),
+        ({"prompt_tokens": MAX_COUNT, "completion_tokens": 3}, Usage(MAX_COUNT, 3)),
+        # What no call can have used counts as if it were not there.
+        ({"prompt_tokens": 10**30, "completion_tokens": 3}, None),
+        ({"prompt_tokens": 7, "completion_tokens": "9" * 30}, None),
+        ({"prompt_tokens": 1e300, "completion_tokens": 3}, None),
+        ({"prompt_tokens": float("inf"), "completion_tokens": 3}, None),
+        ({"prompt_tokens": -5, "completion_tokens": 3}, None),
+        ({"prompt_tokens": 7, "completion_tokens": float("-inf")}, None),
+        ({"prompt_tokens": 7, "completion_tokens": float("nan")}, Usage(7, 0)),
         (
             {"prompt_tokens": 9, "completion_tokens": 8, "completion_tokens_details": {"reasoning_tokens": 10**20}},
             Usage(9, 8, 8),
