@@ -1,0 +1,107 @@
+"""Who moves to another group with open streams hears no more of the old group, and on them nothing of the new one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from coxswain.auth.v1 import group_pb2, principal_pb2
+from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from coxswain.common.v1 import access_pb2
+from coxswain.orchestrator.v1 import execution_pb2, question_pb2
+from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
+from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceStub
+from tests.integration.identity.support import PRINCIPAL_SECONDS, World, add_crew, serve_world
+
+SLACK_SECONDS = 60
+"""What a busy machine may take beyond a stated time. Without any check, the streams would never end."""
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    async with serve_world(tmp_path, monkeypatch, service_principal=False) as served:
+        yield served
+
+
+class Heard:
+    """An open stream, and the executions that it has told of."""
+
+    def __init__(self, call: Any) -> None:
+        self.executions: set[str] = set()
+        self.told = asyncio.Event()
+        """Set with the first of them."""
+        self._task = asyncio.create_task(self._listen(call))
+
+    async def ended(self) -> str:
+        """Return the code with which it ends."""
+        async with asyncio.timeout(PRINCIPAL_SECONDS + SLACK_SECONDS):
+            return await self._task
+
+    @property
+    def is_open(self) -> bool:
+        return not self._task.done()
+
+    async def _listen(self, call: Any) -> str:
+        try:
+            async for response in call:
+                told = getattr(response, "event", None) or getattr(response, "question", None)
+                if told is not None and told.execution_id:
+                    self.executions.add(told.execution_id)
+                    self.told.set()
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+
+async def test_streams_end_when_their_caller_moves_to_another_group(world: World) -> None:
+    await world.add_member("bob")
+    evil = await world.add_group("eve")
+    ann, eve = world.channel(world.token("ann")), world.channel(world.token("eve"))
+    crews = {channel: await add_crew(channel) for channel in (ann, eve)}
+
+    async def start(channel: Any) -> str:
+        request = execution_pb2.StartExecutionRequest(crew_id=crews[channel])
+        return str((await ExecutionServiceStub(channel).StartExecution(request)).execution.id)
+
+    of_sales, of_evil = {await start(ann)}, {await start(eve)}
+    token = world.token("bob")
+    watcher: Any = ExecutionServiceStub(world.channel(token))
+    questions: Any = QuestionServiceStub(world.channel(token))
+    streams = [
+        Heard(watcher.WatchExecution(execution_pb2.WatchExecutionRequest(id=next(iter(of_sales))))),
+        Heard(watcher.WatchExecutions(execution_pb2.WatchExecutionsRequest())),
+        Heard(watcher.WatchExecutions(execution_pb2.WatchExecutionsRequest(crew_id=crews[ann]))),
+        Heard(questions.WatchQuestions(question_pb2.WatchQuestionsRequest())),
+    ]
+    async with asyncio.timeout(SLACK_SECONDS):
+        of_sales.add(await start(ann))
+        await streams[1].told.wait()
+
+    remove = group_pb2.RemoveMemberRequest(subject=world.subject("bob"))
+    await world.groups(world.token("ann")).RemoveMember(remove)
+    invite = group_pb2.SetMemberRequest(subject=world.subject("bob"), role=access_pb2.ROLE_ADMIN)
+    await world.groups(world.token("eve")).SetMember(invite)
+    accepted = await AuthServiceStub(world.channel(world.token("bob"), evil)).WhoAmI(principal_pb2.WhoAmIRequest())
+    assert accepted.principal.group_id == evil
+
+    # Both groups go on for as long as anything is open.
+    async with asyncio.timeout(PRINCIPAL_SECONDS + SLACK_SECONDS):
+        while any(stream.is_open for stream in streams):
+            of_sales.add(await start(ann))
+            of_evil.add(await start(eve))
+    assert {await stream.ended() for stream in streams} == {"PERMISSION_DENIED"}
+    for stream in streams:
+        assert stream.executions <= of_sales
+        assert not stream.executions & of_evil
+
+    late = await start(ann)
+    again = Heard(watcher.WatchExecutions(execution_pb2.WatchExecutionsRequest()))
+    refused = Heard(watcher.WatchExecution(execution_pb2.WatchExecutionRequest(id=late)))
+    assert await refused.ended() == "NOT_FOUND"
+    async with asyncio.timeout(SLACK_SECONDS):
+        while not again.told.is_set():
+            of_evil.add(await start(eve))
+    assert again.executions <= of_evil
