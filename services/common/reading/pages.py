@@ -12,18 +12,21 @@ _LEFT_OUT = (
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+\n?")
 _LINK_CHARACTERS = 2000
+_MOST_DEPTH = 200
+"""Levels of elements: each goes through the whole text in it again, and uses the stack of the interpreter."""
 
 
 def read_page(content: bytes, charset: str, url: str) -> dict[str, Any]:
     """Return title, text as Markdown and links of an HTML page.
 
     Raises:
-        ValueError: it is no page.
+        ValueError: it is no page, or is nested too deep.
     """
     from bs4 import BeautifulSoup
     from markdownify import ATX, MarkdownConverter
 
     page = BeautifulSoup(content, "lxml", from_encoding=charset or None)
+    _check_depth(page)
     title = page.title.get_text(" ", strip=True) if page.title else ""
     for element in page.find_all(_LEFT_OUT):
         element.decompose()
@@ -73,6 +76,15 @@ def pdf_pages(content: bytes, max_characters: int, max_pages: int) -> tuple[str,
     except (PyPdfError, KeyError, TypeError, AttributeError, IndexError, AssertionError, OSError) as error:
         raise ValueError("the PDF file is damaged, or of a form that cannot be read") from error
     return title[:500], pages
+
+
+def _check_depth(page: Any) -> None:
+    level = [page]
+    for _ in range(_MOST_DEPTH + 1):
+        level = [child for element in level for child in element.find_all(True, recursive=False)]
+        if not level:
+            return
+    raise ValueError(f"the page has elements in more than {_MOST_DEPTH} levels")
 
 
 def _only_article(page: Any) -> Any:

@@ -25,6 +25,11 @@ _WIDEST_GAP = 1000
 _WIDE_GAP = re.compile(rf"\s{{{_WIDEST_GAP},}}")
 
 
+# CrewAI's parser looks for an input behind every action, up to the end of the text where there is none.
+_ACTION = re.compile(r"Action\s*\d*\s*:")
+_ACTION_INPUT = re.compile(r"Action\s*\d*\s*Input\s*\d*\s*:")
+
+
 class Unusable(Exception):
     """An answer does not have the form that was asked for; `request` asks for it once more."""
 
@@ -65,9 +70,13 @@ def read_in_words(text: str, tools: Collection[str] = ()) -> str:
     any: CrewAI would call one with a similar name.
     """
     text = _WIDE_GAP.sub(lambda gap: gap[0][:_WIDEST_GAP], text.split(OBSERVATION, 1)[0].rstrip())
-    if FINAL_ANSWER_ACTION in text or "Action:" not in text:
+    if FINAL_ANSWER_ACTION in text:
+        return text if _soon_parsed(text) else text[text.rfind(FINAL_ANSWER_ACTION) :]
+    if "Action:" not in text:
         return text
     try:
+        if not _soon_parsed(text):
+            raise OutputParserError("an action without an input")
         action = parse(text)
     except OutputParserError:
         problem = '"Action:" has to be followed by "Action Input:" in the next line'
@@ -80,6 +89,12 @@ def read_in_words(text: str, tools: Collection[str] = ()) -> str:
         problem = f"there is no tool {quoted(action.tool[:_LONGEST_VALUE])}"
         raise Unusable([problem], f"{problem}; the tools are: {', '.join(sorted(tools))}. Give the answer once more.")
     return text
+
+
+def _soon_parsed(text: str) -> bool:
+    """Return whether CrewAI's parser gets through in one go: the first action has an input, or there is no action."""
+    action = _ACTION.search(text)
+    return action is None or _ACTION_INPUT.search(text, action.end()) is not None
 
 
 def quoted(text: str) -> str:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from coxswain.models.v1.inference_pb2 import ContentPart
 from services.orchestrator.worker.crew.material import SHORTEST_MATERIAL, materials_of, split_material
+from tests.support.growth import grows_too_fast, repeated
 
 WORDS = st.text("ab \n", max_size=12)
 
@@ -42,3 +43,11 @@ def test_a_short_text_is_material_where_the_crew_was_given_nothing_longer() -> N
     assert materials_of(inputs, []) == ["The ships are very old."]
     assert materials_of(inputs, ["A result."]) == ["A result."]
     assert materials_of({"topic": "ships", "text": " "}, []) == []
+
+
+def test_material_that_stands_there_often_takes_linear_time() -> None:
+    for materials in (["m" * 90], ["m" * 90, "m" * 91 + " " + "m" * 90]):
+        assert (
+            grows_too_fast(repeated("m" * 90 + " "), lambda text, given=materials: split_material(text, given), 40_000)
+            == ""
+        )
