@@ -48,6 +48,18 @@ def rows_of(installation: Installation) -> Rows:
     return rows
 
 
+def is_at_rest(installation: Installation) -> bool:
+    """Return whether nothing that has ended still has its grant, which is taken back a little later."""
+    ended = "SELECT id FROM executions WHERE ended_at IS NOT NULL AND grant_open"
+    query = f"{ended} UNION ALL SELECT id FROM batches WHERE grant_open"
+    engine = engine_of(installation, "orchestrator")
+    try:
+        with engine.connect() as connection:
+            return connection.scalar(text(query)) is None
+    finally:
+        engine.dispose()
+
+
 def changed(before: Rows, after: Rows) -> dict[str, list[str]]:
     """Return the rows that are no longer as they were, by table."""
     gone = {table: list((rows - after.get(table, Counter())).elements()) for table, rows in before.items()}

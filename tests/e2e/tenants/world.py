@@ -10,10 +10,10 @@ import grpc
 
 from tests.e2e.tenants.api import Api
 from tests.e2e.tenants.attempts import mark
-from tests.e2e.tenants.stored import Rows, rows_of
+from tests.e2e.tenants.stored import Rows, is_at_rest, rows_of
 from tests.e2e.tenants.stores import Store
 from tests.e2e.tenants.things import Group, Things
-from tests.support.installation import Installation
+from tests.support.installation import Installation, wait_until
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.suite_process import SuiteProcess
 
@@ -73,6 +73,7 @@ def populate(
     store.take(theirs, names, told)
     Things(theirs, llm, mark=names, told=told).make()
     # What is stored up to here is all theirs.
+    wait_until(lambda: is_at_rest(installation), "the grants of what has ended are taken back")
     before = rows_of(installation)
     own = mark("aeiou")
     store.take(ours, own, "ours")
