@@ -98,6 +98,7 @@ def options(
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a call may take.")] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Print results as they are, control characters included.")] = False,
 ) -> None:
     """Run AI crews, watch their executions, and search their memories.
 
@@ -114,7 +115,7 @@ def options(
     Exit codes: 0 success, 1 the execution did not succeed, 2 wrong usage or file, 10 + n a call failed with gRPC
     status n, 130 interrupted.
     """
-    context.obj = Session(connection_from(address, token, group, tls, ca_file, timeout), as_json)
+    context.obj = Session(connection_from(address, token, group, tls, ca_file, timeout), as_json, raw)
 
 
 def _report(session: Session, error: Exception) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coxswain.client.cli.session import JsonOption, Session, harmless, session_of
+from coxswain.client.cli.session import JsonOption, Session, session_of
 from coxswain.models.v1.inference_pb2 import (
     Audio,
     CompleteRequest,
@@ -71,5 +71,5 @@ def _image(source: str) -> Image:
 
 
 def _write(session: Session, text: str) -> None:
-    sys.stdout.write(harmless(text) if session.out.is_terminal else text)
+    sys.stdout.write(session.safe(text))
     sys.stdout.flush()

@@ -35,7 +35,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 # Width for pipes and files: lines are not folded, so that each holds a whole row.
 _PIPE_WIDTH = 4096
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Controls of terminals, and those that turn the direction of what follows.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _WHOLE = frozenset({"id", "name", "memory id", "service", "state", "line", "field", "zone", "last execution"})
 
 
@@ -50,6 +51,8 @@ class Session:
 
     connection: Connection = field(default_factory=Connection)
     json: bool = False
+    raw: bool = False
+    """Whether results are printed as they are, control characters included."""
     out: Console = field(default_factory=lambda: _console(stderr=False))
     err: Console = field(default_factory=lambda: _console(stderr=True))
     options: dict[str, str] = field(default_factory=dict)
@@ -65,21 +68,26 @@ class Session:
             yield client
 
     def print_json(self, value: object) -> None:
-        """One line of JSON on standard output."""
-        sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+        """One line of JSON on standard output, with control characters escaped."""
+        line = json.dumps(plain(value), ensure_ascii=False)
+        sys.stdout.write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n")
         sys.stdout.flush()
 
     def say(self, text: str, style: str = "") -> None:
         """Print a message on standard error; standard output is for results."""
-        self.err.print(Text(harmless(text) if self.err.is_terminal else text, style=style), soft_wrap=True)
+        self.err.print(Text(harmless(text), style=style), soft_wrap=True)
 
     def own(self, text: str) -> str:
         """A text of a server in words of the command line."""
         return in_own_words(text, self.options)
 
     def show(self, message: str) -> None:
-        """Print text of a server on standard output, without markup and without control characters on a terminal."""
-        self.out.print(Text(harmless(message) if self.out.is_terminal else message))
+        """Print text of a server on standard output, without markup and, unless asked for, control characters."""
+        self.out.print(Text(self.safe(message)))
+
+    def safe(self, text: str) -> str:
+        """A text of a server as results show it: what is piped into a file is shown by a terminal later."""
+        return text if self.raw else harmless(text)
 
 
 def session_of(context: typer.Context, as_json: bool = False) -> Session:
