@@ -127,6 +127,8 @@ REQUESTS: Mapping[str, Callable[[Group], Fields | Sequence[Fields]]] = {
     "GroupService.SetMember": lambda own: {"subject": f"dev|{fresh()}", "role": "ROLE_OPERATOR"},
     "GroupService.RemoveMember": _none,
     "GroupService.ListMembers": _none,
+    "GroupService.GetGroupLimits": _none,
+    "GroupService.SetGroupLimits": lambda own: {"limits": {}, "update_mask": EVERYTHING},
     "SecretService.PutSecret": lambda own: {"name": fresh(), "value": "v", "allowed_origins": ["https://example.com"]},
     "SecretService.ListSecrets": _none,
     "SecretService.DeleteSecret": _none,
