@@ -49,7 +49,7 @@ class Api:
 
     def __init__(self, channel_of: Callable[[str], grpc.Channel], token: str) -> None:
         """`channel_of` gives the channel to a service: `auth`, `models` and so on."""
-        self._channel_of = channel_of
+        self.channel_of = channel_of
         self.metadata = (("authorization", f"Bearer {token}"),)
 
     def call(
@@ -90,7 +90,7 @@ class Api:
     @functools.cache  # noqa: B019 - lives as long as the tests
     def _stub(self, name: str) -> Any:
         method = public_rpcs()[name]
-        channel = self._channel_of(service_of(method))
+        channel = self.channel_of(service_of(method))
         open_call: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
         if method.client_streaming:
             open_call = channel.stream_stream

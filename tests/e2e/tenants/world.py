@@ -34,6 +34,8 @@ class World:
     """Values that the installation gave to things of theirs, and that ours is never given."""
     before: Rows
     """What was stored of theirs before there was anything of ours."""
+    store: Store
+    """What their memories are kept in."""
 
 
 @contextlib.contextmanager
@@ -78,4 +80,4 @@ def populate(
     own = mark("aeiou")
     store.take(ours, own, "ours")
     Things(ours, llm, mark=own, told="ours").make()
-    return World(installation, llm, ours, theirs, told, names, frozenset(unheard_of), before)
+    return World(installation, llm, ours, theirs, told, names, frozenset(unheard_of), before, store)
