@@ -22,6 +22,8 @@ class VerifiedIdentity:
     """Whether the credential itself says so, in addition to the stored list."""
     origin: str = ""
     """For a user's own token: the only origin it may be sent to."""
+    issued_at: datetime | None = None
+    """When the credential was issued, where it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,19 @@ class Member:
     created_at: datetime
     invited: bool
     """Whether they have not accepted yet: until then the membership counts for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceToken:
+    """What is kept of a group's token for a machine; not the token."""
+
+    group_id: str
+    name: str
+    role: Role
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+    last_used_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

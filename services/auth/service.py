@@ -10,11 +10,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from coxswain.auth.v1.auth_service_pb2_grpc import add_AuthServiceServicer_to_server
 from coxswain.auth.v1.group_service_pb2_grpc import add_GroupServiceServicer_to_server
 from coxswain.auth.v1.secret_service_pb2_grpc import add_SecretServiceServicer_to_server
+from coxswain.auth.v1.service_token_service_pb2_grpc import add_ServiceTokenServiceServicer_to_server
 from services.auth.chains.environment import SharedGroups
 from services.auth.chains.purposes import Chains
 from services.auth.http import JsonClient
 from services.auth.identity.cache import CachedVerifier
 from services.auth.identity.modes import verifier_of
+from services.auth.identity.service_tokens import ServiceTokenVerifier
 from services.auth.identity.sessions import SessionStore
 from services.auth.keys.ring import KeyRing, KeyRingError
 from services.auth.keys.signing import SigningKeys
@@ -23,8 +25,10 @@ from services.auth.limit_settings import LimitSettings
 from services.auth.servicers.auth import AuthServicer
 from services.auth.servicers.groups import GroupServicer
 from services.auth.servicers.secrets import SecretServicer
+from services.auth.servicers.service_tokens import ServiceTokenServicer
 from services.auth.settings import EVERY_GROUP, AuthSettings
 from services.auth.tables import requests
+from services.auth.usecases.access import Access
 from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.delegations import Delegations
 from services.auth.usecases.group_limits import LimitsOfGroups
@@ -33,6 +37,7 @@ from services.auth.usecases.groups import Groups
 from services.auth.usecases.memberships import Memberships
 from services.auth.usecases.principals import Principals
 from services.auth.usecases.secrets import Secrets
+from services.auth.usecases.service_tokens import ServiceTokens
 from services.common import audit
 from services.common.background import BackgroundTasks
 from services.common.db.idempotency import forget_old_requests
@@ -41,6 +46,7 @@ from services.common.environment import read_settings
 from services.common.errors import CoxswainError
 from services.common.grpc.group_traffic import SharedTraffic, Traffic
 from services.common.grpc.server import Registry
+from services.common.identity.access_changes import AccessChange
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import Principal
 from services.common.periodic import every
@@ -51,6 +57,8 @@ from services.common.startup import StartError
 logger = structlog.get_logger(__name__)
 
 _RING_FILE = "ring"
+# What processes may remember of callers (COXSWAIN_PRINCIPAL_CACHE_SECONDS), with room for clocks that differ.
+_CACHED = timedelta(minutes=10)
 
 
 class AuthService:
@@ -76,12 +84,15 @@ class AuthService:
             retire=timedelta(seconds=settings.signing_key_retire_seconds),
         )
         self._sessions = SessionStore(database, self._vault)
+        self._access = Access(database, contradicted=principal_lifetime + _CACHED)
         memberships = Memberships(database, claims_first=dev, platform_admins=settings.platform_admins)
         self._limits = LimitsOfGroups(database, read_settings(LimitSettings).limits(), make_missing=dev)
         self._traffic = SharedGroupTraffic(database, self._limits.of)
         self._principals = Principals(
             CachedVerifier(
-                verifier_of(runtime.settings.identity_mode, settings, self._http, variables),
+                ServiceTokenVerifier(
+                    database, verifier_of(runtime.settings.identity_mode, settings, self._http, variables)
+                ),
                 keep_seconds=settings.verified_seconds,
                 refused_seconds=settings.refused_seconds,
             ),
@@ -89,6 +100,7 @@ class AuthService:
             self._sessions,
             self._signing_keys,
             self._limits,
+            self._access,
             principal_lifetime=principal_lifetime,
         )
         self._delegations = Delegations(
@@ -112,6 +124,9 @@ class AuthService:
         )
         self._credentials = Credentials(self._chains.by_purpose, keep=timedelta(seconds=settings.credential_seconds))
         self._secrets = Secrets(database, self._vault, changed=self._credentials.forget)
+        self._service_tokens = ServiceTokens(
+            database, self._access, longest=timedelta(seconds=settings.service_token_seconds)
+        )
         self._groups = Groups(database, make_missing=dev)
         self._database = database
         self._background = BackgroundTasks()
@@ -132,11 +147,15 @@ class AuthService:
                 self._signing_keys,
                 self._limits,
                 self._traffic,
+                self._access,
                 jwks_max_age_seconds=self._settings.jwks_max_age_seconds,
             ),
         )
         registry.add(add_SecretServiceServicer_to_server, SecretServicer(self._secrets))
-        registry.add(add_GroupServiceServicer_to_server, GroupServicer(self._groups, self._limits, self._traffic))
+        registry.add(add_ServiceTokenServiceServicer_to_server, ServiceTokenServicer(self._service_tokens))
+        registry.add(
+            add_GroupServiceServicer_to_server, GroupServicer(self._groups, self._access, self._limits, self._traffic)
+        )
 
     async def start(self) -> None:
         """Check the keys and read them, then keep them fresh.
@@ -154,6 +173,7 @@ class AuthService:
         for periodic in (
             every(settings.signing_key_refresh_seconds, self._signing_keys.refresh, name="signing_keys"),
             every(settings.cleaning_seconds, self._sessions.clean, name="expired_sessions"),
+            every(settings.cleaning_seconds, self._access.clean, name="access_changes_cleaning"),
             every(settings.cleaning_seconds, self._delegations.clean, name="ended_grants"),
             every(settings.cleaning_seconds, self._traffic.clean, name="old_group_traffic"),
             forget_old_requests(
@@ -195,6 +215,10 @@ class AuthService:
     def on_changed_limits(self, act: Callable[[str], None]) -> None:
         """Have `act` called with the id of each group whose limits this process changes."""
         self._limits.on_change(act)
+
+    async def access_changes(self) -> list[AccessChange]:
+        """Return whose access has changed lately; see `AccessChangeSource`."""
+        return await self._access.changes()
 
     async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
         """Return the keys that principal tokens are verified with; see `KeySource`."""

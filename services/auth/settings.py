@@ -199,6 +199,9 @@ class AuthSettings(BaseSettings):
         description="Seconds that executions and schedules may act with a role that only a token of their subject's "
         "carried, from when it was shown: the longest they remain after the subject's tokens lost it.",
     )
+    service_token_seconds: int = Field(
+        366 * 24 * 3600, ge=60, description="Seconds for which a token that an admin makes for a machine may be valid."
+    )
     grant_retention_seconds: int = Field(
         7 * 24 * 3600, ge=0, description="Seconds that revoked grants are kept for late repetitions of a request."
     )

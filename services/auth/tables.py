@@ -99,6 +99,32 @@ group_streams = Table(
     Index(None, "updated_at"),
 )
 
+# The newest change of each subject and group; the group "" stands for all.
+access_changes = Table(
+    "access_changes",
+    metadata,
+    Column("subject", String(512), primary_key=True),
+    Column("group_id", String(128), primary_key=True),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime, nullable=True),
+    Index(None, "changed_at"),
+)
+
+# Tokens of groups for machines; of a token itself its SHA-256 alone is kept.
+service_tokens = Table(
+    "service_tokens",
+    metadata,
+    Column("group_id", String(128), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("token_hash", String(64), nullable=False),
+    Column("role", Numbered(Role), nullable=False),
+    Column("created_by", String(512), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("last_used_at", UtcDateTime, nullable=True),
+    UniqueConstraint("token_hash"),
+)
+
 platform_admins = Table(
     "platform_admins",
     metadata,

@@ -29,6 +29,9 @@ from services.common.startup import StartError
 
 logger = structlog.get_logger(__name__)
 
+# How soon a process learns that somebody's access was changed or revoked.
+_ACCESS_CHANGES_SECONDS = 2.0
+
 ServiceT = TypeVar("ServiceT", bound=Service)
 Build = Callable[[Any, Runtime], ServiceT]
 """A service's composition root: its settings and its runtime in, the service out."""
@@ -146,6 +149,10 @@ class Host:
         authenticator = Authenticator(
             identity, verifier, ServiceTokenVerifier(settings.keys_directory), settings.principal_cache_seconds
         )
+        source = identity
+        self._background.start(
+            every(_ACCESS_CHANGES_SECONDS, lambda: authenticator.follow(source), name="access_changes")
+        )
         traffic = GroupTraffic()
         public = Listener(settings, authenticator, internal=False, traffic=traffic)
         internal = Listener(settings, authenticator, internal=True, traffic=traffic)
@@ -192,6 +199,7 @@ class Host:
             await self._quietly("close", hosted.name, hosted.service.close())
             await hosted.runtime.peers.close()
             await hosted.runtime.database.close()
+        await self._background.stop()
         if self._verifier_channel is not None:
             await self._verifier_channel.close()
 

@@ -11,7 +11,7 @@ import structlog
 _SECRET_KEYS = re.compile(r"token|secret|password|authorization|credential$|api_key|private_key|cookie", re.IGNORECASE)
 # Bearer values, JSON web tokens, Databricks tokens and provider keys, wherever they stand in a text.
 _SECRET_VALUES = re.compile(
-    r"(?i:bearer\s+)[^\s\"',;]+|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*|\bdapi[0-9a-f]{8,}[\w-]*|\bsk-[\w-]{8,}"
+    r"(?i:bearer\s+)[^\s\"',;]+|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*|\bdapi[0-9a-f]{8,}[\w-]*|\bsk-[\w-]{8,}|\bcoxt_[\w-]{8,}"
 )
 _REDACTED = "[redacted]"
 _COUNTS = re.compile(r"tokens$")

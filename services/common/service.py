@@ -5,6 +5,7 @@ from typing import Protocol
 
 from services.common.grpc.group_traffic import TrafficShare
 from services.common.grpc.server import Registry
+from services.common.identity.access_changes import AccessChangeSource
 from services.common.identity.authenticator import TokenExchanger
 from services.common.identity.principal_token import KeySource
 
@@ -29,7 +30,7 @@ class Service(Protocol):
         ...
 
 
-class IdentityProvider(TokenExchanger, KeySource, TrafficShare, Protocol):
+class IdentityProvider(TokenExchanger, KeySource, AccessChangeSource, TrafficShare, Protocol):
     """What auth offers to the process it runs in, and its stub to all others."""
 
     def on_changed_limits(self, act: Callable[[str], None]) -> None:

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -255,6 +256,15 @@ def _people_and_secrets(world: World) -> None:
     ok("GroupService.SetMember", subject=member, role="ROLE_OPERATOR")
     ok("GroupService.ListMembers")
     ok("GroupService.RemoveMember", subject=member)
+    for method in ("RevokeAccess", "RevokeAccessEverywhere"):
+        ok(f"GroupService.{method}", subject=member)
+        world.no(f"GroupService.{method}", subject="")
+    made: dict[str, Any] = {"name": "build", "role": "ROLE_OPERATOR", "lifetime": timedelta(hours=1)}
+    world.marked.add("service token", ok("ServiceTokenService.CreateServiceToken", **made).token)
+    world.no("ServiceTokenService.CreateServiceToken", **made)
+    ok("ServiceTokenService.ListServiceTokens")
+    ok("ServiceTokenService.RevokeServiceToken", name="build")
+    world.no("ServiceTokenService.RevokeServiceToken", name="build")
 
     home, upstream = world.workspace.url, world.llm.url
     put: Callable[..., Any] = partial(ok, "SecretService.PutSecret")
@@ -656,6 +666,7 @@ def _internal_methods(world: World) -> None:
     ok("AuthService.RenewDelegation", execution_id="run-1")
     ok("AuthService.RevokeDelegation", execution_id="run-1")
     no("AuthService.IssueExecutionPrincipal", **issue)
+    ok("AuthService.ListAccessChanges")
     hint = {"kind": "HINT_KIND_EVENTS_STORED", "execution_id": "run-1", "last_sequence": 1}
     heard: list[Any] = []
     listener = threading.Thread(

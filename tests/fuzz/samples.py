@@ -77,6 +77,10 @@ SAMPLES: dict[str, tuple[Sample, ...]] = {
     "GroupService.DeleteGroup": ({"id": "KNOWN", "confirm_id": "KNOWN"},),
     "GroupService.SetMember": ({"subject": "dev|bob", "role": "ROLE_OPERATOR"},),
     "GroupService.RemoveMember": ({"subject": "dev|bob"},),
+    "GroupService.RevokeAccess": ({"subject": "dev|bob"},),
+    "GroupService.RevokeAccessEverywhere": ({"subject": "dev|bob"},),
+    "ServiceTokenService.CreateServiceToken": ({"name": "build", "role": "ROLE_OPERATOR", "lifetime": "3600s"},),
+    "ServiceTokenService.RevokeServiceToken": ({"name": "build"},),
     "SecretService.PutSecret": (
         {"name": "llm/openai", "value": "a-value", "allowed_origins": ["https://example.com"]},
         {"name": "tools/shop", "value": "a-value", "allowed_origins": ["https://example.com"]},

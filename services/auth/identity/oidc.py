@@ -136,11 +136,19 @@ def _identity(trust: Trust, claims: Mapping[str, Any]) -> VerifiedIdentity:
         raise expired()
     return VerifiedIdentity(
         subject=joined,
+        issued_at=_issued_at(claims),
         kind=trust.kind,
         expires_at=expires_at,
         claimed_roles=_roles(trust, claims),
         origin=trust.origin,
     )
+
+
+def _issued_at(claims: Mapping[str, Any]) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(int(claims["iat"]), UTC)
+    except (KeyError, ValueError, TypeError, OverflowError, OSError):
+        return None
 
 
 def _roles(trust: Trust, claims: Mapping[str, Any]) -> dict[str, Role]:

@@ -1,6 +1,7 @@
 """Credential sessions: what auth keeps of a verified credential, the user's own token sealed, until it expires."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from cachetools import LRUCache
 
@@ -20,8 +21,17 @@ _SIZE = 10_000
 
 @dataclass(slots=True)
 class _Known:
-    session_id: str
+    session: "OpenSession"
     identity: VerifiedIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """The session of a credential."""
+
+    id: str
+    since: datetime
+    """Since when the credential is known here."""
 
 
 class SessionStore:
@@ -32,8 +42,8 @@ class SessionStore:
         self._vault = vault
         self._known: LRUCache[str, _Known] = LRUCache(_SIZE)
 
-    async def open(self, credential: Credential, identity: VerifiedIdentity) -> str:
-        """Return the id of the credential's session, storing it when it is new or lasts much longer than was known.
+    async def open(self, credential: Credential, identity: VerifiedIdentity) -> OpenSession:
+        """Return the credential's session, storing it when it is new or lasts much longer than was known.
 
         The token itself is kept, sealed, only when it is a user's own.
         """
@@ -42,7 +52,7 @@ class SessionStore:
         )
         known = self._known.get(credential_hash)
         if known is not None and _covers(known.identity, identity):
-            return known.session_id
+            return known.session
         session_id = new_id()
         async with self._database.write() as connection:
             sealed = None
@@ -58,9 +68,9 @@ class SessionStore:
                 claimed_roles=identity.claimed_roles,
                 sealed_token=sealed,
             )
-            session_id = await SessionRepository(connection).put(credential_hash, session)
-        self._known[credential_hash] = _Known(session_id, identity)
-        return session_id
+            opened = OpenSession(*await SessionRepository(connection).put(credential_hash, session))
+        self._known[credential_hash] = _Known(opened, identity)
+        return opened
 
     async def get(self, session_id: str) -> Session | None:
         """Return a session that has not expired."""

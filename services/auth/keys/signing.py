@@ -2,6 +2,7 @@
 
 import dataclasses
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
@@ -135,7 +136,8 @@ class SigningKeys:
         if self._active is None:
             raise Unavailable("auth has not read its signing keys yet", retry_after=1)
         kid, private = self._active
-        return dataclasses.replace(principal, token=encode_principal(principal, private, kid))
+        issued = dataclasses.replace(principal, issued_at=round(time.time(), 3))
+        return dataclasses.replace(issued, token=encode_principal(issued, private, kid))
 
     @property
     def published(self) -> Mapping[str, Ed25519PublicKey]:

@@ -96,6 +96,13 @@ class GrantRepository:
             .values(revoked_at=now)
         )
 
+    async def revoke_of_subject(self, subject: str, group_id: str, now: datetime) -> int:
+        """End the grants of a subject in a group ("" for all) and return how many."""
+        ended = update(_TABLE).where(_TABLE.c.subject == subject, _TABLE.c.revoked_at.is_(None))
+        if group_id:
+            ended = ended.where(_TABLE.c.group_id == group_id)
+        return int((await self._connection.execute(ended.values(revoked_at=now))).rowcount)
+
     async def delete_revoked(self, before: datetime) -> int:
         """Remove grants that ended before a moment and return how many."""
         return int((await self._connection.execute(delete(_TABLE).where(_TABLE.c.revoked_at < before))).rowcount)

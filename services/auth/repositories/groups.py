@@ -52,10 +52,11 @@ class GroupRepository:
         return bool(result.rowcount)
 
     async def delete(self, group_id: str) -> bool:
-        """Remove a group with its memberships, secrets, grants, requests and limits; return whether it existed."""
+        """Remove a group with all that belongs to it here, limits included; return whether it existed."""
         for table in (
             tables.memberships,
             tables.secrets,
+            tables.service_tokens,
             tables.grants,
             tables.requests,
             tables.group_limits,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
@@ -15,6 +15,7 @@ from services.common.db.upsert import insert_or_update
 from services.common.identity.principal import Role
 
 _TABLE = tables.credential_sessions
+_CHANGES = tables.access_changes
 
 
 def _session(columns: Mapping[str, Any]) -> Session:
@@ -35,8 +36,11 @@ class SessionRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def put(self, credential_hash: str, session: Session) -> str:
-        """Store a session, or what was found anew about the same credential; return the id it is kept under."""
+    async def put(self, credential_hash: str, session: Session) -> tuple[str, datetime]:
+        """Store a session, or what was found anew about the same credential.
+
+        Returns the id it is kept under, and since when the credential is known.
+        """
         sealed = session.sealed_token
         values = {
             "id": session.id,
@@ -58,11 +62,22 @@ class SessionRepository:
             key=("credential_hash",),
             update=("subject", "kind", "origin", "claimed_roles", "expires_at"),
         )
-        return str(stored.id)
+        return str(stored.id), stored.created_at
+
+    async def drop_tokens(self, subject: str) -> None:
+        """Remove the tokens that are kept of a subject."""
+        await self._connection.execute(
+            update(_TABLE).where(_TABLE.c.subject == subject).values(key_id=None, sealed=None, expires_at=utc_now())
+        )
 
     async def delete_expired(self, before: datetime) -> int:
-        """Remove sessions that expired before a moment and return how many."""
-        return int((await self._connection.execute(delete(_TABLE).where(_TABLE.c.expires_at < before))).rowcount)
+        """Remove sessions that expired before a moment and return how many.
+
+        Those of subjects whose access was revoked stay: they tell since when a credential is known.
+        """
+        revoked = select(_CHANGES.c.subject).where(_CHANGES.c.revoked_at.is_not(None))
+        expired = delete(_TABLE).where(_TABLE.c.expires_at < before, _TABLE.c.subject.not_in(revoked))
+        return int((await self._connection.execute(expired)).rowcount)
 
 
 async def read_session(database: Database, session_id: str) -> Session | None:

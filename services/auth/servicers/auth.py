@@ -2,10 +2,11 @@
 
 from google.protobuf.duration_pb2 import Duration
 
-from coxswain.auth.v1 import credential_pb2, delegation_pb2, group_limits_pb2, principal_pb2
+from coxswain.auth.v1 import access_change_pb2, credential_pb2, delegation_pb2, group_limits_pb2, principal_pb2
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceServicer
 from services.auth.keys.signing import SigningKeys
 from services.auth.servicers.messages import (
+    access_change_to_proto,
     credential_to_proto,
     expiry_from_proto,
     explanation_to_proto,
@@ -17,6 +18,7 @@ from services.auth.servicers.messages import (
     purpose_from_proto,
 )
 from services.auth.servicers.traffic_messages import shared_to_proto, traffic_from_proto
+from services.auth.usecases.access import Access
 from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.delegations import Delegations
 from services.auth.usecases.group_limits import LimitsOfGroups
@@ -40,6 +42,7 @@ class AuthServicer(AuthServiceServicer):
         signing_keys: SigningKeys,
         limits: LimitsOfGroups,
         traffic: SharedGroupTraffic,
+        access: Access,
         *,
         jwks_max_age_seconds: int,
     ) -> None:
@@ -49,6 +52,7 @@ class AuthServicer(AuthServiceServicer):
         self._signing_keys = signing_keys
         self._limits = limits
         self._traffic = traffic
+        self._access = access
         self._jwks_max_age_seconds = jwks_max_age_seconds
 
     async def WhoAmI(self, request: principal_pb2.WhoAmIRequest, context: Context) -> principal_pb2.WhoAmIResponse:
@@ -75,6 +79,13 @@ class AuthServicer(AuthServiceServicer):
         """See the proto."""
         keys = [key_to_proto(kid, key) for kid, key in self._signing_keys.published.items()]
         return principal_pb2.GetJwksResponse(keys=keys, max_age=Duration(seconds=self._jwks_max_age_seconds))
+
+    async def ListAccessChanges(
+        self, request: access_change_pb2.ListAccessChangesRequest, context: Context
+    ) -> access_change_pb2.ListAccessChangesResponse:
+        """See the proto."""
+        changes = map(access_change_to_proto, await self._access.changes())
+        return access_change_pb2.ListAccessChangesResponse(changes=changes)
 
     async def ExplainCredential(
         self, request: credential_pb2.ExplainCredentialRequest, context: Context

@@ -1,8 +1,9 @@
 """GroupService at the edge."""
 
-from coxswain.auth.v1 import group_limits_pb2, group_pb2
+from coxswain.auth.v1 import access_change_pb2, group_limits_pb2, group_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceServicer
 from services.auth.servicers.messages import group_to_proto, member_to_proto, role_from_proto
+from services.auth.usecases.access import Access
 from services.auth.usecases.group_limits import LimitsOfGroups
 from services.auth.usecases.group_traffic import SharedGroupTraffic
 from services.auth.usecases.groups import Groups
@@ -11,14 +12,16 @@ from services.common.grpc.call import current_principal
 from services.common.grpc.field_masks import mask_paths
 from services.common.grpc.handler import Context
 from services.common.grpc.limit_messages import limits_from_proto, limits_to_proto
+from services.common.grpc.times import timestamp_to_proto
 from services.common.identity.group_limits import LIMIT_NAMES
 
 
 class GroupServicer(GroupServiceServicer):
     """Groups, members, roles and limits."""
 
-    def __init__(self, groups: Groups, limits: LimitsOfGroups, traffic: SharedGroupTraffic) -> None:
+    def __init__(self, groups: Groups, access: Access, limits: LimitsOfGroups, traffic: SharedGroupTraffic) -> None:
         self._groups = groups
+        self._access = access
         self._limits = limits
         self._traffic = traffic
 
@@ -56,6 +59,22 @@ class GroupServicer(GroupServiceServicer):
         """See the proto."""
         await self._groups.remove_member(current_principal(), request.subject)
         return group_pb2.RemoveMemberResponse()
+
+    async def RevokeAccess(
+        self, request: access_change_pb2.RevokeAccessRequest, context: Context
+    ) -> access_change_pb2.RevokeAccessResponse:
+        """See the proto."""
+        moment, ended = await self._access.revoke(request.subject, current_principal().group_id)
+        return access_change_pb2.RevokeAccessResponse(revoke_time=timestamp_to_proto(moment), ended_grants=ended)
+
+    async def RevokeAccessEverywhere(
+        self, request: access_change_pb2.RevokeAccessEverywhereRequest, context: Context
+    ) -> access_change_pb2.RevokeAccessEverywhereResponse:
+        """See the proto."""
+        moment, ended = await self._access.revoke(request.subject, "")
+        return access_change_pb2.RevokeAccessEverywhereResponse(
+            revoke_time=timestamp_to_proto(moment), ended_grants=ended
+        )
 
     async def ListMembers(
         self, request: group_pb2.ListMembersRequest, context: Context

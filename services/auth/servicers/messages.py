@@ -3,8 +3,17 @@
 import base64
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from coxswain.auth.v1 import credential_pb2, delegation_pb2, group_pb2, principal_pb2, secret_pb2
+from coxswain.auth.v1 import (
+    access_change_pb2,
+    credential_pb2,
+    delegation_pb2,
+    group_pb2,
+    principal_pb2,
+    secret_pb2,
+    service_token_pb2,
+)
 from coxswain.common.v1 import access_pb2
 from services.auth.domain import (
     CredentialPurpose,
@@ -17,9 +26,12 @@ from services.auth.domain import (
     ResolvedCredential,
     RotationProgress,
     Secret,
+    ServiceToken,
 )
+from services.auth.identity.service_tokens import subject_of
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.times import timestamp_to_proto
+from services.common.identity.access_changes import AccessChange
 from services.common.identity.principal import Principal, Role
 
 
@@ -126,3 +138,32 @@ def secret_to_proto(secret: Secret) -> secret_pb2.Secret:
 def progress_to_proto(progress: RotationProgress) -> secret_pb2.RotateKeyResponse:
     """Return how far a rotation has come."""
     return secret_pb2.RotateKeyResponse(done=progress.done, total=progress.total, key_id=progress.key_id)
+
+
+def service_token_to_proto(token: ServiceToken) -> service_token_pb2.ServiceToken:
+    """Return what is kept of a token as a message."""
+    return service_token_pb2.ServiceToken(
+        name=token.name,
+        subject=subject_of(token),
+        role=enum_to_proto(access_pb2.Role, token.role),
+        created_by=token.created_by,
+        create_time=timestamp_to_proto(token.created_at),
+        expire_time=timestamp_to_proto(token.expires_at),
+        last_use_time=timestamp_to_proto(token.last_used_at),
+    )
+
+
+def access_change_to_proto(change: AccessChange) -> access_change_pb2.AccessChange:
+    """Return a change as a message."""
+    return access_change_pb2.AccessChange(
+        subject=change.subject,
+        group_id=change.group_id,
+        change_time=_moment(change.changed_at),
+        revoke_time=_moment(change.revoked_at) if change.revoked_at else None,
+    )
+
+
+def _moment(seconds: float) -> Timestamp:
+    message = Timestamp()
+    message.FromMicroseconds(round(seconds * 1e6))
+    return message

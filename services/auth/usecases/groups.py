@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from services.auth import tables
 from services.auth.domain import Group, Member
+from services.auth.repositories.access_changes import AccessChangeRepository
 from services.auth.repositories.groups import GroupRepository
 from services.auth.repositories.members import MemberRepository
 from services.auth.repositories.platform_admins import PlatformAdminRepository
@@ -105,6 +106,7 @@ class Groups:
             if standing is None:
                 limit, column = principal.limits.max_members, tables.memberships.c.group_id
                 await check_row_quota(connection, "max_members", limit, column, group_id, what="members")
+            await AccessChangeRepository(connection).note(subject, group_id, utc_now())
             return await members.put(group_id, subject, role, invited=subject != principal.subject)
 
     async def remove_member(self, principal: Principal, subject: str) -> None:
@@ -132,6 +134,7 @@ class Groups:
             if _is_admin(standing):
                 await _keep_an_admin(members, group_id, subject)
             await members.remove(group_id, subject)
+            await AccessChangeRepository(connection).note(subject, group_id, utc_now())
 
     async def members_page(self, group_id: str, size: int, token: str) -> Page[Member]:
         """Return a page of a group's members, by subject.

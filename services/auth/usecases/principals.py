@@ -6,6 +6,7 @@ from services.auth.domain import VerifiedIdentity
 from services.auth.identity.sessions import SessionStore
 from services.auth.identity.verifier import IdentityVerifier
 from services.auth.keys.signing import SigningKeys
+from services.auth.usecases.access import Access
 from services.auth.usecases.group_limits import LimitsOfGroups
 from services.auth.usecases.memberships import Memberships, Standing
 from services.common.clock import utc_now
@@ -25,6 +26,7 @@ class Principals:
         sessions: SessionStore,
         signing_keys: SigningKeys,
         limits: LimitsOfGroups,
+        access: Access,
         *,
         principal_lifetime: timedelta,
     ) -> None:
@@ -33,6 +35,7 @@ class Principals:
         self._sessions = sessions
         self._signing_keys = signing_keys
         self._limits = limits
+        self._access = access
         self._principal_lifetime = principal_lifetime
 
     async def exchange(self, credential: Credential, group_id: str) -> Principal:
@@ -86,8 +89,11 @@ class Principals:
     async def _sign(
         self, credential: Credential, identity: VerifiedIdentity, standing: Standing, group_id: str, role: Role
     ) -> Principal:
-        session_id = await self._sessions.open(credential, identity)
-        principal = self._principal(identity, standing, group_id, role, session_id)
+        session = await self._sessions.open(credential, identity)
+        # A credential that does not say when it was issued is as old as it is known.
+        issued_at = min(session.since, identity.issued_at) if identity.issued_at is not None else session.since
+        await self._access.require(identity.subject, group_id, issued_at)
+        principal = self._principal(identity, standing, group_id, role, session.id)
         return self._signing_keys.signed(await self._limits.with_limits(principal))
 
     def _principal(

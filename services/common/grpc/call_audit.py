@@ -14,6 +14,7 @@ from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import Call
 
 _REFUSED = frozenset({"PERMISSION_DENIED", "UNAUTHENTICATED"})
+_NAMES_NOTHING = frozenset({"INVALID_ARGUMENT", "NOT_FOUND"})
 # Texts that say which resource is meant; all others may be contents.
 _NAMING = re.compile(r"(?:^|_)(?:id|name|subject|scope)$")
 _IS_ID = re.compile(r"(?:^|\.|_)id$")
@@ -28,6 +29,8 @@ def record_call(call: Call, access: MethodAccess) -> None:
     if not access.audited and call.outcome not in _REFUSED:
         return
     principal = call.principal
+    # People put secrets where names belong: what is no name, or names nothing, may be one.
+    names_something = call.outcome not in _NAMES_NOTHING
     audit.record(
         "refused" if call.outcome in _REFUSED else "changed" if call.outcome == "OK" else "failed",
         method=call.method,
@@ -42,7 +45,7 @@ def record_call(call: Call, access: MethodAccess) -> None:
         asked_group_id=call.group_header if principal is None else None,
         calling_service=call.service,
         peer=unquote(call.peer),
-        resource=resource_of(call.request) if call.request is not None else None,
+        resource=resource_of(call.request) if call.request is not None and names_something else None,
         result=_result_of(call.response) if call.response is not None else None,
         request_id=call.request_id,
     )

@@ -249,7 +249,9 @@ class Pipeline:
         while stream.task is not None and admitted is not None:
             # What is remembered of the caller may be old already: a fixed pace would add that age to the time they get.
             remembered = self._authenticator.remembered_seconds(call.credential, call.group_header)
-            await asyncio.sleep(remembered or self._stream_check_seconds)
+            await self._authenticator.wait_for_change(
+                call.principal or admitted, remembered or self._stream_check_seconds
+            )
             try:
                 principal = await self._authenticator.caller(call.credential, call.group_header)
                 _require_admitted(principal, admitted)

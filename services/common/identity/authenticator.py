@@ -1,5 +1,7 @@
 """From the metadata of a call to who makes it."""
 
+import asyncio
+import contextlib
 import hashlib
 import secrets
 import time
@@ -9,6 +11,7 @@ from typing import Protocol
 
 from services.common.cache import AsyncCache
 from services.common.errors import Unauthenticated
+from services.common.identity.access_changes import AccessChanges, AccessChangeSource
 from services.common.identity.principal import Principal
 from services.common.identity.principal_token import PrincipalVerifier
 from services.common.identity.service_identity import ServiceTokenVerifier
@@ -23,6 +26,7 @@ REQUEST_ID = "x-request-id"
 _IDENTIFYING = frozenset({AUTHORIZATION, FORWARDED_ACCESS_TOKEN, GROUP, PRINCIPAL, SERVICE})
 _CACHE_SIZE = 10_000
 _EXPIRY_MARGIN_SECONDS = 10.0
+_OUTDATED_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class Authenticator:
         self._services = services
         self._cache_seconds = cache_seconds
         self._hash_key = secrets.token_bytes(32)
+        self._changes = AccessChanges()
+        self._changed = asyncio.Event()
         self._callers = AsyncCache[bytes, Principal](_CACHE_SIZE, self._lifetime, clock=clock)
 
     async def caller(self, credential: Credential, group_id: str) -> Principal:
@@ -80,7 +86,33 @@ class Authenticator:
             CoxswainError: what auth refused.
         """
         key = self._key(credential, group_id)
+        known = self._callers.peek(key)
+        if known is not None and self._changes.outdated(known):
+            self._callers.forget(key)
         return await self._callers.get(key, lambda: self._exchanger.exchange(credential, group_id))
+
+    async def follow(self, source: AccessChangeSource) -> None:
+        """Take over whose access has changed: the next call of these, and what streams to them, asks auth anew.
+
+        Raises:
+            CoxswainError: auth cannot be asked.
+        """
+        if self._changes.replace(await source.access_changes()):
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+    async def wait_for_change(self, principal: Principal, seconds: float) -> None:
+        """Return when something about a principal has changed, or after some seconds.
+
+        What was outdated already, as auth's replicas have different clocks or auth is away, waits a second.
+        """
+        if self._changes.outdated(principal):
+            await asyncio.sleep(min(seconds, _OUTDATED_PAUSE_SECONDS))
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._changes.outdated(principal):
+                    await self._changed.wait()
 
     def remembered_seconds(self, credential: Credential, group_id: str) -> float:
         """Return how long `caller` keeps its answer without asking auth; 0 when it does not."""
@@ -114,9 +146,15 @@ class Authenticator:
         """Return the principal an authenticated service acts for.
 
         Raises:
-            Unauthenticated: auth did not sign the token, or it has expired.
+            Unauthenticated: auth did not sign the token, it has expired, or the subject's access was revoked since.
         """
-        return await self._principals.verify(token)
+        principal = await self._principals.verify(token)
+        if self._changes.revoked(principal):
+            raise Unauthenticated(
+                f'the access of "{principal.subject}" was revoked by an admin; what acts for them ends',
+                reason="CREDENTIAL_REJECTED",
+            )
+        return principal
 
 
 def refuse_ambiguous(names: Iterable[str]) -> None:

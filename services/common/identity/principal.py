@@ -46,3 +46,5 @@ class Principal:
     """The signed token that stands for the principal between services."""
     limits: GroupLimits = field(default=NO_GROUP_LIMITS, compare=False)
     """What the operator allows the group."""
+    issued_at: float = field(default=0.0, compare=False)
+    """When auth issued it, in seconds since 1970."""

@@ -32,7 +32,8 @@ def encode_principal(principal: Principal, private_key: Ed25519PrivateKey, kid: 
         "knd": int(principal.credential_kind),
         "sid": principal.session_id,
         "exe": principal.execution_id,
-        "iat": int(time.time()),
+        # In milliseconds: what was issued in the second in which access was revoked is told apart.
+        "iat": principal.issued_at or round(time.time(), 3),
         "exp": int(principal.expires_at.timestamp()),
         "lim": principal.limits.to_claim(),
     }
@@ -92,6 +93,7 @@ class PrincipalVerifier:
                 session_id=claims["sid"],
                 execution_id=claims["exe"],
                 expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+                issued_at=float(claims["iat"]),
                 token=token,
                 # A token of the release before has none.
                 limits=GroupLimits.from_claim(claims.get("lim", {})),

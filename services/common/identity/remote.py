@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from coxswain.auth.v1 import auth_service_pb2_grpc, group_limits_pb2, principal_pb2
+from coxswain.auth.v1 import access_change_pb2, auth_service_pb2_grpc, group_limits_pb2, principal_pb2
 from services.common.grpc.call import outlast_caller
 from services.common.grpc.group_traffic import SharedTraffic, Traffic
 from services.common.grpc.status import from_rpc_error
+from services.common.identity.access_changes import AccessChange
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import Principal
 from services.common.identity.principal_token import PrincipalVerifier
@@ -37,6 +38,22 @@ class RemoteIdentity:
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
         return await self.verifier.verify(response.principal_token)
+
+    async def access_changes(self) -> list[AccessChange]:
+        """Return whose access has changed lately; see `AccessChangeSource`."""
+        try:
+            response = await self._stub.ListAccessChanges(access_change_pb2.ListAccessChangesRequest())
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, "auth") from error
+        return [
+            AccessChange(
+                change.subject,
+                change.group_id,
+                change.change_time.ToMicroseconds() / 1e6,
+                change.revoke_time.ToMicroseconds() / 1e6,
+            )
+            for change in response.changes
+        ]
 
     async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
         """Return the keys principals are signed with; see `KeySource`."""

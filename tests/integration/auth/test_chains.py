@@ -143,7 +143,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
                 "issuer|ann", CredentialKind.USER, utc_now() + timedelta(seconds=left), origin=origin
             )
             token = OBO if state == "present" else f"{OBO}-{state}"
-            user_sessions[state] = await sessions.open(Credential(f"Bearer {token}"), found)
+            user_sessions[state] = (await sessions.open(Credential(f"Bearer {token}"), found)).id
         secrets = Secrets(database, vault, changed=lambda group_id: None)
         yield World(identity, database, vault, sessions, secrets, http, tmp_path, user_sessions, pollution)
     await http.close()

@@ -11,10 +11,12 @@ from typing import Any
 import grpc
 import pytest
 import structlog
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from coxswain.auth.v1 import (
+    access_change_pb2,
     auth_service_pb2,
     credential_pb2,
     delegation_pb2,
@@ -23,6 +25,8 @@ from coxswain.auth.v1 import (
     principal_pb2,
     secret_pb2,
     secret_service_pb2,
+    service_token_pb2,
+    service_token_service_pb2,
 )
 from coxswain.common.v1 import access_pb2
 from services.common.audit import configure_audit, stop_audit
@@ -38,11 +42,11 @@ CLIENT_SECRET = "marked-client-secret-c01e"
 OPERATORS_TOKEN = "marked-operators-token-19dd"
 SERVICES = [
     service
-    for module in (auth_service_pb2, secret_service_pb2, group_service_pb2)
+    for module in (auth_service_pb2, secret_service_pb2, group_service_pb2, service_token_service_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
-# These two give the secret to whom it belongs, and are the only ones.
-GIVE_SECRETS = {"ResolveCredential", "ExchangeToken", "IssueExecutionPrincipal"}
+# These give a secret to whom it belongs, and are the only ones.
+GIVE_SECRETS = {"CreateServiceToken", "ResolveCredential", "ExchangeToken", "IssueExecutionPrincipal"}
 
 
 @pytest.fixture
@@ -71,10 +75,11 @@ class World:
     internal: grpc.aio.Channel
     seen: list[str] = field(default_factory=list)
     called: set[str] = field(default_factory=set)
+    service_token_made: str = "not made yet"
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        return (PROVIDER_KEY, PAT, CLIENT_SECRET, OPERATORS_TOKEN, self.token, self.principal)
+        return (PROVIDER_KEY, PAT, CLIENT_SECRET, OPERATORS_TOKEN, self.token, self.principal, self.service_token_made)
 
     def service_token(self, method: str = "") -> str:
         return self.harness.host._identity(calling_service(method)).token_for("auth")
@@ -197,6 +202,17 @@ async def every_method(world: World) -> None:
     await call("SetMember", group_pb2.SetMemberRequest(subject="x|y", role=access_pb2.ROLE_OPERATOR))
     await call("ListMembers", group_pb2.ListMembersRequest())
     await call("RemoveMember", group_pb2.RemoveMemberRequest(subject="x|y"))
+    await call("RevokeAccess", access_change_pb2.RevokeAccessRequest(subject="x|y"))
+    await call("RevokeAccessEverywhere", access_change_pb2.RevokeAccessEverywhereRequest(subject="x|y"))
+    await call("ListAccessChanges", access_change_pb2.ListAccessChangesRequest(), internal=True)
+    made = service_token_pb2.CreateServiceTokenRequest(
+        name="build", role=access_pb2.ROLE_OPERATOR, lifetime=Duration(seconds=3600)
+    )
+    world.service_token_made = (await call("CreateServiceToken", made)).token
+    await call("WhoAmI", principal_pb2.WhoAmIRequest(), token=world.service_token_made)
+    await call("ListServiceTokens", service_token_pb2.ListServiceTokensRequest())
+    await call("RevokeServiceToken", service_token_pb2.RevokeServiceTokenRequest(name="build"))
+    await call("WhoAmI", principal_pb2.WhoAmIRequest(), token=world.service_token_made)
     await call("DeleteSecret", secret_pb2.DeleteSecretRequest(name="llm/openai"))
     # With the group's own gone, the operator's are met: a token, and a key whose origin is not known.
     await call("DeleteSecret", secret_pb2.DeleteSecretRequest(name="databricks/pat"))

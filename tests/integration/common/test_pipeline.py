@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -26,6 +27,7 @@ from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2, delegation_p
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc, record_pb2
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
+from services.common import hosting
 from services.common.audit import configure_audit, stop_audit
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
@@ -35,6 +37,7 @@ from services.common.grpc.capacity import AnonymousStreams, Capacity, Places
 from services.common.grpc.group_traffic import SharedTraffic, Traffic
 from services.common.grpc.pipeline import Method, Pipeline
 from services.common.hosting import Host
+from services.common.identity.access_changes import AccessChange
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.identity.principal_token import encode_principal
@@ -51,6 +54,7 @@ class ToyIdentity:
         self.key = Ed25519PrivateKey.generate()
         self.removed: set[str] = set()
         self.exchanges = 0
+        self.changes: list[AccessChange] = []
 
     async def exchange(self, credential: Credential, group_id: str) -> Principal:
         self.exchanges += 1
@@ -80,6 +84,9 @@ class ToyIdentity:
 
     def on_changed_limits(self, act: Callable[[str], None]) -> None:
         pass
+
+    async def access_changes(self) -> list[AccessChange]:
+        return self.changes
 
 
 class ToyService(
@@ -474,6 +481,22 @@ async def test_an_open_stream_ends_soon_after_its_caller_was_removed(tmp_path: P
         await served.toy.watch_ended.wait()
 
 
+async def test_a_stream_ends_at_once_when_auth_tells_that_access_was_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosting, "_ACCESS_CHANGES_SECONDS", 0.02)
+    async with serve(tmp_path, principal_cache_seconds=300) as served:
+        watch = execution_pb2.WatchExecutionRequest(id="e")
+        streams: list[Any] = [
+            await opened(served.executions.WatchExecution(watch, metadata=bearer(f"{name}:OPERATOR")))
+            for name in ("ann", "bob")
+        ]
+        served.identity.removed.add("ann")
+        served.identity.changes = [AccessChange("ann", "g", time.time(), time.time())]
+        assert (await refused(streams[0].read()))[:2] == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED")
+        assert not streams[1].done()
+
+
 async def test_a_client_that_goes_away_ends_the_handler_of_its_stream(served: Served) -> None:
     stream = served.executions.WatchExecution(
         execution_pb2.WatchExecutionRequest(id="e"), metadata=bearer("ann:OPERATOR")
@@ -532,6 +555,9 @@ async def test_a_removed_caller_who_still_takes_a_response_hears_why_nothing_fol
 
         def remembered_seconds(self, _credential: Any, _group: str) -> float:
             return 0.001
+
+        async def wait_for_change(self, _principal: Principal, seconds: float) -> None:
+            await asyncio.sleep(seconds)
 
     class Context:
         invocation_metadata = staticmethod(lambda: (("authorization", "Bearer ann"),))

@@ -57,6 +57,9 @@ class Present:
     def remembered_seconds(self, *_: object) -> float:
         return 0.0
 
+    async def wait_for_change(self, _principal: Principal, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     async def caller(self, *_: object) -> Principal:
         self._asked.release()
         if isinstance(self.now, CoxswainError):

@@ -14,6 +14,7 @@ from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpir
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.principal_pb2 import WhoAmIRequest, WhoAmIResponse
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
+from coxswain.auth.v1.service_token_service_pb2_grpc import ServiceTokenServiceStub
 from coxswain.client.aio_channel import open_aio_channel
 from coxswain.client.connection import Connection, Tls
 from coxswain.client.document_upload import document_requests
@@ -97,6 +98,7 @@ class AsyncClient:
         self.auth = AuthServiceStub(self._channel)
         self.groups = GroupServiceStub(self._channel)
         self.secrets = SecretServiceStub(self._channel)
+        self.service_tokens = ServiceTokenServiceStub(self._channel)
         self.models = ModelServiceStub(self._channel)
         self.inference = InferenceServiceStub(self._channel)
         self.usage = UsageServiceStub(self._channel)

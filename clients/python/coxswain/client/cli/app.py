@@ -21,6 +21,7 @@ from coxswain.client.cli import (
     executions,
     fallbacks,
     group_limits,
+    members,
     memory,
     models,
     questions,
@@ -28,6 +29,7 @@ from coxswain.client.cli import (
     run,
     schedules,
     secrets,
+    service_tokens,
     system,
     tools,
     usage,
@@ -196,6 +198,8 @@ app.add_typer(memory.app, name="memory")
 app.add_typer(tools.app, name="tool")
 app.add_typer(secrets.app, name="secret")
 app.add_typer(group_limits.app, name="limits")
+app.add_typer(members.app, name="member")
+app.add_typer(service_tokens.app, name="tokens")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
 from coxswain.client.blocking import Client
+from coxswain.client.cli.roles import role_name
 from coxswain.client.cli.session import (
     EXIT_STATUS,
     EXIT_USAGE,
@@ -21,7 +22,7 @@ from coxswain.client.cli.session import (
 )
 from coxswain.client.errors import CoxswainError, NotFound
 from coxswain.client.policy import FILES
-from coxswain.common.v1.access_pb2 import Access, Role, access
+from coxswain.common.v1.access_pb2 import Access, access
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest, ListWorkersResponse
 
 _ELSEWHERE = "not served here"
@@ -130,11 +131,7 @@ def _who(caller: WhoAmIResponse | CoxswainError) -> str:
         invited = ", ".join(invitation.group_id for invitation in caller.invitations)
         accept = f"; invited to {invited}, which --group accepts" if invited else ""
         return f"{principal.subject}, in no group yet: choose one of {groups or 'none'} with --group{accept}"
-    return f"{principal.subject}, {_role(principal.role)} of {principal.group_id}"
-
-
-def _role(role: int) -> str:
-    return Role.Name(Role.ValueType(role)).removeprefix("ROLE_").lower()
+    return f"{principal.subject}, {role_name(principal.role)} of {principal.group_id}"
 
 
 def whoami(context: typer.Context, as_json: JsonOption = False) -> None:
@@ -150,8 +147,10 @@ def whoami(context: typer.Context, as_json: JsonOption = False) -> None:
     session.show(f"you are {_who(response)}" + (", platform admin" if response.principal.platform_admin else ""))
     made = table("group", "role")
     for membership in response.groups:
-        add_row(made, membership.group_id, _role(membership.role))
+        add_row(made, membership.group_id, role_name(membership.role))
     for invitation in response.invitations:
-        add_row(made, invitation.group_id, f"{_role(invitation.role)} (invited: --group {invitation.group_id} accepts)")
+        add_row(
+            made, invitation.group_id, f"{role_name(invitation.role)} (invited: --group {invitation.group_id} accepts)"
+        )
     session.out.print(made)
     return None

@@ -1,0 +1,65 @@
+"""Whose access was changed or revoked, and when."""
+
+from datetime import datetime
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.auth import tables
+from services.common.db.database import Database
+from services.common.db.upsert import insert_or_update
+from services.common.identity.access_changes import AccessChange
+
+_TABLE = tables.access_changes
+
+
+class AccessChangeRepository:
+    """Rows of `access_changes`; the group "" stands for all."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def note(self, subject: str, group_id: str, now: datetime) -> None:
+        """Store that membership or role changed."""
+        await self._put(subject, group_id, now, None, update=("changed_at",))
+
+    async def revoke(self, subject: str, group_id: str, now: datetime) -> None:
+        """Store that what was issued until now counts no longer."""
+        await self._put(subject, group_id, now, now, update=("changed_at", "revoked_at"))
+
+    async def _put(
+        self, subject: str, group_id: str, changed_at: datetime, revoked_at: datetime | None, update: tuple[str, ...]
+    ) -> None:
+        values = {"subject": subject, "group_id": group_id, "changed_at": changed_at, "revoked_at": revoked_at}
+        await insert_or_update(self._connection, _TABLE, values, key=("subject", "group_id"), update=update)
+
+    async def delete_changes(self, before: datetime) -> int:
+        """Remove changes of before a moment that revoked nothing, and return how many."""
+        stale = delete(_TABLE).where(_TABLE.c.changed_at < before, _TABLE.c.revoked_at.is_(None))
+        return int((await self._connection.execute(stale)).rowcount)
+
+
+async def read_changes(database: Database, since: datetime) -> list[AccessChange]:
+    """Return the changes since a moment, oldest first."""
+    rows = await database.fetch(select(_TABLE).where(_TABLE.c.changed_at >= since).order_by(_TABLE.c.changed_at))
+    return [
+        AccessChange(
+            row["subject"],
+            row["group_id"],
+            row["changed_at"].timestamp(),
+            row["revoked_at"].timestamp() if row["revoked_at"] is not None else 0.0,
+        )
+        for row in rows
+    ]
+
+
+async def read_revocation(database: Database, subject: str, group_id: str) -> datetime | None:
+    """Return when access to a group was revoked last, in this group or in all; None: never."""
+    # Every exchange of a credential reads this: one statement needs no transaction.
+    rows = await database.fetch(
+        select(func.max(_TABLE.c.revoked_at, type_=_TABLE.c.revoked_at.type).label("revoked_at")).where(
+            _TABLE.c.subject == subject, _TABLE.c.group_id.in_((group_id, ""))
+        )
+    )
+    revoked_at: datetime | None = rows[0]["revoked_at"]
+    return revoked_at
