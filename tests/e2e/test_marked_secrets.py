@@ -58,6 +58,7 @@ OPENAI, DATABRICKS = "openai/gpt-4.1-mini", "databricks/databricks-meta-llama-3-
 INDEX = "main.memories.unified"
 GIVE_SECRETS = {
     "AuthService.ResolveCredential": "token",
+    "ServiceTokenService.CreateServiceToken": "token",
     "AuthService.ExchangeToken": "principal_token",
     "AuthService.IssueExecutionPrincipal": "principal_token",
 }
@@ -256,11 +257,14 @@ def _people_and_secrets(world: World) -> None:
     ok("GroupService.SetMember", subject=member, role="ROLE_OPERATOR")
     ok("GroupService.ListMembers")
     ok("GroupService.RemoveMember", subject=member)
+    ok("GroupService.GetGroupLimits")
+    limits = {"limits": {"max_crews": 100}, "update_mask": {"paths": ["max_crews"]}}
+    ok("GroupService.SetGroupLimits", group_id=world.group, **limits)
     for method in ("RevokeAccess", "RevokeAccessEverywhere"):
         ok(f"GroupService.{method}", subject=member)
         world.no(f"GroupService.{method}", subject="")
     made: dict[str, Any] = {"name": "build", "role": "ROLE_OPERATOR", "lifetime": timedelta(hours=1)}
-    world.marked.add("service token", ok("ServiceTokenService.CreateServiceToken", **made).token)
+    ok("ServiceTokenService.CreateServiceToken", **made)
     world.no("ServiceTokenService.CreateServiceToken", **made)
     ok("ServiceTokenService.ListServiceTokens")
     ok("ServiceTokenService.RevokeServiceToken", name="build")
@@ -667,6 +671,8 @@ def _internal_methods(world: World) -> None:
     ok("AuthService.RevokeDelegation", execution_id="run-1")
     no("AuthService.IssueExecutionPrincipal", **issue)
     ok("AuthService.ListAccessChanges")
+    ok("AuthService.ShareGroupTraffic", process_id="process-1")
+    ok("AuthService.GetLimitsOfGroups", group_ids=[world.group])
     hint = {"kind": "HINT_KIND_EVENTS_STORED", "execution_id": "run-1", "last_sequence": 1}
     heard: list[Any] = []
     listener = threading.Thread(

@@ -38,6 +38,8 @@ class Call:
     """The name of the status code it has ended with."""
     reason: str = ""
     """Why it failed, as in ErrorInfo."""
+    audited: bool = False
+    """Whether the audit log has it already."""
     request: Message | None = None
     """What was asked, of an audited call; of a stream the first request."""
     response: Message | None = None

@@ -25,9 +25,10 @@ _MOST_FIELDS = 24
 
 
 def record_call(call: Call, access: MethodAccess) -> None:
-    """Record a call that has ended, if it changes something or was refused."""
-    if not access.audited and call.outcome not in _REFUSED:
+    """Record a call that has ended, once, if it changes something or was refused."""
+    if call.audited or (not access.audited and call.outcome not in _REFUSED):
         return
+    call.audited = True
     principal = call.principal
     # People put secrets where names belong: what is no name, or names nothing, may be one.
     names_something = call.outcome not in _NAMES_NOTHING

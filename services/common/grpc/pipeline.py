@@ -133,7 +133,7 @@ class Pipeline:
                         response = self._encode(answer)
                 call.outcome = "OK"
             except Exception as error:
-                await self._fail(call, context, error)
+                await self._fail(call, method, context, error)
                 return None
             finally:
                 seconds.observe(time.perf_counter() - started)
@@ -205,12 +205,12 @@ class Pipeline:
                         raise stream.refusal
                 call.outcome = "OK"
             except Exception as error:
-                await self._fail(call, context, error)
+                await self._fail(call, method, context, error)
                 return
             except asyncio.CancelledError:
                 if stream.refusal is None:
                     raise
-                await self._fail(call, context, stream.refusal)
+                await self._fail(call, method, context, stream.refusal)
                 return
             finally:
                 places.close()
@@ -302,7 +302,7 @@ class Pipeline:
         if principal_token:
             call.principal = await self._authenticator.forwarded(principal_token)
 
-    async def _fail(self, call: Call, context: Context, error: Exception) -> None:
+    async def _fail(self, call: Call, method: Method, context: Context, error: Exception) -> None:
         """End the call with the status of an error; never returns."""
         if isinstance(error, grpc.aio.AbortError):
             raise error
@@ -321,6 +321,8 @@ class Pipeline:
         call.outcome, call.reason = code.name, failure.reason
         CALLS.labels(call.method, code.name).inc()
         logger.info("call_refused", method=call.method, code=code.name, reason=failure.reason)
+        # Before the caller knows: what is not recorded has not been answered.
+        record_call(call, method.access)
         await context.abort(code, status.message, failure_metadata(failure, status))
 
 

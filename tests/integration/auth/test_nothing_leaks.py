@@ -20,6 +20,7 @@ from coxswain.auth.v1 import (
     auth_service_pb2,
     credential_pb2,
     delegation_pb2,
+    group_limits_pb2,
     group_pb2,
     group_service_pb2,
     principal_pb2,
@@ -202,6 +203,10 @@ async def every_method(world: World) -> None:
     await call("SetMember", group_pb2.SetMemberRequest(subject="x|y", role=access_pb2.ROLE_OPERATOR))
     await call("ListMembers", group_pb2.ListMembersRequest())
     await call("RemoveMember", group_pb2.RemoveMemberRequest(subject="x|y"))
+    await call("GetGroupLimits", group_limits_pb2.GetGroupLimitsRequest())
+    await call("SetGroupLimits", group_limits_pb2.SetGroupLimitsRequest(group_id="sales"))
+    await call("ShareGroupTraffic", group_limits_pb2.ShareGroupTrafficRequest(process_id="p"), internal=True)
+    await call("GetLimitsOfGroups", group_limits_pb2.GetLimitsOfGroupsRequest(group_ids=["sales"]), internal=True)
     await call("RevokeAccess", access_change_pb2.RevokeAccessRequest(subject="x|y"))
     await call("RevokeAccessEverywhere", access_change_pb2.RevokeAccessEverywhereRequest(subject="x|y"))
     await call("ListAccessChanges", access_change_pb2.ListAccessChangesRequest(), internal=True)

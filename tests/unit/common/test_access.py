@@ -96,7 +96,7 @@ def test_only_the_traffic_of_crews_and_steps_of_other_calls_are_left_out_of_the_
         *("Complete", "StreamComplete", "Embed"),
         *("SaveRecords", "TouchRecords", "UpsertIndexRecords"),
         *("ExecuteToolCall", "AnswerSourceQuestion", "CancelToolCall"),
-        "PublishHint",
+        *("PublishHint", "ShareGroupTraffic"),
     }
     administered = [method for method in methods if read_access(method).role >= Role.ADMIN]
     assert len(administered) > 20
