@@ -109,6 +109,9 @@ class Listener:
         if bound:
             self._methods[service_name] = list(bound)
             self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, bound),))
+            # gRPC takes one call after the other in: of each method by itself with this, so that no method's calls wait
+            # behind all those of another one.
+            self.server.add_registered_method_handlers(service_name, bound)
 
     def _bind_method(self, method: Method, handler: Handler) -> Handler:
         # Requests arrive as bytes, and responses leave as bytes: decoding and encoding are steps of the pipeline, so

@@ -58,6 +58,23 @@ async def test_a_flood_of_frames_costs_no_call_of_others(suite: SuiteProcess, ki
         await asyncio.gather(*(asyncio.to_thread(flood, suite.port, FLOODS[kind]) for _ in range(4)))
 
 
+async def test_more_calls_of_a_group_than_there_are_places_for_cost_no_call_of_another(suite: SuiteProcess) -> None:
+    loud = (("authorization", "Bearer dev:eve:loud=editor"),)
+
+    async def call_much(options: list[tuple[str, int]]) -> list[object]:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{suite.port}", options=options) as channel:
+            auth = AuthServiceStub(channel)
+            calls = (auth.WhoAmI(WhoAmIRequest(), metadata=loud) for _ in range(600))
+            return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    async with calling_all_the_while(suite.port):
+        own = ([("grpc.use_local_subchannel_pool", 1)], [("grpc.use_local_subchannel_pool", 1), ("loud", 1)])
+        outcomes = [each for some in await asyncio.gather(*map(call_much, own)) for each in some]
+    refused = [each for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
+    assert {each.code() for each in refused} <= {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert len(refused) < len(outcomes)
+
+
 def test_who_pings_without_end_loses_the_connection(suite: SuiteProcess) -> None:
     with Http2Flood(suite.port) as connection:
         connection.ping(100)
