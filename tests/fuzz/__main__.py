@@ -63,6 +63,7 @@ async def _fuzz(suite: FuzzedSuite, database: str, arguments: argparse.Namespace
     before = await settled(suite)
     await caller.all(map(planner.plan, range(warm, calls)), _AT_ONCE, progress.show)
     failures = [] if arguments.methods else await _assault(suite, arguments.seed, max(3, calls // _CALLS_OF_A_ROUND))
+    more = await not_given_back(suite, before)
     after = await settled(suite)
     wrong = await caller.still_serves()
     await caller.close()
@@ -77,7 +78,7 @@ async def _fuzz(suite: FuzzedSuite, database: str, arguments: argparse.Namespace
     lines += [f"in the log: {line}" for line in suite.logged_faults()]
     lines += [f"no longer serves: {wrong}"] if wrong else []
     lines += [f"an innocent call beside odd connections: {failure}" for failure in failures]
-    lines += not_given_back(before, after)
+    lines += more
     for line in lines:
         print(f"FOUND on {database}: {line}", flush=True)
     return len(lines)

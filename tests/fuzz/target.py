@@ -23,6 +23,7 @@ _FAULTS = re.compile(
     r'|"level": "(error|critical)"'
 )
 _LONGEST_LINE = 4_000
+_MOST_LOOKS = 20
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,21 @@ async def settled(suite: FuzzedSuite) -> Held:
     return held
 
 
-def not_given_back(before: Held, after: Held) -> list[str]:
-    """Return what a suite holds more of than caches, pools and chance explain."""
+async def not_given_back(suite: FuzzedSuite, before: Held) -> list[str]:
+    """Return what a suite goes on holding more of than `before`, beyond what caches, pools and chance explain.
+
+    What gRPC keeps of connections that have ended goes some seconds after them.
+    """
+    more = _more(before, await settled(suite))
+    for _ in range(_MOST_LOOKS):
+        if not more:
+            break
+        await asyncio.sleep(1)
+        more = _more(before, await settled(suite))
+    return more
+
+
+def _more(before: Held, after: Held) -> list[str]:
     return [
         f"{name} not given back: {old:,} before, {new:,} after"
         for name, old, new, room in (
