@@ -81,9 +81,12 @@ async def read_places(database: Database, execution_ids: Collection[str]) -> dic
     return {row.pop("id"): PlaceInLine(**row) for row in rows}
 
 
-async def read_any_waiting(database: Database) -> bool:
-    """Return whether an execution waits. Hosts ask all the time: one statement needs no transaction."""
-    return bool(await database.fetch(_ANY_WAITING))
+async def read_any_waiting(database: Database, *, of_idle_groups: bool = False) -> bool:
+    """Return whether an execution waits, or one of a group that has none running.
+
+    Hosts ask all the time: one statement needs no transaction, and keeps no other host from taking.
+    """
+    return bool(await database.fetch(_ANY_OF_IDLE_GROUPS if of_idle_groups else _ANY_WAITING))
 
 
 def _first_in_line() -> Select[Any]:
@@ -100,3 +103,5 @@ def _first_in_line() -> Select[Any]:
 # Built once: hosts need them with each execution, and building them costs more than the database does.
 _FIRST_IN_LINE = _first_in_line()
 _ANY_WAITING = select(literal(1).label("one")).where(executions.c.ready.is_(True)).limit(1)
+_HELD_GROUPS = select(executions.c.group_id).where(HELD).correlate(None)
+_ANY_OF_IDLE_GROUPS = _ANY_WAITING.where(executions.c.group_id.not_in(_HELD_GROUPS))

@@ -109,10 +109,9 @@ class WorkerProcess:
         return crew_process
 
     @property
-    def spare_process(self) -> int | None:
-        """Id of the crew process that was forked ahead, if there is one."""
-        spares = [child.pid for child in psutil.Process(self.fork_server).children() if _name(child) == SPARE]
-        return spares[0] if spares else None
+    def spare_processes(self) -> list[int]:
+        """Ids of the crew processes that were forked ahead."""
+        return [child.pid for child in psutil.Process(self.fork_server).children() if _name(child) == SPARE]
 
     async def ended(self) -> int:
         return await asyncio.wait_for(self.process.wait(), WAIT_SECONDS)

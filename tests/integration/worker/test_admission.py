@@ -35,14 +35,27 @@ async def test_nothing_is_taken_that_rests_has_ended_or_runs(database: Database,
     for state in set(S) - {S.QUEUED, S.RUNNING}:
         await queue(database, state=state, ready=False)
     await queue(database, state=S.RUNNING, ready=False)
-    assert not await store.any_waiting()
+    assert not await store.any_waiting(ROOM)
     assert await store.take("a", ROOM) == []
     (only,) = await start(database, "g")
-    assert await store.any_waiting()
+    assert await store.any_waiting(ROOM)
     (claim,) = await store.take("a", ROOM)
     assert (claim.execution.id, claim.execution.state, claim.execution.epoch) == (only, S.RUNNING, 1)
     assert (await execution_row(database, only)).executor_id == "a"
     assert await store.take("b", ROOM) == []
+
+
+async def test_a_host_with_reserved_slots_alone_looks_for_groups_that_have_nothing_running(
+    database: Database, store: RunStore
+) -> None:
+    reserved = Room(0, 1, None)
+    assert not await store.any_waiting(reserved)
+    await start(database, "g", 2)
+    assert await store.any_waiting(reserved)
+    assert len(await store.take("a", reserved)) == 1
+    assert (await store.any_waiting(ROOM), await store.any_waiting(reserved)) == (True, False)
+    await start(database, "h")
+    assert await store.any_waiting(reserved)
 
 
 async def test_what_this_release_cannot_read_keeps_nobody_waiting(database: Database, store: RunStore) -> None:

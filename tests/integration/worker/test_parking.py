@@ -103,7 +103,7 @@ class World:
             checker=cast("Any", None),
             sources=cast("Any", None),
         )
-        await ExecutionRun(claim, context).run()
+        await ExecutionRun(claim, context, lambda: None).run()
         return await self.row()
 
     async def row(self) -> Any:

@@ -72,7 +72,7 @@ async def test_what_waits_for_a_model_is_woken_once_and_goes_on_with_its_wait(
         async with store.fenced(execution_id, epoch) as write:
             await write.keep_model_waits([wait])
             await write.park(S.WAITING_FOR_MODEL, wake_at)
-    assert not await store.any_waiting()
+    assert not await store.any_waiting(ROOM)
     assert [await store.wake_due(10), await store.wake_due(10)] == [[due], []]
     again = await claimed(store, due)
     assert again.execution.model_waits == (wait,)
@@ -267,5 +267,5 @@ async def test_what_is_parked_by_a_host_that_was_taken_for_dead_does_not_run(
     await store.take_over({"host"})
     async with store.fenced(execution_id, epoch) as write:
         await write.park(S.WAITING_FOR_ANSWER)
-    assert not await store.any_waiting()
+    assert not await store.any_waiting(ROOM)
     assert (await execution_row(database, execution_id)).state == S.WAITING_FOR_ANSWER

@@ -1,5 +1,7 @@
 """How tasks and executions end: with results, with an error, or by cancellation."""
 
+from collections.abc import Callable
+
 import grpc
 import structlog
 from google.protobuf.message import Message
@@ -31,8 +33,17 @@ _REVOKE_SECONDS = 5.0
 class Completion:
     """Ends the tasks and the execution of one run. Each method raises Fenced when another host has the execution."""
 
-    def __init__(self, context: RunContext, state: RunState, recorder: Recorder, files: ExecutionFiles) -> None:
+    def __init__(
+        self,
+        context: RunContext,
+        state: RunState,
+        recorder: Recorder,
+        files: ExecutionFiles,
+        on_rest: Callable[[], None],
+    ) -> None:
+        """`on_rest` is told as soon as it is stored that the execution has ended."""
         self._context = context
+        self._on_rest = on_rest
         self._files = files
         self._state = state
         self._execution = state.execution
@@ -130,6 +141,8 @@ class Completion:
         await self._ended(state, error.reason if error else "")
 
     async def _ended(self, state: ExecutionState, reason: str = "") -> None:
+        # What is left to do takes a while, and keeps no other execution waiting.
+        self._on_rest()
         logger.info("execution_ended", execution_id=self._execution.id, state=state, reason=reason)
         if any(_may_have_asked(task) for task in self._state.tasks):
             # They were closed with it.

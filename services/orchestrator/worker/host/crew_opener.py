@@ -143,7 +143,7 @@ class CrewOpener:
             process = await self._opened(calls, session)
         except CrewProcessLost:
             # One that was forked ahead may have died before it knew of the crew; the crew has no part in that.
-            process = await self._opened(calls, session)
+            process = await self._opened(calls, session, may_be_spare=False)
         return Crew(process, calls)
 
     async def _read_result(self, call_id: str) -> str | None:
@@ -166,8 +166,8 @@ class CrewOpener:
                     raise Failed(ExecutionError(tool.problem_reason, tool.problem))
         return AgentTools.of([with_read_result(tools) for tools in resolved])
 
-    async def _opened(self, calls: CrewCalls, session: OpenSession) -> CrewProcess:
-        process = await self._context.fork_server.fork(calls.serve, self._signal.fail)
+    async def _opened(self, calls: CrewCalls, session: OpenSession, *, may_be_spare: bool = True) -> CrewProcess:
+        process = await self._context.fork_server.fork(calls.serve, self._signal.fail, may_be_spare=may_be_spare)
         try:
             await process.open_session(session)
         except BaseException:

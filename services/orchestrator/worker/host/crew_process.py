@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ logger = structlog.get_logger(__name__)
 _COMMAND = ("-m", "services.orchestrator.worker.crew.fork_server")
 _MAX_MESSAGE = 4096
 _CLOSE_SECONDS = 2.0
+_REFILL_SECONDS = 0.2
 _KILL_SECONDS = 5.0
 
 
@@ -138,8 +140,9 @@ class ForkServer:
         self._control: socket.socket | None = None
         self._reading: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
-        self._keeps_spare = False
-        self._spare: _Forked | None = None
+        self._kept = 0
+        """How many processes are forked ahead."""
+        self._spares: deque[_Forked] = deque()
         self._forking_ahead: asyncio.Task[None] | None = None
         self._removing = BackgroundTasks()
 
@@ -183,10 +186,13 @@ class ForkServer:
             raise ForkServerLost("the fork server was not started")
         await asyncio.shield(self._ready)
 
-    async def fork(self, handler: Handler, on_failure: Callable[[BaseException], None]) -> CrewProcess:
+    async def fork(
+        self, handler: Handler, on_failure: Callable[[BaseException], None], *, may_be_spare: bool = True
+    ) -> CrewProcess:
         """Return a new crew process, whose calls `handler` serves (see `HostEnd`).
 
-        A fork server that died is started again first.
+        One that was forked ahead may have died unnoticed, unless `may_be_spare` is False. A fork server that died is
+        started again first.
 
         Raises:
             ForkServerLost: it died just now.
@@ -196,32 +202,36 @@ class ForkServer:
             self._discard()
             self.start()
         await self.warm()
-        forked = self._take_spare() or await self._fork()
-        self._refill()
+        forked = (self._take_spare() if may_be_spare else None) or await self._fork()
+        self._refill(_REFILL_SECONDS)
         link = HostEnd(forked.connection, handler, on_failure)
         await link.open()
         return CrewProcess(forked.life, link, self)
 
-    def keep_spare(self) -> None:
-        """From now on have one process forked ahead, for the next one who needs it."""
-        self._keeps_spare = True
+    def keep_spares(self, count: int) -> None:
+        """From now on have so many processes forked ahead, for those who need one next."""
+        self._kept = count
         self._refill()
 
-    def _refill(self) -> None:
-        if self._keeps_spare and (self._forking_ahead is None or self._forking_ahead.done()):
-            self._forking_ahead = asyncio.create_task(self._fork_ahead())
+    def _refill(self, pause: float = 0.0) -> None:
+        if self._kept and (self._forking_ahead is None or self._forking_ahead.done()):
+            self._forking_ahead = asyncio.create_task(self._fork_ahead(pause))
 
-    async def _fork_ahead(self) -> None:
+    async def _fork_ahead(self, pause: float) -> None:
+        # Who has just got a process needs the CPU now.
+        await asyncio.sleep(pause)
         # If it fails, whoever needs a process forks one, or finds out why that cannot be done.
         with contextlib.suppress(ForkServerLost):
-            self._spare = self._spare or await self._fork()
+            while len(self._spares) < self._kept:
+                self._spares.append(await self._fork())
 
     def _take_spare(self) -> _Forked | None:
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.life.pid not in self._living:
+        while self._spares:
+            spare = self._spares.popleft()
+            if spare.life.pid in self._living:
+                return spare
             spare.connection.close()
-            return None
-        return spare
+        return None
 
     async def _fork(self) -> _Forked:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -270,7 +280,7 @@ class ForkServer:
 
     async def close(self) -> None:
         """End the fork server and every crew process."""
-        self._keeps_spare = False
+        self._kept = 0
         if self._forking_ahead is not None:
             self._forking_ahead.cancel()
         if self._reading is not None:
@@ -285,9 +295,8 @@ class ForkServer:
         await self._removing.stop()
 
     def _discard(self) -> None:
-        if self._spare is not None:
-            self._spare.connection.close()
-            self._spare = None
+        while self._spares:
+            self._spares.popleft().connection.close()
         if self._control is not None:
             self._control.close()
             self._control = None

@@ -42,7 +42,10 @@ class Dispatcher:
         self._lease = lease
         self._taken: set[_Key] = set()
         """The claims that occupy a slot."""
+        self._at_work: set[_Key] = set()
+        """These, and those of executions that have ended or rest and are being tidied up."""
         self._runs: dict[_Key, ExecutionRun] = {}
+        self._slot_was_freed = False
         self._subscription: Subscription | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -92,18 +95,20 @@ class Dispatcher:
     # ---- taking
 
     async def _take(self) -> None:
-        room = self._room()
-        if not room.total or self._draining or not self._lease.held.is_set():
+        if not self._room().total or self._draining or not self._lease.held.is_set():
             return
-        await asyncio.sleep(_STEP_SECONDS * (len(self._taken) + random.random()))  # noqa: S311 - nothing to guess
-        if not await self._store.any_waiting() or self._draining:
+        # What waits when a slot becomes free has waited for it: no idler host has wanted it.
+        if not self._slot_was_freed:
+            await asyncio.sleep(_STEP_SECONDS * (len(self._taken) + random.random()))  # noqa: S311 - nothing to guess
+        self._slot_was_freed = False
+        if not await self._store.any_waiting(self._room()) or self._draining:
             return
         # Until it is known that all that was taken runs, the rows may say more of this host than is true.
         self._repair_at = 0.0
         # What is being taken is not left behind by a host that stops meanwhile.
         self._idle.clear()
         try:
-            for claim in await self._store.take(self._executor_id, room):
+            for claim in await self._store.take(self._executor_id, self._room()):
                 self._begin(claim)
         finally:
             self._note_idle()
@@ -114,10 +119,19 @@ class Dispatcher:
             if execution_id == claim.execution.id:
                 run.stop(Lost())
         self._taken.add(_key(claim))
+        self._at_work.add(_key(claim))
         self._background.start(self._work(claim))
 
+    def _free(self, claim: Claim) -> None:
+        """Let the slot of a claim be another one's."""
+        if _key(claim) in self._taken:
+            self._taken.discard(_key(claim))
+            self._slot_was_freed = True
+            if self._subscription is not None:
+                self._subscription.wake()
+
     def _note_idle(self) -> None:
-        if not self._taken:
+        if not self._at_work:
             self._idle.set()
 
     def _room(self) -> Room:
@@ -166,14 +180,13 @@ class Dispatcher:
             await asyncio.sleep(_RUN_AGAIN_SECONDS)
             await self._give_back(claim)
         finally:
-            self._taken.discard(_key(claim))
+            self._free(claim)
+            self._at_work.discard(_key(claim))
             self._note_idle()
-            if self._subscription is not None:
-                self._subscription.wake()
 
     async def _run(self, claim: Claim) -> None:
         execution = claim.execution
-        run = self._runs[_key(claim)] = ExecutionRun(claim, self._context)
+        run = self._runs[_key(claim)] = ExecutionRun(claim, self._context, lambda: self._free(claim))
         try:
             if execution.cancel_requested_at is not None:
                 run.stop(Cancelled())

@@ -44,6 +44,8 @@ from services.orchestrator.worker.settings import WorkerSettings
 logger = structlog.get_logger(__name__)
 
 _REVOKED_SECONDS = 2.0
+_MOST_SPARES = 4
+"""Crew processes that are forked ahead: with a batch, several slots become free at the same moment."""
 
 
 class WorkerHost:
@@ -121,7 +123,7 @@ class WorkerHost:
         await self._bus.start()
         self._background.start(self._lease.run())
         await self._fork_server.warm()
-        self._fork_server.keep_spare()
+        self._fork_server.keep_spares(min(self._settings.slots, _MOST_SPARES))
         await self._lease.held.wait()
         for work in (
             self._pruner.run(),

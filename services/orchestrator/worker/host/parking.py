@@ -1,5 +1,6 @@
 """How an execution comes to wait for a person or a model, with nothing running."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 from coxswain.orchestrator.v1 import execution_pb2
@@ -24,7 +25,10 @@ class Parking:
         recorder: Recorder,
         principal: ExecutionPrincipal,
         completion: Completion,
+        on_rest: Callable[[], None],
     ) -> None:
+        """`on_rest` is told as soon as it is stored that the execution is parked."""
+        self._on_rest = on_rest
         self._context = context
         self._execution = state.execution
         self._recorder = recorder
@@ -67,6 +71,8 @@ class Parking:
                 await write.park(state, wake_at)
 
         await self._recorder.commit([], park)
+        if parked:
+            self._on_rest()
         if cancelled:
             await self._completion.cancel()
         return parked or cancelled

@@ -1,6 +1,7 @@
 """One claim on one execution: runs its tasks until they are done, or until something stops it."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 from coxswain.orchestrator.worker.link_pb2 import EarlierTask, EvaluateCondition, RunTask
@@ -35,7 +36,8 @@ from services.orchestrator.worker.host.stop_signal import (
 class ExecutionRun:
     """Runs a claimed execution. `stop` may be called at any time, on the loop."""
 
-    def __init__(self, claim: Claim, context: RunContext) -> None:
+    def __init__(self, claim: Claim, context: RunContext, on_rest: Callable[[], None]) -> None:
+        """`on_rest` is told as soon as it is stored that the execution has ended or is parked."""
         execution = claim.execution
         self._state = RunState(claim, context.default_model)
         self._signal = StopSignal(execution)
@@ -57,8 +59,8 @@ class ExecutionRun:
         )
         opener = CrewOpener(context, self._state, self._recorder, principal, self._signal, files)
         self._crew = CrewSession(context, self._state, self._recorder, opener)
-        self._completion = Completion(context, self._state, self._recorder, files)
-        self._parking = Parking(context, self._state, self._recorder, principal, self._completion)
+        self._completion = Completion(context, self._state, self._recorder, files, on_rest)
+        self._parking = Parking(context, self._state, self._recorder, principal, self._completion, on_rest)
         self._questions = Questions(context, self._state, self._recorder, self._crew, self._completion)
 
     def stop(self, reason: Stop) -> None:

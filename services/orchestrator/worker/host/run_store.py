@@ -89,9 +89,9 @@ class RunStore:
         """Return the ids of hosts that have executions, dead ones among them."""
         return await read_holders(self._database)
 
-    async def any_waiting(self) -> bool:
-        """Return whether an execution waits for a host."""
-        return await read_any_waiting(self._database)
+    async def any_waiting(self, room: Room) -> bool:
+        """Return whether an execution waits for a host that there may be room for."""
+        return await read_any_waiting(self._database, of_idle_groups=not room.free)
 
     async def can_run(self, executor_id: str, slots: int, reserved_slots: int, group_limit: int | None) -> None:
         """Store what a host can run, for those who want to know why an execution waits."""

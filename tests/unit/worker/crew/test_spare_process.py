@@ -1,6 +1,7 @@
-"""One process is forked ahead: it is the next one used, once, and nobody misses it when it dies."""
+"""Processes are forked ahead: they are the next ones used, once, and nobody misses one that dies."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -27,15 +28,15 @@ async def keeping(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[For
     data: Path = tmp_path_factory.mktemp("crew")
     async with ForkServer(crew_environment(data)) as server:
         await server.warm()
-        server.keep_spare()
+        server.keep_spares(1)
         yield server
 
 
 async def spare(server: ForkServer) -> int:
     async with asyncio.timeout(PATIENCE):
-        while server._spare is None:  # noqa: ASYNC110 - nothing to wait on
+        while not server._spares:  # noqa: ASYNC110 - nothing to wait on
             await asyncio.sleep(0.01)
-    return server._spare.life.pid
+    return server._spares[0].life.pid
 
 
 async def test_what_was_forked_ahead_is_used_once(keeping: ForkServer) -> None:
@@ -78,3 +79,23 @@ async def test_it_dies_with_the_fork_server_and_comes_back_with_it(keeping: Fork
     async with segment(keeping, ScriptedHost(lambda _: answer("Done.")), CREW) as run:
         assert (await run.task(0)).text == "Done."
         assert await spare(keeping) not in {ahead, run.process.pid}
+
+
+async def test_so_many_are_kept_as_are_wanted_at_once(keeping: ForkServer) -> None:
+    keeping.keep_spares(3)
+
+    async def ahead() -> list[int]:
+        async with asyncio.timeout(PATIENCE):
+            while len(keeping._spares) < 3:  # noqa: ASYNC110 - nothing to wait on
+                await asyncio.sleep(0.01)
+        return [one.life.pid for one in keeping._spares]
+
+    kept = await ahead()
+    async with contextlib.AsyncExitStack() as running:
+        runs = [
+            await running.enter_async_context(segment(keeping, ScriptedHost(lambda _: answer("Done.")), CREW))
+            for _ in range(3)
+        ]
+        assert [run.process.pid for run in runs] == kept
+        assert not set(await ahead()) & set(kept)
+    keeping.keep_spares(1)
