@@ -29,7 +29,7 @@ HOST = "host"
 class Run:
     """A run that goes on until it is stopped, and for as long after that as the test wants."""
 
-    def __init__(self, claim: Claim, _: Any) -> None:
+    def __init__(self, claim: Claim, _: Any, __: Any) -> None:
         self.claim = claim
         self.reason: Stop | None = None
         self.stopped = asyncio.Event()
