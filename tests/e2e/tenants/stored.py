@@ -19,8 +19,8 @@ def engine_of(installation: Installation, service: str) -> Engine:
     return create_engine(url, connect_args={"options": f"-csearch_path={service}"})
 
 
-_NOBODYS = ("sqlite_sequence", "record_words_fts")
-"""What the beginning of a table's name says of tables that databases keep for all groups together."""
+_NOBODYS = ("sqlite_sequence", "record_words_fts", "worker_leases")
+"""Beginnings of the names of tables that are kept for all groups together."""
 _PASSING = " llm_chunk "
 """Stands in rows that are removed some time after they have been told."""
 
