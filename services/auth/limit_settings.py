@@ -33,9 +33,7 @@ class LimitSettings(BaseSettings):
         None, ge=0, allow_inf_nan=False, description="US dollars for models of a group in a calendar month (UTC)."
     )
     max_records: int | None = Field(None, ge=0, description="Records in a group's memories.")
-    max_stored_bytes: int | None = Field(
-        None, ge=0, description="Bytes that memory, and as many that the orchestrator, stores for a group."
-    )
+    max_stored_bytes: int | None = Field(None, ge=0, description="Bytes of the files that executions of a group keep.")
 
     def limits(self) -> GroupLimits:
         """Return them as limits of a group."""

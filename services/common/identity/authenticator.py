@@ -12,6 +12,7 @@ from typing import Protocol
 from services.common.cache import AsyncCache
 from services.common.errors import Unauthenticated
 from services.common.identity.access_changes import AccessChanges, AccessChangeSource
+from services.common.identity.group_limits import NO_GROUP_LIMITS
 from services.common.identity.principal import Principal
 from services.common.identity.principal_token import PrincipalVerifier
 from services.common.identity.service_identity import ServiceTokenVerifier
@@ -27,6 +28,8 @@ _IDENTIFYING = frozenset({AUTHORIZATION, FORWARDED_ACCESS_TOKEN, GROUP, PRINCIPA
 _CACHE_SIZE = 10_000
 _EXPIRY_MARGIN_SECONDS = 10.0
 _OUTDATED_PAUSE_SECONDS = 1.0
+# An operator who lifts a limit waits for it to act.
+_LIMITED_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,10 @@ class Authenticator:
         return hashlib.blake2b(material.encode(), key=self._hash_key, digest_size=32).digest()
 
     def _lifetime(self, principal: Principal) -> float:
-        return min(self._cache_seconds, principal.expires_at.timestamp() - time.time() - _EXPIRY_MARGIN_SECONDS)
+        seconds = self._cache_seconds
+        if principal.limits != NO_GROUP_LIMITS:
+            seconds = min(seconds, _LIMITED_SECONDS)
+        return min(seconds, principal.expires_at.timestamp() - time.time() - _EXPIRY_MARGIN_SECONDS)
 
     def service(self, token: str, audience: str) -> str:
         """Return the name of the calling service.

@@ -39,6 +39,7 @@ from services.memory.usecases.document_drafts import (
 from services.memory.usecases.document_parts import DocumentParts, joined, saved_meanwhile
 from services.memory.usecases.document_uploads import RETRY_SECONDS, UploadedFile, UploadLimits, Uploads
 from services.memory.usecases.namespaces import namespace_key
+from services.memory.usecases.record_quota import check_record_quota
 
 _REPORTED_BYTES = 256 * 1024
 """How many bytes arrive between two responses that say so."""
@@ -280,6 +281,11 @@ class Documents:
         records: Sequence[Record],
     ) -> SavedDocument:
         now = utc_now()
+
+        async def replaced() -> int:
+            return (await store.count(key, parts_of(draft.id), now)).count
+
+        await check_record_quota(principal, store, len(records), replaced)
         async with self._database.write() as connection:
             repository = DocumentRepository(connection, principal.group_id, store.backend_id)
             revision, before = await repository.claim(draft.id, len(records), now)

@@ -29,6 +29,7 @@ from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.ranked_search import CANDIDATES, OneNamespace, search_by_rank
 from services.memory.usecases.record_history import RecordHistory
 from services.memory.usecases.record_pages import ENVELOPE_BYTES, ListPages, SearchPages, fitting
+from services.memory.usecases.record_quota import check_record_quota
 from services.memory.usecases.reranking import check_reranking, reranker_of
 
 DEFAULT_LIMIT = 10
@@ -118,6 +119,7 @@ class Memories:
                 store that cannot compare it, or a record names a document that is there and is none of its parts.
             PermissionDenied: a record has the id of somebody else's private one.
             Aborted: a record is not at the revision that is expected, or its document has been saved meanwhile.
+            ResourceExhausted: QUOTA_EXCEEDED, the group would have more records than it may.
         """
         key = namespace_key(principal, memory_id, kind)
         if near_copies and len(records) > _MOST_COMPARED:
@@ -141,6 +143,7 @@ class Memories:
                 reason="INVALID_FIELD",
                 violations=(FieldViolation("records", "expected_revision is not possible with the active backend"),),
             )
+        await check_record_quota(principal, store, len(records), lambda: _replaced(store, key, records))
         existing = await store.space(key)
         space = await self._embed(existing, records, model, crew_name)
         named = await self._documents.named(principal, store, records) if kind is MemoryKind.DOCUMENT else ()
@@ -403,3 +406,9 @@ def query_vector(values: npt.ArrayLike, path: str) -> Vector:
         return unit_vector(values)
     except ValueError as error:
         raise InvalidArgument.field(path, str(error)) from None
+
+
+async def _replaced(store: MemoryStore, key: NamespaceKey, records: Sequence[Record]) -> int:
+    """Return how many of the records are there by their ids."""
+    ids = list({record.id for record in records if record.id})
+    return len(await store.get(key, ids, utc_now(), embeddings=False)) if ids else 0

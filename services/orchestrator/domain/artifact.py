@@ -4,7 +4,7 @@ import mimetypes
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 
@@ -43,6 +43,19 @@ class ArtifactLimits:
     execution_bytes: int
     execution_files: int
     group_bytes: int
+
+    def within(self, allowed: int | None) -> "ArtifactLimits":
+        """Return the limits where the operator allows the group so many bytes; None: any number."""
+        return replace(self, group_bytes=smaller_group_bytes(self.group_bytes, allowed))
+
+
+def smaller_group_bytes(installation: int, allowed: int | None) -> int:
+    """Return the smaller limit on the files of a group: `installation` is 0 for no limit, `allowed` is None."""
+    if allowed is None:
+        return installation
+    # Nothing but empty files where nothing is allowed.
+    allowed = max(allowed, 1)
+    return min(installation, allowed) if installation else allowed
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.grpc.enums import enum_to_proto
+from services.common.identity.group_limits import GroupLimits
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.orchestrator.domain.artifact import Artifact
+from services.orchestrator.domain.artifact import Artifact, smaller_group_bytes
 from services.orchestrator.domain.continuation import Continuation, TaskReuse
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.domain.execution import (
@@ -120,7 +121,7 @@ class ExecutionContinuer:
                 metadata={"execution_id": ended.execution.id},
             )
 
-        files = await self._files(ended, execution, plan)
+        files = await self._files(ended, execution, plan, principal.limits)
 
         async def take_over(connection: AsyncConnection, stored: Execution) -> None:
             # It must not be deleted before its journal is copied.
@@ -139,7 +140,7 @@ class ExecutionContinuer:
         events = [_continued_event(ended, plan), *changed]
         return await self._starter.queue(execution, tasks, request, take_over, events, limits=principal.limits)
 
-    async def _files(self, ended: _Ended, execution: Execution, plan: _Plan) -> ArtifactReuse:
+    async def _files(self, ended: _Ended, execution: Execution, plan: _Plan, limits: GroupLimits) -> ArtifactReuse:
         """Return the files of tasks that are copied, and of those that go on with what their tools have done.
 
         What has been done in the world for a task that starts over is told to it again, and so its files stay as well.
@@ -158,9 +159,9 @@ class ExecutionContinuer:
             if one.task_index in indices or (one.task_index in plan.journals.effects and one.call_id in ended.effects)
         ]
         found = await decide_artifacts(execution, ended.next_spec, files, results, {**plan.journals.effects, **indices})
-        if self._artifact_group_bytes:
+        if limit := smaller_group_bytes(self._artifact_group_bytes, limits.max_stored_bytes):
             group_bytes = await read_group_bytes(self._database, execution.group_id)
-            found.check(group_bytes, self._artifact_group_bytes)
+            found.check(group_bytes, limit)
         return found
 
     async def _read(self, principal: Principal, wanted: Continuation) -> _Ended:

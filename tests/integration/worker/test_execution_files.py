@@ -48,7 +48,7 @@ async def database(shared_database_url: str) -> AsyncIterator[Database]:
     await opened.close()
 
 
-def files_of(store: RunStore, claim: Claim) -> ExecutionFiles:
+def files_of(store: RunStore, claim: Claim, allowed: int | None = None) -> ExecutionFiles:
     recorder = Recorder(
         store,
         claim.execution,
@@ -57,7 +57,9 @@ def files_of(store: RunStore, claim: Claim) -> ExecutionFiles:
         pruner=ChunkPruner(store, retention=60),
         on_failure=lambda _: None,
     )
-    return ExecutionFiles(store, claim.execution, recorder, limits=LIMITS, retry_seconds=0)
+    return ExecutionFiles(
+        store, claim.execution, recorder, limits=LIMITS, retry_seconds=0, allowed_bytes=lambda: allowed
+    )
 
 
 async def test_files_are_stored_replaced_and_there_after_a_takeover(database: Database, store: RunStore) -> None:
@@ -194,7 +196,21 @@ async def test_a_host_that_asks_again_for_the_files_of_a_call_is_told_what_becam
     # The task itself has replaced the first one, of which nothing is left.
     assert await after.take_over(READ, "c", ids) == (kept[1:], f"1 of 3 files are not there any more; {refused}")
     # The content was dropped: what would fit by now does not come back empty.
-    after._limits = ArtifactLimits(0, 0, 0, 0)
+    after._installation_limits = ArtifactLimits(0, 0, 0, 0)
     found, refused = await after.take_over(READ, "c", ids[2:])
     assert found == kept[1:]
     assert "was reached before" in refused
+
+
+@pytest.mark.parametrize(("allowed", "kept"), [(None, True), (7_000_000, True), (3, False), (0, False)])
+async def test_what_the_operator_allows_the_group_limits_its_files(
+    database: Database, store: RunStore, allowed: int | None, kept: bool
+) -> None:
+    claim = await claimed(store, await queue(database, crew("read"), group_id=f"group {allowed}"))
+    files = files_of(store, claim, allowed)
+    await files.store(READ, "empty", b"", call_id="c")
+    if kept:
+        await files.store(READ, "a", b"four", call_id="c")
+    else:
+        with pytest.raises(FileRefused, match="of all files of a group"):
+            await files.store(READ, "a", b"four", call_id="c")

@@ -9,6 +9,7 @@ import pytest
 
 from services.common.clock import utc_now
 from services.common.identity.authenticator import Authenticator, Credential
+from services.common.identity.group_limits import NO_GROUP_LIMITS, GroupLimits
 from services.common.identity.principal import CredentialKind, Principal, Role
 
 ANN = Credential("Bearer ann")
@@ -20,11 +21,22 @@ class Auth:
     def __init__(self, lifetime: float) -> None:
         self.lifetime = lifetime
         self.asked = 0
+        self.limits = NO_GROUP_LIMITS
 
     async def exchange(self, credential: Credential, group_id: str) -> Principal:
         self.asked += 1
         expires = utc_now() + timedelta(seconds=self.lifetime)
-        return Principal(credential.authorization, group_id, Role.EDITOR, False, CredentialKind.DEV, "", "", expires)
+        return Principal(
+            subject=credential.authorization,
+            group_id=group_id,
+            role=Role.EDITOR,
+            platform_admin=False,
+            credential_kind=CredentialKind.DEV,
+            session_id="",
+            execution_id="",
+            expires_at=expires,
+            limits=self.limits,
+        )
 
 
 def authenticator(auth: Auth, seconds: float, clock: Callable[[], float] = time.monotonic) -> Authenticator:
@@ -54,3 +66,15 @@ async def test_nobody_is_remembered_beyond_their_principal(lifetime: float, seco
     callers = authenticator(Auth(lifetime), seconds)
     await callers.caller(ANN, "sales")
     assert callers.remembered_seconds(ANN, "sales") <= most
+
+
+async def test_a_change_of_limits_is_seen_soon_and_at_once_where_it_is_made() -> None:
+    auth = Auth(300)
+    auth.limits = GroupLimits(max_crews=1)
+    callers = authenticator(auth, 60)
+    for group in ("sales", "legal"):
+        await callers.caller(ANN, group)
+        assert 9 < callers.remembered_seconds(ANN, group) <= 10
+    callers.forget_group("sales")
+    assert callers.remembered_seconds(ANN, "sales") == 0
+    assert callers.remembered_seconds(ANN, "legal") > 0

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings
 
 from services.auth.http import JsonClient
 from services.auth.identity.modes import verifier_of
+from services.auth.limit_settings import LimitSettings
 from services.auth.settings import AuthSettings
 from services.common.egress import AddressPolicy
 from services.common.settings import (
@@ -68,6 +69,7 @@ def known_variables() -> set[str]:
         names |= variables_of(ServiceSettings, f"COXSWAIN_{service.upper()}_")
     for settings in (
         AuthSettings,
+        LimitSettings,
         ModelsSettings,
         MemorySettings,
         OrchestratorSettings,
@@ -118,7 +120,14 @@ def test_every_variable_is_a_setting_of_the_code() -> None:
 def test_services_accept_the_settings_of_production() -> None:
     common = CommonSettings()
     common.refuse_unsafe_identity()
-    for settings in (ModelsSettings, MemorySettings, OrchestratorSettings, WorkerSettings, ToolGatewaySettings):
+    for settings in (
+        LimitSettings,
+        ModelsSettings,
+        MemorySettings,
+        OrchestratorSettings,
+        WorkerSettings,
+        ToolGatewaySettings,
+    ):
         settings()
     auth = AuthSettings()
     http = JsonClient(AddressPolicy([], setting="none"), timeout_seconds=1)

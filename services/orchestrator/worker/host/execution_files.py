@@ -76,15 +76,24 @@ class ExecutionFiles:
         *,
         limits: ArtifactLimits,
         retry_seconds: float,
+        allowed_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """An absent database is asked again for `retry_seconds`."""
+        """An absent database is asked again for `retry_seconds`.
+
+        `allowed_bytes` returns how many bytes the operator allows the group at present; None: as many as `limits` do.
+        """
         self._store = store
-        self._limits = limits
+        self._installation_limits = limits
+        self._allowed_bytes = allowed_bytes
         self._retry_seconds = retry_seconds
         self._execution = execution
         self._recorder = recorder
         self._inventory: _Inventory | None = None
         self._reading = asyncio.Lock()
+
+    @property
+    def _limits(self) -> ArtifactLimits:
+        return self._installation_limits.within(self._allowed_bytes())
 
     async def store(
         self, task: TaskRef, name: str, content: bytes, *, call_id: str, media_type: str = ""

@@ -10,7 +10,9 @@ import grpc
 from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2
 from services.common.errors import CoxswainError, Unauthenticated
 from services.common.grpc.call import acting_as
+from services.common.grpc.limit_messages import limits_from_proto
 from services.common.grpc.status import from_rpc_error
+from services.common.identity.group_limits import NO_GROUP_LIMITS
 
 T = TypeVar("T")
 
@@ -31,6 +33,8 @@ class ExecutionPrincipal:
         self._good_until = 0.0
         self._renewing = asyncio.Lock()
         self._refused = False
+        self.limits = NO_GROUP_LIMITS
+        """What the operator allows the group, as auth said last; nothing is limited before the first call."""
 
     async def act(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return what `call` returns, whose calls to other services are made as the execution.
@@ -82,5 +86,6 @@ class ExecutionPrincipal:
                         raise CredentialExpired(failure.message) from error
                     raise failure from error
                 self._token = response.principal_token
+                self.limits = limits_from_proto(response.limits)
                 self._good_until = response.principal.expire_time.seconds - _RENEW_BEFORE_SECONDS
             return self._token

@@ -1,0 +1,30 @@
+"""The commands about limits of groups, against real services."""
+
+from tests.integration.client.command_line import Run
+from tests.support.group_limits import OPERATOR
+
+
+async def test_an_operator_sets_limits_and_the_group_sees_them(run: Run) -> None:
+    made = await run("limits", "set", "sales", "calls_per_minute=600", "max_crews=0", token=OPERATOR)
+    assert made.exit_code == 0, made.output
+    assert made.stdout.splitlines() == ["calls_per_minute: 600 (set for the group)", "max_crews: 0 (set for the group)"]
+    shown = await run("limits", "show", token="dev:alice:sales=operator")
+    rows = {line.split()[0]: line.split()[1:] for line in shown.stdout.splitlines()}
+    assert rows["calls_per_minute"][0] == "600"
+    assert rows["max_crews"][:1] == ["0"]
+    assert rows["max_models"] == ["unlimited", "default"]
+    assert (await run("limits", "show", "sales", token=OPERATOR)).stdout.splitlines()[0] == shown.stdout.splitlines()[0]
+    lifted = await run("limits", "set", "sales", "calls_per_minute=default", "max_crews=unlimited", token=OPERATOR)
+    assert lifted.stdout.splitlines() == [
+        "calls_per_minute: unlimited (default)",
+        "max_crews: unlimited (set for the group)",
+    ]
+
+
+async def test_what_is_not_a_limit_or_not_allowed_is_said(run: Run) -> None:
+    for wrong in ("max_boats=1", "max_crews=-1", "max_crews=1.5", "max_crews=many", "max_crews"):
+        refused = await run("limits", "set", "sales", wrong, token=OPERATOR)
+        assert refused.exit_code == 2, refused.output
+    denied = await run("limits", "set", "sales", "max_crews=9", token="dev:alice:sales=admin")
+    assert denied.exit_code == 10 + 7
+    assert "ROLE_REQUIRED" in denied.stderr
