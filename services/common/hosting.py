@@ -162,13 +162,13 @@ class Host:
             hosted.service.register(registry)
         # The internal one first: services may call each other while they start.
         internal_port = await self._listen(internal, internal_address)
+        await internal.set_serving(True)
         for hosted in self._hosted:
             await hosted.service.start()
         self._background.start(every(SHARE_SECONDS, lambda: traffic.share(identity), name="group_traffic"))
         identity.on_changed_limits(authenticator.forget_group)
         public_port = await self._listen(public, public_address)
-        for listener in self._listeners:
-            await listener.set_serving(True)
+        await public.set_serving(True)
         return public_port, internal_port
 
     async def _listen(self, listener: Listener, address: str) -> int:
@@ -184,12 +184,12 @@ class Host:
 
     async def close(self, grace: float) -> None:
         """Drain for at most `grace` seconds, then release everything."""
-        for listener in self._listeners:
+        # Public calls may need internal ones until their end.
+        for listener in self._listeners[:1]:
             with contextlib.suppress(Exception):
                 await listener.set_serving(False)
         for hosted in reversed(self._hosted):
             await self._quietly("drain", hosted.name, hosted.service.drain())
-        # Public calls may need internal ones until their end.
         for listener in self._listeners:
             await listener.stop(grace)
         # Cancelled handlers run once more before what they use is closed.

@@ -59,8 +59,11 @@ class Peers:
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", limit),
             ("grpc.service_config", service_config(service)),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
+            # A peer that was away is found again soon after it is back; by itself gRPC waits for up to two minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+            ("grpc.keepalive_time_ms", 15_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
         ]
         if self._tls is not None and not target.startswith("unix:"):
             return RenewedChannel(
@@ -132,7 +135,8 @@ class _StreamInterceptor(grpc.aio.UnaryStreamClientInterceptor):
 
 @functools.cache
 def service_config(name: str) -> str:
-    """Return the gRPC service config (JSON) for calls to a service: round robin, and retries of what may be repeated.
+    """Return the gRPC service config (JSON) for calls to a service: round robin over replicas that say they serve, and
+    retries of what may be repeated.
 
     The options of its methods decide that; those of a stream, which may have begun, never let it.
     """
@@ -152,6 +156,7 @@ def service_config(name: str) -> str:
     return json.dumps(
         {
             "loadBalancingConfig": [{"round_robin": {}}],
+            "healthCheckConfig": {"serviceName": ""},
             "methodConfig": [{"name": repeatable, "retryPolicy": policy}] if repeatable else [],
         }
     )

@@ -1,6 +1,7 @@
 """What happens to every call before and after its handler.
 
-In order: request id and log context, deadline, a place among the open calls, identity, access and role, decoding,
+In order: request id and log context, deadline, whether the listener stops, a place among the open
+calls, identity, access and role, decoding,
 refusal of crowds and of U+0000, validation, handler, encoding; a failure anywhere becomes a `google.rpc.Status`. The
 steps are bound to a method once, when it is registered: an interceptor would choose and wrap a handler for every call.
 """
@@ -28,6 +29,7 @@ from services.common.errors import (
     Unauthenticated,
 )
 from services.common.grpc.access import MethodAccess
+from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.call import Call, current_call, enter_call
 from services.common.grpc.call_audit import record_call
 from services.common.grpc.capacity import Capacity
@@ -93,6 +95,7 @@ class Pipeline:
         stream_check_seconds: float,
         max_message_bytes: int,
         capacity: Capacity,
+        arrivals: Arrivals,
         traffic: GroupTraffic | None = None,
         idle_seconds: float = 60.0,
     ) -> None:
@@ -106,6 +109,7 @@ class Pipeline:
         self._stream_check_seconds = stream_check_seconds
         self._max_message_bytes = max_message_bytes
         self._capacity = capacity
+        self._arrivals = arrivals
         self._traffic = traffic or GroupTraffic()
         self._idle_seconds = idle_seconds
         self._closing = BackgroundTasks()
@@ -123,6 +127,7 @@ class Pipeline:
             call = Call(request_id="", method=method.path, peer=context.peer())
             try:
                 metadata = _enter(call, context)
+                self._arrivals.let_in()
                 with self._capacity.calls.one_for():
                     await self._admit(call, method, metadata)
                     with self._group_place(call):
@@ -184,6 +189,7 @@ class Pipeline:
                 stream.task.add_done_callback(lambda _: record_call(call, method.access))
             try:
                 metadata = _enter(call, context)
+                self._arrivals.let_in()
                 places.enter_context(self._capacity.streams.one_for())
                 if stream.task is not None:
                     # Also where grpc drops the stream of a client that went away, see `_close`.

@@ -11,6 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.grpc.access import read_access
+from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.capacity import Capacity, health_streams
 from services.common.grpc.gone_clients import log_gone_clients_quietly
 from services.common.grpc.group_traffic import GroupTraffic
@@ -52,11 +53,13 @@ class Listener:
     ) -> None:
         """`traffic` is shared by the listeners of a process."""
         self.internal = internal
+        self._arrivals = Arrivals()
         self._pipeline = Pipeline(
             authenticator,
             internal=internal,
             stream_check_seconds=max(1.0, settings.principal_cache_seconds),
             max_message_bytes=settings.max_message_bytes,
+            arrivals=self._arrivals,
             capacity=Capacity.of(
                 calls=settings.max_concurrent_calls,
                 group_calls=settings.max_group_calls,
@@ -152,8 +155,13 @@ class Listener:
             await self._health.set(name, status)
 
     async def stop(self, grace: float) -> None:
-        """Refuse new calls and wait up to `grace` seconds for running ones."""
+        """Take calls until no more come, then refuse them; wait up to `grace` seconds for running ones.
+
+        Without any grace, all ends at once.
+        """
         await self._health.enter_graceful_shutdown()
+        if grace:
+            await self._arrivals.end()
         await self.server.stop(grace)
 
 

@@ -32,6 +32,7 @@ from services.common.audit import configure_audit, stop_audit
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
 from services.common.grpc.access import MethodAccess
+from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.call import acting_as, current_call, current_principal
 from services.common.grpc.capacity import AnonymousStreams, Capacity, Places
 from services.common.grpc.group_traffic import SharedTraffic, Traffic
@@ -518,7 +519,9 @@ async def test_a_handler_ends_with_its_call_even_when_nobody_takes_what_it_says(
 
     context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None, peer=str)
     nobody: Any = None
-    pipeline = Pipeline(nobody, internal=False, stream_check_seconds=1, max_message_bytes=1024, capacity=ROOM)
+    pipeline = Pipeline(
+        nobody, internal=False, stream_check_seconds=1, max_message_bytes=1024, capacity=ROOM, arrivals=Arrivals()
+    )
     access = MethodAccess(internal=False, role=Role.ANONYMOUS, repeatable=True)
     method = Method("/m", "models", access, model_pb2.ListModelsRequest)
     responses = pipeline.server_stream(method, handler)(b"", context)
@@ -573,7 +576,14 @@ async def test_a_removed_caller_who_still_takes_a_response_hears_why_nothing_fol
 
     authenticator: Any = Removing()
     context: Any = Context()
-    pipeline = Pipeline(authenticator, internal=False, stream_check_seconds=1, max_message_bytes=1024, capacity=ROOM)
+    pipeline = Pipeline(
+        authenticator,
+        internal=False,
+        stream_check_seconds=1,
+        max_message_bytes=1024,
+        capacity=ROOM,
+        arrivals=Arrivals(),
+    )
     access = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=True)
     method = Method("/m", "models", access, model_pb2.ListModelsRequest)
     with pytest.raises(RuntimeError, match="ann was removed"):
@@ -648,7 +658,13 @@ async def test_a_client_that_sends_nothing_more_is_told_that_it_waits_for_nothin
     context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None, peer=str, abort=abort)
     nobody: Any = None
     pipeline = Pipeline(
-        nobody, internal=False, stream_check_seconds=1, max_message_bytes=1024, capacity=ROOM, idle_seconds=0.05
+        nobody,
+        internal=False,
+        stream_check_seconds=1,
+        max_message_bytes=1024,
+        capacity=ROOM,
+        arrivals=Arrivals(),
+        idle_seconds=0.05,
     )
     access = MethodAccess(internal=False, role=Role.ANONYMOUS, repeatable=False)
     method = Method("/m", "memory", access, memory_pb2.ImportRecordsRequest)
@@ -732,7 +748,8 @@ async def test_nobody_keeps_others_from_health_or_calls_by_watching_it(tmp_path:
             listener._health._streams = AnonymousStreams(Places("watchers", 5), Places("watchers of one host", 3))
         health: Any = health_pb2_grpc.HealthStub(served.channel)
         request = health_pb2.HealthCheckRequest(service="")
-        held = [await opened(health.Watch(request)) for _ in range(3)]
+        # The first of a connection is what a client checks health with.
+        held = [await opened(health.Watch(request)) for _ in range(1 + 3)]
         for _ in range(20):
             assert await told(health.Watch(request)) == FULL
         assert (await health.Check(request)).status == health_pb2.HealthCheckResponse.SERVING

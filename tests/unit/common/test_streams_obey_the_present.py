@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unauthenticated
 from services.common.grpc.access import read_access
+from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.capacity import Capacity
 from services.common.grpc.pipeline import Method, Pipeline
 from services.common.grpc.status import DETAILS_KEY
@@ -85,7 +86,12 @@ class Stream:
         self._told: list[Any] = []
         authenticator: Any = present
         pipeline = Pipeline(
-            authenticator, internal=False, stream_check_seconds=0.001, max_message_bytes=1024, capacity=ROOM
+            authenticator,
+            internal=False,
+            stream_check_seconds=0.001,
+            max_message_bytes=1024,
+            capacity=ROOM,
+            arrivals=Arrivals(),
         )
         bound = Method("/m", "s", read_access(method), GetMessageClass(method.input_type))
         context: Any = SimpleNamespace(

@@ -57,7 +57,7 @@ def is_repeatable(method: MethodDescriptor) -> bool:
 
 
 def service_config() -> str:
-    """The gRPC service config: round robin over all addresses, and retries of what may be repeated.
+    """The gRPC service config: round robin over all addresses that say they serve, and retries of what may be repeated.
 
     Streams are not retried here but by their reader: gRPC may hide the end of one after its last retry has failed.
     """
@@ -67,7 +67,11 @@ def service_config() -> str:
         if is_repeatable(method) and not method.server_streaming
     ]
     return json.dumps(
-        {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": names, "retryPolicy": RETRY_POLICY}]}
+        {
+            "loadBalancingConfig": [{"round_robin": {}}],
+            "healthCheckConfig": {"serviceName": ""},
+            "methodConfig": [{"name": names, "retryPolicy": RETRY_POLICY}],
+        }
     )
 
 
