@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from services.common.background import BackgroundTasks
-from services.common.db.database import Database
+from services.common.db.database import Database, described_url
 from services.common.db.migrate import SchemaState, schema_state, upgrade_database
 from services.common.db.start import database_faults, wait_for_database
 from services.common.grpc.group_traffic import SHARE_SECONDS, GroupTraffic
@@ -24,7 +24,7 @@ from services.common.paging import seal_page_tokens
 from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.common.service import IdentityProvider, Service
-from services.common.settings import CommonSettings, database_url, service_of
+from services.common.settings import CommonSettings, database_url, direct_database_url, service_of
 from services.common.startup import StartError
 
 logger = structlog.get_logger(__name__)
@@ -77,12 +77,16 @@ class Host:
         owner = service_of(name)
         url = database_url(settings, owner)
         with database_faults(owner, url):
-            database = Database(url, owner, null_pool=settings.null_pool)
-            if migrate:
-                await self._migrate(owner, url, database.dialect)
+            pooler = await wait_for_database(url, owner, settings.database_wait_seconds)
+        null_pool = pooler if settings.null_pool is None else settings.null_pool
+        database = Database(url, owner, null_pool=null_pool, pooler=pooler)
+        direct = await self._direct(owner, database, pooler=pooler)
+        if migrate:
+            await self._migrate(owner, direct or database)
         return Runtime(
             settings=settings,
             database=database,
+            direct_database=direct,
             peers=self.peers(name),
             identity=self._identity(name),
             data_dir=data_dir,
@@ -107,16 +111,30 @@ class Host:
         except ValueError as error:
             raise StartError(str(error)) from error
 
-    async def _migrate(self, name: str, url: str, dialect: str) -> None:
-        await wait_for_database(url, name, self._settings.database_wait_seconds)
-        if (self._settings.migrate or ("auto" if dialect == "sqlite" else "check")) == "auto":
-            state = await upgrade_database(name, url)
-        else:
-            state = await schema_state(name, url)
-            if state is SchemaState.BEHIND:
+    async def _direct(self, name: str, database: Database, *, pooler: bool) -> Database | None:
+        """Return what leads to the database without a pooler in between."""
+        url = direct_database_url(self._settings, name)
+        if not url:
+            if pooler:
+                logger.warning("pooler_without_direct_database", name=name)
+            return None if pooler else database
+        with database_faults(name, url):
+            if await wait_for_database(url, name, self._settings.database_wait_seconds):
                 raise StartError(
-                    f"the schema of {name} is not up to date; run: make migrate (or set COXSWAIN_MIGRATE=auto)"
+                    f"COXSWAIN_DIRECT_DATABASE_URL, or that of {name} alone, leads to a pooler "
+                    f"({described_url(url)}); it has to lead to PostgreSQL itself"
                 )
+        return Database(url, name, null_pool=True)
+
+    async def _migrate(self, name: str, database: Database) -> None:
+        url = database.url.render_as_string(hide_password=False)
+        mode = self._settings.migrate or ("auto" if database.dialect == "sqlite" else "check")
+        with database_faults(name, url):
+            state = await (upgrade_database if mode == "auto" else schema_state)(name, url)
+        if state is SchemaState.BEHIND and mode == "check":
+            raise StartError(
+                f"the schema of {name} is not up to date; run: make migrate (or set COXSWAIN_MIGRATE=auto)"
+            )
         if state is SchemaState.AHEAD:
             logger.warning("schema_ahead", name=name)
 
@@ -199,6 +217,8 @@ class Host:
             await self._quietly("close", hosted.name, hosted.service.close())
             await hosted.runtime.peers.close()
             await hosted.runtime.database.close()
+            if hosted.runtime.direct_database is not None:
+                await hosted.runtime.direct_database.close()
         await self._background.stop()
         if self._verifier_channel is not None:
             await self._verifier_channel.close()

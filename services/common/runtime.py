@@ -15,6 +15,8 @@ class Runtime:
 
     settings: CommonSettings
     database: Database
+    direct_database: Database | None
+    """The same without a pooler in between; None where nothing leads past the one there is."""
     peers: Peers
     identity: ServiceIdentity
     data_dir: Path

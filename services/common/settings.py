@@ -42,6 +42,11 @@ class CommonSettings(BaseSettings):
     database_url: DatabaseUrl = Field(
         "", description="Database of all services; empty means one SQLite file each in data_dir."
     )
+    direct_database_url: DatabaseUrl = Field(
+        "",
+        description="Where database_url leads through a pooler: the same PostgreSQL without one, for what needs a "
+        "session of its own.",
+    )
     migrate: Literal["auto", "check", ""] = Field(
         "",
         description='"auto" upgrades the schema at start, "check" refuses to start; empty: auto on SQLite, else check.',
@@ -83,10 +88,10 @@ class CommonSettings(BaseSettings):
         None, description="PEM authorities of the services' certificates; switches mutual TLS on between services."
     )
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of Prometheus metrics over HTTP; 0 means none.")
-    null_pool: bool = Field(
-        False,
+    null_pool: bool | None = Field(
+        None,
         validation_alias=AliasChoices("USE_NULLPOOL", "COXSWAIN_NULL_POOL"),
-        description="Opens a database connection for each transaction (USE_NULLPOOL).",
+        description="Opens a database connection for each transaction (USE_NULLPOOL); unset: where a pooler keeps them.",
     )
 
     @property
@@ -122,6 +127,7 @@ class ServiceSettings(BaseSettings):
     internal_port: int | None = Field(None, ge=0, le=65535, description="Port of the internal listener.")
     address: str = Field("", description="Where other services find its internal listener. Example: dns:///auth:50152.")
     database_url: DatabaseUrl = Field("", description="Its database instead of COXSWAIN_DATABASE_URL.")
+    direct_database_url: DatabaseUrl = Field("", description="Instead of COXSWAIN_DIRECT_DATABASE_URL.")
 
     @classmethod
     def of(cls, service: str) -> "ServiceSettings":
@@ -162,6 +168,11 @@ def database_url(common: CommonSettings, service: str) -> str:
     """Return the URL of a service's database."""
     chosen = ServiceSettings.of(service).database_url or common.database_url
     return chosen or f"sqlite:///{(common.data_dir / f'{service}.db').absolute()}"
+
+
+def direct_database_url(common: CommonSettings, service: str) -> str:
+    """Return the URL of a service's database without a pooler in between; empty where none is set."""
+    return ServiceSettings.of(service).direct_database_url or common.direct_database_url
 
 
 def is_loopback(host: str) -> bool:

@@ -90,7 +90,8 @@ class OrchestratorService:
     def __init__(self, settings: OrchestratorSettings, runtime: Runtime) -> None:
         database, peers = runtime.database, runtime.peers
         grants = RemoteGrants(peers)
-        self._bus: HintBus = PostgresHintBus(database) if database.dialect == "postgresql" else LocalHintBus()
+        direct = runtime.direct_database
+        self._bus: HintBus = LocalHintBus() if direct is None or direct.dialect == "sqlite" else PostgresHintBus(direct)
         self._feed = EventFeed(
             EventReader(database),
             self._bus,

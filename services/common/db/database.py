@@ -23,6 +23,14 @@ from services.common.db.statement import Statement
 _READ_ONLY = "coxswain_read_only"
 # A process that is stopped in a transaction would hold its locks for ever. The server ends the transaction instead.
 POSTGRES_SESSION = {"idle_in_transaction_session_timeout": "20s"}
+# Connections that have not been used for this long are given back. The ping before their next use finds that out.
+_POOLED_SESSION = POSTGRES_SESSION | {"idle_session_timeout": "5min"}
+# A pooler gives each transaction any session it has: nothing may be prepared for later ones.
+_NOTHING_PREPARED = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": lambda: "",
+}
 _URL_FORMS = "sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME"
 
 
@@ -59,10 +67,13 @@ class Database:
     never fail on a lock they could have waited for. On PostgreSQL every connection sees the service's own schema only.
     """
 
-    def __init__(self, url: str, schema: str, *, null_pool: bool = False, pool_size: int = 5) -> None:
+    def __init__(
+        self, url: str, schema: str, *, null_pool: bool = False, pooler: bool = False, pool_size: int = 5
+    ) -> None:
         """`schema` is the PostgreSQL schema; `null_pool` opens a connection for each transaction.
 
-        `pool_size` bounds the connections to PostgreSQL in transactions, and those beside any.
+        With `pooler`, which costs some round trips, PostgreSQL may be behind one that gives sessions to transactions,
+        such as PgBouncer. `pool_size` bounds the connections to PostgreSQL in transactions, and those beside any.
         """
         self.url = async_url(url)
         self.schema = schema
@@ -79,12 +90,17 @@ class Database:
             )
             _configure_sqlite(self.engine)
         else:
-            options["connect_args"] = {"server_settings": {"search_path": schema, **POSTGRES_SESSION}}
+            settings = {"search_path": schema, **_POOLED_SESSION}
+            options["connect_args"] = _NOTHING_PREPARED if pooler else {"server_settings": settings}
+            # Poolers refuse a search path at the start of a session.
+            options["execution_options"] = {"schema_translate_map": {None: schema}}
             if not null_pool:
                 # Connections open on demand. No overflow: those connections would be closed after each use.
-                options |= {"pool_size": pool_size, "max_overflow": 0}
-            self._snapshots = PostgresSnapshots(self.url, options)
+                options |= {"pool_size": pool_size, "max_overflow": 0, "pool_use_lifo": True}
+            self._snapshots = PostgresSnapshots(self.url, options, in_transactions=pooler)
             self.engine = create_async_engine(self.url, **options)
+            if pooler:
+                _limit_transactions(self.engine)
             if not null_pool:
                 ping_idle_connections(self.engine.sync_engine)
         self._point_reads: list[PointRead] = []
@@ -162,6 +178,14 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         finally:
             # Shielded: the pool would close a connection whose return is cancelled, and log an error.
             await asyncio.shield(connection.close())
+
+
+def _limit_transactions(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:
+        if not connection.get_execution_options().get(_READ_ONLY, False):
+            for name, value in POSTGRES_SESSION.items():
+                connection.exec_driver_sql(f"SET LOCAL {name} = '{value}'")
 
 
 def _configure_sqlite(engine: AsyncEngine) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, MetaData, text
 from services.common.db.database import Database
 from services.common.db.start import database_faults, wait_for_database
 from services.common.environment import read_settings
-from services.common.settings import SERVICES, CommonSettings, database_url
+from services.common.settings import SERVICES, CommonSettings, database_url, direct_database_url
 from services.common.startup import StartError
 
 _SERVICES_DIRECTORY = Path(__file__).resolve().parents[2]
@@ -83,9 +83,11 @@ async def downgrade_database(service: str, url: str, revision: str = "base") -> 
 
 async def schema_state(service: str, url: str) -> SchemaState:
     """Return how a schema stands. It only reads: it needs no right to change anything, and waits for no migration."""
-    database = Database(url, service, null_pool=True)
+    database = Database(url, service, null_pool=True, pooler=True)
     try:
         async with database.read() as connection:
+            if database.dialect == "postgresql":
+                await connection.execute(text(f'SET LOCAL search_path = "{service}"'))
             return await connection.run_sync(partial(_state, alembic_config(service)))
     finally:
         await database.close()
@@ -120,14 +122,15 @@ def _is_described_by_tables(_item: object, name: str | None, _kind: str, reflect
 
 
 async def _on_schema(service: str, url: str, work: Callable[[Connection], object]) -> None:
-    database = Database(url, service, null_pool=True)
+    database = Database(url, service, null_pool=True, pooler=True)
     try:
         async with database.write() as connection:
             if database.dialect == "postgresql":
-                # A migration may compute for minutes between two statements: see POSTGRES_SESSION.
+                # A migration may compute for minutes between two statements, and names no schema.
                 await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
                 await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-migrate'))"))
                 await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{service}"'))
+                await connection.execute(text(f'SET LOCAL search_path = "{service}"'))
             await connection.run_sync(work)
     finally:
         await database.close()
@@ -138,7 +141,7 @@ async def _seed(service: str, url: str) -> bool:
     name = f"services.{service}.seed"
     if importlib.util.find_spec(name) is None:
         return False
-    database = Database(url, service, null_pool=True)
+    database = Database(url, service, null_pool=True, pooler=True)
     try:
         await importlib.import_module(name).seed(database)
     finally:
@@ -156,7 +159,7 @@ _AFTER_UPGRADE = {
 async def _main(arguments: argparse.Namespace) -> int:
     common = read_settings(CommonSettings)
     for service in arguments.services or SERVICES:
-        url = arguments.url or database_url(common, service)
+        url = arguments.url or direct_database_url(common, service) or database_url(common, service)
         with database_faults(service, url):
             await wait_for_database(url, service, common.database_wait_seconds)
             if not await _act(arguments, service, url):

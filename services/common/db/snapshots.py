@@ -106,10 +106,14 @@ class PostgresSnapshots:
     What finds a lost one is read again, on a new one.
     """
 
-    def __init__(self, url: URL, options: Mapping[str, Any]) -> None:
-        """`options` are those of the engine, beside what autocommit needs."""
-        self._engine = create_async_engine(url, isolation_level="AUTOCOMMIT", **options)
-        self._plain = PostgresReads(self._engine.dialect)
+    def __init__(self, url: URL, options: Mapping[str, Any], *, in_transactions: bool) -> None:
+        """`options` are those of the engine, beside what autocommit needs.
+
+        Through a pooler a read is `in_transactions` after all: it is two exchanges, which have to have one session.
+        """
+        isolation = {} if in_transactions else {"isolation_level": "AUTOCOMMIT"}
+        self._engine = create_async_engine(url, **isolation, **options)
+        self._plain = None if in_transactions else PostgresReads(self._engine.dialect)
 
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """See `Snapshots`."""
@@ -123,6 +127,8 @@ class PostgresSnapshots:
 
     async def fetch_raw(self, statement: Statement, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """See `Snapshots`."""
+        if self._plain is None:
+            return await self.fetch(statement, parameters)
         try:
             async with self._connected() as connection:
                 return await self._plain.fetch(connection, statement, parameters)

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
-import itertools
 import re
 import ssl
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import structlog
 from alembic.util import CommandError
+from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.backoff import Backoff
 from services.common.db.database import Database, described_url
@@ -23,29 +25,41 @@ logger = structlog.get_logger(__name__)
 _PASSING = {"53300", "57P01", "57P02", "57P03"}
 
 
-async def wait_for_database(url: str, schema: str, seconds: float) -> None:
-    """Return once a connection can be made; one that is away for the moment gets some seconds.
+async def wait_for_database(url: str, schema: str, seconds: float) -> bool:
+    """Return, once a connection can be made, whether it leads through a pooler.
+
+    A database that is away for the moment gets some seconds.
 
     Raises:
         Unavailable: it is still away after that time, or refuses for a reason that time does not mend.
     """
-    database = Database(url, schema, null_pool=True)
+    database = Database(url, schema, null_pool=True, pooler=True)
     end, backoff = time.monotonic() + seconds, Backoff(0.2, 2)
+    attempt = 0
     try:
-        for attempt in itertools.count(1):
+        while True:
             try:
-                async with database.read():
-                    return
+                async with database.read() as connection:
+                    return await _is_through_pooler(connection)
             except Unavailable as error:
                 if time.monotonic() >= end or not _passes(error.__cause__):
                     raise
-                if attempt == 1:
+                if not attempt:
                     logger.warning(
                         "database_awaited", database=described_url(url), seconds=seconds, cause=_reason(error.__cause__)
                     )
+            attempt += 1
             await asyncio.sleep(min(backoff.pause(attempt), max(0.0, end - time.monotonic())))
     finally:
         await database.close()
+
+
+async def _is_through_pooler(connection: AsyncConnection) -> bool:
+    """Compare the server's process with the one the client was told: a pooler invents the latter."""
+    if connection.dialect.name != "postgresql":
+        return False
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    return bool(await connection.scalar(select(func.pg_backend_pid())) != driver.get_server_pid())
 
 
 def _passes(cause: BaseException | None) -> bool:

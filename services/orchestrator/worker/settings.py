@@ -3,7 +3,6 @@
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.common.settings import DatabaseUrl
 from services.orchestrator.worker.link.containment import ContainmentMode
 from services.orchestrator.worker.link.limits import CrewLimits
 
@@ -38,11 +37,6 @@ class WorkerSettings(BaseSettings):
     heartbeat_seconds: float = Field(3, gt=0, description="Seconds between two signs of life.")
     sweep_seconds: float = Field(
         0.5, gt=0, description="Seconds between two searches for hosts that have died; it takes two to find one."
-    )
-    direct_database_url: DatabaseUrl = Field(
-        "",
-        description="PostgreSQL of the orchestrator without a pooler in between, for one connection that shows that "
-        "the host lives. Through a pooler its death is noticed by the end of its lease only.",
     )
     safety_read_seconds: float = Field(
         2, gt=0, description="Seconds after which ready executions and cancellations are read although no hint came."

@@ -7,7 +7,6 @@ import secrets
 import socket
 
 import structlog
-from sqlalchemy.engine import make_url
 
 from coxswain.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
@@ -56,10 +55,11 @@ class WorkerHost:
         self.executor_id = f"{socket.gethostname()[:64]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._settings = settings
         self._store = RunStore(runtime.database)
+        direct = runtime.direct_database
         self._bus: HintBus = (
-            PostgresHintBus(runtime.database)
-            if runtime.database.dialect == "postgresql"
-            else RemoteHintBus(runtime.peers.channel("orchestrator"), self.executor_id)
+            RemoteHintBus(runtime.peers.channel("orchestrator"), self.executor_id)
+            if direct is None or direct.dialect == "sqlite"
+            else PostgresHintBus(direct)
         )
         self._home = CrewHome(runtime.data_dir / "crewai")
         self._fork_server = ForkServer(
@@ -68,7 +68,7 @@ class WorkerHost:
         )
         self._lease = LeaseKeeper(
             LeaseConnection(
-                make_url(settings.direct_database_url) if settings.direct_database_url else runtime.database.url,
+                (direct or runtime.database).url,
                 runtime.database.schema,
                 self.executor_id,
                 settings.lease_seconds,
