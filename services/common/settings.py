@@ -91,7 +91,7 @@ class CommonSettings(BaseSettings):
     null_pool: bool | None = Field(
         None,
         validation_alias=AliasChoices("USE_NULLPOOL", "COXSWAIN_NULL_POOL"),
-        description="Opens a database connection for each transaction (USE_NULLPOOL); unset: where a pooler keeps them.",
+        description="Opens a database connection for each transaction (USE_NULLPOOL); unset: behind a pooler.",
     )
 
     @property

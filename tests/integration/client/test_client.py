@@ -274,10 +274,11 @@ async def test_applying_never_overwrites_a_change_it_has_not_seen(
 async def test_health_is_told_for_the_whole_and_for_each_service(connect: Connect, server: Server) -> None:
     client = connect(server.address)
     assert await client.call("healthy")
-    server.health.enter_graceful_shutdown()
-    assert not await client.call("healthy")
     with pytest.raises(NotFound):
         await client.call("healthy", "nobody")
+    server.health.enter_graceful_shutdown()
+    with pytest.raises(Unavailable, match="unhealthy"):
+        await client.call("healthy")
 
 
 async def test_a_watch_shows_what_was_and_follows_until_the_end(

@@ -141,7 +141,8 @@ class Client:
     def healthy(self, service: str = "", *, timeout: float = 5.0) -> bool:
         """Whether a service reports that it is serving; an empty name asks about the whole server.
 
-        Raises NotFound for a service the server does not have and Unavailable when it cannot be reached.
+        Raises NotFound for a service the server does not have, and Unavailable when it cannot be reached or is about to
+        stop: calls go to servers alone that say they serve.
         """
         response = self._check_health(HealthCheckRequest(service=service), timeout=timeout)
         return bool(response.status == response.SERVING)
