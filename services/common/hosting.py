@@ -219,7 +219,6 @@ class Host:
             await hosted.runtime.database.close()
             if hosted.runtime.direct_database is not None:
                 await hosted.runtime.direct_database.close()
-        await self._background.stop()
         if self._verifier_channel is not None:
             await self._verifier_channel.close()
 

@@ -1,20 +1,15 @@
 """What is wrong with the tools that a crew names."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-from jsonschema import Draft202012Validator
 
 from services.common.errors import FieldViolation
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec, ToolSpec
 from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.domain.tool_source import ToolSource
+from services.orchestrator.setting_faults import setting_faults
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.tool_identity import collisions, source_of, tool_of
 from services.orchestrator.tool_resolver import EVERY_TOOL, MAX_TOOLS_PER_AGENT, resolve_tools
-from services.orchestrator.usecases.setting_faults import setting_fault
-
-_NO_SETTINGS: Mapping[str, Any] = {"type": "object", "additionalProperties": False}
 
 
 def tool_faults(
@@ -95,19 +90,6 @@ def changed_tools(spec: CrewSpec, sources: Mapping[str, ToolSource], pins: Mappi
     """Return the tools that are not what a crew was stored with, and may be called although, by name."""
     specs = [tool for _path, part in _owners(spec) for tool in part.tools if source_of(tool.name)]
     return sorted((tool for tool in resolve_tools(specs, sources, pins) if tool.changed), key=lambda tool: tool.name)
-
-
-def setting_faults(spec: ToolSpec, path: str) -> list[FieldViolation]:
-    """Return what is wrong with the settings of a tool that there is, at `path`."""
-    schema = _NO_SETTINGS if source_of(spec.name) else TOOLS[spec.name].config_schema
-    errors = sorted(Draft202012Validator(schema).iter_errors(spec.config), key=lambda error: list(map(str, error.path)))
-    return [
-        FieldViolation(
-            path + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.path),
-            setting_fault(error),
-        )
-        for error in errors
-    ]
 
 
 def _owners(spec: CrewSpec) -> Iterator[tuple[str, AgentSpec | TaskSpec]]:

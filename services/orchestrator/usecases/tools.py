@@ -40,12 +40,12 @@ from services.orchestrator.domain.tool_usage import ToolCallOutcome, ToolUsageRe
 from services.orchestrator.http_operations import READ_METHODS
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.repositories.tool_usage import ToolUsageRepository
+from services.orchestrator.setting_faults import setting_faults
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.tool_identity import source_of, tool_of
 from services.orchestrator.tool_resolver import EVERY_TOOL, built_in, of_source, resolve_tools
 from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.ports import TestedCall, ToolGateway
-from services.orchestrator.usecases.tool_faults import setting_faults
 from services.orchestrator.usecases.tool_listing import ToolListing
 
 logger = structlog.get_logger(__name__)

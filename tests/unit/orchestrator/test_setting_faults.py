@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from services.orchestrator.usecases.setting_faults import setting_fault
+from services.orchestrator.setting_faults import setting_fault
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

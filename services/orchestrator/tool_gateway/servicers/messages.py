@@ -13,12 +13,12 @@ from services.common.identity.principal import Principal
 from services.orchestrator.domain.crew import ToolSpec
 from services.orchestrator.domain.tool_outcome import Failed, Outcome, Returned
 from services.orchestrator.domain.tool_source import ListedTool, ToolSourceSpec
+from services.orchestrator.setting_faults import setting_faults
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.tool_gateway.ports import SourceAnswer, ToolCallRequest
 from services.orchestrator.tool_gateway.usecases.call_board import Asked, CallEvent, Ended, Sign
 from services.orchestrator.tool_gateway.usecases.call_runner import CallOrder
 from services.orchestrator.tool_identity import listed_hash
-from services.orchestrator.usecases.tool_faults import setting_faults
 
 _LONGEST_SECONDS = 24 * 3600.0
 

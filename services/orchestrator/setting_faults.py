@@ -1,10 +1,17 @@
-"""What is wrong with a setting of a tool, in plain words."""
+"""What is wrong with the settings of a tool, in plain words."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from services.orchestrator.suggestions import suggestion
+from jsonschema import Draft202012Validator
 
+from services.common.errors import FieldViolation
+from services.orchestrator.domain.crew import ToolSpec
+from services.orchestrator.suggestions import suggestion
+from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.tool_identity import source_of
+
+_NO_SETTINGS: Mapping[str, Any] = {"type": "object", "additionalProperties": False}
 _MOST_SHOWN = 100
 _TYPES = {
     "array": "a list",
@@ -15,6 +22,19 @@ _TYPES = {
     "object": "an object",
     "string": "text",
 }
+
+
+def setting_faults(spec: ToolSpec, path: str) -> list[FieldViolation]:
+    """Return what is wrong with the settings of a tool that there is, at `path`."""
+    schema = _NO_SETTINGS if source_of(spec.name) else TOOLS[spec.name].config_schema
+    errors = sorted(Draft202012Validator(schema).iter_errors(spec.config), key=lambda error: list(map(str, error.path)))
+    return [
+        FieldViolation(
+            path + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.path),
+            setting_fault(error),
+        )
+        for error in errors
+    ]
 
 
 def setting_fault(error: Any) -> str:
