@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from services.auth.domain import Group
 from services.auth.repositories.group_limits import GroupLimitRepository, read_limits
-from services.auth.repositories.groups import GroupRepository
+from services.auth.repositories.groups import GroupRepository, read_existing
 from services.auth.repositories.members import MemberRepository
 from services.auth.repositories.secrets import SecretRepository
 from services.auth.usecases.group_traffic import SharedGroupTraffic
@@ -75,7 +75,7 @@ class LimitsOfGroups:
             if self._make_missing:
                 await groups.add(Group(group_id, group_id, utc_now()))
             if not await groups.lock(group_id):
-                raise NotFound(f'there is no group "{group_id}"', metadata={"resource": "group", "id": group_id})
+                raise _no_group(group_id)
             standing = await GroupLimitRepository(connection).change(group_id, values)
         self._cache.forget(group_id)
         for act in self._changed:
@@ -88,6 +88,7 @@ class LimitsOfGroups:
         Raises:
             PermissionDenied: ROLE_REQUIRED, it is another group than the caller's.
             InvalidArgument: the caller is in no group, and names none.
+            NotFound: the group does not exist.
         """
         if group_id and group_id != principal.group_id and not principal.platform_admin:
             raise PermissionDenied(
@@ -98,6 +99,10 @@ class LimitsOfGroups:
         group_id = group_id or principal.group_id
         if not group_id:
             raise InvalidArgument.field("group_id", "name a group, as you are in none")
+        # In dev mode a caller's own group need not be stored.
+        needless = self._make_missing and group_id == principal.group_id
+        if not needless and not await read_existing(self._database, {group_id}):
+            raise _no_group(group_id)
         standing = await read_limits(self._database, group_id)
         effective = self._effective(standing)
         calls, streams = await traffic.used(group_id, effective)
@@ -119,3 +124,7 @@ class LimitsOfGroups:
             if value is not None and value >= 0:
                 values[name] = value
         return GroupLimits.from_claim(values)
+
+
+def _no_group(group_id: str) -> NotFound:
+    return NotFound(f'there is no group "{group_id}"', metadata={"resource": "group", "id": group_id})

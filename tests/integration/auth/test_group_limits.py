@@ -63,6 +63,8 @@ async def test_only_the_operator_changes_limits_and_looks_at_those_of_others(aut
         await groups(auth, ALICE).SetGroupLimits(change)
     with refused(StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED"):
         await limits_of(auth, ALICE, "legal")
+    with refused(StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await limits_of(auth, OPERATOR, "no-such-group")
     change.update_mask.Clear()
     with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
         await groups(auth, OPERATOR).SetGroupLimits(change)
@@ -143,6 +145,7 @@ async def test_the_installations_defaults_count_where_nothing_is_set(
 ) -> None:
     monkeypatch.setenv("COXSWAIN_LIMIT_MAX_SECRETS", "0")
     monkeypatch.setenv("COXSWAIN_LIMIT_MAX_MEMBERS", "5")
+    monkeypatch.setenv("COXSWAIN_LIMIT_MAX_CREWS", "-1")
     async with serve_services(tmp_path) as auth:
         assert (await limits_of(auth)).effective == GroupLimits(max_secrets=0, max_members=5)
         with refused(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):

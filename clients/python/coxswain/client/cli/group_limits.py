@@ -12,6 +12,8 @@ from coxswain.client.cli.session import JsonOption, add_row, session_of, table
 app = typer.Typer(no_args_is_help=True, help="What the operator allows groups.")
 
 _FIELDS = GroupLimits.DESCRIPTOR.fields_by_name
+# What fits into every field; the server knows how much of each it takes.
+_MOST = 10**15
 
 
 @app.command()
@@ -100,8 +102,8 @@ def _change(text: str) -> tuple[str, float | None]:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number) or number < 0 or not (_is_amount(name) or number.is_integer()):
+    if not 0 <= number <= _MOST or not (_is_amount(name) or number.is_integer()):
         raise typer.BadParameter(
-            f'{name} takes a number that is not negative, unlimited, or default, not "{value}"', param_hint="LIMITS"
+            f'{name} takes a number from 0 to {_MOST:,}, unlimited, or default, not "{value}"', param_hint="LIMITS"
         )
     return name, number
