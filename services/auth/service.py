@@ -208,9 +208,11 @@ class AuthService:
         """Exchange a credential for a principal; see `TokenExchanger`."""
         return await self._principals.exchange(credential, group_id)
 
-    async def share_traffic(self, process_id: str, traffic: Sequence[Traffic]) -> Sequence[SharedTraffic]:
+    async def share_traffic(
+        self, process_id: str, sequence: int, traffic: Sequence[Traffic]
+    ) -> Sequence[SharedTraffic]:
         """Count the calls and streams of groups in this process; see `TrafficShare`."""
-        return await self._traffic.share_traffic(process_id, traffic)
+        return await self._traffic.share_traffic(process_id, sequence, traffic)
 
     def on_changed_limits(self, act: Callable[[str], None]) -> None:
         """Have `act` called with the id of each group whose limits this process changes."""

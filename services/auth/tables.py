@@ -99,6 +99,16 @@ group_streams = Table(
     Index(None, "updated_at"),
 )
 
+# The number of the newest report of calls that a process has made, so that none counts twice.
+traffic_reports = Table(
+    "traffic_reports",
+    metadata,
+    Column("process_id", String(64), primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index(None, "updated_at"),
+)
+
 # The newest change of each subject and group; the group "" stands for all.
 access_changes = Table(
     "access_changes",

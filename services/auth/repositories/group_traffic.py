@@ -7,18 +7,24 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
-from services.common.db.upsert import insert_missing, insert_or_replace
+from services.common.db.upsert import insert_missing, insert_or_raise, insert_or_replace
 from services.common.grpc.group_traffic import Bucket
 
 _CALLS = tables.group_calls
 _STREAMS = tables.group_streams
+_REPORTS = tables.traffic_reports
 
 
 class GroupTrafficRepository:
-    """Rows of `group_calls` and `group_streams`."""
+    """Rows of `group_calls`, `group_streams` and `traffic_reports`."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
+
+    async def note_report(self, process_id: str, sequence: int, now: datetime) -> bool:
+        """Note what a process has told, and return whether it is new; see `TrafficShare`."""
+        row = {"process_id": process_id, "sequence": sequence, "updated_at": now}
+        return await insert_or_raise(self._connection, _REPORTS, row, key=("process_id",), rising="sequence")
 
     async def buckets(self, full: Mapping[str, float], now: datetime) -> dict[str, Bucket]:
         """Return what was left to groups, and keep others from changing it until the transaction ends.

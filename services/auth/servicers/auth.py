@@ -156,7 +156,9 @@ class AuthServicer(AuthServiceServicer):
         self, request: group_limits_pb2.ShareGroupTrafficRequest, context: Context
     ) -> group_limits_pb2.ShareGroupTrafficResponse:
         """See the proto."""
-        shared = await self._traffic.share_traffic(request.process_id, traffic_from_proto(request.groups))
+        shared = await self._traffic.share_traffic(
+            request.process_id, request.sequence, traffic_from_proto(request.groups)
+        )
         return group_limits_pb2.ShareGroupTrafficResponse(groups=shared_to_proto(shared))
 
     async def GetLimitsOfGroups(

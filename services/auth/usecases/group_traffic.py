@@ -26,7 +26,9 @@ class SharedGroupTraffic:
         self._database = database
         self._limits = limits
 
-    async def share_traffic(self, process_id: str, traffic: Sequence[Traffic]) -> Sequence[SharedTraffic]:
+    async def share_traffic(
+        self, process_id: str, sequence: int, traffic: Sequence[Traffic]
+    ) -> Sequence[SharedTraffic]:
         """Count the traffic of a process; see `TrafficShare`.
 
         Raises:
@@ -39,14 +41,18 @@ class SharedGroupTraffic:
             repository = GroupTrafficRepository(connection)
             left: dict[str, float] = {}
             if calls:
+                # The answer of what is known was lost, and its calls have been counted.
+                known = (
+                    sequence > 0 and any(calls.values()) and not await repository.note_report(process_id, sequence, now)
+                )
                 buckets = await repository.buckets({name: burst_of(limits[name]) for name in calls}, now)
                 for name, bucket in buckets.items():
                     bucket.refill(limits[name], now.timestamp())
-                    left[name] = bucket.left - calls[name]
+                    left[name] = bucket.left - (0 if known else calls[name])
                 await repository.store(left, now)
             await repository.set_streams(process_id, {each.group_id: each.open_streams for each in traffic}, now)
             streams = await repository.streams(list(limits), now - _STREAMS_COUNT, but=process_id)
-        return [SharedTraffic(left.get(each.group_id, 0.0), streams.get(each.group_id, 0)) for each in traffic]
+        return [SharedTraffic(left.get(each.group_id), streams.get(each.group_id, 0)) for each in traffic]
 
     async def used(self, group_id: str, limits: GroupLimits) -> tuple[int | None, int | None]:
         """Return how many calls time has not made good yet, and how many streams are open; None: it is not counted."""
@@ -67,3 +73,4 @@ class SharedGroupTraffic:
         now = utc_now()
         await remove_before(self._database, tables.group_calls.c.updated_at, now - _KEPT)
         await remove_before(self._database, tables.group_streams.c.updated_at, now - _KEPT)
+        await remove_before(self._database, tables.traffic_reports.c.updated_at, now - _KEPT)

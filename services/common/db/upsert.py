@@ -58,6 +58,23 @@ async def insert_or_replace(
     )
 
 
+async def insert_or_raise(
+    connection: AsyncConnection, table: Table, values: Mapping[str, Any], *, key: tuple[str, ...], rising: str
+) -> bool:
+    """Insert a row, or put it in place of the one that has the same `key` and less in the column `rising`.
+
+    Return whether it was stored.
+    """
+    statement = _insert(connection, table, values)
+    replaced = {name: statement.excluded[name] for name in values if name not in key}
+    result = await connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=list(key), set_=replaced, where=table.c[rising] < statement.excluded[rising]
+        )
+    )
+    return bool(result.rowcount)
+
+
 async def insert_or_add(
     connection: AsyncConnection, table: Table, values: Mapping[str, Any], *, key: tuple[str, ...], add: tuple[str, ...]
 ) -> Row[Any]:

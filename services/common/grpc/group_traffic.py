@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from services.common.errors import ResourceExhausted
 from services.common.identity.group_limits import GroupLimits
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
@@ -42,8 +43,8 @@ class Traffic:
 class SharedTraffic:
     """What all processes together have left for a group."""
 
-    calls_left: float
-    """Negative: as many calls have come too many."""
+    calls_left: float | None
+    """Negative: as many calls have come too many. None: its calls are not limited."""
     other_streams: int
     """Streams that are open in other processes."""
 
@@ -51,8 +52,13 @@ class SharedTraffic:
 class TrafficShare(Protocol):
     """Adds up the traffic of all processes; auth does it."""
 
-    async def share_traffic(self, process_id: str, traffic: Sequence[Traffic]) -> Sequence[SharedTraffic]:
+    async def share_traffic(
+        self, process_id: str, sequence: int, traffic: Sequence[Traffic]
+    ) -> Sequence[SharedTraffic]:
         """Count the traffic of a process, and return what is left, in the same order.
+
+        `sequence` rises from 1 with what a process tells. What has had no answer is told again with the same number:
+        its calls count once.
 
         Raises:
             CoxswainError: auth cannot be asked.
@@ -83,10 +89,14 @@ class Bucket:
 
 @dataclass(slots=True)
 class _Group:
-    bucket: Bucket
+    bucket: Bucket | None = None
+    """None until a call is limited."""
+    used_at: float = -math.inf
     untold_calls: int = 0
     streams: int = 0
     other_streams: int = 0
+    other_streams_doubted: bool = False
+    """Whether a stream was refused on account of them."""
     told_streams: int = 0
     told_at: float = -math.inf
     subjects: Counter[str] = field(default_factory=Counter)
@@ -99,6 +109,8 @@ class GroupTraffic:
         self._clock = clock
         self._groups: dict[str, _Group] = {}
         self._process_id = new_id()
+        self._sequence = 0
+        self._unanswered: list[Traffic] = []
 
     def count_call(self, principal: Principal) -> None:
         """Count a call of a principal.
@@ -109,8 +121,9 @@ class GroupTraffic:
         limits = principal.limits
         if limits.calls_per_minute is None or not principal.group_id:
             return
-        bucket = (group := self._group(principal)).bucket
-        bucket.refill(limits, self._clock())
+        group, now = self._group(principal), self._clock()
+        bucket = group.bucket = group.bucket or Bucket(burst_of(limits), now)
+        bucket.refill(limits, now)
         if bucket.left < 1:
             used = max(0, math.ceil(burst_of(limits) - bucket.left))
             # Nothing comes back where nothing is allowed.
@@ -138,7 +151,13 @@ class GroupTraffic:
             yield
             return
         group, subject = self._group(principal), principal.subject
-        _check_streams("max_open_streams", limits.max_open_streams, group.streams + group.other_streams, "your group")
+        try:
+            _check_streams(
+                "max_open_streams", limits.max_open_streams, group.streams + group.other_streams, "your group"
+            )
+        except ResourceExhausted:
+            group.other_streams_doubted = bool(group.other_streams)
+            raise
         _check_streams(
             "max_open_streams_per_subject",
             limits.max_open_streams_per_subject,
@@ -159,35 +178,44 @@ class GroupTraffic:
         """Tell auth what is new, and learn what is left; nothing is asked where nothing is new.
 
         Raises:
-            CoxswainError: auth cannot be asked; what is new is told the next time.
+            CoxswainError: auth cannot be asked; the same is told again the next time, as auth may have counted it.
         """
+        if self._unanswered:
+            await self._tell(shared)
         self._forget_idle()
         news = [group_id for group_id, group in self._groups.items() if self._has_news(group)]
         for start in range(0, len(news), _GROUPS_AT_ONCE):
-            await self._share(shared, news[start : start + _GROUPS_AT_ONCE])
+            names = news[start : start + _GROUPS_AT_ONCE]
+            self._sequence += 1
+            self._unanswered = [
+                Traffic(name, self._groups[name].untold_calls, self._groups[name].streams) for name in names
+            ]
+            await self._tell(shared)
 
-    async def _share(self, shared: TrafficShare, group_ids: Sequence[str]) -> None:
-        told = [Traffic(name, self._groups[name].untold_calls, self._groups[name].streams) for name in group_ids]
-        answers = await shared.share_traffic(self._process_id, told)
+    async def _tell(self, shared: TrafficShare) -> None:
+        answers = await shared.share_traffic(self._process_id, self._sequence, self._unanswered)
+        told, self._unanswered = self._unanswered, []
         now = self._clock()
         for traffic, answer in zip(told, answers, strict=True):
             group = self._groups[traffic.group_id]
             group.untold_calls -= traffic.calls
             group.told_streams, group.told_at = traffic.open_streams, now
-            group.other_streams = answer.other_streams
-            # Calls that came while auth was asked are not in its answer.
-            group.bucket = Bucket(answer.calls_left - group.untold_calls, now)
+            group.other_streams, group.other_streams_doubted = answer.other_streams, False
+            if answer.calls_left is not None:
+                # Calls that came while auth was asked are not in its answer.
+                group.bucket = Bucket(answer.calls_left - group.untold_calls, now)
 
     def _has_news(self, group: _Group) -> bool:
-        if group.untold_calls or group.streams != group.told_streams:
+        if group.untold_calls or group.other_streams_doubted or group.streams != group.told_streams:
             return True
-        return bool(group.streams) and self._clock() - group.told_at >= _REPEAT_SECONDS
+        # Streams of other processes end without a word to this one.
+        return bool(group.streams or group.other_streams) and self._clock() - group.told_at >= _REPEAT_SECONDS
 
     def _group(self, principal: Principal) -> _Group:
         group = self._groups.get(principal.group_id)
         if group is None:
-            bucket = Bucket(burst_of(principal.limits), self._clock())
-            group = self._groups[principal.group_id] = _Group(bucket)
+            group = self._groups[principal.group_id] = _Group()
+        group.used_at = self._clock()
         return group
 
     def _forget_idle(self) -> None:
@@ -195,7 +223,7 @@ class GroupTraffic:
         idle = [
             group_id
             for group_id, group in self._groups.items()
-            if group.bucket.at < before and not (group.streams or group.told_streams or group.untold_calls)
+            if group.used_at < before and not (group.streams or group.told_streams or group.untold_calls)
         ]
         for group_id in idle:
             del self._groups[group_id]

@@ -66,7 +66,9 @@ class RemoteIdentity:
             for key in response.keys
         }
 
-    async def share_traffic(self, process_id: str, traffic: Sequence[Traffic]) -> Sequence[SharedTraffic]:
+    async def share_traffic(
+        self, process_id: str, sequence: int, traffic: Sequence[Traffic]
+    ) -> Sequence[SharedTraffic]:
         """Tell auth of the calls and streams of groups; see `TrafficShare`."""
         groups = [
             group_limits_pb2.GroupTraffic(group_id=each.group_id, calls=each.calls, open_streams=each.open_streams)
@@ -74,11 +76,14 @@ class RemoteIdentity:
         ]
         try:
             response = await self._stub.ShareGroupTraffic(
-                group_limits_pb2.ShareGroupTrafficRequest(process_id=process_id, groups=groups)
+                group_limits_pb2.ShareGroupTrafficRequest(process_id=process_id, sequence=sequence, groups=groups)
             )
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
-        return [SharedTraffic(each.calls_left, each.other_streams) for each in response.groups]
+        return [
+            SharedTraffic(each.calls_left if each.HasField("calls_left") else None, each.other_streams)
+            for each in response.groups
+        ]
 
     def on_changed_limits(self, act: Callable[[str], None]) -> None:
         """Do nothing: another process changes them."""

@@ -171,6 +171,23 @@ async def test_processes_tell_each_other_what_they_have_seen(auth: Harness) -> N
     assert await share("two", 40, 0) == (-30, 0)
 
 
+async def test_what_a_process_tells_again_counts_once_and_only_limited_calls_are_answered(auth: Harness) -> None:
+    await limit(auth, calls_per_minute=60, calls_burst=50, max_open_streams=9)
+    told = GroupTraffic(group_id="sales", calls=20)
+
+    async def share(process: str, sequence: int) -> int:
+        request = ShareGroupTrafficRequest(process_id=process, sequence=sequence, groups=[told])
+        (shared,) = (await internal(auth).ShareGroupTraffic(request)).groups
+        return int(round(shared.calls_left, -1))
+
+    assert [await share("one", 1), await share("one", 1), await share("two", 1)] == [30, 30, 10]
+    assert [await share("one", 2), await share("one", 1), await share("one", 2)] == [-10, -10, -10]
+    await limit(auth, calls_per_minute=None)
+    request = ShareGroupTrafficRequest(process_id="one", sequence=3, groups=[told])
+    (shared,) = (await internal(auth).ShareGroupTraffic(request)).groups
+    assert not shared.HasField("calls_left")
+
+
 @contextlib.asynccontextmanager
 async def another_process(auth: Harness) -> AsyncIterator[str]:
     """Serve the same database a second time, as another replica does; yield its public address."""

@@ -80,7 +80,9 @@ class ToyIdentity:
     async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
         return {"k1": self.key.public_key()}
 
-    async def share_traffic(self, process_id: str, traffic: Sequence[Traffic]) -> Sequence[SharedTraffic]:
+    async def share_traffic(
+        self, process_id: str, sequence: int, traffic: Sequence[Traffic]
+    ) -> Sequence[SharedTraffic]:
         return []
 
     def on_changed_limits(self, act: Callable[[str], None]) -> None:

@@ -41,9 +41,13 @@ class Auth:
     def __init__(self, *answers: SharedTraffic) -> None:
         self.answers = list(answers)
         self.told: list[Traffic] = []
+        self.sequences: list[int] = []
 
-    async def share_traffic(self, _process_id: str, traffic: Sequence[Traffic]) -> Sequence[SharedTraffic]:
+    async def share_traffic(
+        self, _process_id: str, sequence: int, traffic: Sequence[Traffic]
+    ) -> Sequence[SharedTraffic]:
         self.told += traffic
+        self.sequences.append(sequence)
         if not self.answers:
             raise Unavailable("auth is away")
         return [self.answers.pop(0) for _ in traffic]
@@ -172,10 +176,57 @@ async def test_auth_is_not_asked_where_nothing_is_new(traffic: GroupTraffic, clo
     assert auth.told[1:] == [Traffic("sales", 0, 1), Traffic("sales", 0, 0)]
 
 
-async def test_what_auth_was_not_told_is_told_the_next_time(traffic: GroupTraffic) -> None:
-    traffic.count_call(ann(calls_per_minute=60))
+async def test_what_had_no_answer_is_told_again_unchanged_as_auth_may_have_counted_it(traffic: GroupTraffic) -> None:
+    limited = ann(calls_per_minute=60)
+    traffic.count_call(limited)
+    auth = Auth()
     with pytest.raises(Unavailable):
-        await traffic.share(Auth())
-    auth = Auth(SharedTraffic(50, 0))
+        await traffic.share(auth)
+    traffic.count_call(limited)
+    auth.answers += [SharedTraffic(50, 0), SharedTraffic(49, 0)]
     await traffic.share(auth)
-    assert auth.told == [Traffic("sales", 1, 0)]
+    assert auth.told == [Traffic("sales", 1, 0), Traffic("sales", 1, 0), Traffic("sales", 1, 0)]
+    assert auth.sequences == [1, 1, 2]
+    assert calls_until_refused(traffic, limited)[0] == 49
+
+
+async def test_streams_that_have_ended_elsewhere_refuse_none_for_long(traffic: GroupTraffic, clock: Clock) -> None:
+    limited = ann(max_open_streams=10)
+    auth = Auth(SharedTraffic(None, 10), SharedTraffic(None, 10), SharedTraffic(None, 0))
+    with traffic.stream_of(limited):
+        pass
+    with traffic.stream_of(limited):
+        await traffic.share(auth)
+    # It learns of the ten when its own last one has ended.
+    await traffic.share(auth)
+    clock.now += 1
+    with pytest.raises(ResourceExhausted), traffic.stream_of(limited):
+        pass
+    await traffic.share(auth)
+    with traffic.stream_of(limited):
+        pass
+    assert len(auth.told) == 3
+
+
+async def test_streams_elsewhere_are_asked_for_while_there_are_any(traffic: GroupTraffic, clock: Clock) -> None:
+    auth = Auth(*(SharedTraffic(None, streams) for streams in (2, 2, 2, 0)))
+    with traffic.stream_of(ann(max_open_streams=9)):
+        await traffic.share(auth)
+    await traffic.share(auth)
+    for asked in (2, 3, 4, 4):
+        await traffic.share(auth)
+        assert len(auth.told) == asked
+        clock.now += 6
+
+
+async def test_a_limit_on_calls_that_is_set_later_begins_with_all_of_them(traffic: GroupTraffic) -> None:
+    with traffic.stream_of(ann(max_open_streams=9)):
+        await traffic.share(Auth(SharedTraffic(None, 0)))
+    assert calls_until_refused(traffic, ann(calls_per_minute=60))[0] == 60
+
+
+async def test_an_answer_without_a_limit_on_calls_leaves_them_as_they_are(traffic: GroupTraffic) -> None:
+    limited = ann(calls_per_minute=60)
+    traffic.count_call(limited)
+    await traffic.share(Auth(SharedTraffic(None, 0)))
+    assert calls_until_refused(traffic, limited)[0] == 59
