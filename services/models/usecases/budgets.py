@@ -135,7 +135,9 @@ class Budgets:
             budgets = BudgetRepository(connection)
 
             async def read(after: list[Any] | None, limit: int) -> Sequence[ScopedBudget]:
-                return await budgets.page(principal.group_id, after, limit)
+                found = await budgets.page(principal.group_id, after, limit)
+                # The limits of the whole group come first, and may be those of the operator alone.
+                return under_group_limits(found, principal.limits)[:limit] if after is None else found
 
             return await self._pager.page(
                 size, token, {}, read, lambda budget: [budget.scope.model, budget.scope.subject]

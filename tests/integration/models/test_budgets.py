@@ -415,9 +415,18 @@ async def test_what_the_operator_allows_the_group_is_a_ceiling_too(served: Insta
     await group_limit(served.harness, model_calls_per_minute=1, monthly_cost_ceiling=9.5, max_models=1)
     above = await refusal(limit(served, monthly_cost_limit=10.0))
     assert (above.code, above.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["budget.monthly_cost_limit"])
+    await limit(served, pb.BudgetScope(model=CHAT), tokens_per_day=9_000_000)
+    first = await served.usage().ListBudgets(pb.ListBudgetsRequest(page_size=1))
+    whole = pb.ScopedBudget(scope=pb.BudgetScope(), ceiling=pb.Budget(monthly_cost_limit=9.5, calls_per_minute=1))
+    assert list(first.budgets) == [whole]
+    rest = await served.usage().ListBudgets(pb.ListBudgetsRequest(page_size=1, page_token=first.next_page_token))
+    assert [each.scope.model for each in rest.budgets] == [CHAT]
+    assert not rest.next_page_token
     await cap(served, "sales", monthly_cost_limit=8.0)
     state = await served.usage().GetBudget(pb.GetBudgetRequest())
     assert state.effective == pb.Budget(monthly_cost_limit=8.0, calls_per_minute=1)
+    listed = await served.usage().ListBudgets(pb.ListBudgetsRequest())
+    assert listed.budgets[0].ceiling == state.ceiling
     with pytest.raises(grpc.aio.AioRpcError) as error:
         # A minute may end between two of them.
         for _ in range(4):
