@@ -4,6 +4,9 @@ Lines are written by a thread of their own: no event loop waits for a disk.
 """
 
 import atexit
+import contextlib
+import fcntl
+import itertools
 import json
 import logging
 import logging.handlers
@@ -20,6 +23,7 @@ from typing import Any
 import structlog
 from prometheus_client import Counter
 
+from services.common.audit_strangers import StrangerLines
 from services.common.logging import redact
 from services.common.startup import StartError
 
@@ -31,6 +35,9 @@ STANDARD_ERROR = "stderr"
 OFF = "off"
 _FILE = "audit.log"
 _MODE = 0o600
+# The default file lies beside databases, on a disk that it must not fill.
+_ROTATED_BYTES = 64 * 1024 * 1024
+_ROTATED_FILES = 7
 # Waiting lines. A disk that stands still for long costs lines, which are counted, and no memory.
 _MOST_WAITING = 100_000
 _COMPLAINT_SECONDS = 60.0
@@ -45,8 +52,8 @@ _lines.setLevel(logging.INFO)
 def configure_audit(setting: str, data_dir: Path, *, service: str) -> None:
     """Send the audit log of this process where the setting says, until the process ends.
 
-    `setting` is a file, "stderr" or "off"; empty means `audit.log` in `data_dir`. A file that another program moves
-    away or removes is made anew, with mode 0600.
+    `setting` is a file, "stderr" or "off"; empty means `audit.log` in `data_dir`, which is rotated. A file that another
+    program moves away or removes is made anew, with mode 0600.
 
     Raises:
         StartError: the file cannot be written.
@@ -63,6 +70,9 @@ def configure_audit(setting: str, data_dir: Path, *, service: str) -> None:
 
 def stop_audit() -> None:
     """Write what waits, and record nothing from now on."""
+    global _strangers  # noqa: PLW0603
+    _strangers.tell()
+    _strangers = StrangerLines(_record_kept_back)
     for handler in list(_lines.handlers):
         _lines.removeHandler(handler)
         handler.close()
@@ -73,6 +83,22 @@ def record(event: str, **fields: Any) -> None:
     if _lines.handlers:
         kept = {name: _shown(value) for name, value in fields.items() if value not in ("", None, {})}
         _lines.info("", extra={"audited": {"event": event, **kept}})
+
+
+def record_stranger(event: str, host: str, **fields: Any) -> None:
+    """Add one line about a caller whom nobody knows, unless there are too many of these; see `StrangerLines`.
+
+    `host` is where they call from.
+    """
+    if _lines.handlers and _strangers.lets_pass(host):
+        record(event, **fields)
+
+
+def _record_kept_back(count: int) -> None:
+    record("left_out", lines=count)
+
+
+_strangers = StrangerLines(_record_kept_back)
 
 
 def _shown(value: Any) -> Any:
@@ -161,6 +187,39 @@ class _AuditFile(logging.handlers.WatchedFileHandler):
         _lose(str(sys.exc_info()[1]))
 
 
+class _RotatedFile(_AuditFile):
+    """Is set aside when it is large, and the oldest one removed; several processes may write it."""
+
+    _rotates = True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, then rotate if there are enough."""
+        super().emit(record)
+        if not self._rotates or self.stream is None:
+            return
+        try:
+            if os.fstat(self.stream.fileno()).st_size >= _ROTATED_BYTES:
+                self._rotate()
+        except OSError as error:
+            self._rotates = False
+            logger.exception("audit_file_not_rotated", error=str(error))
+
+    def _rotate(self) -> None:
+        file = Path(self.baseFilename)
+        files = [file, *(file.with_name(f"{file.name}.{number}") for number in range(1, _ROTATED_FILES + 1))]
+        directory = os.open(file.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            # Another process may have been first.
+            if not file.exists() or file.stat().st_size < _ROTATED_BYTES:
+                return
+            for newer, older in reversed(list(itertools.pairwise(files))):
+                with contextlib.suppress(FileNotFoundError):
+                    newer.replace(older)
+        finally:
+            os.close(directory)
+
+
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, _MODE)
 
@@ -168,7 +227,7 @@ def _private(path: str, flags: int) -> int:
 def _file_handler(setting: str, data_dir: Path) -> logging.Handler:
     if not setting:
         # Made with its first line: the directory is made, or refused, by who keeps more in it than this.
-        return _AuditFile(data_dir.absolute() / _FILE, delay=True)
+        return _RotatedFile(data_dir.absolute() / _FILE, delay=True)
     file = Path(setting)
     try:
         os.close(_private(str(file), os.O_CREAT | os.O_APPEND | os.O_WRONLY))

@@ -1,5 +1,6 @@
 """What the audit log keeps of a call: which resource its request names, and never what is in it."""
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,8 @@ from google.protobuf.message import Message
 from services.common import audit
 from services.common.grpc.access import MethodAccess
 from services.common.grpc.call import Call
+from services.common.grpc.capacity import host_of
+from services.common.ids import is_id
 
 _REFUSED = frozenset({"PERMISSION_DENIED", "UNAUTHENTICATED"})
 _NAMES_NOTHING = frozenset({"INVALID_ARGUMENT", "NOT_FOUND"})
@@ -22,17 +25,25 @@ _NOT_A_RESOURCE = frozenset({"request_id", "page_token", "page_size"})
 _TEXTS = frozenset({FieldDescriptor.TYPE_STRING})
 _CONTENTS = frozenset({FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_GROUP})
 _MOST_FIELDS = 24
+_MOST_GROUPS = 10_000
+
+_known_groups: dict[str, None] = {}
+"""Groups of verified callers of this process, the first ones first."""
 
 
 def record_call(call: Call, access: MethodAccess) -> None:
     """Record a call that has ended, once, if it changes something or was refused."""
+    if call.principal is not None:
+        _know_group(call.principal.group_id)
     if call.audited or (not access.audited and call.outcome not in _REFUSED):
         return
     call.audited = True
     principal = call.principal
     # People put secrets where names belong: what is no name, or names nothing, may be one.
     names_something = call.outcome not in _NAMES_NOTHING
-    audit.record(
+    is_stranger = principal is None and not call.service
+    record = functools.partial(audit.record_stranger, host=host_of(call.peer)) if is_stranger else audit.record
+    record(
         "refused" if call.outcome in _REFUSED else "changed" if call.outcome == "OK" else "failed",
         method=call.method,
         outcome=call.outcome,
@@ -42,14 +53,22 @@ def record_call(call: Call, access: MethodAccess) -> None:
         role=principal.role.name if principal else None,
         platform_admin=principal.platform_admin or None if principal else None,
         execution_id=principal.execution_id if principal else None,
-        # What the caller asked for, unverified: all that is known of one whom nobody knows.
-        asked_group_id=call.group_header if principal is None else None,
+        # Unverified, as all that a stranger sends: only what cannot be a secret in the wrong header.
+        asked_group_id=call.group_header if principal is None and call.group_header in _known_groups else None,
         calling_service=call.service,
         peer=unquote(call.peer),
         resource=resource_of(call.request) if call.request is not None and names_something else None,
         result=_result_of(call.response) if call.response is not None else None,
-        request_id=call.request_id,
+        request_id=call.request_id if is_id(call.request_id) else None,
     )
+
+
+def _know_group(group_id: str) -> None:
+    if group_id in _known_groups:
+        return
+    if len(_known_groups) >= _MOST_GROUPS:
+        del _known_groups[next(iter(_known_groups))]
+    _known_groups[group_id] = None
 
 
 def resource_of(request: Message) -> dict[str, Any]:

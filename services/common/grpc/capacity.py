@@ -81,6 +81,11 @@ class Capacity:
             return places.pop_all()
 
 
+def host_of(peer: str) -> str:
+    """Return the host of a peer as gRPC names it; empty for a socket of this machine, which all share."""
+    return peer.rpartition(":")[0] if peer.startswith("ip") else ""
+
+
 @dataclass(frozen=True, slots=True)
 class AnonymousStreams:
     """Places for streams that anybody may open: altogether, and from one host."""
@@ -95,8 +100,7 @@ class AnonymousStreams:
         Raises:
             ResourceExhausted: OVERLOADED.
         """
-        # What has no port is a socket of this machine, which all share.
-        host = peer.rpartition(":")[0] if peer.startswith("ip") else ""
+        host = host_of(peer)
         with contextlib.ExitStack() as places:
             if host:
                 places.enter_context(self.peer.one_for(host))

@@ -5,6 +5,7 @@ import contextlib
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -27,7 +28,7 @@ from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2, delegation_p
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc, record_pb2
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2, execution_service_pb2_grpc
-from services.common import hosting
+from services.common import audit_strangers, hosting
 from services.common.audit import configure_audit, stop_audit
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
@@ -42,6 +43,7 @@ from services.common.identity.access_changes import AccessChange
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.identity.principal_token import encode_principal
+from services.common.ids import new_id
 from services.common.settings import SERVICES, CommonSettings
 from services.common.startup import StartError
 
@@ -891,7 +893,8 @@ Lines = Callable[[], list[dict[str, Any]]]
 async def test_a_change_is_audited_with_who_what_and_from_where_and_a_reading_call_is_not(
     served: Served, audited: Lines
 ) -> None:
-    metadata = bearer("ann:ADMIN", x_group_id="sales", x_request_id="r-7")
+    request_id = new_id()
+    metadata = bearer("ann:ADMIN", x_group_id="sales", x_request_id=request_id)
     await served.models.GetModel(model_pb2.GetModelRequest(name="m"), metadata=metadata)
     await served.models.DeleteModel(model_pb2.DeleteModelRequest(name="m"), metadata=metadata)
     [line] = audited()
@@ -907,13 +910,13 @@ async def test_a_change_is_audited_with_who_what_and_from_where_and_a_reading_ca
         "group_id": "sales",
         "role": "ADMIN",
         "resource": {"name": "m"},
-        "request_id": "r-7",
+        "request_id": request_id,
     }
 
 
 async def test_refused_and_failed_attempts_are_audited_with_what_is_known(served: Served, audited: Lines) -> None:
     delete, get = model_pb2.DeleteModelRequest(name="m"), model_pb2.GetModelRequest(name="m")
-    await refused(served.models.DeleteModel(delete, metadata=bearer("ann:EDITOR")))
+    await refused(served.models.DeleteModel(delete, metadata=bearer("ann:EDITOR", x_group_id="sales")))
     await refused(served.models.GetModel(get, metadata=bearer("who", x_group_id="sales")))
     await refused(served.models.DeleteModel(model_pb2.DeleteModelRequest(), metadata=bearer("ann:ADMIN")))
     denied, unknown, failed = audited()
@@ -923,6 +926,28 @@ async def test_refused_and_failed_attempts_are_audited_with_what_is_known(served
     assert (unknown["method"], unknown["asked_group_id"]) == ("/coxswain.models.v1.ModelService/GetModel", "sales")
     assert "subject" not in unknown
     assert (failed["event"], failed["outcome"], failed["reason"]) == ("failed", "INVALID_ARGUMENT", "INVALID_FIELD")
+
+
+async def test_a_secret_in_the_header_of_a_group_or_an_id_is_not_audited(served: Served, audited: Lines) -> None:
+    metadata = bearer("who", x_group_id="0123456789abcdef0123456789abcdef", x_request_id="opensesame")
+    await refused(served.models.GetModel(model_pb2.GetModelRequest(name="m"), metadata=metadata))
+    [line] = audited()
+    assert line["outcome"] == "UNAUTHENTICATED"
+    assert line.keys().isdisjoint({"asked_group_id", "request_id"})
+
+
+async def test_strangers_fill_no_disk_and_those_who_are_known_lose_no_line(
+    served: Served, audited: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_strangers, "_SECONDS", 3600.0)
+    request = model_pb2.DeleteModelRequest(name="m")
+    for _ in range(50):
+        await refused(served.models.DeleteModel(request, metadata=bearer("who")))
+        await refused(served.models.DeleteModel(request, metadata=bearer("ann:EDITOR")))
+    lines = audited()
+    outcomes = Counter(line.get("outcome", line["event"]) for line in lines)
+    assert outcomes == {"UNAUTHENTICATED": 20, "PERMISSION_DENIED": 50, "left_out": 1}
+    assert lines[-1]["lines"] == 30
 
 
 async def test_a_stream_that_changes_something_is_audited_at_its_end(served: Served, audited: Lines) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import queue
 import stat
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from coxswain.auth.v1 import group_pb2, secret_pb2
 from coxswain.common.v1 import access_pb2
 from coxswain.memory.v1 import memory_pb2
 from coxswain.models.v1 import model_pb2
-from services.common import audit
+from services.common import audit, audit_strangers
+from services.common.audit_strangers import StrangerLines
 from services.common.grpc.call_audit import resource_of
 from services.common.startup import StartError
 
@@ -112,6 +114,68 @@ def test_lines_that_are_too_many_are_lost_and_counted_instead_of_holding_up_a_ca
     assert lost >= 3
     disk_answers.set()
     assert len(lines(file)) + lost == 5
+
+
+def test_the_default_file_is_set_aside_when_it_is_large_and_the_oldest_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_ROTATED_BYTES", 300)
+    monkeypatch.setattr(audit, "_ROTATED_FILES", 2)
+    audit.configure_audit("", tmp_path, service="auth")
+    for number in range(14):
+        # Three of them pass 300 bytes.
+        audit.record("changed", number=number)
+    audit.stop_audit()
+    found = {
+        file.name: [json.loads(line)["number"] for line in file.read_text().splitlines()] for file in tmp_path.iterdir()
+    }
+    assert found == {"audit.log": [12, 13], "audit.log.1": [9, 10, 11], "audit.log.2": [6, 7, 8]}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+
+
+def test_processes_that_share_a_file_set_it_aside_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "_ROTATED_BYTES", 10)
+    first, second = (audit._RotatedFile(tmp_path / "audit.log", delay=True) for _ in range(2))
+    line = logging.makeLogRecord({"msg": "0123456789"})
+    # Both have the large file open.
+    second.stream = second._open()
+    first.emit(line)
+    second._rotate()
+    second.emit(line)
+    first.close()
+    second.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["audit.log.1", "audit.log.2"]
+
+
+def test_a_file_of_ones_own_is_left_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "_ROTATED_BYTES", 1)
+    audit.configure_audit(str(tmp_path / "a.log"), tmp_path, service="auth")
+    audit.record("changed")
+    audit.stop_audit()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.log"]
+
+
+def test_a_host_and_all_of_them_may_fill_some_lines_a_minute_and_the_rest_is_counted() -> None:
+    now = [0.0]
+    told: list[int] = []
+    lines = StrangerLines(told.append, clock=lambda: now[0])
+    assert sum(lines.lets_pass("ipv4:192.0.2.1") for _ in range(100)) == 20
+    assert sum(lines.lets_pass(f"ipv4:192.0.2.{host}") for host in range(2, 102)) == 40
+    lines.tell()
+    lines.tell()
+    assert told == [140]
+    now[0] = 60.0
+    assert lines.lets_pass("ipv4:192.0.2.1")
+
+
+def test_the_count_is_told_by_itself_when_the_minute_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_strangers, "_SECONDS", 0.05)
+    told: queue.Queue[int] = queue.Queue()
+    lines = StrangerLines(told.put)
+    # A minute may end in between.
+    while all(lines.lets_pass("ipv4:192.0.2.1") for _ in range(21)):
+        pass
+    assert told.get(timeout=30) >= 1
 
 
 @pytest.mark.parametrize(
