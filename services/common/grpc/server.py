@@ -16,7 +16,8 @@ from services.common.grpc.capacity import Capacity, health_streams
 from services.common.grpc.gone_clients import log_gone_clients_quietly
 from services.common.grpc.group_traffic import GroupTraffic
 from services.common.grpc.health import HealthServicer
-from services.common.grpc.pipeline import Method, Pipeline
+from services.common.grpc.method import Method
+from services.common.grpc.pipeline import Pipeline
 from services.common.grpc.reflection import add_reflection
 from services.common.identity.authenticator import Authenticator
 from services.common.settings import CommonSettings

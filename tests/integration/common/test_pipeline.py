@@ -37,7 +37,8 @@ from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.call import acting_as, current_call, current_principal
 from services.common.grpc.capacity import AnonymousStreams, Capacity, Places
 from services.common.grpc.group_traffic import SharedTraffic, Traffic
-from services.common.grpc.pipeline import Method, Pipeline
+from services.common.grpc.method import Method
+from services.common.grpc.pipeline import Pipeline
 from services.common.hosting import Host
 from services.common.identity.access_changes import AccessChange
 from services.common.identity.authenticator import Credential

@@ -19,7 +19,8 @@ from services.common.errors import CoxswainError, FailedPrecondition, Permission
 from services.common.grpc.access import read_access
 from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.capacity import Capacity
-from services.common.grpc.pipeline import Method, Pipeline
+from services.common.grpc.method import Method
+from services.common.grpc.pipeline import Pipeline
 from services.common.grpc.status import DETAILS_KEY
 from services.common.identity.principal import CredentialKind, Principal, Role
 from tests.support.descriptors import product_services
