@@ -118,7 +118,9 @@ class ExecutionStarter:
         repeated = await self.find_repeated(owner, request)
         if repeated is not None:
             return repeated
-        await refuse_early(self._database, owner.group_id, limits)
+        if not start.concurrency_key:
+            # With one the overlap policy comes first: SKIP has a reason of its own, and CANCEL_OLD makes room.
+            await refuse_early(self._database, owner.group_id, limits)
         crew = await self.startable(owner, start)
         now = utc_now()
         execution = Execution(
@@ -293,7 +295,7 @@ class ExecutionStarter:
                 if first_id == execution.id:
                     admitted = await self._overlap.admit(connection, execution)
                     execution = admitted.execution
-                    await refuse_more(connection, execution.group_id, limits)
+                    await refuse_more(connection, execution.group_id, limits, ending=admitted.running)
                     if limits.max_running_executions is not None:
                         # Before a worker host can see it.
                         running = {execution.group_id: limits.max_running_executions}

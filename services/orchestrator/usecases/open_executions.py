@@ -36,8 +36,10 @@ async def refuse_early(database: Database, group_id: str, limits: GroupLimits) -
     )
 
 
-async def refuse_more(connection: AsyncConnection, group_id: str, limits: GroupLimits) -> None:
+async def refuse_more(connection: AsyncConnection, group_id: str, limits: GroupLimits, *, ending: int = 0) -> None:
     """Refuse another execution of a group that is stored in the same transaction.
+
+    `ending` is how many open ones have been asked to end for it: they make room.
 
     Raises:
         ResourceExhausted: QUOTA_EXCEEDED.
@@ -49,6 +51,7 @@ async def refuse_more(connection: AsyncConnection, group_id: str, limits: GroupL
         executions.c.group_id,
         group_id,
         _OPEN,
+        more=1 - ending,
         what=_WHAT,
         remedy=_REMEDY,
         retry_after=_RETRY_SECONDS if limits.max_open_executions else None,

@@ -22,6 +22,11 @@ class Admitted:
     cancelled: list[Execution] = field(default_factory=list)
     """As they were left: ended, or running until their workers hear of it."""
 
+    @property
+    def running(self) -> int:
+        """How many of those have not ended yet."""
+        return sum(not older.state.terminal for older in self.cancelled)
+
 
 class Overlap:
     """Applies overlap policies, and gives turns to executions that wait for others with their key.

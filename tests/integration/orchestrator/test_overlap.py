@@ -11,7 +11,8 @@ from coxswain.orchestrator.v1 import execution_pb2 as pb
 from coxswain.orchestrator.v1 import schedule_pb2
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from services.common.clock import utc_now
-from services.common.errors import AlreadyExists
+from services.common.errors import AlreadyExists, CoxswainError
+from services.common.identity.group_limits import NO_GROUP_LIMITS, GroupLimits
 from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.execution import (
     Execution,
@@ -115,10 +116,41 @@ async def test_the_newest_ends_the_older_ones_and_waits_until_they_have_ended(or
     assert await may_run(orchestrator) == [last.id], "nothing had to be waited for"
 
 
+async def test_at_the_limit_of_open_executions_the_policy_comes_first(orchestrator: Orchestrator) -> None:
+    async def at_limit(policy: OverlapPolicy, key: str = "k") -> Execution:
+        limited = replace(PRINCIPAL, limits=GroupLimits(max_open_executions=1))
+        return await orchestrator.executions.start(limited, plan(orchestrator, policy, key), None)
+
+    running = await at_limit(SKIP)
+    await run(orchestrator, running.id)
+    for policy, key, reason in (
+        (SKIP, "k", "CONCURRENCY_KEY_TAKEN"),
+        (SKIP, "other", "QUOTA_EXCEEDED"),
+        (CANCEL_OLD, "other", "QUOTA_EXCEEDED"),
+        (QUEUE, "k", "QUOTA_EXCEEDED"),
+        (ALLOW, "", "QUOTA_EXCEEDED"),
+    ):
+        with pytest.raises(CoxswainError) as refused_start:
+            await at_limit(policy, key)
+        assert refused_start.value.reason == reason, (policy, key)
+    [row] = await orchestrator.rows()
+    assert row.cancel_requested_at is None
+    assert orchestrator.grants.unrevoked == {running.id}, "what is refused may not act"
+    # What was asked to end makes room, however often.
+    for _ in range(2):
+        newest = await at_limit(CANCEL_OLD)
+        assert newest.waits_turn
+        assert {row.id for row in await orchestrator.rows() if row.ended_at is None} == {running.id, newest.id}
+    with pytest.raises(CoxswainError, match="has 2 executions that have not ended, and may have 1"):
+        await at_limit(ALLOW)
+
+
+@pytest.mark.parametrize("limits", [NO_GROUP_LIMITS, GroupLimits(max_open_executions=1)])
 @pytest.mark.parametrize(("policy", "key"), [(SKIP, ""), (SKIP, "k")])
 async def test_a_schedule_that_is_due_too_early_skips_that_time_and_says_so(
-    orchestrator: Orchestrator, policy: OverlapPolicy, key: str
+    orchestrator: Orchestrator, policy: OverlapPolicy, key: str, limits: GroupLimits
 ) -> None:
+    orchestrator.grants.limits = limits
     made = await orchestrator.schedules.create(
         PRINCIPAL, Plan("s", "0 0 1 1 *", "", plan(orchestrator, policy, key), paused=False), [], None
     )
