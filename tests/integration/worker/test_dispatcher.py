@@ -2,15 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.admission import Room
-from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.domain.execution import ExecutionState, TaskOutput
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.repositories.executions import ExecutionRepository
@@ -24,13 +25,15 @@ from tests.integration.worker.rows import execution_row, queue
 
 S = ExecutionState
 HOST = "host"
+SLOTS = 4
 
 
 class Run:
     """A run that goes on until it is stopped, and for as long after that as the test wants."""
 
-    def __init__(self, claim: Claim, _: Any, __: Any) -> None:
+    def __init__(self, claim: Claim, _: Any, on_rest: Callable[[], None]) -> None:
         self.claim = claim
+        self.on_rest = on_rest
         self.reason: Stop | None = None
         self.stopped = asyncio.Event()
         self.may_end = asyncio.Event()
@@ -60,7 +63,7 @@ class World:
         self.lease = SimpleNamespace(held=asyncio.Event())
         self.lease.held.set()
         context = SimpleNamespace(
-            store=store, hints=self.hints, settings=WorkerSettings(slots=4, safety_read_seconds=0.05)
+            store=store, hints=self.hints, settings=WorkerSettings(slots=SLOTS, safety_read_seconds=0.05)
         )
         self.dispatcher = Dispatcher(HOST, cast("Any", context), cast("Any", self.lease))
 
@@ -111,6 +114,33 @@ async def test_a_host_that_takes_anew_what_it_still_runs_keeps_the_newer_claim(
     assert isinstance(newer.reason, Cancelled)
     row = await execution_row(world.database, execution_id)
     assert (row.epoch, row.ready, row.executor_id, len(runs)) == (2, False, HOST, 2)
+
+
+async def test_who_has_ended_frees_its_slot_while_it_is_tidied_up_and_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_REPAIR_SECONDS", 0.0)
+    for _ in range(SLOTS + 1):
+        await queue(world.database)
+    await world.begun(SLOTS)
+    first, *others = list(runs)
+    async with world.database.write() as connection:
+        await ExecutionRepository(connection).succeed(first.claim.execution.id, TaskOutput("done"), utc_now())
+    first.on_rest()
+    last = await world.begun(SLOTS + 1)
+    assert world.dispatcher.running == SLOTS
+    for run in (*others, last):
+        run.stop(Cancelled())
+        run.may_end.set()
+    await eventually(lambda: world.dispatcher.running == 0)
+    draining = asyncio.create_task(world.dispatcher.drain(60))
+    _, pending = await asyncio.wait({draining}, timeout=0.2)
+    assert pending, "the first is still tidied up"
+    first.stop(Cancelled())
+    first.may_end.set()
+    await draining
+    ended = await execution_row(world.database, first.claim.execution.id)
+    assert (ended.state, ended.ready, ended.epoch, len(runs)) == (S.SUCCEEDED, False, 1, SLOTS + 1)
 
 
 async def test_a_host_that_stops_leaves_what_it_runs_and_is_not_counted_as_lost(world: World) -> None:

@@ -86,6 +86,11 @@ class World:
 
     async def run(self) -> Any:
         """Claim and run it as a host does; return its row."""
+        await (await self.claim()).run()
+        return await self.row()
+
+    async def claim(self, on_rest: Callable[[], None] = lambda: None) -> ExecutionRun:
+        """Claim it, and return what runs it."""
         store = RunStore(self.database)
         (claim,) = await store.take("host", ROOM)
         unreachable = cast("Any", SimpleNamespace(GetModel=None))
@@ -103,8 +108,7 @@ class World:
             checker=cast("Any", None),
             sources=cast("Any", None),
         )
-        await ExecutionRun(claim, context, lambda: None).run()
-        return await self.row()
+        return ExecutionRun(claim, context, on_rest)
 
     async def row(self) -> Any:
         return await execution_row(self.database, self.id)

@@ -1,6 +1,6 @@
 """How tasks and executions end: with results, with an error, or by cancellation."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import grpc
 import structlog
@@ -39,7 +39,7 @@ class Completion:
         state: RunState,
         recorder: Recorder,
         files: ExecutionFiles,
-        on_rest: Callable[[], None],
+        on_rest: Callable[[], Awaitable[None]],
     ) -> None:
         """`on_rest` is told as soon as it is stored that the execution has ended."""
         self._context = context
@@ -141,12 +141,12 @@ class Completion:
         await self._ended(state, error.reason if error else "")
 
     async def _ended(self, state: ExecutionState, reason: str = "") -> None:
-        # What is left to do takes a while, and keeps no other execution waiting.
-        self._on_rest()
         logger.info("execution_ended", execution_id=self._execution.id, state=state, reason=reason)
         if any(_may_have_asked(task) for task in self._state.tasks):
             # They were closed with it.
             self._context.hints.publish(Hint(HintKind.QUESTIONS_CHANGED, self._execution.id))
+        await self._on_rest()
+        # Auth may take a while, and keeps no other execution waiting.
         await self._revoke()
 
     async def _revoke(self) -> None:

@@ -150,9 +150,10 @@ class CrewSession:
 
     async def end(self, *, finished: bool) -> None:
         """End the crew process: let it exit when it is `finished`, else kill it."""
-        crew, self._crew = self._crew, None
-        if crew is not None:
+        if (crew := self._crew) is not None:
             await (crew.process.close() if finished else crew.process.kill())
+            # Only now: who is stopped while it exits has it killed.
+            self._crew = None
 
     async def _begin(self, task: TaskProgress) -> TaskJournal:
         """Begin an attempt at a task with what earlier ones have learnt."""

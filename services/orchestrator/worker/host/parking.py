@@ -1,6 +1,6 @@
 """How an execution comes to wait for a person or a model, with nothing running."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from coxswain.orchestrator.v1 import execution_pb2
@@ -25,7 +25,7 @@ class Parking:
         recorder: Recorder,
         principal: ExecutionPrincipal,
         completion: Completion,
-        on_rest: Callable[[], None],
+        on_rest: Callable[[], Awaitable[None]],
     ) -> None:
         """`on_rest` is told as soon as it is stored that the execution is parked."""
         self._on_rest = on_rest
@@ -72,7 +72,7 @@ class Parking:
 
         await self._recorder.commit([], park)
         if parked:
-            self._on_rest()
+            await self._on_rest()
         if cancelled:
             await self._completion.cancel()
         return parked or cancelled

@@ -37,7 +37,9 @@ class ExecutionRun:
     """Runs a claimed execution. `stop` may be called at any time, on the loop."""
 
     def __init__(self, claim: Claim, context: RunContext, on_rest: Callable[[], None]) -> None:
-        """`on_rest` is told as soon as it is stored that the execution has ended or is parked."""
+        """`on_rest` is told as soon as it is stored that the execution has ended or is parked, and its crew process is
+        gone.
+        """
         execution = claim.execution
         self._state = RunState(claim, context.default_model)
         self._signal = StopSignal(execution)
@@ -60,8 +62,9 @@ class ExecutionRun:
         )
         opener = CrewOpener(context, self._state, self._recorder, principal, self._signal, files)
         self._crew = CrewSession(context, self._state, self._recorder, opener)
-        self._completion = Completion(context, self._state, self._recorder, files, on_rest)
-        self._parking = Parking(context, self._state, self._recorder, principal, self._completion, on_rest)
+        self._on_rest = on_rest
+        self._completion = Completion(context, self._state, self._recorder, files, self._rest)
+        self._parking = Parking(context, self._state, self._recorder, principal, self._completion, self._rest)
         self._questions = Questions(context, self._state, self._recorder, self._crew, self._completion)
 
     def stop(self, reason: Stop) -> None:
@@ -93,6 +96,11 @@ class ExecutionRun:
             await self._halt(work)
             await self._crew.drop_calls()
             await self._recorder.close()
+
+    async def _rest(self) -> None:
+        # A host has memory for as many crew processes as it has slots.
+        await self._crew.end(finished=True)
+        self._on_rest()
 
     async def _halt(self, work: asyncio.Task[None]) -> None:
         finished = work.done() and not work.cancelled() and work.exception() is None
