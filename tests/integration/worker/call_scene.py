@@ -14,6 +14,7 @@ from coxswain.orchestrator.v1.tool_gateway_service_pb2_grpc import ToolGatewaySe
 from coxswain.orchestrator.worker.link_pb2 import CallTool, ToolAnswer
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.identity.group_limits import NO_GROUP_LIMITS, GroupLimits
 from services.common.schema_checks.checker import SchemaChecker
 from services.orchestrator.domain.artifact import ArtifactLimits
 from services.orchestrator.domain.question import Answer, Question, QuestionState
@@ -153,7 +154,17 @@ class CallScene:
     def files(self, claim: Claim, recorder: Recorder) -> ExecutionFiles:
         """The files of the execution, as one host knows them."""
 
-        return ExecutionFiles(self.store, claim.execution, recorder, limits=self.artifact_limits, retry_seconds=0)
+        async def unlimited() -> GroupLimits:
+            return NO_GROUP_LIMITS
+
+        return ExecutionFiles(
+            self.store,
+            claim.execution,
+            recorder,
+            limits=self.artifact_limits,
+            retry_seconds=0,
+            limits_of_group=unlimited,
+        )
 
     async def rows(self) -> dict[str, ToolCall]:
         """The calls in the journal, by their keys."""

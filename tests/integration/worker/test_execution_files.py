@@ -11,9 +11,12 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import func, select
 
+from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
+from services.common.grpc.limit_messages import limits_to_proto
+from services.common.identity.group_limits import GroupLimits
 from services.common.ids import new_id
 from services.orchestrator.domain.artifact import CHUNK_BYTES, ArtifactLimits
 from services.orchestrator.hints.bus import LocalHintBus
@@ -30,6 +33,7 @@ from services.orchestrator.tool_gateway.usecases.artifact_uploads import Artifac
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
 from services.orchestrator.worker.host.execution_files import ExecutionFiles, FileRefused
 from services.orchestrator.worker.host.fenced_write import Fenced
+from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 from tests.integration.worker.rows import claimed, crew, event_rows, queue
@@ -48,6 +52,16 @@ async def database(shared_database_url: str) -> AsyncIterator[Database]:
     await opened.close()
 
 
+class Auth:
+    """Says with each principal how many bytes the group may store."""
+
+    def __init__(self, allowed: int | None) -> None:
+        self.limits = GroupLimits(max_stored_bytes=allowed)
+
+    async def IssueExecutionPrincipal(self, _: Any) -> delegation_pb2.IssueExecutionPrincipalResponse:
+        return delegation_pb2.IssueExecutionPrincipalResponse(limits=limits_to_proto(self.limits))
+
+
 def files_of(store: RunStore, claim: Claim, allowed: int | None = None) -> ExecutionFiles:
     recorder = Recorder(
         store,
@@ -57,8 +71,9 @@ def files_of(store: RunStore, claim: Claim, allowed: int | None = None) -> Execu
         pruner=ChunkPruner(store, retention=60),
         on_failure=lambda _: None,
     )
+    principal = ExecutionPrincipal(cast("Any", Auth(allowed)), claim.execution.id, claim.execution.grant_id)
     return ExecutionFiles(
-        store, claim.execution, recorder, limits=LIMITS, retry_seconds=0, allowed_bytes=lambda: allowed
+        store, claim.execution, recorder, limits=LIMITS, retry_seconds=0, limits_of_group=principal.limits
     )
 
 

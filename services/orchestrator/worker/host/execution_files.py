@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from coxswain.orchestrator.v1 import execution_pb2
+from services.common.identity.group_limits import GroupLimits
 from services.orchestrator.artifact_contents import new_artifact, sha256_of
 from services.orchestrator.domain.artifact import (
     CHUNK_BYTES,
@@ -76,24 +77,20 @@ class ExecutionFiles:
         *,
         limits: ArtifactLimits,
         retry_seconds: float,
-        allowed_bytes: Callable[[], int | None] = lambda: None,
+        limits_of_group: Callable[[], Awaitable[GroupLimits]],
     ) -> None:
-        """An absent database is asked again for `retry_seconds`.
+        """An absent database, or auth, is asked again for `retry_seconds`.
 
-        `allowed_bytes` returns how many bytes the operator allows the group at present; None: as many as `limits` do.
+        `limits_of_group` returns what the operator allows the group at present, beside `limits`.
         """
         self._store = store
         self._installation_limits = limits
-        self._allowed_bytes = allowed_bytes
+        self._limits_of_group = limits_of_group
         self._retry_seconds = retry_seconds
         self._execution = execution
         self._recorder = recorder
         self._inventory: _Inventory | None = None
         self._reading = asyncio.Lock()
-
-    @property
-    def _limits(self) -> ArtifactLimits:
-        return self._installation_limits.within(self._allowed_bytes())
 
     async def store(
         self, task: TaskRef, name: str, content: bytes, *, call_id: str, media_type: str = ""
@@ -101,7 +98,7 @@ class ExecutionFiles:
         """Store a file, and return it and whether that has changed anything.
 
         Raises:
-            FileRefused: see `prepare`.
+            FileRefused, CredentialExpired, CoxswainError: see `prepare`.
             Fenced: another host has the execution.
         """
         new = await self.prepare(task, name, content, call_id=call_id, media_type=media_type)
@@ -119,9 +116,11 @@ class ExecutionFiles:
 
         Raises:
             FileRefused: a limit is reached, or another file's name is in the way.
+            CredentialExpired: what the group may store is not known yet, and the user's credential has expired.
+            CoxswainError: the same, and the grant was revoked, or auth does not answer.
         """
         files, sha256 = await self._files(), await sha256_of(content)
-        limits = self._limits
+        limits = await self._limits()
         group_bytes = await self._group_bytes() if limits.group_bytes else 0
         index = PLAN_INDEX if task.task_index is None else task.task_index
         # Nothing is awaited from here on: two calls at once do not take the same revision.
@@ -160,6 +159,7 @@ class ExecutionFiles:
 
         Raises:
             Fenced: another host has the execution.
+            CredentialExpired, CoxswainError: see `prepare`.
         """
         files = await self._files()
         stored = files.of_call(call_id)
@@ -168,9 +168,10 @@ class ExecutionFiles:
         gone = f"{missing} of {len(upload_ids)} files are not there any more" if missing > 0 else ""
         refused = ""
         for upload in uploads:
-            group_bytes = await self._group_bytes() if self._limits.group_bytes else 0
+            limits = await self._limits()
+            group_bytes = await self._group_bytes() if limits.group_bytes else 0
             try:
-                new = self._adopted(files, task, call_id, upload, group_bytes)
+                new = self._adopted(files, task, call_id, upload, limits, group_bytes)
             except FileRefused as error:
                 refused = str(error)
                 if upload.sha256:
@@ -182,7 +183,13 @@ class ExecutionFiles:
         return stored, "; ".join(filter(None, (gone, refused)))
 
     def _adopted(
-        self, files: "_Inventory", task: TaskRef, call_id: str, upload: ArtifactUpload, group_bytes: int
+        self,
+        files: "_Inventory",
+        task: TaskRef,
+        call_id: str,
+        upload: ArtifactUpload,
+        limits: ArtifactLimits,
+        group_bytes: int,
     ) -> NewFile:
         index = PLAN_INDEX if task.task_index is None else task.task_index
         name, number = upload.name, 1
@@ -190,7 +197,7 @@ class ExecutionFiles:
         while name in files.newest or files.names.conflicting(name) is not None:
             number += 1
             name = numbered(upload.name, number)
-        files.check(self._limits, name, index, upload.size, group_bytes)
+        files.check(limits, name, index, upload.size, group_bytes)
         if not upload.sha256:
             raise FileRefused("ARTIFACT_LIMIT_REACHED", "a limit of the files' bytes or number was reached before")
         artifact = new_artifact(
@@ -262,6 +269,10 @@ class ExecutionFiles:
 
     async def _read(self, query: Callable[[], Awaitable[T]]) -> T:
         return await retry_while_absent(query, self._retry_seconds)
+
+    async def _limits(self) -> ArtifactLimits:
+        group = await self._read(self._limits_of_group)
+        return self._installation_limits.within(group.max_stored_bytes)
 
     async def _group_bytes(self) -> int:
         return await self._read(partial(self._store.group_file_bytes, self._execution.group_id))

@@ -12,7 +12,7 @@ from services.common.errors import CoxswainError, Unauthenticated
 from services.common.grpc.call import acting_as
 from services.common.grpc.limit_messages import limits_from_proto
 from services.common.grpc.status import from_rpc_error
-from services.common.identity.group_limits import NO_GROUP_LIMITS
+from services.common.identity.group_limits import NO_GROUP_LIMITS, GroupLimits
 
 T = TypeVar("T")
 
@@ -33,8 +33,7 @@ class ExecutionPrincipal:
         self._good_until = 0.0
         self._renewing = asyncio.Lock()
         self._refused = False
-        self.limits = NO_GROUP_LIMITS
-        """What the operator allows the group, as auth said last; nothing is limited before the first call."""
+        self._limits: GroupLimits | None = None
 
     async def act(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return what `call` returns, whose calls to other services are made as the execution.
@@ -63,6 +62,17 @@ class ExecutionPrincipal:
                 raise
             raise CredentialExpired(error.message) from error
 
+    async def limits(self) -> GroupLimits:
+        """Return what the operator allows the group, as auth said last; it is asked when it has not said so yet.
+
+        Raises:
+            CredentialExpired: the user's credential has expired.
+            CoxswainError: the grant was revoked, or auth does not answer.
+        """
+        if self._limits is None:
+            await self._current()
+        return self._limits or NO_GROUP_LIMITS
+
     async def renewed(self) -> bool:
         """Return whether auth lets the execution act again after it has refused to."""
         if not self._refused:
@@ -86,6 +96,6 @@ class ExecutionPrincipal:
                         raise CredentialExpired(failure.message) from error
                     raise failure from error
                 self._token = response.principal_token
-                self.limits = limits_from_proto(response.limits)
+                self._limits = limits_from_proto(response.limits)
                 self._good_until = response.principal.expire_time.seconds - _RENEW_BEFORE_SECONDS
             return self._token

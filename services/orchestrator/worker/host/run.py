@@ -58,7 +58,7 @@ class ExecutionRun:
             self._recorder,
             limits=context.artifact_limits,
             retry_seconds=context.settings.peer_retry_seconds,
-            allowed_bytes=lambda: principal.limits.max_stored_bytes,
+            limits_of_group=principal.limits,
         )
         opener = CrewOpener(context, self._state, self._recorder, principal, self._signal, files)
         self._crew = CrewSession(context, self._state, self._recorder, opener)
