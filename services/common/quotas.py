@@ -6,9 +6,17 @@ from services.common.errors import ResourceExhausted
 
 _REFUSED = Counter(
     "coxswain_quota_refusals_total",
-    "What was refused because a limit of its group was reached, by limit.",
+    "Calls that were refused because a limit of their group was reached, by limit.",
     ("quota",),
 )
+
+
+class QuotaExceeded(ResourceExhausted):
+    """A limit of the group is reached, which this process has found out."""
+
+    def count(self) -> None:
+        """Count it as told to a caller."""
+        _REFUSED.labels(self.metadata["quota"]).inc()
 
 
 def check_quota(
@@ -27,7 +35,7 @@ def check_quota(
     is what the group can do, and `retry_after`, in seconds, is for what passes by itself.
 
     Raises:
-        ResourceExhausted: QUOTA_EXCEEDED.
+        QuotaExceeded: it would be too many.
     """
     if limit is not None and used + more > limit:
         raise quota_exceeded(
@@ -42,10 +50,9 @@ def check_quota(
 
 def quota_exceeded(
     quota: str, limit: float, used: float, message: str, *, retry_after: float | None = None
-) -> ResourceExhausted:
-    """Count a refusal, and return it to be raised; `retry_after` is in seconds."""
-    _REFUSED.labels(quota).inc()
-    return ResourceExhausted(
+) -> QuotaExceeded:
+    """Return a refusal to be raised; `retry_after` is in seconds."""
+    return QuotaExceeded(
         f"{message} ({quota})",
         reason="QUOTA_EXCEEDED",
         metadata={"quota": quota, "limit": f"{limit:.15g}", "used": f"{used:.15g}"},

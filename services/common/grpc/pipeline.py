@@ -34,6 +34,7 @@ from services.common.grpc.status import failure_metadata, from_rpc_error, to_sta
 from services.common.identity.authenticator import GROUP, REQUEST_ID, Authenticator, refuse_ambiguous
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
+from services.common.quotas import QuotaExceeded
 
 logger = structlog.get_logger(__name__)
 
@@ -242,6 +243,8 @@ class Pipeline:
         except Exception as untellable:
             failure = _fault(call, untellable)
             code, status = to_status(failure, call.request_id)
+        if isinstance(failure, QuotaExceeded):
+            failure.count()
         call.outcome, call.reason = code.name, failure.reason
         CALLS.labels(call.method, code.name).inc()
         logger.info("call_refused", method=call.method, code=code.name, reason=failure.reason)

@@ -51,6 +51,13 @@ class BatchProgress:
     counts: Mapping[ExecutionState, int] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     failures: Sequence[BatchFailure] = ()
+    pending_reason: ExecutionError | None = None
+    """What keeps its next execution from being made; it passes."""
+
+    @property
+    def open(self) -> int:
+        """How many of its executions have not ended."""
+        return sum(count for state, count in self.counts.items() if not state.terminal)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,4 +48,5 @@ def batch_to_proto(progress: BatchProgress) -> batch_pb2.Batch:
         end_time=timestamp_to_proto(batch.ended_at),
         cancel_request_time=timestamp_to_proto(batch.cancel_requested_at),
         error=None if batch.error is None else error_to_proto(batch.error),
+        pending_reason=None if progress.pending_reason is None else error_to_proto(progress.pending_reason),
     )

@@ -19,11 +19,13 @@ from services.common.errors import (
 )
 from services.common.identity.group_limits import GroupLimits
 from services.common.periodic import once
+from services.common.quotas import QuotaExceeded
 from services.orchestrator.domain.batch import Batch, BatchPlace
 from services.orchestrator.domain.execution import Execution, ExecutionError
 from services.orchestrator.repositories.batches import BatchRepository
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.executions import Executions
+from services.orchestrator.usecases.open_executions import refuse_early
 from services.orchestrator.usecases.ports import Grants
 
 logger = structlog.get_logger(__name__)
@@ -33,6 +35,7 @@ _AT_ONCE = 4
 # No later execution of the batch could be made either. All other failures are of the installation, and pass.
 _LASTING = (NotFound, InvalidArgument, FailedPrecondition)
 _REVOKED = "DELEGATION_REVOKED"
+_LIMITS_KNOWN_SECONDS = 30.0
 
 
 class BatchRunner:
@@ -54,6 +57,8 @@ class BatchRunner:
         self._executions = executions
         self._grants = grants
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._full: dict[str, tuple[GroupLimits, float]] = {}
+        """Groups that had as many open executions as they may: their limits then, and until when to go by these."""
 
     async def once(self) -> set[str]:
         """Do what is due now, for all batches; return the groups of those that have not ended."""
@@ -67,7 +72,9 @@ class BatchRunner:
                 break
             after = page[-1].id
         await asyncio.gather(*map(self._advance_or_log, found))
-        return {batch.group_id for batch in found}
+        groups = {batch.group_id for batch in found}
+        self._full = {group_id: limits for group_id, limits in self._full.items() if group_id in groups}
+        return groups
 
     async def _advance_or_log(self, batch: Batch) -> None:
         """Advance one batch; its failures do not affect the others."""
@@ -88,20 +95,40 @@ class BatchRunner:
                     await self._executions.cancel(batch, execution_id)
 
     async def _fill(self, batch: Batch, room: int) -> None:
-        """Make up to so many executions, until another replica is faster."""
+        """Make up to so many executions, until another replica is faster or the group has as many as it may."""
+        if await self._still_full(batch.group_id):
+            return
         try:
             async with self._grants.acting(batch.grant_id, batch.id) as limits:
-                for index in range(batch.started, min(batch.started + room, batch.total)):
-                    await self._make(batch, index, limits)
+                await self._make_some(batch, room, limits)
         except Aborted as error:
             logger.debug("batch_execution_not_made", batch_id=batch.id, reason=error.reason)
         except ResourceExhausted as error:
-            # Its next execution is made when others of the group have ended.
-            logger.debug("batch_execution_not_made", batch_id=batch.id, reason=error.reason)
+            logger.warning("batch_postponed", batch_id=batch.id, reason=error.reason, error=error.message)
         except CoxswainError as error:
             if not isinstance(error, _LASTING) and error.reason != _REVOKED:
                 raise
             await self._stop(batch, error)
+
+    async def _make_some(self, batch: Batch, room: int, limits: GroupLimits) -> None:
+        try:
+            for index in range(batch.started, min(batch.started + room, batch.total)):
+                await self._make(batch, index, limits)
+        except QuotaExceeded as error:
+            # Its next execution is made when others of the group have ended.
+            logger.debug("batch_execution_not_made", batch_id=batch.id, reason=error.reason)
+            self._full[batch.group_id] = limits, asyncio.get_running_loop().time() + _LIMITS_KNOWN_SECONDS
+
+    async def _still_full(self, group_id: str) -> bool:
+        """Return whether a group is known to have as many open executions as it may. Auth is not asked."""
+        limits, until = self._full.get(group_id, (None, 0.0))
+        if limits is None or until < asyncio.get_running_loop().time():
+            return False
+        try:
+            await refuse_early(self._database, group_id, limits)
+        except QuotaExceeded:
+            return True
+        return False
 
     async def _make(self, batch: Batch, index: int, limits: GroupLimits) -> None:
         """Make the execution at an index. Raises Aborted: another replica was faster, or it must not be made now."""

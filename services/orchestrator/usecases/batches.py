@@ -15,13 +15,21 @@ from services.common.errors import CoxswainError, FailedPrecondition, FieldViola
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
+from services.common.quotas import QuotaExceeded
 from services.orchestrator import tables
 from services.orchestrator.domain.batch import Batch, BatchProgress
-from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, OverlapPolicy, Start
+from services.orchestrator.domain.execution import (
+    ExecutionError,
+    ExecutionIdentity,
+    OnCredentialExpiry,
+    OverlapPolicy,
+    Start,
+)
 from services.orchestrator.placeholders import required_inputs
 from services.orchestrator.repositories.batches import BatchRepository
 from services.orchestrator.repositories.retention import RetentionRepository
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
+from services.orchestrator.usecases.open_executions import refuse_early
 from services.orchestrator.usecases.ports import Grants
 
 logger = structlog.get_logger(__name__)
@@ -95,14 +103,25 @@ class Batches:
         return BatchProgress(batch)
 
     async def get(self, principal: Principal, batch_id: str) -> BatchProgress:
-        """Return a batch with its progress and its first failures. Raises NotFound."""
+        """Return a batch with its progress, its first failures and what it waits for. Raises NotFound."""
         async with self._database.read() as connection:
             repository = BatchRepository(connection)
             batch = await repository.get(principal.group_id, batch_id)
             if batch is None:
                 raise NotFound.of("batch", batch_id)
             [progress] = await repository.progress(principal.group_id, [batch])
-            return replace(progress, failures=await repository.failures(principal.group_id, batch_id))
+            progress = replace(progress, failures=await repository.failures(principal.group_id, batch_id))
+        return replace(progress, pending_reason=await self._pending_reason(principal, progress))
+
+    async def _pending_reason(self, principal: Principal, progress: BatchProgress) -> ExecutionError | None:
+        """Return what keeps the next execution of a batch from being made."""
+        if progress.batch.exhausted or progress.open >= progress.batch.max_parallel:
+            return None
+        try:
+            await refuse_early(self._database, principal.group_id, principal.limits)
+        except QuotaExceeded as error:
+            return ExecutionError(error.reason, error.message)
+        return None
 
     async def page(self, principal: Principal, size: int, token: str) -> Page[BatchProgress]:
         """Return a page of the group's batches, newest first. Raises InvalidArgument: INVALID_PAGE_TOKEN."""

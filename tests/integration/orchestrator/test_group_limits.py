@@ -1,18 +1,19 @@
 """What the operator allows a group in the orchestrator."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import grpc
-from google.protobuf.struct_pb2 import Struct
+from prometheus_client import REGISTRY
 
-from coxswain.orchestrator.v1 import batch_pb2, crew_pb2, schedule_pb2
+from coxswain.orchestrator.v1 import crew_pb2, schedule_pb2
 from coxswain.orchestrator.v1 import execution_pb2 as pb
-from coxswain.orchestrator.v1.batch_service_pb2_grpc import BatchServiceStub
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from services.common.identity.group_limits import GroupLimits
 from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.admission import Room
+from services.orchestrator.messages.batches import batch_to_proto
 from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from services.orchestrator.worker.host.run_store import RunStore
 from tests.integration.orchestrator.support import (
@@ -25,6 +26,7 @@ from tests.integration.orchestrator.support import (
     start,
     start_request,
 )
+from tests.integration.orchestrator.test_batches import start as plain_start
 from tests.integration.orchestrator.test_schedules import created, make_due, until_fired
 from tests.integration.orchestrator.use_cases import ALICE as SALES
 from tests.integration.orchestrator.use_cases import Orchestrator
@@ -32,6 +34,11 @@ from tests.support.group_limits import limit
 from tests.support.harness import ALICE, BOB, Harness
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def refusals() -> float:
+    """How often callers were told that their group has too many open executions."""
+    return REGISTRY.get_sample_value("coxswain_quota_refusals_total", {"quota": "max_open_executions"}) or 0.0
 
 
 def schedule(crew_id: str, number: int = 0) -> schedule_pb2.CreateScheduleRequest:
@@ -111,21 +118,38 @@ async def test_few_executions_run_at_once_and_the_others_say_why_they_wait(harne
     lease.close()
 
 
-async def test_batches_make_no_more_than_may_be_open(harness: Harness) -> None:
+async def test_batches_make_no_more_than_may_be_open_and_say_so(orchestrator: Orchestrator) -> None:
+    orchestrator.grants.limits = GroupLimits(max_open_executions=1)
+    limited = replace(SALES, limits=orchestrator.grants.limits)
+    batch = (await orchestrator.batches.start(limited, plain_start(orchestrator.crew_id), [{}] * 3, 3, None)).batch
+    runner, counted = orchestrator.batch_runner, refusals()
+    for made in (1, 2):
+        await asyncio.gather(runner.once(), runner.once())
+        asked = orchestrator.grants.asked
+        await runner.once()
+        assert orchestrator.grants.asked == asked, "auth is not asked while nothing has ended"
+        rows = await orchestrator.rows()
+        assert [row.ended_at is None for row in rows] == [*([False] * (made - 1)), True]
+        shown = batch_to_proto(await orchestrator.batches.get(limited, batch.id))
+        assert (shown.pending, shown.pending_reason.reason, shown.HasField("error")) == (
+            3 - made,
+            "QUOTA_EXCEEDED",
+            False,
+        )
+        assert "may have 1" in shown.pending_reason.message
+        await orchestrator.executions.cancel(SALES, rows[-1].id)
+    assert refusals() == counted, "no caller was refused"
+    shown = batch_to_proto(await orchestrator.batches.get(limited, batch.id))
+    assert not shown.HasField("pending_reason")
+
+
+async def test_refusals_of_callers_are_counted(harness: Harness) -> None:
     crew = await create_crew(harness)
-    await limit(harness, max_open_executions=1)
-    request = batch_pb2.StartBatchRequest(start=start_request(crew.id), inputs=[Struct()] * 3, max_parallel=3)
-    stub = BatchServiceStub(harness.channel(ALICE))
-    batch = (await stub.StartBatch(request)).batch
-    async with asyncio.timeout(30):
-        while True:
-            if (await executions_of(harness).ListExecutions(pb.ListExecutionsRequest())).executions:
-                break
-            await asyncio.sleep(0.1)
+    await limit(harness, max_open_executions=0)
+    before = refusals()
     with refused(EXHAUSTED, "QUOTA_EXCEEDED"):
         await begin(harness, crew.id)
-    found = (await stub.GetBatch(batch_pb2.GetBatchRequest(id=batch.id))).batch
-    assert not found.HasField("error")
+    assert refusals() == before + 1
 
 
 async def test_a_schedule_says_that_the_limit_is_reached_and_fires_later(orchestrator: Orchestrator) -> None:

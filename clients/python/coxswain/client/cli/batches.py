@@ -24,6 +24,7 @@ from coxswain.orchestrator.v1.batch_pb2 import (
     ListBatchesRequest,
     StartBatchRequest,
 )
+from coxswain.orchestrator.v1.execution_pb2 import ExecutionError
 
 app = typer.Typer(no_args_is_help=True, help="Run one crew with many inputs.", rich_markup_mode="markdown")
 
@@ -180,7 +181,8 @@ def _details(batch: Batch) -> Table:
         "tokens": f"{usage.input_tokens:,} in, {usage.output_tokens:,} out",
         "cost": f"${usage.cost:.2f}",
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(batch.labels.items())),
-        "error": f"{batch.error.message} ({batch.error.reason})" if batch.error.reason else "",
+        "waits": _reason(batch.pending_reason),
+        "error": _reason(batch.error),
     }
     for name, value in rows.items():
         if value != "":
@@ -188,6 +190,10 @@ def _details(batch: Batch) -> Table:
     for failure in batch.failures:
         add_row(made, f"failed {failure.index}", f"{failure.execution_id}: {failure.error.message}")
     return made
+
+
+def _reason(error: ExecutionError) -> str:
+    return f"{error.message} ({error.reason})" if error.reason else ""
 
 
 def _state(batch: Batch) -> str:
