@@ -31,11 +31,19 @@ async def read_running_limits(database: Database) -> dict[str, int]:
     return {row["group_id"]: row["max_running"] for row in await database.fetch(select(running_limits))}
 
 
-async def read_waiting_groups(database: Database) -> dict[str, str]:
-    """Return one of the executions that wait for a worker host, by group."""
+async def read_open_groups(database: Database) -> list[str]:
+    """Return the groups that have executions which have not ended."""
+    statement = select(executions.c.group_id).where(executions.c.ended_at.is_(None)).distinct()
+    return [row["group_id"] for row in await database.fetch(statement)]
+
+
+async def read_one_waiting(database: Database, group_ids: Collection[str]) -> list[str]:
+    """Return one of the executions that wait for a worker host of each group where any does."""
+    if not group_ids:
+        return []
     statement = (
-        select(executions.c.group_id, func.min(executions.c.id).label("id"))
-        .where(executions.c.ready.is_(True))
+        select(func.min(executions.c.id).label("id"))
+        .where(executions.c.ready.is_(True), executions.c.group_id.in_(group_ids))
         .group_by(executions.c.group_id)
     )
-    return {row["group_id"]: row["id"] for row in await database.fetch(statement)}
+    return [row["id"] for row in await database.fetch(statement)]

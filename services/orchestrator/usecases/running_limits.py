@@ -9,8 +9,9 @@ from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.running_limits import (
     RunningLimitRepository,
+    read_one_waiting,
+    read_open_groups,
     read_running_limits,
-    read_waiting_groups,
 )
 
 _ASKED_AT_ONCE = 1000
@@ -29,7 +30,10 @@ class LimitSource(Protocol):
 
 
 class RunningLimits:
-    """Asks auth for the limits of groups whose executions wait; nothing is asked while none waits."""
+    """Asks auth for the limits of groups with executions that have not ended; nothing is asked while there is none.
+
+    Those that nobody has to take now count as well: hosts take what wakes at once.
+    """
 
     def __init__(self, database: Database, source: LimitSource, bus: HintBus) -> None:
         self._database = database
@@ -42,17 +46,16 @@ class RunningLimits:
         Raises:
             Unavailable: auth or the database does not answer.
         """
-        waiting = await read_waiting_groups(self._database)
-        if not waiting:
+        group_ids = await read_open_groups(self._database)
+        if not group_ids:
             return
         known = await read_running_limits(self._database)
-        group_ids = list(waiting)
         for start in range(0, len(group_ids), _ASKED_AT_ONCE):
             chunk = group_ids[start : start + _ASKED_AT_ONCE]
             limits = dict(zip(chunk, await self._source.limits_of(chunk), strict=True))
-            await self._store({name: each.max_running_executions for name, each in limits.items()}, known, waiting)
+            await self._store({name: each.max_running_executions for name, each in limits.items()}, known)
 
-    async def _store(self, now: dict[str, int | None], known: dict[str, int], waiting: dict[str, str]) -> None:
+    async def _store(self, now: dict[str, int | None], known: dict[str, int]) -> None:
         changed = {name: limit for name, limit in now.items() if limit is not None and known.get(name) != limit}
         lifted = [name for name, limit in now.items() if limit is None and name in known]
         if changed or lifted:
@@ -62,5 +65,5 @@ class RunningLimits:
                     await repository.set(changed)
                 if lifted:
                     await repository.remove(lifted)
-        for name in (*changed, *lifted):
-            self._bus.publish(Hint(HintKind.EXECUTION_READY, waiting[name]))
+        for execution_id in await read_one_waiting(self._database, [*changed, *lifted]):
+            self._bus.publish(Hint(HintKind.EXECUTION_READY, execution_id))

@@ -1,6 +1,7 @@
 """What the operator allows a group in the orchestrator."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,11 @@ from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceSt
 from services.common.identity.group_limits import GroupLimits
 from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.admission import Room
+from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.messages.batches import batch_to_proto
+from services.orchestrator.repositories.running_limits import read_running_limits
+from services.orchestrator.tables import executions
+from services.orchestrator.usecases.running_limits import RunningLimits
 from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from services.orchestrator.worker.host.run_store import RunStore
 from tests.integration.orchestrator.support import (
@@ -150,6 +155,36 @@ async def test_refusals_of_callers_are_counted(harness: Harness) -> None:
     with refused(EXHAUSTED, "QUOTA_EXCEEDED"):
         await begin(harness, crew.id)
     assert refusals() == before + 1
+
+
+class Auth:
+    """What auth says of limits, and who was asked about."""
+
+    def __init__(self) -> None:
+        self.limits = GroupLimits(max_running_executions=1)
+        self.asked: list[list[str]] = []
+
+    async def limits_of(self, group_ids: Sequence[str]) -> list[GroupLimits]:
+        self.asked.append(list(group_ids))
+        return [self.limits for _ in group_ids]
+
+
+async def test_limits_are_there_before_what_rests_wakes(orchestrator: Orchestrator) -> None:
+    auth = Auth()
+    limits = RunningLimits(orchestrator.database, auth, LocalHintBus())
+    await limits.once()
+    assert auth.asked == []
+    execution = await orchestrator.start()
+    async with orchestrator.database.write() as connection:
+        await connection.execute(executions.update().values(state="WAITING_FOR_ANSWER", ready=False))
+    await limits.once()
+    assert (auth.asked, await read_running_limits(orchestrator.database)) == ([["sales"]], {"sales": 1})
+    auth.limits = GroupLimits()
+    await limits.once()
+    assert await read_running_limits(orchestrator.database) == {}
+    await orchestrator.executions.cancel(SALES, execution.id)
+    await limits.once()
+    assert len(auth.asked) == 2
 
 
 async def test_a_schedule_says_that_the_limit_is_reached_and_fires_later(orchestrator: Orchestrator) -> None:
