@@ -33,6 +33,7 @@ from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.provisioning import ProvisionLimits
 from services.memory.stores.databricks.transport import ClientLimits, Transport
 from services.memory.stores.group_stores import BackendStores
+from services.memory.stores.pgvector.answer_room import AnswerRoom
 from services.memory.stores.pgvector.connector import Connector
 from services.memory.stores.pgvector.indexes import IndexKeeper
 from services.memory.stores.pgvector.logins import Logins
@@ -86,9 +87,9 @@ class MemoryService:
         client = VectorSearchClient(transport, client_limits)
         connector = Connector(
             policy,
+            AnswerRoom(answer_bytes=settings.pgvector_answer_bytes, all_bytes=settings.pgvector_held_bytes),
             connect_seconds=settings.pgvector_connect_seconds,
             statement_seconds=settings.pgvector_statement_seconds,
-            answer_bytes=settings.pgvector_answer_bytes,
         )
         logins = self._database_logins(settings, runtime, client_limits)
         self._pgvector = _pgvector_stores(settings, logins, connector)

@@ -156,9 +156,16 @@ class MemorySettings(BaseSettings):
         30, ge=0.1, description="Seconds one statement in a backend's database may take."
     )
     pgvector_answer_bytes: int = Field(
+        64 * _MIB,
+        ge=_MIB,
+        description="Bytes that a backend's database may send in answer to one request; more end the connection. Each "
+        "row counts as 512 more, and each of its values as 64.",
+    )
+    pgvector_held_bytes: int = Field(
         128 * _MIB,
         ge=_MIB,
-        description="Bytes that a backend's database may send in answer to one request; more end the connection.",
+        description="Bytes of all answers of backends' databases that are held at the same time, counted in the same "
+        "way; more end the connection. A group has half of them, or as many as one answer may have.",
     )
     pgvector_exact_rows: int = Field(
         10_000,

@@ -18,6 +18,7 @@ from services.common.clock import utc_now
 from services.common.egress import AddressPolicy
 from services.memory.domain.backends import MemoryBackend, PgvectorConfig, TlsMode
 from services.memory.settings import MemorySettings
+from services.memory.stores.pgvector.answer_room import AnswerRoom
 from services.memory.stores.pgvector.connector import Connector, prepare
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.stores.pgvector.logins import Login
@@ -72,9 +73,11 @@ class FixedLogins:
 
     def __init__(self, *passwords: str) -> None:
         self.passwords = list(passwords) or [PASSWORD]
+        self.group_id = "sales"
 
     async def find(self, config: PgvectorConfig) -> Login:
-        return Login(config.user, self.passwords[0] if len(self.passwords) == 1 else self.passwords.pop(0))
+        password = self.passwords[0] if len(self.passwords) == 1 else self.passwords.pop(0)
+        return Login(config.user, password, group_id=self.group_id)
 
     def forget(self, config: PgvectorConfig) -> None:
         """There is nothing to forget."""
@@ -98,10 +101,11 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def connector_here(**options: Any) -> Connector:
+def connector_here(*, answer_bytes: int = 2**20, held_bytes: int = 2**24, **options: Any) -> Connector:
     """Return what opens connections to fronts on this machine."""
     policy = AddressPolicy([ip_network("127.0.0.0/8"), ip_network("::1/128")], setting="NETWORKS")
-    return Connector(policy, **{"connect_seconds": 30.0, "statement_seconds": 30.0, "answer_bytes": 2**20, **options})
+    room = AnswerRoom(answer_bytes=answer_bytes, all_bytes=held_bytes)
+    return Connector(policy, room, **{"connect_seconds": 30.0, "statement_seconds": 30.0, **options})
 
 
 @contextlib.asynccontextmanager

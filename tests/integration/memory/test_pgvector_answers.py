@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 from sqlalchemy import Integer, bindparam, func, select
 
 from coxswain.memory.v1 import memory_pb2 as pb
-from services.common.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition, Unavailable
 from services.memory.domain.backends import TlsMode
 from services.memory.stores.pgvector.database import BackendDatabase
 from tests.integration.auth.support import refused
 from tests.integration.memory.pgvector_support import (
+    FixedLogins,
     backend_of,
     config_of,
     connector_here,
@@ -28,6 +30,7 @@ from tests.integration.memory.support import place, stub, unified
 from tests.support.harness import ALICE
 
 LETTERS = select(func.repeat("x", bindparam("length", type_=Integer)))
+TINY = select(func.generate_series(1, 3000))
 SERIES = select(func.repeat("x", 1000)).select_from(func.generate_series(1, 3000))
 MOST = 2**20
 
@@ -53,12 +56,50 @@ async def test_an_answer_is_taken_up_to_its_bound(
                 with pytest.raises(FailedPrecondition) as large:
                     await database.fetch(LETTERS, {"length": length})
                 assert (large.value.reason, large.value.metadata["error_code"]) == ("STORE_FAILED", "ANSWER_TOO_LARGE")
-            with pytest.raises(FailedPrecondition):
-                await database.fetch(SERIES)
+            for statement in (SERIES, TINY):
+                with pytest.raises(FailedPrecondition):
+                    await database.fetch(statement)
             # Three times as much in portions that are asked for.
             async with database.read() as connection, connection.stream(SERIES) as rows:
                 assert len([row async for portion in rows.partitions(100) for row in portion]) == 3000
-            assert len(front.logins) == 4
+            assert len(front.logins) == 5
+
+
+@pytest.mark.parametrize("tls_mode", [TlsMode.VERIFY_FULL, TlsMode.DISABLE])
+async def test_answers_are_held_up_to_the_bound_of_a_group_and_of_all(
+    pgvector_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls_mode: TlsMode
+) -> None:
+    async with front_of(pgvector_url, tmp_path, monkeypatch) as front, AsyncExitStack() as closing:
+        config = config_of(
+            pgvector_url, host="localhost", port=front.port, tls_mode=tls_mode, ca_certificates=front.certificate
+        )
+        # Room for two large answers, of which a group has one.
+        connector = connector_here(answer_bytes=MOST, held_bytes=2 * MOST)
+        databases = []
+        for group_id in ("sales", "legal", "press"):
+            logins = FixedLogins()
+            logins.group_id = group_id
+            pools = await closing.enter_async_context(pools_of(pgvector_url, logins, connector=connector))
+            databases.append(BackendDatabase(replace(backend_of(pgvector_url, group_id), pgvector=config), pools))
+        sales, legal, press = databases
+        large = {"length": 9 * MOST // 10}
+        for database in (*databases, *databases):
+            # Read and given back, one after the other.
+            assert await database.fetch(LETTERS, large)
+        async with sales.read() as of_sales, legal.read() as of_legal:
+            assert (await of_sales.execute(LETTERS, large)).all()
+            with pytest.raises(Unavailable) as full:
+                await sales.fetch(LETTERS, large)
+            assert full.value.retry_after
+            assert await sales.fetch(LETTERS, {"length": MOST // 20})
+            assert (await of_legal.execute(LETTERS, large)).all()
+            with pytest.raises(Unavailable):
+                await press.fetch(LETTERS, large)
+            # Asked for something else, it holds the answer no more.
+            assert (await of_legal.execute(LETTERS, {"length": 1})).all()
+            assert await press.fetch(LETTERS, large)
+        for database in databases:
+            assert await database.fetch(LETTERS, large)
 
 
 @pytest.mark.parametrize("arrives", [True, False])

@@ -14,6 +14,7 @@ from services.common.db.database import POSTGRES_SESSION
 from services.common.egress import AddressPolicy
 from services.common.errors import FailedPrecondition, PermissionDenied
 from services.memory.domain.backends import PgvectorConfig, TlsMode
+from services.memory.stores.pgvector.answer_room import AnswerRoom
 from services.memory.stores.pgvector.dialect import CODEC
 from services.memory.stores.pgvector.failures import extension_missing
 from services.memory.stores.pgvector.logins import Login
@@ -37,14 +38,14 @@ class Connector:
     """Opens single connections."""
 
     def __init__(
-        self, policy: AddressPolicy, *, connect_seconds: float, statement_seconds: float, answer_bytes: int
+        self, policy: AddressPolicy, room: AnswerRoom, *, connect_seconds: float, statement_seconds: float
     ) -> None:
-        """`policy` says which addresses a group may choose, `statement_seconds` what one statement may take, and
-        `answer_bytes` how much a server may send before it is asked again.
+        """`policy` says which addresses a group may choose, `room` how much servers may send before they are asked
+        again, and `statement_seconds` what one statement may take.
         """
         self._policy = policy
         self._connect_seconds = connect_seconds
-        self._answer_bytes = answer_bytes
+        self._room = room
         self.statement_seconds = statement_seconds
 
     async def open(
@@ -69,7 +70,7 @@ class Connector:
                 "lock_timeout": str(limit),
                 "search_path": f'"{config.schema}"',
             }
-            loop: Any = WatchedLoop(asyncio.get_running_loop(), most_bytes=self._answer_bytes)
+            loop: Any = WatchedLoop(asyncio.get_running_loop(), self._room, login.group_id)
             connection: asyncpg.Connection[Any] = await asyncpg.connect(
                 loop=loop,
                 connection_class=WatchedConnection,

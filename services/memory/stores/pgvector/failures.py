@@ -18,7 +18,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.memory.domain.backends import PgvectorConfig
-from services.memory.stores.pgvector.watched import AnswerTooLarge
+from services.memory.stores.pgvector.answer_room import AnswerTooLarge, NoRoomForAnswer
 
 _RETRY_SECONDS: Final = 1.0
 _MISSING: Final = frozenset({"42P01", "42703", "42883", "42704", "3F000", "42804"})
@@ -45,9 +45,16 @@ def explained(config: PgvectorConfig, user: str) -> Iterator[None]:
 
 def failure_of(error: BaseException, config: PgvectorConfig, user: str) -> Exception | None:
     """Return the error for callers, or `LoginRefused`; None when the database is not at fault."""
-    if _is_too_large(error):
+    if _ended_here(error, NoRoomForAnswer):
+        return Unavailable(
+            "answers of databases that groups name take all the room there is for those of your group, or of all "
+            "(COXSWAIN_MEMORY_PGVECTOR_HELD_BYTES); try again in a moment, or ask for less at once",
+            metadata={"dependency": "database"},
+            retry_after=_RETRY_SECONDS,
+        )
+    if _ended_here(error, AnswerTooLarge):
         return FailedPrecondition(
-            f"{config.subject} answers with more bytes than are taken (COXSWAIN_MEMORY_PGVECTOR_ANSWER_BYTES): ask for "
+            f"{config.subject} answers with more than is taken (COXSWAIN_MEMORY_PGVECTOR_ANSWER_BYTES): ask for "
             "less at once, or without embeddings. When it stays so, its tables were changed by something else",
             reason="STORE_FAILED",
             metadata=_metadata("ANSWER_TOO_LARGE"),
@@ -81,10 +88,10 @@ def failure_of(error: BaseException, config: PgvectorConfig, user: str) -> Excep
     return unreachable(config) if isinstance(error, lost) else None
 
 
-def _is_too_large(error: BaseException) -> bool:
+def _ended_here(error: BaseException, reason: type[Exception]) -> bool:
     """Return whether the connection was ended here, for what came over it: the driver names that as the cause."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    while cause is not None and not isinstance(cause, AnswerTooLarge):
+    while cause is not None and not isinstance(cause, reason):
         cause = cause.__cause__
     return cause is not None
 

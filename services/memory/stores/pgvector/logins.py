@@ -31,6 +31,8 @@ class Login:
     password: str = field(repr=False)
     from_cache: bool = False
     """Whether the password may have been replaced since."""
+    group_id: str = ""
+    """Whose it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,12 @@ class Logins:
                 # One of the group's own, stored now, counts at once.
                 self.forget(config)
                 raise _unverified(config)
-            return Login(config.user, found.token, found.from_cache)
+            return Login(config.user, found.token, found.from_cache, current_principal().group_id)
         lakebase = config.lakebase
         key = _cache_key(config)
         known = self._issued.peek(key)
         issued = known or await self._issued.get(key, lambda: self._issue(lakebase, config))
-        return Login(issued.user, issued.password, known is not None)
+        return Login(issued.user, issued.password, known is not None, current_principal().group_id)
 
     def forget(self, config: PgvectorConfig) -> None:
         """Find the caller's login anew the next time: the database refused it."""

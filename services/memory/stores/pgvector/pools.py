@@ -20,6 +20,7 @@ from services.memory.stores.pgvector.connector import Connector, required
 from services.memory.stores.pgvector.dialect import DRIVER, PgvectorDialect
 from services.memory.stores.pgvector.failures import LoginRefused, explained, failure_of
 from services.memory.stores.pgvector.logins import Login, Logins, refused
+from services.memory.stores.pgvector.watched import WatchedConnection
 
 _PoolKey: TypeAlias = tuple[str, str, PgvectorConfig, str, bytes]
 
@@ -171,6 +172,12 @@ class ConnectionPools:
             # Here, not around what callers do with a connection: that may fail in a database that is not this one.
             error = context.sqlalchemy_exception or context.original_exception
             return failure_of(error, config, login.user)
+
+        @event.listens_for(engine.sync_engine, "checkin")
+        def let_go(connection: Any, _record: object) -> None:
+            # None: it has ended. To isinstance every connection of asyncpg is one of each class.
+            if connection is not None and type(connection.driver_connection) is WatchedConnection:
+                connection.driver_connection.let_go_of_answer()
 
         ping_idle_connections(engine.sync_engine)
         return engine

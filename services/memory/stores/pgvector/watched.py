@@ -7,11 +7,8 @@ from typing import Any
 
 import asyncpg
 
+from services.memory.stores.pgvector.answer_room import Answer, AnswerRoom, AnswerTooLarge, NoRoomForAnswer
 from services.memory.stores.pgvector.handshake import Handshake
-
-
-class AnswerTooLarge(Exception):
-    """A server sent more than an answer may have; its connection was closed. Never leaves the store."""
 
 
 class WatchedLoop:
@@ -20,10 +17,11 @@ class WatchedLoop:
     asyncpg lets one choose the loop, and neither its transport nor its protocol.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, most_bytes: int) -> None:
-        """`most_bytes` is what may come between two sends."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, room: AnswerRoom, group_id: str) -> None:
+        """What comes between two sends is an answer to `group_id`, and takes of `room`."""
         self.loop = loop
-        self._most_bytes = most_bytes
+        self._room = room
+        self._group_id = group_id
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loop, name)
@@ -37,12 +35,19 @@ class WatchedLoop:
 
     async def start_tls(self, transport: Any, protocol: asyncio.Protocol, *context: Any, **options: Any) -> Any:
         """Encrypt a connection, and watch what comes within TLS."""
-        plain = transport.inner if isinstance(transport, _Transport) else transport
+        plain = transport
+        if isinstance(transport, _Transport):
+            # What watches it hears no more of the connection, not even its end.
+            transport.watch.let_go()
+            plain = transport.inner
         encrypted = await self.loop.start_tls(plain, protocol, *context, **options)
-        return encrypted and _Transport(encrypted, _Watch(self._most_bytes))
+        return encrypted and _Transport(encrypted, self._watch())
 
     def _watched(self, protocol: asyncio.Protocol) -> "_Protocol":
-        return _Protocol(protocol, _Watch(self._most_bytes))
+        return _Protocol(protocol, self._watch())
+
+    def _watch(self) -> "_Watch":
+        return _Watch(Answer(self._room, self._group_id))
 
 
 class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]
@@ -53,29 +58,31 @@ class WatchedConnection(asyncpg.Connection):  # type: ignore[misc]
     def __init__(self, protocol: Any, transport: Any, loop: Any, *rest: Any) -> None:
         super().__init__(protocol, transport, loop.loop if isinstance(loop, WatchedLoop) else loop, *rest)
 
+    def let_go_of_answer(self) -> None:
+        """Note that nobody reads the last answer any more."""
+        self._transport.watch.let_go()
+
 
 class _Watch:
-    """What has come from one server since something was sent to it."""
+    """Looks at what comes from one server."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._received = 0
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
         self._handshake = Handshake()
 
-    def sent(self) -> None:
-        """What comes from now on is another answer."""
-        self._received = 0
+    def let_go(self) -> None:
+        """What comes from now on is another answer, if anything does."""
+        self._answer.let_go()
 
     def received(self, data: bytes) -> None:
         """Look at the bytes that come next.
 
         Raises:
             AnswerTooLarge: they are too many.
+            NoRoomForAnswer: they are too many beside other answers.
             ssl.SSLError: they are no part of a handshake that this process takes part in.
         """
-        self._received += len(data)
-        if self._received > self._most_bytes:
-            raise AnswerTooLarge
+        self._answer.add(data)
         if not self._handshake.is_over:
             self._handshake.see(data)
 
@@ -85,21 +92,21 @@ class _Transport:
 
     def __init__(self, inner: Any, watch: _Watch) -> None:
         self.inner = inner
-        self._watch = watch
+        self.watch = watch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     def write(self, data: Any) -> None:
-        self._watch.sent()
+        self.watch.let_go()
         self.inner.write(data)
 
     def writelines(self, buffers: Iterable[Any]) -> None:
-        self._watch.sent()
+        self.watch.let_go()
         self.inner.writelines(buffers)
 
     def set_protocol(self, protocol: asyncio.Protocol) -> None:
-        self.inner.set_protocol(_Protocol(protocol, self._watch, self.inner))
+        self.inner.set_protocol(_Protocol(protocol, self.watch, self.inner))
 
 
 class _Protocol(asyncio.Protocol):
@@ -120,7 +127,7 @@ class _Protocol(asyncio.Protocol):
             return
         try:
             self.watch.received(data)
-        except (AnswerTooLarge, ssl.SSLError) as error:
+        except (AnswerTooLarge, NoRoomForAnswer, ssl.SSLError) as error:
             self._failure = error
             self._transport.abort()
             return
@@ -130,6 +137,7 @@ class _Protocol(asyncio.Protocol):
         return self.inner.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.watch.let_go()
         self.inner.connection_lost(self._failure or exc)
 
     def pause_writing(self) -> None:
