@@ -35,7 +35,7 @@ from services.memory.stores.pgvector.failures import explained
 from services.memory.stores.pgvector.indexes import IndexKeeper, build_index, large_namespaces
 from services.memory.stores.pgvector.search import PgvectorSearch, Scan
 from services.memory.stores.pgvector.store import PgvectorMemoryStore
-from services.memory.stores.sql import statements
+from services.memory.stores.sql import history_pruning, history_reads, statements
 from services.memory.stores.sweep_turns import SweepTurns
 from services.memory.tables import versions
 from tests.integration.memory.pgvector_support import (
@@ -348,6 +348,34 @@ async def test_a_save_removes_a_portion_of_what_has_expired_and_stands_when_it_c
             await connection.execute(text(f"DROP TABLE {versions[MemoryKind.LONG_TERM].name}"))
         store = PgvectorMemoryStore(database, search, SweepTurns(3600))
         assert await save("r2", hours=1) == 2
+
+
+async def test_a_save_removes_a_portion_of_the_versions_that_are_too_many_bytes(
+    pgvector_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (statements, pgvector_store, history_pruning, history_reads):
+        monkeypatch.setattr(module, "ROWS_IN_CHUNK", 2)
+    backend = backend_of(pgvector_url)
+    async with pools_of(pgvector_url) as pools:
+        database = BackendDatabase(backend, pools)
+        search = PgvectorSearch(database, lambda _namespace: None, exact_rows=MANY)
+
+        def store() -> PgvectorMemoryStore:
+            return PgvectorMemoryStore(database, search, SweepTurns(3600))
+
+        async def save(store: PgvectorMemoryStore, name: str, contents: str, minute: int, most: int | None) -> int:
+            keeping = Keeping("dev:ann", 50, days=30, most_bytes=most)
+            new = Record(name, Unified(contents), unit_vector((1, 0, 0)))
+            await store.save(KEYS[0], SPACE, [new], NOW + timedelta(minutes=minute), keeping=keeping)
+            async with database.read() as connection:
+                table = versions[MemoryKind.UNIFIED].name
+                return int(await connection.scalar(text(f"SELECT count(*) FROM {table}")) or 0)
+
+        roomy = store()
+        assert [await save(roomy, "r1", f"text {minute}", minute, None) for minute in range(6)] == [0, 1, 2, 3, 4, 5]
+        # Of five, two at a time; the turn is given back as long as there may be more.
+        tight = store()
+        assert [await save(tight, f"r{minute}", f"more {minute}", minute, 1) for minute in range(6, 10)] == [3, 1, 0, 0]
 
 
 async def test_rows_of_namespaces_that_something_else_has_written_need_no_index(pgvector_url: str) -> None:

@@ -60,10 +60,11 @@ class PgvectorMemoryStore(SqlRecordStore):
         try:
             removed = [await remove_expired_portion(self._database, table, key.id, owned(table, key), now)]
             if keeping:
-                since = keeping.since(now)
-                removed += [await self.history.prune_portion(kind, since, key.group_id) for kind in versions]
-            if keeping and keeping.most_bytes is not None:
-                await self.history.shrink_group(key.group_id, keeping.most_bytes)
+                ended = keeping.since(now)
+                if keeping.most_bytes is not None:
+                    too_early = await self.history.ended_too_early(key.group_id, keeping.most_bytes)
+                    ended = max(ended, too_early or ended)
+                removed += [await self.history.prune_portion(kind, ended, key.group_id) for kind in versions]
         except CoxswainError as error:
             # The records are saved, and reads leave out expired ones in any case.
             logger.warning("expired_memories_not_removed", kind=key.kind.name, reason=error.reason)

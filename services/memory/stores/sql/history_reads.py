@@ -125,9 +125,13 @@ class SqlHistory:
 
     async def shrink_group(self, group_id: str, most_bytes: int) -> int:
         """Remove what ended first of a group that has more bytes of versions, and return how many."""
-        async with self._database.read() as connection:
-            ended = await ended_before_bytes(connection, group_id, most_bytes)
+        ended = await self.ended_too_early(group_id, most_bytes)
         return 0 if ended is None else await self.prune(ended, group_id)
+
+    async def ended_too_early(self, group_id: str, most_bytes: int) -> datetime | None:
+        """Return up to when those versions of a group ended that are too many bytes beside later ones; None: none."""
+        async with self._database.read() as connection:
+            return await ended_before_bytes(connection, group_id, most_bytes)
 
     async def clear(self, key: NamespaceKey) -> None:
         """Remove the versions that a namespace has, some thousand at a time."""
