@@ -13,12 +13,12 @@ from services.common.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
-    ResourceExhausted,
     Unavailable,
 )
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
+from services.common.quotas import quota_exceeded
 from services.common.resource_key import ResourceKey
 from services.memory.domain.backends import MemoryBackend, PgvectorConfig
 from services.memory.domain.vectors import embedding_mismatch_of_index
@@ -90,7 +90,7 @@ class MemoryBackends:
                 if first != backend.id:
                     return await backends.get(principal.group_id, ResourceKey(id=first))
             await _check_space(backends, backend, None)
-            await self._check_databases(backends, backend)
+            await self._check_databases(backends, backend, None)
             await backends.add(backend)
         return backend
 
@@ -145,7 +145,7 @@ class MemoryBackends:
                 active=present.active,
             )
             await _check_space(backends, changed, present)
-            await self._check_databases(backends, changed)
+            await self._check_databases(backends, changed, present)
             await backends.store(changed)
         self._indexes.forget(principal.group_id)
         return changed
@@ -256,21 +256,24 @@ class MemoryBackends:
             rate = progress.made / max(time.monotonic() - started, 1e-6)
             yield Step(progress.text, progress.done, progress.total, rate)
 
-    async def _check_databases(self, backends: MemoryBackendRepository, changed: MemoryBackend) -> None:
-        """Keep a group from having connections made to any number of servers."""
-        if changed.pgvector is None:
+    async def _check_databases(
+        self, backends: MemoryBackendRepository, changed: MemoryBackend, present: MemoryBackend | None
+    ) -> None:
+        """Keep a group from having connections made to any number of servers; what it names already it may keep."""
+        own = _database_of(changed)
+        if own is None or (present is not None and own == _database_of(present)):
             return
         await backends.hold(changed.group_id)
         configs = await backends.databases(changed.group_id, but=changed.id)
         others = {(config.host, config.port, config.database) for config in configs}
-        own = (changed.pgvector.host, changed.pgvector.port, changed.pgvector.database)
         if own not in others and len(others) >= self._most_databases:
-            raise ResourceExhausted(
+            raise quota_exceeded(
+                "databases",
+                self._most_databases,
+                len(others),
                 f"the backends of your group name {len(others)} databases, and may name {self._most_databases} "
                 "(COXSWAIN_MEMORY_PGVECTOR_DATABASES_PER_GROUP): delete a backend that is not needed "
                 "(DeleteMemoryBackend), or use another schema of a database that is named already",
-                reason="QUOTA_EXCEEDED",
-                metadata={"quota": "databases"},
             )
 
     async def _note_endpoint(self, backend: MemoryBackend, made: str) -> None:
@@ -307,6 +310,11 @@ async def _check_space(
             continue
         if present is None or backend.id != present.id or await backends.noted_namespaces(backend, 1):
             raise embedding_mismatch_of_index(registered.name, other.space, config.space)
+
+
+def _database_of(backend: MemoryBackend) -> tuple[str, int, str] | None:
+    config = backend.pgvector
+    return None if config is None else (config.host, config.port, config.database)
 
 
 def _location(backend: MemoryBackend) -> tuple[str, str] | None:

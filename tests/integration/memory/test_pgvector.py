@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 import grpc
@@ -20,6 +20,7 @@ from coxswain.auth.v1 import secret_pb2
 from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
 from coxswain.memory.v1 import memory_pb2 as pb
 from services.memory.domain.backends import TlsMode
+from services.memory.service import MemoryService
 from services.memory.stores.pgvector.indexes import NamespaceIndex
 from services.memory.stores.pgvector.logins import Login
 from services.memory.stores.pgvector.upgrades import TableUpgrades
@@ -416,11 +417,12 @@ async def test_a_group_names_so_many_databases_and_no_more(
             created = await backends_stub(databases.harness, bearer).CreateMemoryBackend(request)
             return str(created.backend.id)
 
-        first, _ = [await create(name) for name in ("one", "two")]
+        first, second = [await create(name) for name in ("one", "two")]
         await create("one", schema="another")
         await create("three", BOB)
-        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
             await create("three")
+        assert refusal.metadata == {"quota": "databases", "limit": "2", "used": "2"}
 
         async def move(backend_id: str, database: str) -> None:
             backend = backend_pb.MemoryBackend(pgvector=backend_pb.PgvectorBackendConfig(database=database))
@@ -430,6 +432,13 @@ async def test_a_group_names_so_many_databases_and_no_more(
 
         with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):
             await move(first, "three")
+        # What is there may be more, as where the limit was lowered: what a backend names already it keeps.
+        backends = cast("MemoryService", databases.harness.services["memory"])._backends._backends
+        backends._most_databases = 1
+        await move(second, "two")
+        with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):
+            await move(second, "four")
+        backends._most_databases = 2
         await move(first, "two")
         await databases.backends.DeleteMemoryBackend(backend_pb.DeleteMemoryBackendRequest(name="one1"))
         await create("three")
