@@ -20,6 +20,8 @@ _MOST_STALE = 32
 """Revisions whose parts are noted as stale; those of earlier ones have long been seen in every store."""
 _REMOVED = {"part_count": 0}
 """Stands for a document whose parts are being removed."""
+_REMOVED_US = 0
+"""When such a document has expired: before every other, and left by the sweep to whoever removes the rest of it."""
 _ABANDONED = timedelta(days=1)
 """After which a save that has begun has ended or is dead."""
 
@@ -159,7 +161,7 @@ class DocumentRepository:
         if stale:
             await self._set(document_id, stale=_stale([parts for parts in stale if parts.revision > revision]))
 
-    async def begin_removal(self, row: DocumentRow, now: datetime) -> int:
+    async def begin_removal(self, row: DocumentRow) -> int:
         """Let a document, whose row is locked, be there no more, nor by a save that has begun; note all of its parts.
 
         Return the last revision that the row has then: to be removed at, and less than what saves get that begin now.
@@ -167,9 +169,11 @@ class DocumentRepository:
         revision = row.last_revision + 1
         await self._set(
             row.id,
-            # What has expired is shown to nobody. The sweep leaves it for a while, as if a save had begun.
+            # What has expired is shown to nobody.
             document=_REMOVED,
-            expires_us=microseconds(now),
+            expires_us=_REMOVED_US,
+            # What is not shown is passed over when a person is forgotten.
+            subjects=[],
             revision=revision,
             last_revision=revision + 1,
             stale=_stale([parts for parts in (row.live, *row.stale) if parts.count]),
@@ -227,9 +231,9 @@ class DocumentRepository:
 async def remove_expired_documents(connection: AsyncConnection, now: datetime) -> int:
     """Remove the rows of documents that have expired in every group, whose parts expire with them.
 
-    One that is being saved anew stays for that.
+    One that is being saved anew stays for that, and one whose removal has begun until it ends: its parts do not expire.
     """
-    expired = documents.c.expires_us <= microseconds(now)
+    expired = and_(documents.c.expires_us <= microseconds(now), documents.c.expires_us != _REMOVED_US)
     unclaimed = documents.c.last_revision == documents.c.revision
     abandoned = documents.c.expires_us <= microseconds(now - _ABANDONED)
     # In an index parts stay until somebody's credential is at hand: what has to be removed there is not forgotten.

@@ -144,7 +144,7 @@ class DocumentParts:
             there = await repository.get(row.id, now, lock=True)
             if there is None or not _is_still(there, row, only_of):
                 raise saved_meanwhile(row.id)
-            return await repository.begin_removal(there, now)
+            return await repository.begin_removal(there)
 
     async def forget(
         self, store: MemoryStore, namespace: NamespaceInfo, subject: str, *, dry_run: bool

@@ -89,6 +89,26 @@ async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
         assert row.document == replace(again, subjects=("dev|ann",))
 
 
+async def test_a_removal_that_has_begun_names_nobody_and_stays_until_it_ends(database: Database) -> None:
+    now = utc_now()
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        revision, _ = await repository.claim("manual", 2, now)
+        await repository.switch(_document("manual", now, revision=revision), gone=True)
+        row = await repository.get("manual", now, lock=True)
+        assert row is not None
+        last = await repository.begin_removal(row)
+        stored = (await connection.execute(select(documents))).one()
+        assert "ann" not in str(stored)
+        later = now + timedelta(days=400)
+        assert await remove_expired_documents(connection, later) == 0
+        row = await repository.get("manual", later)
+        assert row is not None
+        assert (row.document, row.stale) == (None, [PartsWritten(1, 2)])
+        assert await repository.page("", 10, now) == []
+        assert await repository.remove("manual", last)
+
+
 async def _row(harness: Harness) -> DocumentRow:
     database = cast("MemoryService", harness.services["memory"])._database
     now = utc_now()
