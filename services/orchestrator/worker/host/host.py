@@ -120,6 +120,7 @@ class WorkerHost:
             ForkServerLost: CrewAI could not be loaded; standard error says why.
         """
         self._fork_server.start()
+        self._background.start(asyncio.to_thread(self._home.remove_left))
         await self._bus.start()
         self._background.start(self._lease.run())
         await self._fork_server.warm()

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from services.orchestrator.worker.host.crew_home import CrewHome
+from tests.support.deep_directories import make_deep
 
 
 def test_every_host_has_a_home_of_its_own_and_takes_it_along(tmp_path: Path) -> None:
@@ -23,6 +24,7 @@ def test_every_host_has_a_home_of_its_own_and_takes_it_along(tmp_path: Path) -> 
 def test_what_killed_hosts_have_left_is_removed_and_what_living_ones_have_stays(tmp_path: Path) -> None:
     """Also what the release before has left, which had one home for all hosts."""
     (tmp_path / ".local" / "share").mkdir(parents=True)
+    make_deep(tmp_path / ".local")
     (tmp_path / "note.txt").touch()
     mine = CrewHome(tmp_path)
     ours, theirs = multiprocessing.get_context("fork").Pipe()
@@ -36,10 +38,12 @@ def test_what_killed_hosts_have_left_is_removed_and_what_living_ones_have_stays(
     try:
         other: Path = ours.recv()
         third = CrewHome(tmp_path)
+        third.remove_left()
         assert {mine.path, other, third.path, tmp_path / "note.txt"} == set(tmp_path.iterdir())
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     assert not psutil.pid_exists(pid)
     fourth = CrewHome(tmp_path)
+    fourth.remove_left()
     assert {mine.path, third.path, fourth.path, tmp_path / "note.txt"} == set(tmp_path.iterdir())
