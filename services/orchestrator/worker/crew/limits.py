@@ -24,7 +24,8 @@ _KIB, _MIB = 1024, 1024 * 1024
 _STACK_MIB = 8
 """What a thread reserves for its stack. It counts as data, and is no fault of the crew's."""
 _RESERVED_MIB = 2048
-"""Addresses that libraries may reserve beyond the memory they use, such as the allocator for threads."""
+"""Addresses that libraries may reserve beyond the memory they use, such as the C library for the memory of threads
+(MALLOC_ARENA_MAX)."""
 _GRACE = timedelta(minutes=1)
 _OOM_SCORE = "500"
 """When a machine has no memory left, the kernel shall take a crew process and not its host."""

@@ -24,6 +24,8 @@ _QUIET = {
     # A process that is going to be forked must have one thread.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
+    # Else the C library takes 64 MiB of addresses for each thread, up to eight times the number of processors.
+    "MALLOC_ARENA_MAX": "4",
     "GRPC_ENABLE_FORK_SUPPORT": "0",
     "PYTHONUNBUFFERED": "1",
     "NO_COLOR": "1",

@@ -3,11 +3,13 @@
 import errno
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.orchestrator.worker.crew.limits import limit_error
+from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.link.limits import OUT_OF_MEMORY_STATUS, CrewLimits
 from tests.support.child_process import run_python
 
@@ -82,6 +84,29 @@ def test_each_limit_is_named_with_its_setting() -> None:
             ("file", "writes a file of more than 1 MiB", "FILE_MIB"),
         )
     }
+
+
+def test_many_threads_may_use_memory_on_machines_of_many_processors(tmp_path: Path) -> None:
+    # Until there are so many arenas the C library does not look how few processors there are here.
+    environment = crew_environment(tmp_path) | {"MALLOC_ARENA_TEST": "1000"}
+    code = """
+import os, threading
+from services.orchestrator.worker.crew.limits import impose
+from services.orchestrator.worker.link.limits import CrewLimits
+limits = CrewLimits.read(os.environ)
+impose(limits)
+over, held = threading.Event(), []
+def work():
+    held.append(bytearray(10_000))
+    over.wait()
+try:
+    for _ in range(limits.threads - 1):
+        threading.Thread(target=work).start()
+finally:
+    over.set()
+print("done")
+"""
+    assert run_python(["-c", code], environment=environment) == (0, "done")
 
 
 def test_processor_time_is_limited_by_the_time_that_is_left() -> None:
