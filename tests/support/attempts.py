@@ -11,6 +11,7 @@ import resource
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,7 @@ _NUMBERS = {
     "mq_open": (240, 180),
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
+    "openat2": (437, 437),
     "perf_event_open": (298, 241),
     "personality": (135, 92),
     "pidfd_getfd": (438, 438),
@@ -100,13 +102,15 @@ class Surroundings:
 
 
 def call(name: str, *arguments: Any) -> int:
-    """Make a system call by its number."""
+    """Make a system call by its number on Linux."""
     numbers = _NUMBERS[name]
     return raw(numbers[_MACHINE == "aarch64"], *arguments)
 
 
 def raw(number: int, *arguments: Any) -> int:
-    """Make a system call."""
+    """Make a system call; other systems than Linux have other numbers."""
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, "it is a call of Linux")
     ctypes.set_errno(0)
     wide = (ctypes.c_long(each) if isinstance(each, int) else each for each in arguments)
     result: int = _libc.syscall(ctypes.c_long(number), *wide)
@@ -130,6 +134,8 @@ def _outcome(attempt: Callable[[], object]) -> str:
         attempt()
     except OSError as error:
         return name_of(error.errno or 0)
+    except AttributeError:  # not a function of this system
+        return "ENOSYS"
     return "done"
 
 
@@ -187,10 +193,13 @@ def _sockets(around: Surroundings) -> Attempts:
 
 def _held_socket() -> int:
     """Return the descriptor of a socket that the process had from its start, or else of one it may make."""
-    for descriptor in range(64):
-        if stat.S_ISSOCK(os.fstat(descriptor).st_mode if _is_open(descriptor) else 0):
-            return descriptor
-    return socket.socketpair()[0].detach()
+    return next(iter(sockets()), None) or socket.socketpair()[0].detach()
+
+
+def sockets() -> list[int]:
+    """Return which of the descriptors of this process are sockets."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return [each for each in range(min(most, 4096)) if _is_open(each) and stat.S_ISSOCK(os.fstat(each).st_mode)]
 
 
 def _is_open(descriptor: int) -> bool:
@@ -301,6 +310,9 @@ def _modes(around: Surroundings) -> Attempts:
         "change the time of a key": lambda: call("utimensat", _AT_FDCWD, path, None, 0),
         "set an attribute of a key": lambda: call("setxattr", path, b"user.x", b"x", 1, 0),
         "cut a key off": lambda: call("truncate", path, 0),
+        # Of a device nothing is lost.
+        "empty what it may read": lambda: os.open("/dev/zero", os.O_RDONLY | os.O_TRUNC),
+        "open with flags that cannot be seen": lambda: call("openat2", _AT_FDCWD, b"/dev/zero", bytes(24), 24),
     }
 
 

@@ -14,6 +14,8 @@ _NOT_KNOWN, _ALLOW = 0x00050000 | errno.ENOSYS, 0x7FFF0000
 
 def refuse_landlock() -> None:
     """Have the kernel say that it knows no Landlock, to this process and all that it starts."""
+    if sys.platform != "linux":
+        return  # it knows none
     instructions = (
         (_LOAD, 0, 0, 0),
         (_EQUAL, 0, 1, _LANDLOCK_CREATE_RULESET),

@@ -1,6 +1,7 @@
 """Landlock: which files a process may open."""
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterable
 
@@ -54,13 +55,7 @@ def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> None:
     version = landlock_version()
     if not version:
         raise kernel.NotImplementedByKernel("Landlock")
-    files, networks, others = (
-        sum(rights for since, rights in table if since <= version) for table in (_FILES, _NETWORKS, _OTHERS)
-    )
-    attributes = _Rights(files, networks, others)
-    # Older versions know fewer of them; what they do not know is 0.
-    size = 8 if version < 4 else 16 if version < 6 else 24
-    rules = kernel.system_call("landlock_create_ruleset", ctypes.byref(attributes), size, 0)
+    rules, files = _ruleset(version)
     try:
         for path in readable:
             _allow(rules, path, _READ & files)
@@ -69,6 +64,25 @@ def restrict_files(readable: Iterable[str], writable: Iterable[str]) -> None:
         kernel.system_call("landlock_restrict_self", rules, 0)
     finally:
         os.close(rules)
+
+
+def _ruleset(version: int) -> tuple[int, int]:
+    """Return the descriptor of a set of rules without any, and the rights over files that it governs.
+
+    Where the kernel does not take the rights that we know of its version, it has those of an older one.
+    """
+    files, networks, others = (
+        sum(rights for since, rights in table if since <= version) for table in (_FILES, _NETWORKS, _OTHERS)
+    )
+    attributes = _Rights(files, networks, others)
+    # Older versions know fewer of them; what they do not know is 0.
+    size = 8 if version < 4 else 16 if version < 6 else 24
+    try:
+        return kernel.system_call("landlock_create_ruleset", ctypes.byref(attributes), size, 0), files
+    except OSError as error:
+        if error.errno != errno.EINVAL or version == 1:
+            raise
+    return _ruleset(version - 1)
 
 
 def _allow(rules: int, path: str, rights: int) -> None:
