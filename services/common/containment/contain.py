@@ -41,8 +41,10 @@ class Profile:
     writable: Sequence[str] = ()
 
 
-def contain(profile: Profile, required: Collection[Measure] = ()) -> frozenset[Measure]:
-    """Contain this process, for good, as far as the kernel can; return what holds from now on.
+def contain(
+    profile: Profile, wanted: Collection[Measure] = frozenset(Measure), *, required: Collection[Measure] = ()
+) -> frozenset[Measure]:
+    """Contain this process by the measures that are `wanted`, for good, as far as the kernel can; return what holds.
 
     What is open stays open. It must have one thread.
 
@@ -59,6 +61,8 @@ def contain(profile: Profile, required: Collection[Measure] = ()) -> frozenset[M
     }
     holding = set()
     for measure, take in measures.items():
+        if measure not in wanted:
+            continue
         try:
             take()
         except OSError as error:

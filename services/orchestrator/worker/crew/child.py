@@ -24,11 +24,12 @@ def serve(connection: socket.socket, containment: CrewContainment, token: int) -
     """Serve one segment, contained with the directory named after `token`, and return the exit status."""
     name = ProcessName()
     name.change(SPARE)
-    _silence()
     limits = CrewLimits.read(os.environ)
     impose(limits)
     memory = _memory_file()
     containment.enter(f"{token}")
+    # Until here standard error is the host's: it says why a process could not begin.
+    _silence()
     _greet(connection, memory)
     link = CrewEnd(connection)
     session: Session | None = None

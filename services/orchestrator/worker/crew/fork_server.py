@@ -20,6 +20,7 @@ import selectors
 import signal
 import socket
 import sys
+import traceback
 from typing import Any
 
 from services.common.containment.contain import keep_memory_private, open_memory_again
@@ -106,6 +107,8 @@ class ForkServer:
             for inherited in (self._control.fileno(), self._wake_reader, self._wake_writer):
                 os.close(inherited)
             status = child.serve(socket.socket(fileno=descriptor), self._containment, token)
+        except Exception:  # noqa: BLE001 - nobody is left to handle it
+            traceback.print_exc()
         finally:
             # No cleaning up of what the fork server owns: not its atexit handlers, not its threads' leftovers.
             os._exit(status)

@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from coxswain.orchestrator.worker.link_pb2 import (
 )
 from services.common.background import BackgroundTasks
 from services.common.containment.contain import Measure
+from services.common.remove_tree import remove_tree
 from services.orchestrator.worker.host.crew_life import Life
 from services.orchestrator.worker.link.containment import own_directory
 from services.orchestrator.worker.link.errors import TaskError
@@ -41,6 +41,7 @@ _MAX_MESSAGE = 4096
 _CLOSE_SECONDS = 2.0
 _REFILL_SECONDS = 0.2
 _KILL_SECONDS = 5.0
+_GREETING_SECONDS = 60.0
 
 
 class ForkServerLost(ConnectionError):
@@ -228,7 +229,7 @@ class ForkServer:
     def _take_spare(self) -> _Forked | None:
         while self._spares:
             spare = self._spares.popleft()
-            if spare.life.pid in self._living:
+            if self._living.get(spare.life.pid) is spare.life:
                 return spare
             spare.connection.close()
         return None
@@ -241,7 +242,7 @@ class ForkServer:
             with theirs:
                 self._send({"fork": token}, theirs.fileno())
                 life = await forked
-            await life.greeted(ours)
+            await self._greeted(life, ours)
         except BaseException:
             ours.close()
             raise
@@ -249,6 +250,15 @@ class ForkServer:
             del self._forking[token]
         ours.setblocking(False)
         return _Forked(life, ours)
+
+    async def _greeted(self, life: Life, connection: socket.socket) -> None:
+        """Wait for the greeting; a process that hangs instead is killed, and found out as one that has ended."""
+        try:
+            async with asyncio.timeout(_GREETING_SECONDS):
+                await life.greeted(connection)
+        except TimeoutError:
+            logger.warning("crew_process_did_not_begin", pid=life.pid)
+            await self.kill(life.pid)
 
     @property
     def memory_files(self) -> list[int]:
@@ -354,7 +364,7 @@ class ForkServer:
     def _end(self, life: Life) -> None:
         life.end()
         if life.directory is not None:
-            self._removing.start(asyncio.to_thread(shutil.rmtree, life.directory, ignore_errors=True))
+            self._removing.start(asyncio.to_thread(remove_tree, life.directory))
 
     def _take(self, message: dict[str, Any], ready: asyncio.Future[None]) -> None:
         if "ready" in message:

@@ -1,13 +1,22 @@
 """One warm fork server for all tests of a module: importing CrewAI takes seconds."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from services.orchestrator.worker.host import crew_process
 from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.crew_process import ForkServer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def measured() -> Iterator[None]:
+    """Have fork servers let coverage be measured in what they fork."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crew_process, "_COMMAND", ("-m", "tests.support.measured_fork_server"))
+        yield
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,14 +18,13 @@ from services.orchestrator.worker.host import crew_process
 from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.host.metrics import proportional_memory
+from services.orchestrator.worker.link.host_end import CrewProcessLost
 from services.orchestrator.worker.link.limits import CrewLimits
+from tests.support.deep_directories import make_deep
 from tests.support.surroundings import not_refused, surroundings
 from tests.unit.worker.crew.scripted_host import ScriptedHost, answer, segment
 
-pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that contains"),
-]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CREW = CrewSpec("attempts", (AgentSpec("a", "A", "Try", model="m"),), (TaskSpec("t", "Try.", "Words", "a"),), model="m")
 _MIB = 1024 * 1024
@@ -55,6 +54,9 @@ async def test_whatever_leaves_the_process_is_refused(probing: ForkServer) -> No
 
 async def test_the_kernel_says_what_holds(probing: ForkServer) -> None:
     holding = holding_of(probing)
+    if sys.platform != "linux":
+        assert not holding
+        return
     async with segment(probing, ScriptedHost(), CREW) as run:
         proc = Path("/proc") / str(run.process.pid)
         status = dict(line.split(":\t", 1) for line in (proc / "status").read_text().splitlines() if ":\t" in line)
@@ -76,8 +78,43 @@ async def test_its_directory_goes_with_the_process(probing: ForkServer) -> None:
     async with segment(probing, ScriptedHost(), CREW) as run:
         directory = directory_of(probing, run.process.pid)
         assert directory.stat().st_mode & 0o777 == 0o700
+        make_deep(directory)
     await asyncio.gather(*probing._removing._tasks)
     assert not directory.exists()
+
+
+async def test_its_only_socket_is_the_one_to_its_host(probing: ForkServer) -> None:
+    async with segment(probing, ScriptedHost(), replace(CREW, name="sockets")) as run:
+        assert len(json.loads((await run.task(0)).text)) == 1
+
+
+@pytest.fixture
+def played(probing: ForkServer) -> Iterator[Path]:
+    """The path that tells processes which are forked from now on what to play; nothing once the test is over."""
+    home = probing._home
+    yield home
+    for name in ("fails", "hangs"):
+        (home / name).unlink(missing_ok=True)
+
+
+async def test_one_that_cannot_be_contained_says_why(probing: ForkServer, played: Path) -> None:
+    (played / "fails").touch()
+    with pytest.raises(CrewProcessLost):
+        async with segment(probing, ScriptedHost(), CREW):
+            pass
+    assert "NotContained: [Errno 22] file_rules: played" in (played / "stderr").read_text()
+
+
+async def test_one_that_hangs_before_it_begins_is_ended(
+    probing: ForkServer, played: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew_process, "_GREETING_SECONDS", 0.05)
+    (played / "hangs").touch()
+    with capture_logs() as logs, pytest.raises(CrewProcessLost):
+        async with segment(probing, ScriptedHost(), CREW):
+            pass
+    assert "crew_process_did_not_begin" in [entry["event"] for entry in logs]
+    assert probing._living == {}
 
 
 async def test_what_is_missing_is_told_and_crews_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +124,9 @@ async def test_what_is_missing_is_told_and_crews_run(tmp_path: Path, monkeypatch
             await server.warm()
             async with segment(server, ScriptedHost(lambda _: answer("Done.")), replace(CREW, name="plain")) as run:
                 assert (await run.task(0)).text == "Done."
-            assert Measure.CALL_FILTER in holding_of(server)
+            assert (Measure.CALL_FILTER in holding_of(server)) == (sys.platform == "linux")
     (told,) = (entry for entry in logs if entry["event"] == "crew_processes_not_contained")
-    assert told["missing"] == ["file_rules"]
+    assert told["missing"] == (["file_rules"] if sys.platform == "linux" else list(Measure))
 
 
 def directory_of(server: ForkServer, pid: int) -> Path:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -602,15 +601,11 @@ async def test_tasks_run_beside_each_other_in_one_process(fork_server: ForkServe
     assert [output.agent_role for output in outputs] == ["Reader", "Writer"]
 
 
-async def test_a_crew_process_holds_no_secret_and_reaches_nobody(fork_server: ForkServer) -> None:
+async def test_a_crew_process_holds_no_secret(fork_server: ForkServer) -> None:
     async with segment(fork_server, ScriptedHost(), crew(READ), inputs=INPUTS) as run:
         environ = private_file(run.process.pid, "environ").decode()
         names = {entry.split("=")[0] for entry in environ.split("\0")}
         assert not {name for name in names if name.startswith(("COXSWAIN", "OPENAI", "DATABRICKS"))}
-        if os.geteuid() == 0:  # others may not look
-            proc = Path(f"/proc/{run.process.pid}")
-            open_files = [str(descriptor.readlink()) for descriptor in (proc / "fd").iterdir()]
-            assert len([target for target in open_files if target.startswith("socket:")]) == 1
 
 
 async def test_a_reply_to_something_else_is_an_error() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest_asyncio
 
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
 from services.orchestrator.worker.host.crew_environment import crew_environment
-from services.orchestrator.worker.host.crew_process import ForkServer
+from services.orchestrator.worker.host.crew_life import Life
+from services.orchestrator.worker.host.crew_process import ForkServer, _Forked
 from services.orchestrator.worker.link.host_end import CrewProcessLost
 from tests.unit.worker.crew.scripted_host import ScriptedHost, answer, segment
 from tests.unit.worker.waiting import PATIENCE
@@ -59,6 +61,17 @@ async def test_one_that_is_known_to_have_died_is_not_used(keeping: ForkServer) -
     async with segment(keeping, ScriptedHost(lambda _: answer("Done.")), CREW) as run:
         assert run.process.pid != ahead
         assert (await run.task(0)).text == "Done."
+
+
+async def test_one_is_known_by_more_than_its_number(tmp_path: Path) -> None:
+    """Numbers of processes come again."""
+    server = ForkServer({"HOME": str(tmp_path)})
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        server._living[7] = Life(7)
+        server._spares.extend([_Forked(Life(7), ours), living := _Forked(server._living[7], theirs)])
+        assert server._take_spare() is living
+        assert ours.fileno() == -1, "closed"
 
 
 async def test_one_whose_death_nobody_has_noticed_says_so_at_once(keeping: ForkServer) -> None:
