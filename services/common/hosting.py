@@ -11,7 +11,7 @@ import structlog
 from services.common.background import BackgroundTasks
 from services.common.db.database import Database, described_url
 from services.common.db.migrate import SchemaState, schema_state, upgrade_database
-from services.common.db.start import database_faults, wait_for_database
+from services.common.db.start import Reached, database_faults, wait_for_database
 from services.common.grpc.group_traffic import SHARE_SECONDS, GroupTraffic
 from services.common.grpc.peers import Peers
 from services.common.grpc.server import Listener, Listeners
@@ -77,10 +77,10 @@ class Host:
         owner = service_of(name)
         url = database_url(settings, owner)
         with database_faults(owner, url):
-            pooler = await wait_for_database(url, owner, settings.database_wait_seconds)
-        null_pool = pooler if settings.null_pool is None else settings.null_pool
-        database = Database(url, owner, null_pool=null_pool, pooler=pooler)
-        direct = await self._direct(owner, database, pooler=pooler)
+            reached = await wait_for_database(url, owner, settings.database_wait_seconds)
+        null_pool = reached.pooler if settings.null_pool is None else settings.null_pool
+        database = Database(url, owner, null_pool=null_pool, pooler=reached.pooler)
+        direct = await self._direct(owner, database, reached)
         if migrate:
             await self._migrate(owner, direct or database)
         return Runtime(
@@ -111,19 +111,26 @@ class Host:
         except ValueError as error:
             raise StartError(str(error)) from error
 
-    async def _direct(self, name: str, database: Database, *, pooler: bool) -> Database | None:
+    async def _direct(self, name: str, database: Database, reached: Reached) -> Database | None:
         """Return what leads to the database without a pooler in between."""
         url = direct_database_url(self._settings, name)
         if not url:
-            if pooler:
+            # The others need no session of their own.
+            if reached.pooler and name == "orchestrator":
                 logger.warning("pooler_without_direct_database", name=name)
-            return None if pooler else database
+            return None if reached.pooler else database
         with database_faults(name, url):
-            if await wait_for_database(url, name, self._settings.database_wait_seconds):
-                raise StartError(
-                    f"COXSWAIN_DIRECT_DATABASE_URL, or that of {name} alone, leads to a pooler "
-                    f"({described_url(url)}); it has to lead to PostgreSQL itself"
-                )
+            direct = await wait_for_database(url, name, self._settings.database_wait_seconds)
+        variable = f"COXSWAIN_DIRECT_DATABASE_URL, or that of {name} alone,"
+        if direct.pooler:
+            raise StartError(
+                f"{variable} leads to a pooler ({described_url(url)}); it has to lead to PostgreSQL itself"
+            )
+        if direct.database != reached.database:
+            raise StartError(
+                f"{variable} leads to another database ({described_url(url)}) than the URL it goes with "
+                f"({described_url(str(database.url))})"
+            )
         return Database(url, name, null_pool=True)
 
     async def _migrate(self, name: str, database: Database) -> None:

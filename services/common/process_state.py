@@ -40,9 +40,9 @@ class ProcessState:
             LAG.observe(max(0.0, self._turned_at - began - _TURN_SECONDS))
 
     def take_work(self, works: Callable[[], bool] = lambda: True) -> None:
-        """Say that the process is ready from now on. `works` tells whether it works, besides its event loop."""
+        """Say that the process is ready until it is asked to stop. `works` tells whether it works, beside its loop."""
         self._works = works
-        self._takes_work = True
+        self._takes_work = not self.stop.is_set()
 
     def begin_stop(self) -> None:
         """Ask the process to stop: it takes no new work."""

@@ -44,7 +44,6 @@ def run(main: Callable[[CommonSettings, ProcessState], Coroutine[Any, Any, None]
             loop.add_signal_handler(number, state.begin_stop)
         watch = loop.create_task(state.watch_loop())
         try:
-            serve_metrics(common, state)
             await main(common, state)
         except StartError as error:
             # Not raised further: its traceback holds gRPC servers, which can only be released while the loop runs.
@@ -99,6 +98,7 @@ def serve(
         log_unknown_variables()
         limit = message_bytes(name, common.max_message_bytes)
         common = common.model_copy(update={"host": own.host or common.host, "max_message_bytes": limit})
+        serve_metrics(common, state)
         host = Host(common, {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)})
 
         async def start() -> tuple[int, int]:

@@ -171,8 +171,12 @@ def database_url(common: CommonSettings, service: str) -> str:
 
 
 def direct_database_url(common: CommonSettings, service: str) -> str:
-    """Return the URL of a service's database without a pooler in between; empty where none is set."""
-    return ServiceSettings.of(service).direct_database_url or common.direct_database_url
+    """Return the URL of a service's database without a pooler in between; empty where none is set.
+
+    The one of all services goes with the database of all services.
+    """
+    own = ServiceSettings.of(service)
+    return own.direct_database_url or ("" if own.database_url else common.direct_database_url)
 
 
 def is_loopback(host: str) -> bool:

@@ -50,6 +50,6 @@ def unknown_variables(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def _names(kinds: Iterable[tuple[type, str]]) -> frozenset[str]:
     found = {variable for kind, prefix in kinds for variable in variables_of(kind, prefix)}
-    for prefix in _OF_PROCESSES:
-        found.update(variables_of(ServiceSettings, prefix))
+    for name in (*SERVICES, *PARTS):
+        found.update(variables_of(ServiceSettings, f"{_PREFIX}{name.upper()}_"))
     return frozenset(found)

@@ -1,4 +1,4 @@
-"""The models every group sees, from a file to their rows: `python -m services.models.seed`.
+"""The models every group sees, from a file to their rows: `make seed` and every start that migrates.
 
 The file is complete: repeating it changes nothing, and models that it no longer lists are removed.
 """
@@ -14,9 +14,7 @@ from pydantic_core import ErrorDetails
 from sqlalchemy import text
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.environment import read_settings
-from services.common.settings import CommonSettings, database_url
 from services.models.domain.model import Capabilities, Deployment, Fallbacks, ModelSpec, Provider
 from services.models.domain.provider_options import wrong_options
 from services.models.repositories.models import ModelRepository
@@ -135,17 +133,3 @@ async def seed(database: Database, path: Path | None = None) -> None:
             # Replicas that start at the same time take turns.
             await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-models-seed'))"))
         await ModelRepository(connection).replace_shared(specs)
-
-
-async def _main() -> None:
-    url = database_url(read_settings(CommonSettings), "models")
-    await upgrade_database("models", url)
-    database = Database(url, "models", null_pool=True)
-    try:
-        await seed(database)
-    finally:
-        await database.close()
-
-
-if __name__ == "__main__":
-    asyncio.run(_main())

@@ -20,6 +20,7 @@ from services.auth.settings import AuthSettings
 from services.common.containment.contain import keep_memory_private
 from services.common.environment import read_settings
 from services.common.hosting import Host
+from services.common.metrics_server import serve_metrics
 from services.common.process_state import ProcessState
 from services.common.runner import run, settle
 from services.common.settings import PARTS, SERVICES, CommonSettings
@@ -28,6 +29,7 @@ from services.memory.service import build as build_memory
 from services.memory.settings import MemorySettings
 from services.models.service import build as build_models
 from services.models.settings import ModelsSettings
+from services.orchestrator.service import OrchestratorService
 from services.orchestrator.service import build as build_orchestrator
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
@@ -64,6 +66,7 @@ async def serve_suite(common: CommonSettings, state: ProcessState, *, postgres: 
         keep_memory_private()
     settings = _Settings()
     log_unknown_variables()
+    serve_metrics(common, state)
     directory = common.data_dir.absolute()
     port = _DEFAULT_PORT if common.port is None else common.port
     with lock_data_directory(directory, f"{common.host}:{port}"):
@@ -88,10 +91,22 @@ async def _serve(common: CommonSettings, settings: _Settings, state: ProcessStat
     socket, tools_socket = f"unix:{internal}", internal.with_name("tools.sock")
     addresses = {**dict.fromkeys(SERVICES, socket), **dict.fromkeys(PARTS, f"unix:{tools_socket}")}
     host = Host(common, addresses)
-    auth = await host.add("auth", build_auth, settings.auth)
-    await host.add("models", build_models, settings.models)
-    await host.add("memory", build_memory, settings.memory)
-    orchestrator = await host.add("orchestrator", build_orchestrator, settings.orchestrator)
+
+    async def start() -> tuple[int, OrchestratorService]:
+        auth = await host.add("auth", build_auth, settings.auth)
+        await host.add("models", build_models, settings.models)
+        await host.add("memory", build_memory, settings.memory)
+        orchestrator = await host.add("orchestrator", build_orchestrator, settings.orchestrator)
+        public, _ = await host.open(
+            public_address=f"{common.host}:{port}", internal_address=socket, identity=auth.identity
+        )
+        return public, orchestrator
+
+    opened = await state.unless_stopped(start())
+    if opened is None:
+        await host.close(0)
+        return
+    port, orchestrator = opened
     environment = _child_environment(common, directory, addresses)
     # Its second listener, of health alone, takes any port.
     tools = ToolGatewayProcess(tools_socket, environment | {"COXSWAIN_TOOLS_PORT": "0"})
@@ -102,9 +117,6 @@ async def _serve(common: CommonSettings, settings: _Settings, state: ProcessStat
         on_end=orchestrator.workers.ended,
     )
     try:
-        port, _ = await host.open(
-            public_address=f"{common.host}:{port}", internal_address=socket, identity=auth.identity
-        )
         settle()
         address = f"{common.host}:{port}"
         _say(

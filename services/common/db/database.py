@@ -16,21 +16,12 @@ from sqlalchemy.pool import NullPool
 from services.common.db.connection_checks import ping_idle_connections
 from services.common.db.failures import explained_errors, unavailable
 from services.common.db.point_reads import PlainPointRead, PointRead, SqlitePointRead
+from services.common.db.sessions import IDLE_SESSION, NOTHING_PREPARED, POSTGRES_SESSION, limit_transactions
 from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots
 from services.common.db.sqlite_connection import open_sqlite
 from services.common.db.statement import Statement
 
 _READ_ONLY = "coxswain_read_only"
-# A process that is stopped in a transaction would hold its locks for ever. The server ends the transaction instead.
-POSTGRES_SESSION = {"idle_in_transaction_session_timeout": "20s"}
-# Connections that have not been used for this long are given back. The ping before their next use finds that out.
-_POOLED_SESSION = POSTGRES_SESSION | {"idle_session_timeout": "5min"}
-# A pooler gives each transaction any session it has: nothing may be prepared for later ones.
-_NOTHING_PREPARED = {
-    "statement_cache_size": 0,
-    "prepared_statement_cache_size": 0,
-    "prepared_statement_name_func": lambda: "",
-}
 _URL_FORMS = "sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME"
 
 
@@ -90,8 +81,8 @@ class Database:
             )
             _configure_sqlite(self.engine)
         else:
-            settings = {"search_path": schema, **_POOLED_SESSION}
-            options["connect_args"] = _NOTHING_PREPARED if pooler else {"server_settings": settings}
+            settings = {"search_path": schema, **POSTGRES_SESSION, **IDLE_SESSION}
+            options["connect_args"] = NOTHING_PREPARED if pooler else {"server_settings": settings}
             # Poolers refuse a search path at the start of a session.
             options["execution_options"] = {"schema_translate_map": {None: schema}}
             if not null_pool:
@@ -100,7 +91,7 @@ class Database:
             self._snapshots = PostgresSnapshots(self.url, options, in_transactions=pooler)
             self.engine = create_async_engine(self.url, **options)
             if pooler:
-                _limit_transactions(self.engine)
+                limit_transactions(self.engine.sync_engine)
             if not null_pool:
                 ping_idle_connections(self.engine.sync_engine)
         self._point_reads: list[PointRead] = []
@@ -178,14 +169,6 @@ async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         finally:
             # Shielded: the pool would close a connection whose return is cancelled, and log an error.
             await asyncio.shield(connection.close())
-
-
-def _limit_transactions(engine: AsyncEngine) -> None:
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Any) -> None:
-        if not connection.get_execution_options().get(_READ_ONLY, False):
-            for name, value in POSTGRES_SESSION.items():
-                connection.exec_driver_sql(f"SET LOCAL {name} = '{value}'")
 
 
 def _configure_sqlite(engine: AsyncEngine) -> None:

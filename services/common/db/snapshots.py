@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from services.common.db.failures import explained_errors, refusal, unavailable
 from services.common.db.postgres_reads import PostgresReads
+from services.common.db.sessions import limit_transactions
 from services.common.db.sqlite_reads import SqliteReads
 from services.common.db.statement import Statement
 from services.common.errors import Unavailable
@@ -113,6 +114,8 @@ class PostgresSnapshots:
         """
         isolation = {} if in_transactions else {"isolation_level": "AUTOCOMMIT"}
         self._engine = create_async_engine(url, **isolation, **options)
+        if in_transactions:
+            limit_transactions(self._engine.sync_engine)
         self._plain = None if in_transactions else PostgresReads(self._engine.dialect)
 
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -148,8 +151,11 @@ class PostgresSnapshots:
             connection = await self._engine.connect()
         except (OSError, DBAPIError, PoolTimeoutError) as error:
             raise unavailable() from error
-        async with contextlib.aclosing(connection):
+        try:
             yield connection
+        finally:
+            # Shielded: the pool would close a connection whose return is cancelled, and log an error.
+            await asyncio.shield(connection.close())
 
     async def close(self) -> None:
         """See `Snapshots`."""

@@ -6,6 +6,7 @@ import re
 import ssl
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -25,8 +26,18 @@ logger = structlog.get_logger(__name__)
 _PASSING = {"53300", "57P01", "57P02", "57P03"}
 
 
-async def wait_for_database(url: str, schema: str, seconds: float) -> bool:
-    """Return, once a connection can be made, whether it leads through a pooler.
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What a URL leads to."""
+
+    pooler: bool
+    """Whether it leads through a pooler."""
+    database: tuple[str, str]
+    """Tells a database of PostgreSQL from others: its name, and when its server started. Empty for SQLite."""
+
+
+async def wait_for_database(url: str, schema: str, seconds: float) -> Reached:
+    """Return what a URL leads to, once a connection can be made.
 
     A database that is away for the moment gets some seconds.
 
@@ -40,7 +51,7 @@ async def wait_for_database(url: str, schema: str, seconds: float) -> bool:
         while True:
             try:
                 async with database.read() as connection:
-                    return await _is_through_pooler(connection)
+                    return await _reached(connection)
             except Unavailable as error:
                 if time.monotonic() >= end or not _passes(error.__cause__):
                     raise
@@ -54,12 +65,14 @@ async def wait_for_database(url: str, schema: str, seconds: float) -> bool:
         await database.close()
 
 
-async def _is_through_pooler(connection: AsyncConnection) -> bool:
-    """Compare the server's process with the one the client was told: a pooler invents the latter."""
+async def _reached(connection: AsyncConnection) -> Reached:
     if connection.dialect.name != "postgresql":
-        return False
+        return Reached(pooler=False, database=("", ""))
     driver: Any = (await connection.get_raw_connection()).driver_connection
-    return bool(await connection.scalar(select(func.pg_backend_pid())) != driver.get_server_pid())
+    found = select(func.pg_backend_pid(), func.current_database(), func.pg_postmaster_start_time())
+    process, name, since = (await connection.execute(found)).one()
+    # A pooler tells its clients processes of its own invention.
+    return Reached(pooler=process != driver.get_server_pid(), database=(str(name), str(since)))
 
 
 def _passes(cause: BaseException | None) -> bool:

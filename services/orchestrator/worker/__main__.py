@@ -14,6 +14,7 @@ from functools import partial
 from services.common.containment.contain import keep_memory_private
 from services.common.environment import read_settings
 from services.common.hosting import Host
+from services.common.metrics_server import serve_metrics
 from services.common.process_state import ProcessState
 from services.common.runner import run
 from services.common.settings import PARTS, SERVICES, CommonSettings, peer_address
@@ -32,6 +33,7 @@ async def serve(common: CommonSettings, state: ProcessState, *, supervised: bool
     if settings.containment != "off":
         with contextlib.suppress(OSError):
             keep_memory_private()
+    serve_metrics(common, state)
     host = Host(common, {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)})
 
     async def start() -> WorkerHost:

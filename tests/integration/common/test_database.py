@@ -12,9 +12,10 @@ from sqlalchemy.exc import IntegrityError
 from structlog.testing import capture_logs
 
 from services.common.db import connection_checks, point_reads
-from services.common.db.database import POSTGRES_SESSION, Database, async_url
+from services.common.db.database import Database, async_url
 from services.common.db.point_reads import PointRead
 from services.common.db.point_reads import _open as open_point_read
+from services.common.db.sessions import POSTGRES_SESSION
 from services.common.db.sqlite_connection import open_sqlite
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
 from services.common.errors import InvalidArgument, Unavailable

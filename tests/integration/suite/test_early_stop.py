@@ -69,7 +69,7 @@ def test_the_first_process_of_a_container_ends_while_it_imports(tmp_path: Path) 
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("module", ["services.models", "services.orchestrator.worker"])
+@pytest.mark.parametrize("module", ["services.models", "services.orchestrator.worker", "services.suite"])
 def test_a_process_that_waits_for_its_database_can_be_stopped(module: str, tmp_path: Path) -> None:
     environment = scrubbed_environment(
         tmp_path,

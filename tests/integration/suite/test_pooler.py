@@ -14,7 +14,7 @@ from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, CrewSpec, TaskSpec
 from services.common.db.database import Database
 from services.common.db.start import wait_for_database
 from services.common.hosting import Host
-from services.common.settings import CommonSettings
+from services.common.settings import CommonSettings, direct_database_url
 from services.common.startup import StartError
 from tests.support.harness import ALICE
 from tests.support.pooler import Pooler, pooler_before
@@ -80,14 +80,32 @@ def test_crews_run_behind_a_pooler(
 
 
 async def test_a_pooler_is_known_from_a_server(pooler: Pooler, postgres_url: str) -> None:
-    assert await wait_for_database(pooler.url, "auth", 0)
-    assert not await wait_for_database(postgres_url, "auth", 0)
+    through, directly = [await wait_for_database(url, "auth", 0) for url in (pooler.url, postgres_url)]
+    assert (through.pooler, directly.pooler) == (True, False)
+    assert through.database == directly.database
 
 
 async def test_a_direct_url_has_to_lead_past_the_pooler(pooler: Pooler, tmp_path: Path) -> None:
     settings = CommonSettings(data_dir=tmp_path, database_url=pooler.url, direct_database_url=pooler.url)
     with pytest.raises(StartError, match="leads to a pooler"):
         await Host(settings, {}).runtime("auth")
+
+
+async def test_a_direct_url_has_to_lead_to_the_same_database(
+    pooler: Pooler, postgres_server: str, tmp_path: Path
+) -> None:
+    settings = CommonSettings(data_dir=tmp_path, database_url=pooler.url, direct_database_url=postgres_server)
+    with pytest.raises(StartError, match="leads to another database"):
+        await Host(settings, {}).runtime("auth")
+
+
+def test_the_direct_url_of_all_is_not_that_of_a_service_with_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    common = CommonSettings(database_url="postgresql://a/all", direct_database_url="postgresql://b/all")
+    assert direct_database_url(common, "memory") == "postgresql://b/all"
+    monkeypatch.setenv("COXSWAIN_MEMORY_DATABASE_URL", "postgresql://a/memory")
+    assert direct_database_url(common, "memory") == ""
+    monkeypatch.setenv("COXSWAIN_MEMORY_DIRECT_DATABASE_URL", "postgresql://b/memory")
+    assert direct_database_url(common, "memory") == "postgresql://b/memory"
 
 
 async def test_many_transactions_share_few_sessions(pooler: Pooler) -> None:

@@ -59,3 +59,10 @@ async def test_what_a_start_returns_and_raises_is_passed_on() -> None:
     assert await state.unless_stopped(work()) == 7
     with pytest.raises(ValueError, match="no"):
         await state.unless_stopped(fail())
+
+
+async def test_a_process_that_was_asked_to_stop_while_it_started_is_never_ready() -> None:
+    state = ProcessState()
+    state.begin_stop()
+    state.take_work()
+    assert not state.ready

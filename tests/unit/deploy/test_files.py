@@ -202,9 +202,15 @@ def test_every_service_migrates_its_own_database_with_its_own_image(service: str
     action = "seed" if seeded else "upgrade"
     assert run["command"] == ["python", "-m", "services.common.db.migrate", action, service]
     assert run["image"] == f"coxswain-{service}"
-    (variable,) = run["env"]
-    assert variable["name"] == f"COXSWAIN_{service.upper()}_DATABASE_URL"
-    assert variable["valueFrom"]["secretKeyRef"] == {"name": "coxswain-database", "key": service}
+    variables = {variable["name"]: variable["valueFrom"]["secretKeyRef"] for variable in run["env"]}
+    assert variables == {
+        f"COXSWAIN_{service.upper()}_DATABASE_URL": {"name": "coxswain-database", "key": service},
+        f"COXSWAIN_{service.upper()}_DIRECT_DATABASE_URL": {
+            "name": "coxswain-database",
+            "key": f"{service}-direct",
+            "optional": True,
+        },
+    }
 
 
 def test_no_secret_is_kept_in_the_repository() -> None:

@@ -127,7 +127,10 @@ def test_what_is_written_to_is_a_volume_and_keys_lie_where_they_are_looked_for(p
 
 def test_every_process_holds_its_own_secrets_only(pods: dict[str, Document]) -> None:
     def own(service: str) -> set[str]:
-        return {f"coxswain-database/{service}", f"coxswain-service-key-{service}", "coxswain-tls"}
+        return database(service) | {f"coxswain-service-key-{service}", "coxswain-tls"}
+
+    def database(service: str) -> set[str]:
+        return {f"coxswain-database/{service}", f"coxswain-database/{service}-direct"}
 
     assert {name: secrets_of(pods[name]) for name in DEPLOYMENTS} == {
         "auth": own("auth") | {"coxswain-key-ring", "coxswain-shared-credentials"},
@@ -136,10 +139,10 @@ def test_every_process_holds_its_own_secrets_only(pods: dict[str, Document]) -> 
         "orchestrator": own("orchestrator"),
         "worker": own("orchestrator"),
         # The orchestrator's database, and a key of its own: it alone of its processes may resolve credentials.
-        GATEWAY: {"coxswain-database/orchestrator", f"coxswain-service-key-{GATEWAY}", "coxswain-tls"},
+        GATEWAY: database("orchestrator") | {f"coxswain-service-key-{GATEWAY}", "coxswain-tls"},
     }
     for service in SERVERS:
-        assert secrets_of(pods[f"migrate-{service}"]) == {f"coxswain-database/{service}"}
+        assert secrets_of(pods[f"migrate-{service}"]) == database(service)
 
 
 def test_every_deployment_reads_the_settings_whose_change_rolls_it(of_kind: Named, pods: dict[str, Document]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from services.common.db.database import POSTGRES_SESSION
+from services.common.db.sessions import POSTGRES_SESSION
 from services.common.egress import AddressPolicy
 from services.common.errors import FailedPrecondition, PermissionDenied
 from services.memory.domain.backends import PgvectorConfig, TlsMode
