@@ -14,7 +14,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 # How fast examples come, and are tried, is the machine's affair.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("untimed", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 # Settings of the person who runs the tests must not change what they prove; libraries must not call home.

@@ -121,7 +121,9 @@ def _aliases(field: FieldInfo) -> Iterator[str]:
 
 
 def _shown(name: str, field: FieldInfo, value: str) -> str:
-    if SecretStr in (field.annotation, *get_args(field.annotation)) or is_secret_name(name):
+    kinds = (field.annotation, *get_args(field.annotation))
+    # A number is none, whatever it is called: seconds of a token.
+    if SecretStr in kinds or (is_secret_name(name) and not {int, float, bool} & set(kinds)):
         return ""
     value = _USER_INFO.sub("[hidden]@", value)
     return f'="{value}"' if len(value) <= _LONGEST_VALUE else f'="{value[:_LONGEST_VALUE]}..."'

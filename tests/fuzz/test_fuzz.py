@@ -15,7 +15,7 @@ from tests.fuzz.plans import METHODS, Plan, Planner
 from tests.fuzz.target import FuzzedSuite, fuzzed_suite, not_given_back, settled
 
 _AT_ONCE = 12
-_CALLS_OF_A_METHOD = 4
+_CALLS_OF_A_METHOD = 2
 # On a machine with other work a call may wait long for its turn; what hangs does so for longer.
 _LONGEST_SECONDS = 60.0
 pytestmark = pytest.mark.timeout(400)

@@ -6,11 +6,17 @@ from collections.abc import Callable
 
 from services.common.errors import Unavailable
 
-_QUIET_SECONDS = 0.1
-"""A listener without arrivals for so long has read what had come, and its clients have gone elsewhere."""
+_LOOK_SECONDS = 0.01
+_MOST_LOOKS = 50
+"""A listener at which so many looks have found no arrival has read what had come, and its clients have gone elsewhere.
+
+Looks are counted, not seconds: on a machine with other work a process that reads nothing may only wait for its turn.
+"""
+_SHARE_OF_GRACE = 0.1
 _ACCEPTING_SECONDS = 5.0
 """Clients that do not watch health get new calls accepted for so long."""
 _REFUSING_SECONDS = 0.3
+"""For those that would never stop by themselves."""
 _RETRY_SECONDS = 0.1
 
 
@@ -24,7 +30,7 @@ class Arrivals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last = clock()
+        self._count = 0
         self._refusing = False
 
     def let_in(self) -> None:
@@ -33,21 +39,28 @@ class Arrivals:
         Raises:
             Unavailable: OVERLOADED, the listener is about to stop.
         """
-        self._last = self._clock()
+        self._count += 1
         if self._refusing:
             raise Unavailable(
                 "this server is shutting down; try another one", reason="OVERLOADED", retry_after=_RETRY_SECONDS
             )
 
-    async def end(self) -> None:
-        """Return when the listener can stop."""
-        await self._until_quiet(_ACCEPTING_SECONDS)
+    async def end(self, grace: float) -> None:
+        """Return when the listener can stop, of whose `grace` in seconds a tenth may go by without an arrival."""
+        looks = min(_MOST_LOOKS, round(grace * _SHARE_OF_GRACE / _LOOK_SECONDS))
+        quiet = await self._until_quiet(looks, _ACCEPTING_SECONDS)
         self._refusing = True
-        await self._until_quiet(_REFUSING_SECONDS)
+        if not quiet:
+            await self._until_quiet(looks, _REFUSING_SECONDS)
 
-    async def _until_quiet(self, longest: float) -> None:
-        began = self._clock()
-        # A loop that stood still until now has yet to read what came meanwhile.
-        self._last = began
-        while (now := self._clock()) - self._last < _QUIET_SECONDS and now - began < longest:  # noqa: ASYNC110 - it waits for time
-            await asyncio.sleep(min(_QUIET_SECONDS - (now - self._last), longest - (now - began)))
+    async def _until_quiet(self, looks: int, longest: float) -> bool:
+        """Wait until so many looks find that nothing has come, at most `longest` seconds; return whether they did."""
+        end = self._clock() + longest
+        seen, quiet = self._count, 0
+        while quiet < looks:
+            if self._clock() >= end:
+                return False
+            await asyncio.sleep(_LOOK_SECONDS)
+            quiet = quiet + 1 if self._count == seen else 0
+            seen = self._count
+        return True

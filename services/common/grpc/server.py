@@ -162,7 +162,7 @@ class Listener:
         """
         await self._health.enter_graceful_shutdown()
         if grace:
-            await self._arrivals.end()
+            await self._arrivals.end(grace)
         await self.server.stop(grace)
 
 

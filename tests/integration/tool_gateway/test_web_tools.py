@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -264,8 +265,9 @@ async def test_a_secret_goes_only_where_it_belongs(world: World) -> None:
         assert not other.seen
         # The secret of a source is used under its policies alone.
         config["secret"] = "tools/billing"
-        of_source = await world.caller.call("http_request", url, config=config)
-        assert of_source.failure.reason == "CREDENTIAL_NOT_CONFIGURED"
+        with pytest.raises(grpc.aio.AioRpcError, match=r"config\.secret: has to match") as refused:
+            await world.caller.call("http_request", url, config=config)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert TOKEN not in str(outcome)
     foreign = await world.caller.call(
         "http_request",

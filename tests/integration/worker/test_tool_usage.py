@@ -221,7 +221,7 @@ async def test_calls_that_end_together_are_stored_with_one_statement_more(scene:
     inserts: list[bool] = []
 
     def note(_conn: Any, _cursor: Any, statement: str, _parameters: Any, _context: Any, many: bool) -> None:
-        if statement.startswith("INSERT INTO tool_usage"):
+        if statement.startswith("INSERT INTO") and "tool_usage" in statement.partition("(")[0]:
             inserts.append(many)
 
     engine = scene.database.engine.sync_engine
