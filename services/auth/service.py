@@ -109,6 +109,7 @@ class AuthService:
             memberships,
             self._signing_keys,
             self._limits,
+            self._access,
             principal_lifetime=principal_lifetime,
             claim_lifetime=timedelta(seconds=settings.claimed_role_seconds),
             retention=timedelta(seconds=settings.grant_retention_seconds),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+import jwt
 from cachetools import LRUCache
 
 from services.auth.domain import Session, VerifiedIdentity
@@ -12,7 +13,7 @@ from services.auth.keys.vault import Vault
 from services.auth.repositories.sessions import SessionRepository, read_session
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.identity.authenticator import Credential
+from services.common.identity.authenticator import NO_CREDENTIAL, Credential
 from services.common.identity.principal import CredentialKind
 from services.common.ids import new_id
 
@@ -47,9 +48,7 @@ class SessionStore:
 
         The token itself is kept, sealed, only when it is a user's own.
         """
-        credential_hash = self._vault.hash(
-            self._vault.sealing, "credential", credential.authorization, credential.forwarded_access_token
-        )
+        credential_hash = self._vault.hash(self._vault.sealing, "credential", _identifying(credential))
         known = self._known.get(credential_hash)
         if known is not None and _covers(known.identity, identity):
             return known.session
@@ -91,6 +90,19 @@ class SessionStore:
         """Remove expired sessions and return how many."""
         async with self._database.write() as connection:
             return await SessionRepository(connection).delete_expired(utc_now())
+
+
+def _identifying(credential: Credential) -> str:
+    """Return what a verified credential has in common with every other way to send it."""
+    if credential == NO_CREDENTIAL:
+        return ""
+    token = bearer_token(credential)
+    try:
+        jwt.get_unverified_header(token)
+    except jwt.InvalidTokenError:
+        return token
+    # Many spellings of a signature prove the same claims, which themselves cannot be written in another way.
+    return token.rpartition(".")[0]
 
 
 def _covers(known: VerifiedIdentity, identity: VerifiedIdentity) -> bool:

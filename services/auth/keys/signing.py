@@ -2,7 +2,6 @@
 
 import dataclasses
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
@@ -128,7 +127,7 @@ class SigningKeys:
             logger.info("signing_key_created", kid=kid, state=state)
 
     def signed(self, principal: Principal) -> Principal:
-        """Return the principal with its signed token.
+        """Return the principal with its signed token, which says when the principal was issued.
 
         Raises:
             Unavailable: the keys have not been read yet.
@@ -136,8 +135,7 @@ class SigningKeys:
         if self._active is None:
             raise Unavailable("auth has not read its signing keys yet", retry_after=1)
         kid, private = self._active
-        issued = dataclasses.replace(principal, issued_at=round(time.time(), 3))
-        return dataclasses.replace(issued, token=encode_principal(issued, private, kid))
+        return dataclasses.replace(principal, token=encode_principal(principal, private, kid))
 
     @property
     def published(self) -> Mapping[str, Ed25519PublicKey]:

@@ -1,8 +1,9 @@
 """Whose access was changed or revoked, and when."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
@@ -33,6 +34,11 @@ class AccessChangeRepository:
         values = {"subject": subject, "group_id": group_id, "changed_at": changed_at, "revoked_at": revoked_at}
         await insert_or_update(self._connection, _TABLE, values, key=("subject", "group_id"), update=update)
 
+    async def revoked_at(self, subject: str, group_id: str) -> datetime | None:
+        """Return when access to a group was revoked last, in this group or in all; None: never."""
+        revoked_at: datetime | None = await self._connection.scalar(_revoked_at(subject, group_id))
+        return revoked_at
+
     async def delete_changes(self, before: datetime) -> int:
         """Remove changes of before a moment that revoked nothing, and return how many."""
         stale = delete(_TABLE).where(_TABLE.c.changed_at < before, _TABLE.c.revoked_at.is_(None))
@@ -56,10 +62,12 @@ async def read_changes(database: Database, since: datetime) -> list[AccessChange
 async def read_revocation(database: Database, subject: str, group_id: str) -> datetime | None:
     """Return when access to a group was revoked last, in this group or in all; None: never."""
     # Every exchange of a credential reads this: one statement needs no transaction.
-    rows = await database.fetch(
-        select(func.max(_TABLE.c.revoked_at, type_=_TABLE.c.revoked_at.type).label("revoked_at")).where(
-            _TABLE.c.subject == subject, _TABLE.c.group_id.in_((group_id, ""))
-        )
-    )
+    rows = await database.fetch(_revoked_at(subject, group_id))
     revoked_at: datetime | None = rows[0]["revoked_at"]
     return revoked_at
+
+
+def _revoked_at(subject: str, group_id: str) -> Select[Any]:
+    return select(func.max(_TABLE.c.revoked_at, type_=_TABLE.c.revoked_at.type).label("revoked_at")).where(
+        _TABLE.c.subject == subject, _TABLE.c.group_id.in_((group_id, ""))
+    )

@@ -1,5 +1,6 @@
 """Grants: the right of an execution to act for a subject after the subject's call has ended."""
 
+import time
 from datetime import datetime, timedelta
 
 from services.auth.domain import Claim, ExecutionIdentity, Grant, OnCredentialExpiry, Session
@@ -8,6 +9,7 @@ from services.auth.identity.sessions import SessionStore
 from services.auth.identity.verifier import expired
 from services.auth.keys.signing import SigningKeys
 from services.auth.repositories.grants import GrantRepository, read_grant
+from services.auth.usecases.access import Access
 from services.auth.usecases.group_limits import LimitsOfGroups
 from services.auth.usecases.memberships import Memberships
 from services.common.clock import utc_now
@@ -27,6 +29,7 @@ class Delegations:
         memberships: Memberships,
         signing_keys: SigningKeys,
         limits: LimitsOfGroups,
+        access: Access,
         *,
         principal_lifetime: timedelta,
         claim_lifetime: timedelta,
@@ -38,6 +41,7 @@ class Delegations:
         self._memberships = memberships
         self._signing_keys = signing_keys
         self._limits = limits
+        self._access = access
         self._principal_lifetime = principal_lifetime
         self._claim_lifetime = claim_lifetime
         self._retention = retention
@@ -55,7 +59,8 @@ class Delegations:
             PermissionDenied: ROLE_REQUIRED, going on as the group needs the role EDITOR; DELEGATION_REVOKED, the caller
                 acts for an execution whose grant has ended, or that acts as a user.
             FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, USER was requested and the caller has no token of their own.
-            Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired.
+            Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired; CREDENTIAL_REJECTED, their access was
+                revoked after the principal was issued.
             AlreadyExists: the execution has a grant of another subject or with other terms.
         """
         if on_credential_expiry is OnCredentialExpiry.USE_GROUP_IDENTITY and principal.role < Role.EDITOR:
@@ -78,6 +83,7 @@ class Delegations:
             revoked_at=None,
         )
         async with self._database.write() as connection:
+            await self._access.hold(connection, principal)
             grants = GrantRepository(connection)
             if await grants.add(grant):
                 return grant
@@ -122,6 +128,8 @@ class Delegations:
             Unauthenticated: CREDENTIAL_EXPIRED, the user's token has expired; metadata `on_credential_expiry` says what
                 the subject chose for that case (PARK or FAIL).
         """
+        # What changes from now on, this principal may not know of.
+        issued_at = round(time.time(), 3)
         grant = await read_grant(self._database, grant_id)
         if grant is None or grant.execution_id != execution_id:
             raise NotFound.of("grant", grant_id)
@@ -139,6 +147,7 @@ class Delegations:
             session_id=session_id,
             execution_id=execution_id,
             expires_at=expires_at,
+            issued_at=issued_at,
         )
         return self._signing_keys.signed(await self._limits.with_limits(principal))
 
@@ -187,10 +196,12 @@ class Delegations:
             NotFound: the caller has no execution with a grant of that id in this group.
             FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, the grant uses no token, or the caller has none.
             PermissionDenied: DELEGATION_REVOKED, the grant has ended, or the caller acts for an execution.
-            Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired too.
+            Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired too; CREDENTIAL_REJECTED, their access
+                was revoked after the principal was issued.
         """
         session, claim = await self._basis(principal)
         async with self._database.write() as connection:
+            await self._access.hold(connection, principal)
             grants = GrantRepository(connection)
             grant = await grants.of_execution(execution_id)
             if grant is None or (grant.subject, grant.group_id) != (principal.subject, principal.group_id):

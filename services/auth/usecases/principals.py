@@ -1,9 +1,10 @@
 """From a caller's credential to a principal in one group."""
 
+import time
 from datetime import timedelta
 
 from services.auth.domain import VerifiedIdentity
-from services.auth.identity.sessions import SessionStore
+from services.auth.identity.sessions import OpenSession, SessionStore
 from services.auth.identity.verifier import IdentityVerifier
 from services.auth.keys.signing import SigningKeys
 from services.auth.usecases.access import Access
@@ -44,15 +45,19 @@ class Principals:
         A platform admin who is in no group gets a principal without one. To name a group is to accept its invitation.
 
         Raises:
-            Unauthenticated: the credential was refused.
+            Unauthenticated: the credential was refused, or is of before the access was revoked.
             FailedPrecondition: GROUP_REQUIRED, no group was named and there is not exactly one to choose.
             PermissionDenied: GROUP_NOT_MEMBER, the caller is not a member of the group named.
             Unavailable: the issuer that could verify the credential does not answer.
         """
+        # What changes from now on, this principal may not know of.
+        issued_at = round(time.time(), 3)
         identity = await self._verifier.verify(credential)
-        standing = await self._standing(identity, group_id)
+        standing = await self._standing(credential, identity, group_id)
         group_id, role = _choose(identity, standing, group_id)
-        return await self._sign(credential, identity, standing, group_id, role)
+        session = await self._unrevoked(credential, identity, group_id)
+        principal = self._principal(identity, standing, group_id, role, session.id, issued_at)
+        return self._signing_keys.signed(await self._limits.with_limits(principal))
 
     async def who_am_i(
         self, known: Principal | None, credential: Credential, group_id: str
@@ -70,34 +75,48 @@ class Principals:
             standing = await self._memberships.of(known.subject, session.claimed_roles if session else {})
             return known, standing
         identity = await self._verifier.verify(credential)
-        standing = await self._standing(identity, group_id)
+        standing = await self._standing(credential, identity, group_id)
         if group_id or len(standing.roles) == 1:
             group_id, role = _choose(identity, standing, group_id)
         else:
             role = Role.ANONYMOUS
-        return self._principal(identity, standing, group_id, role, session_id=""), standing
+        # To ask who one is opens no session but where it has to be known how old the credential is.
+        if await self._access.revoked_at(identity.subject, group_id) is not None:
+            await self._unrevoked(credential, identity, group_id)
+        return self._principal(identity, standing, group_id, role, session_id="", issued_at=time.time()), standing
 
-    async def _standing(self, identity: VerifiedIdentity, group_id: str) -> Standing:
+    async def _standing(self, credential: Credential, identity: VerifiedIdentity, group_id: str) -> Standing:
         standing = await self._memberships.of(identity.subject, identity.claimed_roles)
         chosen = group_id or (next(iter(standing.roles)) if len(standing.roles) == 1 else "")
         # Who acts in a group by a claim has accepted as well: the role stays theirs when the claim ends.
         offered = chosen in standing.invitations or chosen in standing.set_for_claims
-        if not offered or await self._memberships.accept(identity.subject, chosen) is None:
+        if not offered:
+            return standing
+        await self._unrevoked(credential, identity, chosen)
+        if await self._memberships.accept(identity.subject, chosen) is None:
             return standing
         return await self._memberships.of(identity.subject, identity.claimed_roles)
 
-    async def _sign(
-        self, credential: Credential, identity: VerifiedIdentity, standing: Standing, group_id: str, role: Role
-    ) -> Principal:
+    async def _unrevoked(self, credential: Credential, identity: VerifiedIdentity, group_id: str) -> OpenSession:
+        """Return the session of a credential that was issued since the access to a group was last revoked.
+
+        Raises:
+            Unauthenticated: CREDENTIAL_REJECTED, it was issued before.
+        """
         session = await self._sessions.open(credential, identity)
         # A credential that does not say when it was issued is as old as it is known.
         issued_at = min(session.since, identity.issued_at) if identity.issued_at is not None else session.since
         await self._access.require(identity.subject, group_id, issued_at)
-        principal = self._principal(identity, standing, group_id, role, session.id)
-        return self._signing_keys.signed(await self._limits.with_limits(principal))
+        return session
 
     def _principal(
-        self, identity: VerifiedIdentity, standing: Standing, group_id: str, role: Role, session_id: str
+        self,
+        identity: VerifiedIdentity,
+        standing: Standing,
+        group_id: str,
+        role: Role,
+        session_id: str,
+        issued_at: float,
     ) -> Principal:
         return Principal(
             subject=identity.subject,
@@ -108,6 +127,7 @@ class Principals:
             session_id=session_id,
             execution_id="",
             expires_at=min(utc_now() + self._principal_lifetime, identity.expires_at),
+            issued_at=issued_at,
         )
 
 

@@ -5,6 +5,10 @@ from typing import Protocol
 
 from services.common.identity.principal import Principal
 
+MARGIN_SECONDS = 2.0
+"""What was issued for so long after a change may have been issued without knowledge of it: a change is seen only when it
+has been committed, and the clocks of auth's replicas differ."""
+
 
 @dataclass(frozen=True, slots=True)
 class AccessChange:
@@ -17,6 +21,14 @@ class AccessChange:
     """When membership or role changed, or access was revoked."""
     revoked_at: float = 0.0
     """When access was revoked: principals issued before count no longer. 0: never."""
+
+    def outdates(self, issued_at: float) -> bool:
+        """Return whether what was issued at a moment may not know of the change."""
+        return issued_at < self.changed_at + MARGIN_SECONDS
+
+    def revokes(self, issued_at: float) -> bool:
+        """Return whether a principal that was issued at a moment counts no longer."""
+        return self.revoked_at > 0 and issued_at < self.revoked_at + MARGIN_SECONDS
 
 
 class AccessChangeSource(Protocol):
@@ -42,11 +54,11 @@ class AccessChanges:
 
     def outdated(self, principal: Principal) -> bool:
         """Return whether something about a principal has changed since it was issued."""
-        return any(principal.issued_at < change.changed_at for change in self._about(principal))
+        return any(change.outdates(principal.issued_at) for change in self._about(principal))
 
     def revoked(self, principal: Principal) -> bool:
         """Return whether access was revoked after a principal was issued."""
-        return any(principal.issued_at < change.revoked_at for change in self._about(principal))
+        return any(change.revokes(principal.issued_at) for change in self._about(principal))
 
     def _about(self, principal: Principal) -> list[AccessChange]:
         if not self._known:

@@ -47,4 +47,4 @@ class Principal:
     limits: GroupLimits = field(default=NO_GROUP_LIMITS, compare=False)
     """What the operator allows the group."""
     issued_at: float = field(default=0.0, compare=False)
-    """When auth issued it, in seconds since 1970."""
+    """When auth began to issue it, in seconds since 1970: what it read for that, it read later."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from coxswain.auth.v1 import credential_pb2, group_pb2, principal_pb2
+from coxswain.auth.v1 import access_change_pb2, credential_pb2, group_pb2, principal_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from services.auth.settings import AuthSettings, OidcIssuer
 from services.common.startup import StartError
@@ -70,6 +70,27 @@ async def test_a_kubernetes_service_account_is_a_workload_with_nothing_to_act_wi
     )
     assert explained.links[0].link == "user_token"
     assert explained.links[0].outcome == credential_pb2.LINK_OUTCOME_ABSENT
+
+
+async def test_a_token_that_does_not_say_when_it_was_issued_is_the_same_however_it_is_sent(
+    auth: Harness, issuer: DatabricksIdentity
+) -> None:
+    token = mint(issuer, "ann", groups=["sales-people"], iat=None)
+    members = group_pb2.ListMembersRequest()
+    await GroupServiceStub(auth.channel(token)).ListMembers(members)
+    revoke = access_change_pb2.RevokeAccessRequest(subject=f"{issuer.issuer}|ann")
+    await GroupServiceStub(auth.channel(mint(issuer))).RevokeAccess(revoke)
+    for headers in (
+        {"authorization": f"Bearer  {token}"},
+        {"authorization": f"bearer {token}"},
+        # The same signature, padded.
+        {"authorization": f"Bearer {token}=="},
+        {"x-forwarded-access-token": token},
+    ):
+        channel = auth.channel("", headers=headers)
+        with refused(StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED") as refusal:
+            await GroupServiceStub(channel).ListMembers(members)
+        assert "revoked" in refusal.message
 
 
 async def test_an_issuer_that_asks_for_a_token_itself_gets_the_one_in_the_file(
