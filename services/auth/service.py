@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -128,7 +128,7 @@ class AuthService:
         self._service_tokens = ServiceTokens(
             database, self._access, longest=timedelta(seconds=settings.service_token_seconds)
         )
-        self._groups = Groups(database, make_missing=dev)
+        self._groups = Groups(database, self._access, make_missing=dev)
         self._database = database
         self._background = BackgroundTasks()
 
@@ -219,9 +219,9 @@ class AuthService:
         """Have `act` called with the id of each group whose limits this process changes."""
         self._limits.on_change(act)
 
-    async def access_changes(self) -> list[AccessChange]:
+    async def access_changes(self, since: float) -> Sequence[AccessChange]:
         """Return whose access has changed lately; see `AccessChangeSource`."""
-        return await self._access.changes()
+        return await self._access.changes(datetime.fromtimestamp(since, UTC) if since else None)
 
     async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
         """Return the keys that principal tokens are verified with; see `KeySource`."""

@@ -3,19 +3,19 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import Select, delete, func, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
 from services.common.db.database import Database
 from services.common.db.upsert import insert_or_update
-from services.common.identity.access_changes import AccessChange
+from services.common.identity.access_changes import EVERYBODY, AccessChange
 
 _TABLE = tables.access_changes
 
 
 class AccessChangeRepository:
-    """Rows of `access_changes`; the group "" stands for all."""
+    """Rows of `access_changes`; the group "" stands for all, and so does the subject ""."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -39,15 +39,30 @@ class AccessChangeRepository:
         revoked_at: datetime | None = await self._connection.scalar(_revoked_at(subject, group_id))
         return revoked_at
 
+    async def count_others(self, subject: str, group_id: str, since: datetime, most: int) -> int:
+        """Return how many other subjects of a group have changed since a moment, counted up to `most`."""
+        others = select(_TABLE.c.subject).where(
+            _TABLE.c.group_id == group_id, _TABLE.c.changed_at >= since, _TABLE.c.subject != subject
+        )
+        return await self._connection.scalar(select(func.count()).select_from(others.limit(most).subquery())) or 0
+
     async def delete_changes(self, before: datetime) -> int:
-        """Remove changes of before a moment that revoked nothing, and return how many."""
-        stale = delete(_TABLE).where(_TABLE.c.changed_at < before, _TABLE.c.revoked_at.is_(None))
+        """Remove changes of before a moment that revoked nothing, or all of a deleted group; return how many."""
+        is_over = or_(_TABLE.c.revoked_at.is_(None), _TABLE.c.subject == EVERYBODY)
+        stale = delete(_TABLE).where(_TABLE.c.changed_at < before, is_over)
         return int((await self._connection.execute(stale)).rowcount)
 
 
-async def read_changes(database: Database, since: datetime) -> list[AccessChange]:
-    """Return the changes since a moment, oldest first."""
-    rows = await database.fetch(select(_TABLE).where(_TABLE.c.changed_at >= since).order_by(_TABLE.c.changed_at))
+async def read_changes(
+    database: Database, since: datetime, after: tuple[datetime, str, str] | None, limit: int
+) -> list[AccessChange]:
+    """Return up to `limit` changes since a moment, newest first, those after (changed at, subject, group id)."""
+    order = (_TABLE.c.changed_at, _TABLE.c.subject, _TABLE.c.group_id)
+    statement = select(_TABLE).where(_TABLE.c.changed_at >= since)
+    if after is not None:
+        position = tuple_(*(literal(part, column.type) for part, column in zip(after, order, strict=True)))
+        statement = statement.where(tuple_(*order) < position)
+    rows = await database.fetch(statement.order_by(*(column.desc() for column in order)).limit(limit))
     return [
         AccessChange(
             row["subject"],

@@ -27,7 +27,7 @@ from services.auth.usecases.principals import Principals
 from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.limit_messages import limits_to_proto
-from services.common.grpc.times import timestamp_to_proto
+from services.common.grpc.times import optional_timestamp_from_proto, timestamp_to_proto
 from services.common.identity.authenticator import Credential
 
 
@@ -84,8 +84,11 @@ class AuthServicer(AuthServiceServicer):
         self, request: access_change_pb2.ListAccessChangesRequest, context: Context
     ) -> access_change_pb2.ListAccessChangesResponse:
         """See the proto."""
-        changes = map(access_change_to_proto, await self._access.changes())
-        return access_change_pb2.ListAccessChangesResponse(changes=changes)
+        since = optional_timestamp_from_proto(request, "since_time")
+        page = await self._access.page(since, request.page_size, request.page_token)
+        return access_change_pb2.ListAccessChangesResponse(
+            changes=map(access_change_to_proto, page.items), next_page_token=page.next_page_token
+        )
 
     async def ExplainCredential(
         self, request: credential_pb2.ExplainCredentialRequest, context: Context

@@ -1,11 +1,14 @@
 """Taking access back at once."""
 
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.repositories.access_changes import AccessChangeRepository, read_changes, read_revocation
 from services.auth.repositories.grants import GrantRepository
+from services.auth.repositories.members import MemberRepository
 from services.auth.repositories.sessions import SessionRepository
 from services.common.cache import AsyncCache
 from services.common.clock import utc_now
@@ -14,9 +17,18 @@ from services.common.db.named_locks import lock_name
 from services.common.errors import Unauthenticated
 from services.common.identity.access_changes import MARGIN_SECONDS, AccessChange
 from services.common.identity.principal import Principal
+from services.common.paging import Page, Pager
+from services.common.quotas import quota_exceeded
 
 # Every process asks every two seconds: the database is asked once for all of them.
 _KEPT_SECONDS = 1.0
+_KEPT_PAGES = 32
+# A page of the longest names is a third of what a message may have.
+_CHANGES = Pager("access changes", key_types=(int, str, str), default=500, maximum=500)
+# Every process keeps all changes: no group may have them keep whatever it makes up.
+_MOST_CHANGES_OF_A_GROUP = 10_000
+_RETRY_SECONDS = 60.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Access:
@@ -26,22 +38,29 @@ class Access:
         """`contradicted` is for how long a principal, or what a process remembers, may contradict a change."""
         self._database = database
         self._contradicted = contradicted
-        self._changes: AsyncCache[str, list[AccessChange]] = AsyncCache(1, _KEPT_SECONDS)
+        self._pages: AsyncCache[tuple[datetime | None, int, str], Page[AccessChange]] = AsyncCache(
+            _KEPT_PAGES, _KEPT_SECONDS
+        )
 
-    async def revoke(self, subject: str, group_id: str) -> tuple[datetime, int]:
+    async def revoke(self, subject: str, group_id: str, *, is_known: bool = False) -> tuple[datetime, int]:
         """End a subject's access to a group ("" for all) with what was issued until now.
 
-        Returns the moment, and how many grants have ended.
+        `is_known`: nobody has made the subject up. Returns the moment, and how many grants have ended.
+
+        Raises:
+            ResourceExhausted: QUOTA_EXCEEDED, the access of too many has changed in the group lately.
         """
         async with self._database.write() as connection:
             await _lock(connection, subject)
+            if group_id and not is_known:
+                await self.require_room(connection, subject, group_id)
             # Not before: what is issued while this waits for others has to be covered too.
             now = utc_now()
             await AccessChangeRepository(connection).revoke(subject, group_id, now)
             ended = await GrantRepository(connection).revoke_of_subject(subject, group_id, now)
             if not group_id:
                 await SessionRepository(connection).drop_tokens(subject)
-        self._changes.forget("")
+        self._pages.forget_where(lambda _asked: True)
         return now, ended
 
     async def require(self, subject: str, group_id: str, issued_at: datetime) -> None:
@@ -59,7 +78,7 @@ class Access:
         return await read_revocation(self._database, subject, group_id)
 
     async def hold(self, connection: AsyncConnection, principal: Principal) -> None:
-        """Refuse a principal of before its access was revoked, and keep it from being revoked until the transaction ends.
+        """Refuse a principal of before its access was revoked, and have revocations wait until the transaction ends.
 
         What the transaction stores is there for the next revocation to end, or is never stored.
 
@@ -71,9 +90,55 @@ class Access:
         if revoked_at is not None and principal.issued_at < revoked_at.timestamp() + MARGIN_SECONDS:
             raise _revoked(revoked_at)
 
-    async def changes(self) -> list[AccessChange]:
-        """Return the changes that something issued before may still contradict."""
-        return await self._changes.get("", lambda: read_changes(self._database, utc_now() - self._contradicted))
+    async def require_room(self, connection: AsyncConnection, subject: str, group_id: str) -> None:
+        """Refuse one more change in a group where too many subjects have changed lately, unless it is about a member.
+
+        Raises:
+            ResourceExhausted: QUOTA_EXCEEDED.
+        """
+        most, since = _MOST_CHANGES_OF_A_GROUP, utc_now() - self._contradicted
+        others = await AccessChangeRepository(connection).count_others(subject, group_id, since, most)
+        if others >= most and await MemberRepository(connection).get(group_id, subject) is None:
+            raise quota_exceeded(
+                "access_changes",
+                most,
+                others,
+                f"the access of {others:,} subjects has changed in your group within the last "
+                f"{self._contradicted.total_seconds() / 60:.0f} minutes, which is as many as may; try again later",
+                retry_after=_RETRY_SECONDS,
+            )
+
+    async def page(self, since: datetime | None, size: int, token: str) -> Page[AccessChange]:
+        """Return a page of the changes since a moment, newest first; None: all that may still be contradicted.
+
+        Raises:
+            InvalidArgument: INVALID_PAGE_TOKEN.
+        """
+        return await self._pages.get((since, size, token), lambda: self._read_page(since, size, token))
+
+    async def changes(self, since: datetime | None) -> Sequence[AccessChange]:
+        """Return all pages of the changes since a moment."""
+        page = await self.page(since, 0, "")
+        changes = list(page.items)
+        while page.next_page_token:
+            page = await self.page(since, 0, page.next_page_token)
+            changes += page.items
+        return changes
+
+    async def _read_page(self, since: datetime | None, size: int, token: str) -> Page[AccessChange]:
+        oldest = utc_now() - self._contradicted
+
+        async def read(after: list[Any] | None, limit: int) -> list[AccessChange]:
+            position = (_EPOCH + timedelta(microseconds=after[0]), after[1], after[2]) if after is not None else None
+            return await read_changes(self._database, max(since or oldest, oldest), position, limit)
+
+        return await _CHANGES.page(
+            size,
+            token,
+            {"since": since},
+            read,
+            lambda change: [round(change.changed_at * 1e6), change.subject, change.group_id],
+        )
 
     async def clean(self) -> int:
         """Remove changes that nothing can contradict any more, and return how many; revocations stay."""

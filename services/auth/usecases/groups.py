@@ -8,11 +8,13 @@ from services.auth.repositories.access_changes import AccessChangeRepository
 from services.auth.repositories.groups import GroupRepository
 from services.auth.repositories.members import MemberRepository
 from services.auth.repositories.platform_admins import PlatformAdminRepository
+from services.auth.usecases.access import Access
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.db.row_quota import check_row_quota
 from services.common.errors import FailedPrecondition, NotFound, PermissionDenied
+from services.common.identity.access_changes import EVERYBODY
 from services.common.identity.principal import Principal, Role
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
@@ -24,9 +26,10 @@ _MEMBERS = Pager("members")
 class Groups:
     """Creates and deletes groups, and administers their members."""
 
-    def __init__(self, database: Database, *, make_missing: bool) -> None:
+    def __init__(self, database: Database, access: Access, *, make_missing: bool) -> None:
         """`make_missing`: a caller's group that is not stored is stored when a member is set (dev mode)."""
         self._database = database
+        self._access = access
         self._make_missing = make_missing
 
     async def create(self, display_name: str, admin_subject: str, request: RequestKey | None) -> Group:
@@ -84,6 +87,7 @@ class Groups:
         async with self._database.write() as connection:
             if not await GroupRepository(connection).delete(group_id):
                 raise NotFound(f'there is no group "{group_id}"', metadata={"resource": "group", "id": group_id})
+            await AccessChangeRepository(connection).revoke(EVERYBODY, group_id, utc_now())
 
     async def set_member(self, principal: Principal, subject: str, role: Role) -> Member:
         """Invite a subject to the principal's group, or change the role of a member.
@@ -91,7 +95,7 @@ class Groups:
         Raises:
             FailedPrecondition: RESOURCE_IN_USE, the group would have no admin left.
             NotFound: the group has been deleted.
-            ResourceExhausted: QUOTA_EXCEEDED, it has as many members as it may.
+            ResourceExhausted: QUOTA_EXCEEDED, it has as many members as it may, or has changed too many lately.
         """
         group_id = principal.group_id
         async with self._database.write() as connection:
@@ -106,6 +110,7 @@ class Groups:
             if standing is None:
                 limit, column = principal.limits.max_members, tables.memberships.c.group_id
                 await check_row_quota(connection, "max_members", limit, column, group_id, what="members")
+                await self._access.require_room(connection, subject, group_id)
             await AccessChangeRepository(connection).note(subject, group_id, utc_now())
             return await members.put(group_id, subject, role, invited=subject != principal.subject)
 

@@ -75,4 +75,5 @@ class ServiceTokens:
             if not await ServiceTokenRepository(connection).remove(group_id, name):
                 raise NotFound.of("service token", name)
         now = utc_now()
-        await self._access.revoke(subject_of(ServiceToken(group_id, name, Role.OPERATOR, "", now, now, None)), group_id)
+        subject = subject_of(ServiceToken(group_id, name, Role.OPERATOR, "", now, now, None))
+        await self._access.revoke(subject, group_id, is_known=True)

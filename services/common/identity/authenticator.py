@@ -100,7 +100,7 @@ class Authenticator:
         Raises:
             CoxswainError: auth cannot be asked.
         """
-        if self._changes.replace(await source.access_changes()):
+        if self._changes.learn(await source.access_changes(self._changes.since)):
             changed, self._changed = self._changed, asyncio.Event()
             changed.set()
 

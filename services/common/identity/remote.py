@@ -39,21 +39,21 @@ class RemoteIdentity:
             raise from_rpc_error(error, "auth") from error
         return await self.verifier.verify(response.principal_token)
 
-    async def access_changes(self) -> list[AccessChange]:
+    async def access_changes(self, since: float) -> Sequence[AccessChange]:
         """Return whose access has changed lately; see `AccessChangeSource`."""
-        try:
-            response = await self._stub.ListAccessChanges(access_change_pb2.ListAccessChangesRequest())
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, "auth") from error
-        return [
-            AccessChange(
-                change.subject,
-                change.group_id,
-                change.change_time.ToMicroseconds() / 1e6,
-                change.revoke_time.ToMicroseconds() / 1e6,
-            )
-            for change in response.changes
-        ]
+        request = access_change_pb2.ListAccessChangesRequest()
+        if since:
+            request.since_time.FromMicroseconds(round(since * 1e6))
+        changes: list[AccessChange] = []
+        while True:
+            try:
+                response = await self._stub.ListAccessChanges(request)
+            except grpc.RpcError as error:
+                raise from_rpc_error(error, "auth") from error
+            changes += map(_access_change, response.changes)
+            request.page_token = response.next_page_token
+            if not request.page_token:
+                return changes
 
     async def public_keys(self) -> Mapping[str, Ed25519PublicKey]:
         """Return the keys principals are signed with; see `KeySource`."""
@@ -87,3 +87,12 @@ class RemoteIdentity:
 
     def on_changed_limits(self, act: Callable[[str], None]) -> None:
         """Do nothing: another process changes them."""
+
+
+def _access_change(message: access_change_pb2.AccessChange) -> AccessChange:
+    return AccessChange(
+        message.subject,
+        message.group_id,
+        message.change_time.ToMicroseconds() / 1e6,
+        message.revoke_time.ToMicroseconds() / 1e6,
+    )

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from datetime import UTC
+from datetime import UTC, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +11,15 @@ from typing import Any
 import grpc
 import jwt
 import pytest
+import sqlalchemy as sa
 from grpc import StatusCode
 
-from coxswain.auth.v1 import access_change_pb2, delegation_pb2, group_pb2, principal_pb2
+from coxswain.auth.v1 import access_change_pb2, delegation_pb2, group_pb2, principal_pb2, service_token_pb2
+from coxswain.auth.v1.service_token_service_pb2_grpc import ServiceTokenServiceStub
 from coxswain.common.v1 import access_pb2
+from services.auth import tables
 from services.auth.settings import AuthSettings
+from services.auth.usecases import access
 from services.common import hosting
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -199,10 +203,89 @@ async def test_a_member_who_is_removed_is_refused_within_seconds_whatever_is_rem
 
 async def test_other_processes_ask_auth_for_changes(auth: Harness) -> None:
     remote = RemoteIdentity(auth.peers("models").channel("auth"))
-    assert await remote.access_changes() == []
+    assert await remote.access_changes(0) == []
     answer = await groups(auth, ALICE).RevokeAccess(access_change_pb2.RevokeAccessRequest(subject="dev|carol"))
-    [change] = await remote.access_changes()
+    [change] = await remote.access_changes(0)
     assert (change.subject, change.group_id) == ("dev|carol", "sales")
     assert change.revoked_at == change.changed_at == answer.revoke_time.ToMicroseconds() / 1e6
     with refused(StatusCode.UNIMPLEMENTED, ""):
         await public(auth, ALICE).ListAccessChanges(access_change_pb2.ListAccessChangesRequest())
+
+
+async def test_no_number_of_changes_hides_one(auth: Harness) -> None:
+    database: Database = auth.services["auth"]._database  # type: ignore[attr-defined]
+    now = utc_now()
+    made_up = [
+        # Of the longest subjects these are more than one message can have.
+        {
+            "subject": f"{number:05}" + "\U0001f40e" * 507,
+            "group_id": "evil",
+            "changed_at": now - timedelta(seconds=number // 4),
+            "revoked_at": now - timedelta(seconds=number // 4),
+        }
+        for number in range(2_000)
+    ]
+    async with database.write() as connection:
+        await connection.execute(sa.insert(tables.access_changes), made_up)
+    await groups(auth, ALICE).RevokeAccess(access_change_pb2.RevokeAccessRequest(subject="dev|carol"))
+    remote = RemoteIdentity(auth.peers("models").channel("auth"))
+    listed = await remote.access_changes(0)
+    assert {(change.subject, change.group_id) for change in listed} == {
+        ("dev|carol", "sales"),
+        *((row["subject"], "evil") for row in made_up),
+    }
+    assert len(listed) == 2_001
+    assert len(await remote.access_changes((now - timedelta(seconds=50)).timestamp())) == 1 + 51 * 4
+    # A process of the release before asks for no page, and knows nothing of others.
+    first = await internal(auth).ListAccessChanges(access_change_pb2.ListAccessChangesRequest())
+    assert first.changes[0].subject == "dev|carol"
+    with refused(StatusCode.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"):
+        await internal(auth).ListAccessChanges(access_change_pb2.ListAccessChangesRequest(page_token="x"))
+
+
+async def test_a_group_cannot_have_processes_remember_any_number_of_changes(
+    auth: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "_MOST_CHANGES_OF_A_GROUP", 2)
+    create = group_pb2.CreateGroupRequest(display_name="Beta", admin_subject="dev|carol")
+    beta = (await groups(auth, "").CreateGroup(create)).group.id
+    carol = groups(auth, "dev:carol", beta)
+    token = service_token_pb2.CreateServiceTokenRequest(name="build", role=access_pb2.ROLE_OPERATOR)
+    token.lifetime.FromTimedelta(timedelta(hours=1))
+    await ServiceTokenServiceStub(auth.channel("dev:carol", group=beta)).CreateServiceToken(token)
+    one, two, three = (access_change_pb2.RevokeAccessRequest(subject=f"dev|{name}") for name in ("one", "two", "three"))
+    for request in (one, two, two, one):
+        await carol.RevokeAccess(request)
+    for refused_call in (
+        carol.RevokeAccess(three),
+        carol.SetMember(group_pb2.SetMemberRequest(subject="dev|three", role=access_pb2.ROLE_OPERATOR)),
+    ):
+        with refused(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+            await refused_call
+        assert (refusal.metadata["quota"], refusal.retry_seconds) == ("access_changes", 60)
+    await groups(auth, ALICE).RevokeAccess(three)
+    revoke = service_token_pb2.RevokeServiceTokenRequest(name="build")
+    await ServiceTokenServiceStub(auth.channel("dev:carol", group=beta)).RevokeServiceToken(revoke)
+    await carol.RevokeAccess(access_change_pb2.RevokeAccessRequest(subject="dev|carol"))
+
+
+async def test_members_of_a_deleted_group_are_refused_within_seconds_whatever_is_remembered(
+    tmp_path: Path, database_url: str
+) -> None:
+    settings = {"auth": AuthSettings()}
+    async with serve_services(
+        tmp_path, database_url=database_url, settings=settings, principal_cache_seconds=300
+    ) as auth:
+        create = group_pb2.CreateGroupRequest(display_name="Beta", admin_subject="dev|dave")
+        beta = (await groups(auth, "").CreateGroup(create)).group.id
+        dave = groups(auth, "dev:dave", beta)
+        await dave.ListMembers(MEMBERS)
+        token = await token_of(auth, "dev:dave")
+        await groups(auth, "").DeleteGroup(group_pb2.DeleteGroupRequest(id=beta, confirm_id=beta))
+        await until_it_fails(lambda: dave.ListMembers(MEMBERS))
+        with refused(StatusCode.PERMISSION_DENIED, "GROUP_NOT_MEMBER"):
+            await dave.ListMembers(MEMBERS)
+        with acting_as(token):
+            await until_it_fails(lambda: internal(auth).WhoAmI(WHO))
+            with refused(StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED"):
+                await internal(auth).WhoAmI(WHO)

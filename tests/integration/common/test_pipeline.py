@@ -91,7 +91,7 @@ class ToyIdentity:
     def on_changed_limits(self, act: Callable[[str], None]) -> None:
         pass
 
-    async def access_changes(self) -> list[AccessChange]:
+    async def access_changes(self, since: float) -> list[AccessChange]:
         return self.changes
 
 
