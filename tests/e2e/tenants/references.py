@@ -12,6 +12,7 @@ _THING_OF_SERVICE = {
     "AuthService": "group",
     "GroupService": "group",
     "SecretService": "secret",
+    "ServiceTokenService": "service_token",
     "DocumentService": "document",
     "MemoryBackendService": "backend",
     "MemoryService": "record",

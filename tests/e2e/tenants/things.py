@@ -60,6 +60,7 @@ class Things:
         """Make one thing of every kind, and ask for whatever is remembered of what was asked for."""
         self.group.keep("subject", self.group.subject)
         self._secrets()
+        self._service_tokens()
         self._models()
         self._sources()
         self._crews()
@@ -86,6 +87,12 @@ class Things:
             value = self.text(f"the secret {name}")
             self._ok("SecretService.PutSecret", name=name, value=value, allowed_origins=[origin])
             self.group.keep("secret_name", name)
+
+    def _service_tokens(self) -> None:
+        for what in ("first-job", "second-job"):
+            name = self.named("service_token_name", what)
+            self._ok("ServiceTokenService.CreateServiceToken", name=name, role="ROLE_EDITOR",
+                     lifetime={"seconds": 36000})  # fmt: skip
 
     def _models(self) -> None:
         model = {

@@ -10,6 +10,7 @@ from tests.e2e.tenants.things import KINDS, Group
 
 _LISTINGS = (
     *("SecretService.ListSecrets", "GroupService.ListMembers", "DocumentService.ListDocuments"),
+    "ServiceTokenService.ListServiceTokens",
     *("MemoryBackendService.ListMemoryBackends", "MemoryService.ListNamespaces", "MemoryService.GetHistoryPolicy"),
     *("ModelService.ListModels", "UsageService.ListBudgets", "UsageService.QueryUsage", "BatchService.ListBatches"),
     *("CrewService.ListCrews", "ExecutionService.ListExecutions", "ExecutionService.GetExecutionRetention"),
