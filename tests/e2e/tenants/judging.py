@@ -37,14 +37,18 @@ class Judge:
     def faults(self, attempt: Attempt, foreign: Outcome, twin: Outcome) -> Iterator[str]:
         """Yield what is wrong with the two outcomes of an attempt."""
         self.codes[foreign.code] += 1
-        for outcome in (foreign, twin):
+        yield from self.faults_of(attempt, foreign, twin)
+        if not self.alike(foreign, twin):
+            forms = self.form_of(foreign), self.form_of(twin)
+            yield f"{attempt}: theirs\n    {forms[0]}\n  and what never was\n    {forms[1]}"
+
+    def faults_of(self, attempt: Attempt, *outcomes: Outcome) -> Iterator[str]:
+        """Yield what is wrong with each outcome of an attempt by itself."""
+        for outcome in outcomes:
             if outcome.code in {"INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED", "UNAVAILABLE"}:
                 yield f"{attempt}: {outcome.code} {outcome.text}"
             for found in self.leaks(outcome.raw):
                 yield f"{attempt}: {found} in {outcome}"
-        if not self.alike(foreign, twin):
-            forms = self.form_of(foreign), self.form_of(twin)
-            yield f"{attempt}: theirs\n    {forms[0]}\n  and what never was\n    {forms[1]}"
 
     def alike(self, foreign: Outcome, twin: Outcome) -> bool:
         """Return whether nobody can tell two outcomes apart."""
