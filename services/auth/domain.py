@@ -24,6 +24,8 @@ class VerifiedIdentity:
     """For a user's own token: the only origin it may be sent to."""
     issued_at: datetime | None = None
     """When the credential was issued, where it says so."""
+    known_since: datetime | None = None
+    """Since when this installation knows the credential; None: since it was first shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,10 @@ class Member:
     created_at: datetime
     invited: bool
     """Whether they have not accepted yet: until then the membership counts for nothing."""
+
+
+TOKEN_ISSUER = "token"
+"""The issuer in the subjects of tokens of groups."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,12 @@ class AuthService:
             retire=timedelta(seconds=settings.signing_key_retire_seconds),
         )
         self._sessions = SessionStore(database, self._vault)
-        self._access = Access(database, contradicted=principal_lifetime + _CACHED)
+        self._access = Access(
+            database,
+            contradicted=principal_lifetime + _CACHED,
+            retention=timedelta(seconds=settings.revocation_retention_seconds),
+            most_revocations=settings.revocations_per_group,
+        )
         memberships = Memberships(database, claims_first=dev, platform_admins=settings.platform_admins)
         self._limits = LimitsOfGroups(database, read_settings(LimitSettings).limits(), make_missing=dev)
         self._traffic = SharedGroupTraffic(database, self._limits.of)
@@ -126,7 +131,11 @@ class AuthService:
         self._credentials = Credentials(self._chains.by_purpose, keep=timedelta(seconds=settings.credential_seconds))
         self._secrets = Secrets(database, self._vault, changed=self._credentials.forget)
         self._service_tokens = ServiceTokens(
-            database, self._access, longest=timedelta(seconds=settings.service_token_seconds)
+            database,
+            self._sessions,
+            self._access,
+            longest=timedelta(seconds=settings.service_token_seconds),
+            most=settings.service_tokens_per_group,
         )
         self._groups = Groups(database, self._access, make_missing=dev)
         self._database = database
@@ -175,6 +184,7 @@ class AuthService:
             every(settings.signing_key_refresh_seconds, self._signing_keys.refresh, name="signing_keys"),
             every(settings.cleaning_seconds, self._sessions.clean, name="expired_sessions"),
             every(settings.cleaning_seconds, self._access.clean, name="access_changes_cleaning"),
+            every(settings.cleaning_seconds, self._service_tokens.clean, name="expired_service_tokens"),
             every(settings.cleaning_seconds, self._delegations.clean, name="ended_grants"),
             every(settings.cleaning_seconds, self._traffic.clean, name="old_group_traffic"),
             forget_old_requests(

@@ -202,6 +202,18 @@ class AuthSettings(BaseSettings):
     service_token_seconds: int = Field(
         366 * 24 * 3600, ge=60, description="Seconds for which a token that an admin makes for a machine may be valid."
     )
+    service_tokens_per_group: int = Field(
+        100, ge=0, description="Tokens for machines that a group may have, expired ones among them."
+    )
+    revocation_retention_seconds: int = Field(
+        2 * 366 * 24 * 3600,
+        ge=24 * 3600,
+        description="Seconds that revocations are kept, at least as long as any credential may be valid: one that is "
+        "older and has not expired counts again.",
+    )
+    revocations_per_group: int = Field(
+        100_000, ge=1, description="Subjects whose access a group's admins may have revoked in that time."
+    )
     grant_retention_seconds: int = Field(
         7 * 24 * 3600, ge=0, description="Seconds that revoked grants are kept for late repetitions of a request."
     )
@@ -255,6 +267,11 @@ class AuthSettings(BaseSettings):
             raise ValueError(
                 "COXSWAIN_AUTH_SIGNING_KEY_PUBLISH_SECONDS must be more than COXSWAIN_AUTH_JWKS_MAX_AGE_SECONDS and "
                 "COXSWAIN_AUTH_SIGNING_KEY_REFRESH_SECONDS together: verifiers must know a key before it signs"
+            )
+        if self.revocation_retention_seconds < self.service_token_seconds:
+            raise ValueError(
+                "COXSWAIN_AUTH_REVOCATION_RETENTION_SECONDS must be at least COXSWAIN_AUTH_SERVICE_TOKEN_SECONDS: a "
+                "token that was revoked would count again"
             )
         if self.key_ring.get_secret_value() and self.key_ring_file:
             raise ValueError("set either COXSWAIN_AUTH_KEY_RING or COXSWAIN_AUTH_KEY_RING_FILE, not both")

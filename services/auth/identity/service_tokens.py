@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 
-from services.auth.domain import ServiceToken, VerifiedIdentity
+from services.auth.domain import TOKEN_ISSUER, VerifiedIdentity
 from services.auth.identity.verifier import IdentityVerifier, bearer_token, expired, rejected
 from services.auth.repositories.service_tokens import ServiceTokenRepository, read_service_token
 from services.common.clock import utc_now
@@ -13,7 +13,6 @@ from services.common.identity.principal import CredentialKind
 
 PREFIX = "coxt_"
 """By which logs, scanners for secrets and this service know a token."""
-ISSUER = "token"
 _BYTES = 32
 
 
@@ -23,9 +22,16 @@ def new_token() -> tuple[str, str]:
     return token, _hash(token)
 
 
-def subject_of(token: ServiceToken) -> str:
+def subject_of(group_id: str, name: str) -> str:
     """Return the subject that calls with a token have."""
-    return f"{ISSUER}|{token.group_id}/{token.name}"
+    return f"{TOKEN_ISSUER}|{group_id}/{name}"
+
+
+def token_of(subject: str) -> tuple[str, str] | None:
+    """Return the group and the name of the token that calls as a subject; None: it is no token."""
+    issuer, _, named = subject.partition("|")
+    group_id, _, name = named.rpartition("/")
+    return (group_id, name) if issuer == TOKEN_ISSUER else None
 
 
 class ServiceTokenVerifier:
@@ -49,11 +55,12 @@ class ServiceTokenVerifier:
         async with self._database.write() as connection:
             await ServiceTokenRepository(connection).note_use(token_hash, now)
         return VerifiedIdentity(
-            subject=subject_of(token),
+            subject=subject_of(token.group_id, token.name),
             kind=CredentialKind.WORKLOAD,
             expires_at=token.expires_at,
             claimed_roles={token.group_id: token.role},
             issued_at=token.created_at,
+            known_since=token.created_at,
         )
 
 

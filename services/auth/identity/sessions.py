@@ -5,11 +5,13 @@ from datetime import datetime
 
 import jwt
 from cachetools import LRUCache
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.domain import Session, VerifiedIdentity
 from services.auth.identity.verifier import bearer_token
 from services.auth.keys import bindings
 from services.auth.keys.vault import Vault
+from services.auth.repositories.access_changes import AccessChangeRepository
 from services.auth.repositories.sessions import SessionRepository, read_session
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -67,9 +69,24 @@ class SessionStore:
                 claimed_roles=identity.claimed_roles,
                 sealed_token=sealed,
             )
-            opened = OpenSession(*await SessionRepository(connection).put(credential_hash, session))
+            known_since = identity.known_since or utc_now()
+            sessions = SessionRepository(connection)
+            stored_id, since, has_token = await sessions.put(credential_hash, session, known_since)
+            opened = OpenSession(stored_id, since)
+            if sealed is not None and not has_token and not await self._revoked_everywhere(connection, identity, since):
+                # Sessions that tell of a revocation are kept without their token when they have expired.
+                binding = bindings.user_token(stored_id)
+                await sessions.keep_token(
+                    stored_id, await self._vault.seal(connection, binding, bearer_token(credential).encode())
+                )
         self._known[credential_hash] = _Known(opened, identity)
         return opened
+
+    async def _revoked_everywhere(
+        self, connection: AsyncConnection, identity: VerifiedIdentity, since: datetime
+    ) -> bool:
+        revoked_at = await AccessChangeRepository(connection).revoked_at(identity.subject, "")
+        return revoked_at is not None and since <= revoked_at
 
     async def get(self, session_id: str) -> Session | None:
         """Return a session that has not expired."""

@@ -3,11 +3,13 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, func, literal, or_, select, tuple_
+from sqlalchemy import Select, and_, delete, func, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
+from services.auth.domain import TOKEN_ISSUER
 from services.common.db.database import Database
+from services.common.db.named_locks import lock_name
 from services.common.db.upsert import insert_or_update
 from services.common.identity.access_changes import EVERYBODY, AccessChange
 
@@ -28,6 +30,17 @@ class AccessChangeRepository:
         """Store that what was issued until now counts no longer."""
         await self._put(subject, group_id, now, now, update=("changed_at", "revoked_at"))
 
+    async def lock(self, subject: str) -> None:
+        """Let changes of a subject's access, and what it makes that would outlast them, wait for each other."""
+        await lock_name(self._connection, f"access/{subject}")
+
+    async def last_revoked_at(self, subject: str) -> datetime | None:
+        """Return when access was revoked last, to whatever group; None: never."""
+        newest: datetime | None = await self._connection.scalar(
+            select(func.max(_TABLE.c.revoked_at, type_=_TABLE.c.revoked_at.type)).where(_TABLE.c.subject == subject)
+        )
+        return newest
+
     async def _put(
         self, subject: str, group_id: str, changed_at: datetime, revoked_at: datetime | None, update: tuple[str, ...]
     ) -> None:
@@ -46,10 +59,29 @@ class AccessChangeRepository:
         )
         return await self._connection.scalar(select(func.count()).select_from(others.limit(most).subquery())) or 0
 
-    async def delete_changes(self, before: datetime) -> int:
-        """Remove changes of before a moment that revoked nothing, or all of a deleted group; return how many."""
-        is_over = or_(_TABLE.c.revoked_at.is_(None), _TABLE.c.subject == EVERYBODY)
-        stale = delete(_TABLE).where(_TABLE.c.changed_at < before, is_over)
+    async def has_revoked(self, subject: str, group_id: str) -> bool:
+        """Return whether it is stored that a subject's access to this group was revoked."""
+        revoked = select(_TABLE.c.subject).where(
+            _TABLE.c.subject == subject, _TABLE.c.group_id == group_id, _TABLE.c.revoked_at.is_not(None)
+        )
+        return (await self._connection.execute(revoked)).first() is not None
+
+    async def delete_stale(self, changed_before: datetime, revoked_before: datetime) -> int:
+        """Remove changes of before a moment that revoked nothing since another one, or all of a deleted group.
+
+        Returns how many.
+        """
+        # What ended a token in all groups has removed the token itself.
+        of_ended_token = and_(_TABLE.c.group_id == "", _TABLE.c.subject.startswith(f"{TOKEN_ISSUER}|", autoescape=True))
+        stale = delete(_TABLE).where(
+            _TABLE.c.changed_at < changed_before,
+            or_(
+                _TABLE.c.revoked_at.is_(None),
+                _TABLE.c.revoked_at < revoked_before,
+                _TABLE.c.subject == EVERYBODY,
+                of_ended_token,
+            ),
+        )
         return int((await self._connection.execute(stale)).rowcount)
 
 

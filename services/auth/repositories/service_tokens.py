@@ -12,6 +12,7 @@ from services.common.db.database import Database
 from services.common.db.upsert import insert_ignore
 
 _TABLE = tables.service_tokens
+_KEY = (_TABLE.c.group_id, _TABLE.c.name)
 # The time of the last use is for people: it is not written with every call.
 _USE_PAUSE = timedelta(minutes=1)
 
@@ -61,6 +62,24 @@ class ServiceTokenRepository:
         )
         return [_token(row) for row in rows.mappings()]
 
+    async def move(self, group_id: str, name: str, created_at: datetime) -> None:
+        """Store another time at which a token was made."""
+        await self._connection.execute(
+            update(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name).values(created_at=created_at)
+        )
+
+    async def made_by(self, subject: str, group_id: str) -> list[tuple[str, str]]:
+        """Return group and name of the tokens that a subject made in a group ("" for all)."""
+        made = select(*_KEY).where(_TABLE.c.created_by == subject).order_by(*_KEY)
+        if group_id:
+            made = made.where(_TABLE.c.group_id == group_id)
+        return [(row.group_id, row.name) for row in await self._connection.execute(made)]
+
+    async def expired(self, before: datetime) -> list[tuple[str, str]]:
+        """Return group and name of the tokens that expired before a moment."""
+        expired = select(*_KEY).where(_TABLE.c.expires_at < before).order_by(*_KEY)
+        return [(row.group_id, row.name) for row in await self._connection.execute(expired)]
+
     async def remove(self, group_id: str, name: str) -> bool:
         """Remove a token and return whether there was one."""
         removed = delete(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name)
@@ -72,6 +91,12 @@ class ServiceTokenRepository:
         await self._connection.execute(
             update(_TABLE).where(_TABLE.c.token_hash == token_hash, unknown).values(last_used_at=now)
         )
+
+
+async def read_named_token(database: Database, group_id: str, name: str) -> ServiceToken | None:
+    """Return a token of a group."""
+    rows = await database.fetch(select(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name))
+    return _token(rows[0]) if rows else None
 
 
 async def read_service_token(database: Database, token_hash: str) -> ServiceToken | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
@@ -36,10 +36,10 @@ class SessionRepository:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def put(self, credential_hash: str, session: Session) -> tuple[str, datetime]:
-        """Store a session, or what was found anew about the same credential.
+    async def put(self, credential_hash: str, session: Session, known_since: datetime) -> tuple[str, datetime, bool]:
+        """Store a session, or what was found anew about the same credential; `known_since` counts for a new one.
 
-        Returns the id it is kept under, and since when the credential is known.
+        Returns the id it is kept under, since when the credential is known, and whether a token is kept.
         """
         sealed = session.sealed_token
         values = {
@@ -52,7 +52,7 @@ class SessionRepository:
             "key_id": sealed.key_id if sealed else None,
             "sealed": sealed.blob if sealed else None,
             "expires_at": session.expires_at,
-            "created_at": utc_now(),
+            "created_at": known_since,
         }
         # The sealed token stays: it is bound to the id of the row that was there first.
         stored = await insert_or_update(
@@ -62,7 +62,13 @@ class SessionRepository:
             key=("credential_hash",),
             update=("subject", "kind", "origin", "claimed_roles", "expires_at"),
         )
-        return str(stored.id), stored.created_at
+        return str(stored.id), stored.created_at, stored.sealed is not None
+
+    async def keep_token(self, session_id: str, sealed: Sealed) -> None:
+        """Store the token of a session that was kept without it."""
+        await self._connection.execute(
+            update(_TABLE).where(_TABLE.c.id == session_id).values(key_id=sealed.key_id, sealed=sealed.blob)
+        )
 
     async def drop_tokens(self, subject: str) -> None:
         """Remove the tokens that are kept of a subject."""
@@ -73,11 +79,16 @@ class SessionRepository:
     async def delete_expired(self, before: datetime) -> int:
         """Remove sessions that expired before a moment and return how many.
 
-        Those of subjects whose access was revoked stay: they tell since when a credential is known.
+        Those of before the access of their subject was revoked stay, without the token: they tell since when a
+        credential is known.
         """
-        revoked = select(_CHANGES.c.subject).where(_CHANGES.c.revoked_at.is_not(None))
-        expired = delete(_TABLE).where(_TABLE.c.expires_at < before, _TABLE.c.subject.not_in(revoked))
-        return int((await self._connection.execute(expired)).rowcount)
+        has_expired = _TABLE.c.expires_at < before
+        revoked = exists().where(_CHANGES.c.subject == _TABLE.c.subject, _CHANGES.c.revoked_at >= _TABLE.c.created_at)
+        removed = int((await self._connection.execute(delete(_TABLE).where(has_expired, ~revoked))).rowcount)
+        await self._connection.execute(
+            update(_TABLE).where(has_expired, _TABLE.c.sealed.is_not(None)).values(key_id=None, sealed=None)
+        )
+        return removed
 
 
 async def read_session(database: Database, session_id: str) -> Session | None:

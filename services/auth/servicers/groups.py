@@ -57,23 +57,25 @@ class GroupServicer(GroupServiceServicer):
         self, request: group_pb2.RemoveMemberRequest, context: Context
     ) -> group_pb2.RemoveMemberResponse:
         """See the proto."""
-        await self._groups.remove_member(current_principal(), request.subject)
-        return group_pb2.RemoveMemberResponse()
+        ended_tokens = await self._groups.remove_member(current_principal(), request.subject)
+        return group_pb2.RemoveMemberResponse(ended_service_tokens=ended_tokens)
 
     async def RevokeAccess(
         self, request: access_change_pb2.RevokeAccessRequest, context: Context
     ) -> access_change_pb2.RevokeAccessResponse:
         """See the proto."""
-        moment, ended = await self._access.revoke(request.subject, current_principal().group_id)
-        return access_change_pb2.RevokeAccessResponse(revoke_time=timestamp_to_proto(moment), ended_grants=ended)
+        moment, ended, ended_tokens = await self._access.revoke(request.subject, current_principal().group_id)
+        return access_change_pb2.RevokeAccessResponse(
+            revoke_time=timestamp_to_proto(moment), ended_grants=ended, ended_service_tokens=ended_tokens
+        )
 
     async def RevokeAccessEverywhere(
         self, request: access_change_pb2.RevokeAccessEverywhereRequest, context: Context
     ) -> access_change_pb2.RevokeAccessEverywhereResponse:
         """See the proto."""
-        moment, ended = await self._access.revoke(request.subject, "")
+        moment, ended, ended_tokens = await self._access.revoke(request.subject, "")
         return access_change_pb2.RevokeAccessEverywhereResponse(
-            revoke_time=timestamp_to_proto(moment), ended_grants=ended
+            revoke_time=timestamp_to_proto(moment), ended_grants=ended, ended_service_tokens=ended_tokens
         )
 
     async def ListMembers(

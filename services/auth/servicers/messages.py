@@ -144,7 +144,7 @@ def service_token_to_proto(token: ServiceToken) -> service_token_pb2.ServiceToke
     """Return what is kept of a token as a message."""
     return service_token_pb2.ServiceToken(
         name=token.name,
-        subject=subject_of(token),
+        subject=subject_of(token.group_id, token.name),
         role=enum_to_proto(access_pb2.Role, token.role),
         created_by=token.created_by,
         create_time=timestamp_to_proto(token.created_at),

@@ -6,14 +6,16 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.auth import tables
 from services.auth.repositories.access_changes import AccessChangeRepository, read_changes, read_revocation
 from services.auth.repositories.grants import GrantRepository
 from services.auth.repositories.members import MemberRepository
 from services.auth.repositories.sessions import SessionRepository
+from services.auth.usecases.ended_tokens import end_tokens_of
 from services.common.cache import AsyncCache
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.named_locks import lock_name
+from services.common.db.row_quota import check_row_quota
 from services.common.errors import Unauthenticated
 from services.common.identity.access_changes import MARGIN_SECONDS, AccessChange
 from services.common.identity.principal import Principal
@@ -34,34 +36,58 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Access:
     """Revokes what subjects have going, and tells all processes of it."""
 
-    def __init__(self, database: Database, *, contradicted: timedelta) -> None:
-        """`contradicted` is for how long a principal, or what a process remembers, may contradict a change."""
+    def __init__(
+        self, database: Database, *, contradicted: timedelta, retention: timedelta, most_revocations: int
+    ) -> None:
+        """`contradicted` is for how long a principal, or what a process remembers, may contradict a change.
+
+        `retention` is for how long a revocation is kept, and `most_revocations` are those that a group may have.
+        """
         self._database = database
+        self._retention = retention
+        self._most_revocations = most_revocations
         self._contradicted = contradicted
         self._pages: AsyncCache[tuple[datetime | None, int, str], Page[AccessChange]] = AsyncCache(
             _KEPT_PAGES, _KEPT_SECONDS
         )
 
-    async def revoke(self, subject: str, group_id: str, *, is_known: bool = False) -> tuple[datetime, int]:
+    async def revoke(self, subject: str, group_id: str) -> tuple[datetime, int, int]:
         """End a subject's access to a group ("" for all) with what was issued until now.
 
-        `is_known`: nobody has made the subject up. Returns the moment, and how many grants have ended.
+        Returns the moment, how many grants have ended, and how many service tokens that the subject made there.
 
         Raises:
-            ResourceExhausted: QUOTA_EXCEEDED, the access of too many has changed in the group lately.
+            ResourceExhausted: QUOTA_EXCEEDED, the access of too many has changed in the group lately, or it keeps as
+                many revocations as it may.
         """
         async with self._database.write() as connection:
-            await _lock(connection, subject)
-            if group_id and not is_known:
+            changes = AccessChangeRepository(connection)
+            await changes.lock(subject)
+            if group_id:
                 await self.require_room(connection, subject, group_id)
+                if not await changes.has_revoked(subject, group_id):
+                    await self._require_place(connection, group_id)
             # Not before: what is issued while this waits for others has to be covered too.
             now = utc_now()
-            await AccessChangeRepository(connection).revoke(subject, group_id, now)
+            await changes.revoke(subject, group_id, now)
             ended = await GrantRepository(connection).revoke_of_subject(subject, group_id, now)
             if not group_id:
                 await SessionRepository(connection).drop_tokens(subject)
+            ended_tokens = await end_tokens_of(connection, subject, group_id)
         self._pages.forget_where(lambda _asked: True)
-        return now, ended
+        return now, ended, ended_tokens
+
+    async def _require_place(self, connection: AsyncConnection, group_id: str) -> None:
+        await check_row_quota(
+            connection,
+            "revocations",
+            self._most_revocations,
+            tables.access_changes.c.group_id,
+            group_id,
+            tables.access_changes.c.revoked_at.is_not(None),
+            what="subjects whose access was revoked",
+            remedy="have a platform admin revoke access everywhere",
+        )
 
     async def require(self, subject: str, group_id: str, issued_at: datetime) -> None:
         """Refuse a credential of before the access was revoked.
@@ -85,8 +111,9 @@ class Access:
         Raises:
             Unauthenticated: CREDENTIAL_REJECTED.
         """
-        await _lock(connection, principal.subject)
-        revoked_at = await AccessChangeRepository(connection).revoked_at(principal.subject, principal.group_id)
+        changes = AccessChangeRepository(connection)
+        await changes.lock(principal.subject)
+        revoked_at = await changes.revoked_at(principal.subject, principal.group_id)
         if revoked_at is not None and principal.issued_at < revoked_at.timestamp() + MARGIN_SECONDS:
             raise _revoked(revoked_at)
 
@@ -141,13 +168,12 @@ class Access:
         )
 
     async def clean(self) -> int:
-        """Remove changes that nothing can contradict any more, and return how many; revocations stay."""
+        """Remove changes that nothing can contradict any more, and return how many; revocations stay for long."""
+        now = utc_now()
         async with self._database.write() as connection:
-            return await AccessChangeRepository(connection).delete_changes(utc_now() - self._contradicted)
-
-
-async def _lock(connection: AsyncConnection, subject: str) -> None:
-    await lock_name(connection, f"access/{subject}")
+            return await AccessChangeRepository(connection).delete_stale(
+                now - self._contradicted, now - self._retention
+            )
 
 
 def _revoked(revoked_at: datetime) -> Unauthenticated:

@@ -5,10 +5,12 @@ from datetime import datetime, timedelta
 
 from services.auth.domain import Claim, ExecutionIdentity, Grant, OnCredentialExpiry, Session
 from services.auth.identity.cache import EXPIRY_MARGIN
+from services.auth.identity.service_tokens import token_of
 from services.auth.identity.sessions import SessionStore
 from services.auth.identity.verifier import expired
 from services.auth.keys.signing import SigningKeys
 from services.auth.repositories.grants import GrantRepository, read_grant
+from services.auth.repositories.service_tokens import read_named_token
 from services.auth.usecases.access import Access
 from services.auth.usecases.group_limits import LimitsOfGroups
 from services.auth.usecases.memberships import Memberships
@@ -156,6 +158,9 @@ class Delegations:
         until = grant.claim.seen_at + self._claim_lifetime if grant.claim is not None else None
         lapsed = until is not None and until <= utc_now()
         claimed = {grant.group_id: grant.claim.role} if grant.claim is not None and not lapsed else {}
+        token = token_of(grant.subject)
+        if token is not None:
+            lapsed, claimed = False, await self._claimed_by_token(grant, *token)
         standing = await self._memberships.of(grant.subject, claimed)
         # An admin may keep somebody's work going whose claim has lapsed: they have started it in this group.
         role = standing.roles.get(grant.group_id) or (standing.invitations.get(grant.group_id) if lapsed else None)
@@ -169,6 +174,13 @@ class Delegations:
             f"{until:%Y-%m-%d %H:%M} UTC; they can start the execution, or save the schedule, again with a fresh "
             "token, or an admin of the group can add them with SetMember",
         )
+
+    async def _claimed_by_token(self, grant: Grant, group_id: str, name: str) -> dict[str, Role]:
+        """Return the role of a service token in its group: its own row tells how long it counts."""
+        token = await read_named_token(self._database, group_id, name)
+        if token is None or token.expires_at <= utc_now():
+            raise _revoked(grant.execution_id, f"belongs to {grant.subject}, a token that has expired or was revoked")
+        return {group_id: token.role}
 
     async def _acting(self, grant: Grant, role: Role) -> tuple[CredentialKind, str, datetime]:
         limit = utc_now() + self._principal_lifetime

@@ -9,6 +9,7 @@ from services.auth.repositories.groups import GroupRepository
 from services.auth.repositories.members import MemberRepository
 from services.auth.repositories.platform_admins import PlatformAdminRepository
 from services.auth.usecases.access import Access
+from services.auth.usecases.ended_tokens import end_tokens_of
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
@@ -114,8 +115,10 @@ class Groups:
             await AccessChangeRepository(connection).note(subject, group_id, utc_now())
             return await members.put(group_id, subject, role, invited=subject != principal.subject)
 
-    async def remove_member(self, principal: Principal, subject: str) -> None:
+    async def remove_member(self, principal: Principal, subject: str) -> int:
         """End a membership in the principal's group: somebody else's as an admin, their own with any role.
+
+        Returns how many service tokens that they made there have ended with it.
 
         Raises:
             FailedPrecondition: RESOURCE_IN_USE, they are the last admin.
@@ -139,7 +142,9 @@ class Groups:
             if _is_admin(standing):
                 await _keep_an_admin(members, group_id, subject)
             await members.remove(group_id, subject)
+            ended_tokens = await end_tokens_of(connection, subject, group_id)
             await AccessChangeRepository(connection).note(subject, group_id, utc_now())
+        return ended_tokens
 
     async def members_page(self, group_id: str, size: int, token: str) -> Page[Member]:
         """Return a page of a group's members, by subject.

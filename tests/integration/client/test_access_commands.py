@@ -8,7 +8,11 @@ async def test_members_are_invited_listed_revoked_and_removed(run: Run) -> None:
     assert invited.stdout == "dev|dave is invited as editor\n", invited.stderr
     assert "editor (invited)" in (await run("member", "list")).stdout
     revoked = await run("member", "revoke", "dev|dave", "--yes")
-    assert revoked.stdout == "revoked in the group; executions and schedules that lost their grant: 0\n"
+    assert revoked.stdout == (
+        "revoked in the group; executions and schedules that lost their grant: 0; tokens they had made that ended: 0\n"
+    )
+    [answer] = rows(await run("member", "revoke", "dev|dave", "--yes", "--json"))
+    assert "revoke_time" in answer
     assert (await run("member", "revoke", "dev|dave", "--everywhere", "--yes")).exit_code != 0
     assert (await run("member", "remove", "dev|dave", "--yes")).stdout == "dev|dave removed\n"
     wrong = await run("member", "set", "dev|dave", "emperor")

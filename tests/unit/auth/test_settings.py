@@ -27,6 +27,7 @@ def test_the_defaults_hold_together() -> None:
         ({"principal_seconds": 3600}, "principal_seconds"),
         ({"claimed_role_seconds": 0}, "claimed_role_seconds"),
         ({"claimed_role_seconds": 10**12}, "claimed_role_seconds"),
+        ({"service_token_seconds": 10**8}, "COXSWAIN_AUTH_REVOCATION_RETENTION_SECONDS must"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], words: str) -> None:

@@ -4,7 +4,12 @@ from typing import Annotated
 
 import typer
 
-from coxswain.auth.v1.access_change_pb2 import RevokeAccessEverywhereRequest, RevokeAccessRequest
+from coxswain.auth.v1.access_change_pb2 import (
+    RevokeAccessEverywhereRequest,
+    RevokeAccessEverywhereResponse,
+    RevokeAccessRequest,
+    RevokeAccessResponse,
+)
 from coxswain.auth.v1.group_pb2 import ListMembersRequest, RemoveMemberRequest, SetMemberRequest
 from coxswain.client.cli.roles import role_name, role_number
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of, table
@@ -59,7 +64,7 @@ def set_member(
 def remove(
     context: typer.Context, subject: SubjectArgument, yes: YesOption = False, as_json: JsonOption = False
 ) -> None:
-    """Remove a member, take an invitation back, or leave the group.
+    """Remove a member, take an invitation back, or leave the group. Tokens for machines that they made end too.
 
     Example: `coxswain member remove "https://example.com|alice" --yes`
     """
@@ -67,7 +72,10 @@ def remove(
     confirm(session, f"{subject} from the group", "remove", yes=yes)
     with session.client() as client:
         response = client.groups.RemoveMember(RemoveMemberRequest(subject=subject))
-    return session.print_json(response) if session.json else session.show(f"{subject} removed")
+    if session.json:
+        return session.print_json(response)
+    tokens = response.ended_service_tokens
+    return session.show(f"{subject} removed" + (f"; tokens they had made that ended: {tokens}" if tokens else ""))
 
 
 @app.command()
@@ -88,10 +96,16 @@ def revoke(
     """
     session = session_of(context, as_json)
     confirm(session, f"what was issued to {subject} until now", "revoke", yes=yes)
+    response: RevokeAccessResponse | RevokeAccessEverywhereResponse
     with session.client() as client:
         if everywhere:
-            ended = client.groups.RevokeAccessEverywhere(RevokeAccessEverywhereRequest(subject=subject)).ended_grants
+            response = client.groups.RevokeAccessEverywhere(RevokeAccessEverywhereRequest(subject=subject))
         else:
-            ended = client.groups.RevokeAccess(RevokeAccessRequest(subject=subject)).ended_grants
+            response = client.groups.RevokeAccess(RevokeAccessRequest(subject=subject))
+    if session.json:
+        return session.print_json(response)
     where = "everywhere" if everywhere else "in the group"
-    session.show(f"revoked {where}; executions and schedules that lost their grant: {ended}")
+    return session.show(
+        f"revoked {where}; executions and schedules that lost their grant: {response.ended_grants}; "
+        f"tokens they had made that ended: {response.ended_service_tokens}"
+    )
