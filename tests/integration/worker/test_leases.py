@@ -122,3 +122,9 @@ async def test_through_a_pooler_the_lease_alone_counts(postgres_url: str) -> Non
         assert host.renew()
         assert (await view(leases, "pooled")).lock_key is None
     await database.close()
+
+
+def test_one_that_its_thread_has_closed_can_be_woken(database_url: str) -> None:
+    with connection(database_url, "gone") as lease:
+        lease.close()
+        lease.wake()

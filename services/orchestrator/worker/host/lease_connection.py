@@ -69,8 +69,9 @@ class LeaseConnection:
             self._close_connection()
 
     def wake(self) -> None:
-        """End a `wait`, now or the next one."""
-        self._wake_writer.send(b"w")
+        """End a `wait`, now or the next one; after `close` there is none."""
+        with contextlib.suppress(OSError):
+            self._wake_writer.send(b"w")
 
     def close(self) -> None:
         """Give up connection and lock: from now on this host looks dead."""
