@@ -30,9 +30,12 @@ class AccessChangeRepository:
         """Store that what was issued until now counts no longer."""
         await self._put(subject, group_id, now, now, update=("changed_at", "revoked_at"))
 
-    async def lock(self, subject: str) -> None:
-        """Let changes of a subject's access, and what it makes that would outlast them, wait for each other."""
-        await lock_name(self._connection, f"access/{subject}")
+    async def lock(self, subject: str, *, shared: bool = False) -> None:
+        """Let changes of a subject's access wait for what it makes that would outlast them, and the other way round.
+
+        What it makes locks it `shared`, and does not wait for more of that.
+        """
+        await lock_name(self._connection, f"access/{subject}", shared=shared)
 
     async def last_revoked_at(self, subject: str) -> datetime | None:
         """Return when access was revoked last, to whatever group; None: never."""

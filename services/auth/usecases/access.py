@@ -62,11 +62,12 @@ class Access:
         """
         async with self._database.write() as connection:
             changes = AccessChangeRepository(connection)
-            await changes.lock(subject)
             if group_id:
                 await self.require_room(connection, subject, group_id)
                 if not await changes.has_revoked(subject, group_id):
                     await self._require_place(connection, group_id)
+            # After the quota's lock: a revocation takes several of these, and never that one again.
+            await changes.lock(subject)
             # Not before: what is issued while this waits for others has to be covered too.
             now = utc_now()
             await changes.revoke(subject, group_id, now)
@@ -112,7 +113,7 @@ class Access:
             Unauthenticated: CREDENTIAL_REJECTED.
         """
         changes = AccessChangeRepository(connection)
-        await changes.lock(principal.subject)
+        await changes.lock(principal.subject, shared=True)
         revoked_at = await changes.revoked_at(principal.subject, principal.group_id)
         if revoked_at is not None and principal.issued_at < revoked_at.timestamp() + MARGIN_SECONDS:
             raise _revoked(revoked_at)

@@ -20,6 +20,7 @@ _SQLITE: Mapping[str, str] = {
     "attempt to write a readonly database": _READ_ONLY,
 }
 _POSTGRESQL: Mapping[str, str] = {
+    "40P01": _SILENT,  # a deadlock, which this transaction was chosen to end
     "25P03": _SILENT,  # this process stood still within a transaction
     "25006": _READ_ONLY,  # a standby, or a server that was made one
     "53100": _FULL,

@@ -41,7 +41,8 @@ def record_call(call: Call, access: MethodAccess) -> None:
     principal = call.principal
     # People put secrets where names belong: what is no name, or names nothing, may be one.
     names_something = call.outcome not in _NAMES_NOTHING
-    is_stranger = principal is None and not call.service
+    # Also where another service has asked auth who they are.
+    is_stranger = principal is None and (not call.service or call.outcome == "UNAUTHENTICATED")
     record = functools.partial(audit.record_stranger, host=host_of(call.peer)) if is_stranger else audit.record
     record(
         "refused" if call.outcome in _REFUSED else "changed" if call.outcome == "OK" else "failed",

@@ -118,8 +118,8 @@ class ExecutionStarter:
         repeated = await self.find_repeated(owner, request)
         if repeated is not None:
             return repeated
-        if not start.concurrency_key:
-            # With one the overlap policy comes first: SKIP has a reason of its own, and CANCEL_OLD makes room.
+        if not start.concurrency_key or start.overlap_policy in (OverlapPolicy.ALLOW, OverlapPolicy.QUEUE):
+            # The other policies come first: SKIP has a reason of its own, and CANCEL_OLD makes room.
             await refuse_early(self._database, owner.group_id, limits)
         crew = await self.startable(owner, start)
         now = utc_now()

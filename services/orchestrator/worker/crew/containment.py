@@ -44,7 +44,8 @@ class CrewContainment:
         if not self._wanted:
             return
         everything = frozenset(Measure)
-        for tried in (everything, *(everything - left_out for left_out in _SUSPECTS)):
+        # Twice: on a machine that is busy for the moment the first one may only have taken too long.
+        for tried in (everything, everything, *(everything - left_out for left_out in _SUSPECTS)):
             held = self._held_after(practise, tried)
             if held is not None:
                 self.measures = held
