@@ -14,10 +14,11 @@ import grpc
 from services.common.grpc.peers import Peers
 from services.common.hosting import Build, Host
 from services.common.service import Service
-from services.common.settings import PARTS, SERVICES, CommonSettings
+from services.common.settings import PARTS, SERVICES, CommonSettings, service_of
 from services.orchestrator.tool_gateway import service as tool_gateway
 from services.orchestrator.tool_gateway.ports import Sources
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
+from tests.support.migrated import copy_migrated
 
 ALICE = "dev:alice:sales=admin"
 """An admin of the group "sales"."""
@@ -91,6 +92,8 @@ async def serve_services(
         socket = f"unix:{run_dir}/internal.sock"
         host = Host(CommonSettings(**values), dict.fromkeys((*SERVICES, *PARTS), socket))
         services: dict[str, Any] = {}
+        for service in {service_of(name) for name in wanted}:
+            copy_migrated(service, database_url or f"sqlite:///{data_dir / f'{service}.db'}")
         for name in wanted:
             build, default = _gateway(sources) if name == "tools" else _service(name)
             services[name] = await host.add(name, build, (settings or {}).get(name) or default())

@@ -19,6 +19,7 @@ from services.common.settings import SERVICES, CommonSettings
 from services.memory.service import build as build_memory
 from services.memory.settings import MemorySettings
 from tests.support.harness import Harness
+from tests.support.migrated import copy_migrated
 from tests.support.text_vectors import embed_text
 
 MODEL = "test/embed"
@@ -84,6 +85,9 @@ async def serve_memory(
         socket, models_socket = f"unix:{run_dir}/internal.sock", f"unix:{run_dir}/models.sock"
         async with serve_models(models_socket) as models:
             host = Host(CommonSettings(**values), {**dict.fromkeys(SERVICES, socket), "models": models_socket})
+            if not values["database_url"]:
+                for service in ("auth", "memory"):
+                    copy_migrated(service, f"sqlite:///{data_dir / f'{service}.db'}")
             auth = await host.add("auth", build_auth, AuthSettings())
             memory = await host.add("memory", build_memory, settings or MemorySettings())
             port, _ = await host.open(public_address="127.0.0.1:0", internal_address=socket, identity=auth.identity)

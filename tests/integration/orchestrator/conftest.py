@@ -11,6 +11,7 @@ from services.orchestrator.settings import OrchestratorSettings
 from tests.integration.orchestrator.support import Worker, working
 from tests.integration.orchestrator.use_cases import Orchestrator
 from tests.support.harness import Harness, serve_services
+from tests.support.migrated import copy_migrated
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ async def worker(harness: Harness, database_url: str) -> AsyncIterator[Worker]:
 @pytest.fixture
 async def orchestrator(database_url: str) -> AsyncIterator[Orchestrator]:
     """The use cases without their service."""
+    copy_migrated("orchestrator", database_url)
     await upgrade_database("orchestrator", database_url)
     database = Database(database_url, "orchestrator")
     served = Orchestrator(database)
