@@ -75,3 +75,6 @@ class ProcessState:
             return None
         finally:
             stopping.cancel()
+            # An error holds this frame by its traceback, and the frame would hold the error by its task: what the start
+            # has made would be released long after, when the event loop is closed.
+            del starting, stopping
