@@ -89,6 +89,10 @@ test-e2e: protos ## Tests through the API of running services
 test-large: protos ## Tests too big for every change (sizes, long runs)
 	@$(PYTEST) -m large --timeout 3600 tests
 
+.PHONY: previous-release
+previous-release: $(ENVIRONMENT) ## Write the code of the release before this one to build/, for tests in trees without a git history
+	@$(PY) -m tests.support.previous_release
+
 .PHONY: chaos
 chaos: protos ## Kill processes under load and check that nothing is lost or doubled
 	@$(PYTEST) -m chaos --timeout 3600 tests

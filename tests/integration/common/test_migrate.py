@@ -22,10 +22,20 @@ from services.common.db.migrate import (
     upgrade_database,
 )
 from services.common.settings import SERVICES
+from tests.support.former_statements import insert_rows, use_rows
+from tests.support.previous_release import FormerTables, former_tables
 
 
-@pytest.mark.parametrize("service", SERVICES)
-async def test_every_history_goes_up_and_down_and_agrees_with_the_tables(service: str, database_url: str) -> None:
+@pytest.fixture(scope="module", params=SERVICES)
+def former(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, FormerTables]:
+    """A service, and its tables as the previous release knows them."""
+    return request.param, former_tables(request.param, tmp_path_factory.mktemp("former"))
+
+
+async def test_every_history_goes_up_and_down_and_agrees_with_the_tables(
+    former: tuple[str, FormerTables], database_url: str
+) -> None:
+    service, release = former
     assert await schema_state(service, database_url) is SchemaState.BEHIND
     await upgrade_database(service, database_url)
     assert await schema_state(service, database_url) is SchemaState.CURRENT
@@ -33,7 +43,22 @@ async def test_every_history_goes_up_and_down_and_agrees_with_the_tables(service
     await upgrade_database(service, database_url)
     await downgrade_database(service, database_url)
     assert await schema_state(service, database_url) is SchemaState.BEHIND
-    await upgrade_database(service, database_url)
+    await upgrade_under_the_previous_release(service, release, database_url)
+
+
+async def upgrade_under_the_previous_release(service: str, release: FormerTables, url: str) -> None:
+    """Upgrade a schema with rows of the previous release in it, whose statements go on working on the newest schema."""
+    await upgrade_database(service, url, release.revision)
+    database = Database(url, service)
+    async with database.write() as connection:
+        tables = await connection.run_sync(release.of)
+        await connection.run_sync(insert_rows, tables)
+    await upgrade_database(service, url)
+    async with database.write() as connection:
+        await connection.run_sync(use_rows, tables)
+        await connection.run_sync(insert_rows, tables)
+        await connection.run_sync(use_rows, tables)
+    await database.close()
 
 
 async def revision(database: Database, to: str = "") -> str:
