@@ -41,19 +41,13 @@ def test_signals_come_before_any_import_that_takes_time(module: str) -> None:
     assert not {"asyncio", "grpc", "pydantic", "sqlalchemy", "structlog"} & set(loaded)
 
 
+AS_FIRST_PROCESS = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable]
+
+
 def test_the_first_process_of_a_container_ends_while_it_imports(tmp_path: Path) -> None:
     # The kernel passes on to the first process only those signals that it has a handler for.
     started = subprocess.Popen(
-        [
-            "unshare",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "--kill-child",
-            sys.executable,
-            "-m",
-            "services.orchestrator.worker",
-        ],
+        [*AS_FIRST_PROCESS, "-m", "services.orchestrator.worker"],
         cwd=ROOT,
         env=scrubbed_environment(tmp_path, COXSWAIN_DATA_DIR=str(tmp_path / "data")),
     )
@@ -67,6 +61,39 @@ def test_the_first_process_of_a_container_ends_while_it_imports(tmp_path: Path) 
     # Not 0: it would have ended in its own good time, with the event loop running.
     assert started.returncode == 128 + signal.SIGTERM
     assert not (tmp_path / "data").exists()
+
+
+LEAVES_AN_ORPHAN = """
+import os, signal, sys, time
+from services.common.first_signals import end_on_signals
+
+end_on_signals()
+reader, writer = os.pipe()
+middle = os.fork()
+if middle == 0:
+    orphan = os.fork()
+    if orphan == 0:
+        time.sleep(3600)
+    os.write(writer, str(orphan).encode())
+    os._exit(0)
+os.waitpid(middle, 0)
+orphan = int(os.read(reader, 20))
+os.kill(orphan, signal.SIGKILL)
+deadline = time.monotonic() + 60
+while os.path.exists(f"/proc/{orphan}"):
+    if time.monotonic() > deadline:
+        sys.exit(f"{orphan} is not reaped")
+    time.sleep(0.005)
+print("process", os.getpid())
+sys.exit(7)
+"""
+
+
+def test_the_first_process_of_a_container_reaps_what_it_inherits_and_ends_as_the_program_does() -> None:
+    done = subprocess.run(
+        [*AS_FIRST_PROCESS, "-c", LEAVES_AN_ORPHAN], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (7, "process 2\n", "")
 
 
 @pytest.mark.parametrize("module", ["services.models", "services.orchestrator.worker", "services.suite"])
