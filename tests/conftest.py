@@ -51,31 +51,64 @@ def postgres_server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="coxswain-pg-") as directory:
         server = get_server(directory)
         try:
+            # No test turns the machine off.
+            for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+                server.psql(f"ALTER SYSTEM SET {setting} = off")
+            server.psql("SELECT pg_reload_conf()")
             yield server.get_uri()
         finally:
             server.cleanup()
 
 
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> str:
+    """URL of a PostgreSQL database with the tables of every service, which others are copied from."""
+    from services.common.db.migrate import upgrade_database
+    from services.common.settings import SERVICES
+
+    url = new_database(postgres_server)
+    for service in SERVICES:
+        asyncio.run(upgrade_database(service, url))
+    return url
+
+
 @pytest.fixture
-def postgres_url(postgres_server: str) -> str:
+def postgres_url(postgres_server: str, postgres_template: str) -> str:
+    """URL of a PostgreSQL database with the tables of every service."""
+    return new_database(postgres_server, postgres_template)
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: str) -> str:
     """URL of an empty PostgreSQL database."""
     return new_database(postgres_server)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """URL of a database that is empty at first and shared by a module, whose tests all run on both kinds."""
+    """URL of a database that a module shares, whose tests all run on both kinds; see `database_url`."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path_factory.mktemp('database') / 'test.db'}"
-    return new_database(request.getfixturevalue("postgres_server"))
+    return new_database(request.getfixturevalue("postgres_server"), request.getfixturevalue("postgres_template"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of an empty database: each test that asks for it runs on SQLite and on PostgreSQL."""
+    """URL of a database: each test that asks for it runs on SQLite and on PostgreSQL.
+
+    On PostgreSQL it has the tables of every service. An SQLite file is of one service: see `make_service_tables`.
+    """
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
     return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty database: each test that asks for it runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    return str(request.getfixturevalue("empty_postgres_url"))
 
 
 def new_database(server: str, template: str = "") -> str:

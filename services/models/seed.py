@@ -86,7 +86,7 @@ def read_seed(path: Path) -> list[ModelSpec]:
         SeedError: it cannot be read, or an entry is not a valid model.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
     except (OSError, yaml.YAMLError) as error:
         raise SeedError(f"{path}: {error}") from error
     rows = document.get("models") if isinstance(document, dict) else None

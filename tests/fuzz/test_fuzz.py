@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(400)
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def suite(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzedSuite]:
     sqlite = request.param == "sqlite"
-    url = "" if sqlite else new_database(request.getfixturevalue("postgres_server"))
+    url = "" if sqlite else new_database(*map(request.getfixturevalue, ("postgres_server", "postgres_template")))
     with fuzzed_suite(tmp_path_factory.mktemp("fuzz"), url) as running:
         yield running
 

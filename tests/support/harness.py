@@ -18,7 +18,7 @@ from services.common.settings import PARTS, SERVICES, CommonSettings, service_of
 from services.orchestrator.tool_gateway import service as tool_gateway
 from services.orchestrator.tool_gateway.ports import Sources
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
-from tests.support.migrated import copy_migrated
+from tests.support.service_tables import make_service_tables
 
 ALICE = "dev:alice:sales=admin"
 """An admin of the group "sales"."""
@@ -93,7 +93,7 @@ async def serve_services(
         host = Host(CommonSettings(**values), dict.fromkeys((*SERVICES, *PARTS), socket))
         services: dict[str, Any] = {}
         for service in {service_of(name) for name in wanted}:
-            copy_migrated(service, database_url or f"sqlite:///{data_dir / f'{service}.db'}")
+            make_service_tables(service, database_url or f"sqlite:///{data_dir / f'{service}.db'}")
         for name in wanted:
             build, default = _gateway(sources) if name == "tools" else _service(name)
             services[name] = await host.add(name, build, (settings or {}).get(name) or default())
@@ -105,7 +105,7 @@ async def serve_services(
             yield harness
         finally:
             await harness.close()
-            await host.close(1)
+            await host.close(0.2)
 
 
 def _service(name: str) -> tuple[Build[Any], Callable[[], Any]]:

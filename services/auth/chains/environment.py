@@ -46,7 +46,7 @@ def read_providers(path: Path | None) -> dict[str, ProviderVariables]:
     """
     path = path or _PACKAGED
     try:
-        return _PROVIDERS.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return _PROVIDERS.validate_python(yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader))
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"the providers file {path} cannot be read: {type(error).__name__}") from None
 

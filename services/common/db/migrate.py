@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from alembic import command
@@ -67,10 +67,9 @@ async def upgrade_database(service: str, url: str, revision: str = "head") -> Sc
     states: list[SchemaState] = []
 
     def upgrade(connection: Connection) -> None:
-        config = alembic_config(service, connection)
-        states.append(_state(config, connection))
-        if states[0] is not SchemaState.AHEAD:
-            command.upgrade(config, revision)
+        states.append(_state(service, connection))
+        if states[0] is SchemaState.BEHIND:
+            command.upgrade(alembic_config(service, connection), revision)
 
     await _on_schema(service, url, upgrade)
     return states[0]
@@ -88,18 +87,23 @@ async def schema_state(service: str, url: str) -> SchemaState:
         async with database.read() as connection:
             if database.dialect == "postgresql":
                 await connection.execute(text(f'SET LOCAL search_path = "{service}"'))
-            return await connection.run_sync(partial(_state, alembic_config(service)))
+            return await connection.run_sync(partial(_state, service))
     finally:
         await database.close()
 
 
-def _state(config: Config, connection: Connection) -> SchemaState:
-    scripts = ScriptDirectory.from_config(config)
+def _state(service: str, connection: Connection) -> SchemaState:
     current = MigrationContext.configure(connection).get_current_revision()
-    if current == scripts.get_current_head():
+    newest, *older = _revisions(service)
+    if current == newest:
         return SchemaState.CURRENT
-    known = {None, *(script.revision for script in scripts.walk_revisions())}
-    return SchemaState.BEHIND if current in known else SchemaState.AHEAD
+    return SchemaState.BEHIND if current in {None, *older} else SchemaState.AHEAD
+
+
+@cache
+def _revisions(service: str) -> list[str]:
+    """Return the revisions of a service, newest first: reading them costs more than asking a database for its own."""
+    return [script.revision for script in ScriptDirectory.from_config(alembic_config(service)).walk_revisions()]
 
 
 async def schema_differences(service: str, url: str) -> list[object]:

@@ -30,13 +30,13 @@ from services.auth.usecases.credentials import Credentials
 from services.auth.usecases.secrets import Secrets
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.egress import AddressPolicy
 from services.common.errors import CoxswainError, PermissionDenied, Unauthenticated, Unavailable
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import CredentialKind, Principal, Role
 from tests.support.databricks_http import ApiFault
 from tests.support.databricks_identity import DatabricksIdentity
+from tests.support.service_tables import make_service_tables
 
 ELSEWHERE = "https://elsewhere.example.com"
 OBO, STORED, ENV_PAT, PROFILE_PAT = "obo-marked", "stored-marked", "env-marked", "profile-marked"
@@ -110,7 +110,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     url = f"sqlite:///{tmp_path / 'auth.db'}"
-    await upgrade_database("auth", url)
+    make_service_tables("auth", url)
     database = Database(url, "auth")
     vault = Vault(database, KeyRing([("k1", b"1" * 32)]))
     await vault.start()

@@ -15,10 +15,10 @@ from services.auth.keys.vault import Vault
 from services.auth.usecases.access import Access
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.errors import ResourceExhausted
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import CredentialKind
+from tests.support.service_tables import make_service_tables
 
 ANN = "https://example.com|ann"
 A_DAY, A_YEAR = timedelta(days=1), timedelta(days=365)
@@ -27,7 +27,7 @@ A_DAY, A_YEAR = timedelta(days=1), timedelta(days=365)
 @pytest.fixture
 async def database(tmp_path: Path, database_url: str) -> AsyncIterator[Database]:
     url = database_url if database_url.startswith("postgresql") else f"sqlite:///{tmp_path / 'auth.db'}"
-    await upgrade_database("auth", url)
+    make_service_tables("auth", url)
     opened = Database(url, "auth")
     yield opened
     await opened.close()

@@ -16,12 +16,12 @@ from services.auth.keys.signing import SigningKeys
 from services.auth.keys.vault import Vault
 from services.auth.repositories.signing_keys import SigningKeyRepository
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.grpc.call import acting_as
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.periodic import every
 from tests.integration.auth.support import internal, token_of
 from tests.support.harness import ALICE, serve_services
+from tests.support.service_tables import make_service_tables
 
 LIFETIME, PUBLISH, RETIRE = timedelta(hours=2), timedelta(minutes=15), timedelta(minutes=15)
 PRINCIPAL_LIFETIME = timedelta(minutes=5)
@@ -39,7 +39,7 @@ class Clock:
 
 @pytest.fixture
 async def databases(database_url: str) -> AsyncIterator[list[Database]]:
-    await upgrade_database("auth", database_url)
+    make_service_tables("auth", database_url)
     opened = [Database(database_url, "auth") for _ in range(3)]
     yield opened
     for database in opened:

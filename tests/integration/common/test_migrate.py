@@ -33,17 +33,17 @@ def former(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 async def test_every_history_goes_up_and_down_and_agrees_with_the_tables(
-    former: tuple[str, FormerTables], database_url: str
+    former: tuple[str, FormerTables], empty_database_url: str
 ) -> None:
     service, release = former
-    assert await schema_state(service, database_url) is SchemaState.BEHIND
-    await upgrade_database(service, database_url)
-    assert await schema_state(service, database_url) is SchemaState.CURRENT
-    assert await schema_differences(service, database_url) == []
-    await upgrade_database(service, database_url)
-    await downgrade_database(service, database_url)
-    assert await schema_state(service, database_url) is SchemaState.BEHIND
-    await upgrade_under_the_previous_release(service, release, database_url)
+    assert await schema_state(service, empty_database_url) is SchemaState.BEHIND
+    await upgrade_database(service, empty_database_url)
+    assert await schema_state(service, empty_database_url) is SchemaState.CURRENT
+    assert await schema_differences(service, empty_database_url) == []
+    await upgrade_database(service, empty_database_url)
+    await downgrade_database(service, empty_database_url)
+    assert await schema_state(service, empty_database_url) is SchemaState.BEHIND
+    await upgrade_under_the_previous_release(service, release, empty_database_url)
 
 
 async def upgrade_under_the_previous_release(service: str, release: FormerTables, url: str) -> None:
@@ -70,26 +70,26 @@ async def revision(database: Database, to: str = "") -> str:
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_schema_of_a_newer_release_is_accepted_and_left_alone(
-    service: str, database_url: str, capsys: pytest.CaptureFixture[str]
+    service: str, empty_database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await upgrade_database(service, database_url)
-    database = Database(database_url, service)
+    await upgrade_database(service, empty_database_url)
+    database = Database(empty_database_url, service)
     await revision(database, to="9999")
-    assert await schema_state(service, database_url) is SchemaState.AHEAD
-    assert await upgrade_database(service, database_url) is SchemaState.AHEAD
+    assert await schema_state(service, empty_database_url) is SchemaState.AHEAD
+    assert await upgrade_database(service, empty_database_url) is SchemaState.AHEAD
     for action, code in ("upgrade", 0), ("check", 0), ("downgrade", 1):
-        assert await asyncio.to_thread(main, [action, service, "--url", database_url]) == code
+        assert await asyncio.to_thread(main, [action, service, "--url", empty_database_url]) == code
     written = capsys.readouterr()
     assert written.out == f"{service}: ahead of this release; left as it is\n" * 2
     assert written.err == f"{service}: ahead of this release; downgrade with the release that made it\n"
     assert await revision(database) == "9999"
-    assert await schema_differences(service, database_url) == []
+    assert await schema_differences(service, empty_database_url) == []
     await database.close()
 
 
-async def test_a_check_waits_for_no_migration_and_may_change_nothing(postgres_url: str) -> None:
-    await upgrade_database("auth", postgres_url)
-    database = Database(postgres_url, "auth")
+async def test_a_check_waits_for_no_migration_and_may_change_nothing(empty_postgres_url: str) -> None:
+    await upgrade_database("auth", empty_postgres_url)
+    database = Database(empty_postgres_url, "auth")
     user = f"reader_{uuid.uuid4().hex}"
     async with database.write() as connection:
         await connection.execute(text(f"CREATE ROLE {user} LOGIN"))
@@ -98,7 +98,7 @@ async def test_a_check_waits_for_no_migration_and_may_change_nothing(postgres_ur
     try:
         async with database.write() as migrating:
             await migrating.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-migrate'))"))
-            url = make_url(postgres_url).set(username=user).render_as_string()
+            url = make_url(empty_postgres_url).set(username=user).render_as_string()
             assert await schema_state("auth", url) is SchemaState.CURRENT
     finally:
         async with database.write() as connection:
@@ -151,12 +151,12 @@ def test_wrong_words_end_with_usage(arguments: list[str], capsys: pytest.Capture
     assert "usage:" in capsys.readouterr().err
 
 
-async def test_a_migration_may_compute_for_long_between_two_statements(postgres_url: str) -> None:
+async def test_a_migration_may_compute_for_long_between_two_statements(empty_postgres_url: str) -> None:
     shown: list[str] = []
 
     def upgrade(config: Config, _revision: str) -> None:
         shown.append(config.attributes["connection"].scalar(text("SHOW idle_in_transaction_session_timeout")))
 
     with patch.object(command, "upgrade", upgrade):
-        await upgrade_database("auth", postgres_url)
+        await upgrade_database("auth", empty_postgres_url)
     assert shown == ["0"]

@@ -12,8 +12,8 @@ from services.common.db.database import Database, async_url
 from services.common.db.types import JsonDocument, UtcDateTime
 from tests.support import previous_release
 from tests.support.former_statements import insert_rows, use_rows
-from tests.support.migrated import copy_migrated
 from tests.support.previous_release import former_tables
+from tests.support.service_tables import make_service_tables
 
 TABLES = MetaData()
 Table("places", TABLES, Column("id", String(64), primary_key=True), Column("code", String(8), unique=True))
@@ -94,7 +94,7 @@ async def test_without_a_history_the_schema_before_the_newest_migration_stands_i
     with pytest.warns(UserWarning, match="auth: the schema before its newest migration stands in: this is not a clone"):
         release = former_tables("auth", tmp_path / "former")
     url = f"sqlite:///{tmp_path / 'auth.db'}"
-    copy_migrated("auth", url)
+    make_service_tables("auth", url)
     database = Database(url, "auth")
     async with database.write() as connection:
         tables = await connection.run_sync(release.of)

@@ -23,7 +23,6 @@ from services.auth.tables import requests as auth_requests
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import forget_requests
-from services.common.db.migrate import upgrade_database
 from services.memory.settings import MemorySettings
 from services.memory.tables import requests as memory_requests
 from services.models.settings import ModelsSettings
@@ -31,6 +30,7 @@ from services.models.tables import requests as models_requests
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import requests as orchestrator_requests
 from tests.support.harness import Harness, serve_services
+from tests.support.service_tables import make_service_tables
 
 PORTION = 1000
 KEY = {"group_id": "sales", "subject": "s", "method": "m", "request_hash": "h"}
@@ -49,7 +49,7 @@ async def ids(database: Database, requests: Table) -> list[str]:
 
 @pytest.mark.parametrize("service", TABLES)
 async def test_requests_made_before_a_time_are_forgotten_and_no_others(service: str, database_url: str) -> None:
-    await upgrade_database(service, database_url)
+    make_service_tables(service, database_url)
     requests = TABLES[service]
     made = {"resource_id" if "resource_id" in requests.c else "model_id": "r"}
     now = utc_now()

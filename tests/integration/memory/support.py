@@ -19,7 +19,7 @@ from services.common.settings import SERVICES, CommonSettings
 from services.memory.service import build as build_memory
 from services.memory.settings import MemorySettings
 from tests.support.harness import Harness
-from tests.support.migrated import copy_migrated
+from tests.support.service_tables import make_service_tables
 from tests.support.text_vectors import embed_text
 
 MODEL = "test/embed"
@@ -87,7 +87,7 @@ async def serve_memory(
             host = Host(CommonSettings(**values), {**dict.fromkeys(SERVICES, socket), "models": models_socket})
             if not values["database_url"]:
                 for service in ("auth", "memory"):
-                    copy_migrated(service, f"sqlite:///{data_dir / f'{service}.db'}")
+                    make_service_tables(service, f"sqlite:///{data_dir / f'{service}.db'}")
             auth = await host.add("auth", build_auth, AuthSettings())
             memory = await host.add("memory", build_memory, settings or MemorySettings())
             port, _ = await host.open(public_address="127.0.0.1:0", internal_address=socket, identity=auth.identity)
@@ -96,7 +96,7 @@ async def serve_memory(
                 yield harness, models
             finally:
                 await harness.close()
-                await host.close(1)
+                await host.close(0.2)
 
 
 def stub(channel: grpc.aio.Channel) -> Any:

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.errors import FailedPrecondition
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.namespaces import NamespaceKey
@@ -36,12 +35,13 @@ from tests.integration.memory.store_model import (
 )
 from tests.integration.memory.support import place, serve_memory, stub, unified
 from tests.support.harness import BOB
+from tests.support.service_tables import make_service_tables
 
 
 @asynccontextmanager
 async def _store(directory: Path) -> AsyncIterator[ChromaMemoryStore]:
     url = f"sqlite:///{directory / 'memory.db'}"
-    await upgrade_database("memory", url)
+    make_service_tables("memory", url)
     database = Database(url, "memory")
     try:
         yield ChromaMemoryStore(database, ChromaDirectories(directory / "chroma"))

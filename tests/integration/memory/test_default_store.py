@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, example, given, settings
 from prometheus_client import REGISTRY
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.errors import FailedPrecondition
 from services.memory import tables
 from services.memory.domain import copies
@@ -61,12 +60,13 @@ from tests.integration.memory.store_model import (
     check,
     matches,
 )
+from tests.support.service_tables import make_service_tables
 
 
 @asynccontextmanager
 async def _stores(url: str) -> AsyncIterator[list[SqlMemoryStore]]:
     """One store that remembers, another process's that does with quantised vectors, and one that always reads all."""
-    await upgrade_database("memory", url)
+    make_service_tables("memory", url)
     databases = [Database(url, "memory") for _ in range(3)]
     caches = [(1 << 20, 1 << 20), (1 << 20, 1 << 20), (0, 0)]
     stores = [
@@ -549,7 +549,7 @@ async def test_a_save_computes_each_identity_once_before_it_locks_others_out(dat
 
 
 async def test_a_namespace_with_removed_rows_is_remembered_up_to_the_bound(database_url: str) -> None:
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     database = Database(database_url, "memory")
     rows = 20
     size = rows * (4 * SPACE.dimension + ROW_BYTES) + 200

@@ -12,7 +12,6 @@ from sqlalchemy import select
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.failures import unavailable
-from services.common.db.migrate import upgrade_database
 from services.memory.domain.documents import PartsWritten, SavedDocument
 from services.memory.repositories.documents import DocumentRepository, DocumentRow, remove_expired_documents
 from services.memory.service import MemoryService
@@ -20,6 +19,7 @@ from services.memory.stores import documents as stepwise
 from services.memory.tables import documents
 from tests.integration.memory.documents import parts, save
 from tests.support.harness import Harness
+from tests.support.service_tables import make_service_tables
 
 TEXT = "The keeper lights the lamp at dusk and trims the wick. " * 12
 
@@ -43,7 +43,7 @@ def _document(document_id: str, now: datetime, **values: Any) -> SavedDocument:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     database = Database(database_url, "memory")
     yield database
     await database.close()

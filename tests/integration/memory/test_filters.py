@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.errors import InvalidArgument
 from services.common.visible_text import has_visible_text
 from services.memory import filters
@@ -44,6 +43,7 @@ from services.memory.rows import build_row
 from services.memory.schemas import DatabricksIndexSchemas, FieldType
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.sql.store import SqlMemoryStore
+from tests.support.service_tables import make_service_tables
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SPACE = EmbeddingSpace("test/embed", 3)
@@ -224,7 +224,7 @@ def _expected(key: NamespaceKey, chosen: Filter, records: list[Record]) -> set[s
 @asynccontextmanager
 async def _stores(url: str) -> AsyncIterator[list[MemoryStore]]:
     """One that remembers and one that scans."""
-    await upgrade_database("memory", url)
+    make_service_tables("memory", url)
     database = Database(url, "memory")
     try:
         yield [SqlMemoryStore(database, cache_bytes=size, cached_namespace_bytes=size) for size in (1 << 20, 0)]

@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import update
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.history import Keeping
 from services.memory.domain.namespaces import NamespaceKey
@@ -20,6 +19,7 @@ from services.memory.stores.sql.history_reads import SqlHistory
 from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.tables import records, versions
 from tests.integration.memory.store_model import SPACE
+from tests.support.service_tables import make_service_tables
 
 KEY = NamespaceKey("sales", "crew", MemoryKind.UNIFIED)
 KEEPING = Keeping("dev|ann", 100, 30)
@@ -29,7 +29,7 @@ LONG_AGO, SECOND = NOW - timedelta(days=365), timedelta(seconds=1)
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     database = Database(database_url, "memory")
     yield database
     await database.close()

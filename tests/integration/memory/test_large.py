@@ -10,7 +10,6 @@ import psutil
 import pytest
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition
 from services.memory.domain.moments import microseconds
@@ -19,6 +18,7 @@ from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.searches import Query
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.stores.sql.store import SqlMemoryStore
+from tests.support.service_tables import make_service_tables
 
 COUNT, DIMENSION, BATCH = 1_000_000, 64, 5000
 KEY = NamespaceKey("sales", "crew", MemoryKind.UNIFIED)
@@ -30,7 +30,7 @@ MEBIBYTE = 2**20
 @pytest.mark.timeout(3000)
 async def test_a_million_records_are_searched_listed_and_cleared_in_bounded_memory(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'memory.db'}"
-    await upgrade_database("memory", url)
+    make_service_tables("memory", url)
     database = Database(url, "memory")
     store = SqlMemoryStore(database, cache_bytes=64 * MEBIBYTE, cached_namespace_bytes=64 * MEBIBYTE)
     random = np.random.default_rng(1)

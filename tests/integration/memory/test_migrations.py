@@ -29,9 +29,9 @@ _NAMESPACE = (
 )
 
 
-async def test_requests_move_to_their_own_table_and_back_and_namespaces_stay(database_url: str) -> None:
-    await upgrade_database("memory", database_url, "0001")
-    database = Database(database_url, "memory", null_pool=True)
+async def test_requests_move_to_their_own_table_and_back_and_namespaces_stay(empty_database_url: str) -> None:
+    await upgrade_database("memory", empty_database_url, "0001")
+    database = Database(empty_database_url, "memory", null_pool=True)
     now = utc_now()
     at = now.isoformat(" ") if database.dialect == "sqlite" else now
 
@@ -44,12 +44,12 @@ async def test_requests_move_to_their_own_table_and_back_and_namespaces_stay(dat
         await connection.execute(text(_BACKEND), {"id": "asked", "at": at} | request)
         await connection.execute(text(_BACKEND), {"id": "plain", "at": at} | dict.fromkeys(request))
         await connection.execute(text(_NAMESPACE), {"at": at})
-    await upgrade_database("memory", database_url)
+    await upgrade_database("memory", empty_database_url)
     assert await rows("SELECT group_id, subject, method, request_id, request_hash, resource_id FROM requests") == [
         ("sales", "dev|ann", "CreateMemoryBackend", "once", "h", "asked")
     ]
     assert await rows("SELECT crew_id, record_count, crew_name FROM namespaces") == [("crew", 5, "")]
-    await downgrade_database("memory", database_url, "0001")
+    await downgrade_database("memory", empty_database_url, "0001")
     assert await rows("SELECT id, request_subject, request_id, request_hash FROM memory_backends ORDER BY id") == [
         ("asked", "dev|ann", "once", "h"),
         ("plain", None, None, None),
@@ -58,9 +58,9 @@ async def test_requests_move_to_their_own_table_and_back_and_namespaces_stay(dat
     await database.close()
 
 
-async def test_records_of_earlier_versions_are_found_by_what_they_hold(database_url: str) -> None:
-    await upgrade_database("memory", database_url)
-    database = Database(database_url, "memory", null_pool=True)
+async def test_records_of_earlier_versions_are_found_by_what_they_hold(empty_database_url: str) -> None:
+    await upgrade_database("memory", empty_database_url)
+    database = Database(empty_database_url, "memory", null_pool=True)
     store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
     bodies: list[Body] = [
         Unified("e\u0301 \n", scope="/a"),
@@ -82,17 +82,19 @@ async def test_records_of_earlier_versions_are_found_by_what_they_hold(database_
         return saved
 
     first = await save()
-    await downgrade_database("memory", database_url, "0003")
-    await upgrade_database("memory", database_url)
+    await downgrade_database("memory", empty_database_url, "0003")
+    await upgrade_database("memory", empty_database_url)
     again = await save()
     assert [record.id for record in again] == [record.id for record in first]
     assert {record.outcome for record in again} == {SaveOutcome.EXISTING}
     await database.close()
 
 
-async def test_rows_are_read_in_portions_bounded_in_bytes(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    await upgrade_database("memory", database_url)
-    database = Database(database_url, "memory", null_pool=True)
+async def test_rows_are_read_in_portions_bounded_in_bytes(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await upgrade_database("memory", empty_database_url)
+    database = Database(empty_database_url, "memory", null_pool=True)
     store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
     texts = ["é" * 50, "a" * 10, "b" * 250, "", *["c" * 40] * 7]
     records = [
@@ -120,14 +122,14 @@ async def test_rows_are_read_in_portions_bounded_in_bytes(database_url: str, mon
     await database.close()
 
 
-async def test_the_index_of_words_is_made_of_rows_that_are_there(postgres_url: str) -> None:
-    await upgrade_database("memory", postgres_url)
-    database = Database(postgres_url, "memory", null_pool=True)
+async def test_the_index_of_words_is_made_of_rows_that_are_there(empty_postgres_url: str) -> None:
+    await upgrade_database("memory", empty_postgres_url)
+    database = Database(empty_postgres_url, "memory", null_pool=True)
     store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
     record = Record("r", Unified("words"), unit_vector([1, 0, 0]))
     await store.save(NamespaceKey("sales", "crew", MemoryKind.UNIFIED), EmbeddingSpace("m", 3), [record], utc_now())
     await database.close()
-    await downgrade_database("memory", postgres_url, "0006")
+    await downgrade_database("memory", empty_postgres_url, "0006")
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -136,7 +138,7 @@ async def test_the_index_of_words_is_made_of_rows_that_are_there(postgres_url: s
 
     sa.event.listen(sa.Engine, "before_cursor_execute", note)
     try:
-        await upgrade_database("memory", postgres_url)
+        await upgrade_database("memory", empty_postgres_url)
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", note)
     assert statements == ["CREATE TABLE", "INSERT INTO", "CREATE INDEX"]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.saves import SavedRecord, SaveOutcome
@@ -17,6 +16,7 @@ from services.memory.stores.sql import store as store_module
 from services.memory.stores.sql.recent_masks import RecentMasks
 from services.memory.stores.sql.store import SqlMemoryStore
 from tests.integration.memory.store_model import SPACE
+from tests.support.service_tables import make_service_tables
 
 KEY = NamespaceKey("sales", "crew", MemoryKind.UNIFIED)
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -34,7 +34,7 @@ async def _save(store: SqlMemoryStore, *records: Record, near_copies: float = 0.
 async def test_what_others_save_between_search_and_save_is_compared(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     database = Database(database_url, "memory")
     searches = 0
 
@@ -82,7 +82,7 @@ async def test_what_others_save_between_search_and_save_is_compared(
 
 
 async def test_records_of_one_scope_are_looked_for_together(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     database = Database(database_url, "memory")
     masks, put = 0, RecentMasks.put
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition
 from services.memory.domain.moments import microseconds
@@ -21,6 +20,7 @@ from services.memory.domain.vectors import unit_vector
 from services.memory.stores.sql.store import SqlMemoryStore
 from tests.integration.memory.remover import DOOMED
 from tests.integration.memory.writer import KEY, SPACE
+from tests.support.service_tables import make_service_tables
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -67,7 +67,7 @@ async def _check_all_there(url: str, acknowledged: set[str]) -> None:
 async def test_writers_in_two_processes_lose_nothing_and_a_reader_sees_every_acknowledged_record(
     database_url: str,
 ) -> None:
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     writers = [await _start(database_url, prefix, 40) for prefix in ("a", "b")]
     acknowledged: set[str] = set()
 
@@ -90,7 +90,7 @@ async def test_writers_in_two_processes_lose_nothing_and_a_reader_sees_every_ack
 
 
 async def _kill_while_saving(url: str, rounds: int) -> None:
-    await upgrade_database("memory", url)
+    make_service_tables("memory", url)
     acknowledged: set[str] = set()
     for number in range(rounds):
         writer = await _start(url, f"w{number}", 1_000_000)
@@ -132,7 +132,7 @@ async def _ids_listed(store: SqlMemoryStore, chosen: Filter) -> set[str]:
 async def test_a_removal_that_is_killed_leaves_whole_records_and_right_counts_and_can_be_repeated(
     database_url: str, removal: str
 ) -> None:
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     kept = {f"r{n}" for n in range(900) if n % 3} if removal == "delete" else set()
     async with _store(database_url) as store:
         records = [

@@ -13,7 +13,6 @@ from coxswain.memory.v1 import record_pb2
 from coxswain.memory.v1 import vector_index_pb2 as index_pb
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.history import Keeping
@@ -27,6 +26,7 @@ from tests.integration.memory.databricks_support import World, index_name, index
 from tests.integration.memory.store_model import SPACE
 from tests.integration.memory.support import DIMENSION, place, stub, unified
 from tests.support.harness import ALICE
+from tests.support.service_tables import make_service_tables
 from tests.support.text_vectors import embed_text
 
 KEY = NamespaceKey("sales", "crew", MemoryKind.UNIFIED)
@@ -71,7 +71,7 @@ class _Shared(SqlMemoryStore):
 @pytest.mark.parametrize("store_class", [SqlMemoryStore, _Shared])
 async def test_what_others_have_saved_as_well_stays(tmp_path: Path, store_class: type[SqlMemoryStore]) -> None:
     url = f"sqlite:///{tmp_path / 'memory.db'}"
-    await upgrade_database("memory", url)
+    make_service_tables("memory", url)
     database = Database(url, "memory")
     try:
         store = store_class(database, cache_bytes=0, cached_namespace_bytes=0)

@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from services.common.db.database import Database
-from services.common.db.migrate import downgrade_database, upgrade_database
+from services.common.db.migrate import downgrade_database
 from services.memory.domain.filters import EVERYTHING, Filter, MetadataComparison, MetadataCondition
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
@@ -37,6 +37,7 @@ from tests.integration.auth.support import refused
 from tests.integration.memory.store_model import KEYS, NOW, OPERATIONS, SPACE, Model, apply, matches
 from tests.integration.memory.support import EmbeddingModels, place, stub, unified
 from tests.support.harness import Harness
+from tests.support.service_tables import make_service_tables
 
 Served = tuple[Harness, EmbeddingModels]
 QUESTIONS = st.sampled_from(["alpha", "SS ete", "beta-gamma", "gamma beta", 'quote " %', "none", "and-ss beta"])
@@ -79,7 +80,7 @@ def empty_file() -> bytes:
     """Return an SQLite file at the newest revision: to make one takes longer than to use it."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "memory.db"
-        asyncio.run(upgrade_database("memory", f"sqlite:///{path}"))
+        make_service_tables("memory", f"sqlite:///{path}")
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return path.read_bytes()
@@ -127,7 +128,7 @@ async def test_both_databases_find_the_same_words(database_url: str) -> None:
     for number, question in enumerate(["ab-17", "the zurich", "京", "x:1 order", "it's", "\U0001f600 order"]):
         key = NamespaceKey("sales", f"crew{number}", MemoryKind.UNIFIED)
         operations = [_saved(key, *texts), _saved(KEYS[2], *texts[:2]), ("delete", 0, key, ["r1"], None)]
-        await upgrade_database("memory", database_url)
+        make_service_tables("memory", database_url)
         database = Database(database_url, "memory")
         store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
         model: Model = {key: {}, KEYS[2]: {}}
@@ -141,7 +142,7 @@ async def test_both_databases_find_the_same_words(database_url: str) -> None:
 
 
 async def test_words_of_earlier_records_are_found_after_the_upgrade(database_url: str) -> None:
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     database = Database(database_url, "memory", null_pool=True)
     store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
     bodies: list[Body] = [
@@ -154,7 +155,7 @@ async def test_words_of_earlier_records_are_found_after_the_upgrade(database_url
         key = NamespaceKey("sales", "" if record.kind is MemoryKind.DOCUMENT else "crew", record.kind)
         await store.save(key, EmbeddingSpace("m", 3), [record], NOW)
     await downgrade_database("memory", database_url, "0006")
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     for kind, question in (
         (MemoryKind.UNIFIED, "zurich storm"),
         (MemoryKind.ENTITY, "ann"),
@@ -194,7 +195,7 @@ async def _check_that_scores_keep_secrets(store: MemoryStore) -> None:
 
 
 async def test_scores_do_not_tell_which_words_hidden_records_hold(database_url: str) -> None:
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     database = Database(database_url, "memory")
     await _check_that_scores_keep_secrets(SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0))
     await database.close()
@@ -205,7 +206,7 @@ async def test_a_page_of_long_records_is_read_without_those_of_earlier_pages(
 ) -> None:
     monkeypatch.setattr(rows_module, "BYTES_AT_ONCE", 10_000)
     monkeypatch.setattr(rows_module, "RECORDS_AT_ONCE", 4)
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     database = Database(database_url, "memory")
     store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
     key = KEYS[0]
@@ -224,7 +225,7 @@ async def test_a_page_of_long_records_is_read_without_those_of_earlier_pages(
 def test_chroma_finds_words_as_defined(tmp_path: Path) -> None:
     async def scenario() -> None:
         url = f"sqlite:///{tmp_path / 'memory.db'}"
-        await upgrade_database("memory", url)
+        make_service_tables("memory", url)
         database = Database(url, "memory")
         store = ChromaMemoryStore(database, ChromaDirectories(tmp_path / "chroma"))
         model: Model = {key: {} for key in KEYS}

@@ -7,19 +7,19 @@ import pytest
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.errors import Unavailable
 from services.models.domain.budget import WHOLE_GROUP, Budget, BudgetAlert, ScopedBudget, Spending
 from services.models.domain.usage import Usage
 from services.models.repositories.budgets import BudgetRepository
 from services.models.usecases.budget_alerts import BudgetAlerts
+from tests.support.service_tables import make_service_tables
 
 LIMITS = Budget(tokens_per_day=10, tokens_per_minute=10, alert_share=0.5)
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    await upgrade_database("models", database_url)
+    make_service_tables("models", database_url)
     database = Database(database_url, "models", null_pool=True)
     yield database
     await database.close()

@@ -9,7 +9,6 @@ import pytest
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.errors import Unavailable
 from services.common.ids import new_id
 from services.models.domain.budget import WHOLE_GROUP, Measure, Period, Scope, Spending, Sums
@@ -19,11 +18,12 @@ from services.models.repositories.usage import UsageRepository
 from services.models.usecases import ledger as ledger_module
 from services.models.usecases.ledger import Ledger
 from services.models.usecases.usage_recorder import UsageRecorder
+from tests.support.service_tables import make_service_tables
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    await upgrade_database("models", database_url)
+    make_service_tables("models", database_url)
     database = Database(database_url, "models")
     yield database
     await database.close()

@@ -14,10 +14,10 @@ from services.models.repositories.budgets import BudgetRepository, read_budget
 from services.models.repositories.usage import UsageRepository, read_sums
 
 
-async def test_requests_keep_their_models_when_the_table_changes(database_url: str) -> None:
+async def test_requests_keep_their_models_when_the_table_changes(empty_database_url: str) -> None:
     method = "/coxswain.models.v1.ModelService/CreateModel"
-    await upgrade_database("models", database_url, "0002")
-    database = Database(database_url, "models", null_pool=True)
+    await upgrade_database("models", empty_database_url, "0002")
+    database = Database(empty_database_url, "models", null_pool=True)
     now = utc_now()
     rows: list[dict[str, Any]] = [
         {"id": str(number), "method": method, "at": now - timedelta(days=number)} for number in range(3)
@@ -35,9 +35,9 @@ async def test_requests_keep_their_models_when_the_table_changes(database_url: s
             )
             return [tuple(row) for row in result]
 
-    await upgrade_database("models", database_url)
+    await upgrade_database("models", empty_database_url)
     assert await found("resource_id") == [(row["id"], "CreateModel", f"model{row['id']}") for row in rows]
-    await downgrade_database("models", database_url, "0002")
+    await downgrade_database("models", empty_database_url, "0002")
     assert await found("model_id") == [(row["id"], method, f"model{row['id']}") for row in rows]
     await database.close()
 
@@ -46,9 +46,9 @@ _TAKEN = "keep_think_tags, unsupported_parameters"
 _COSTS = "input_cost_per_million_tokens, output_cost_per_million_tokens"
 
 
-async def test_a_price_of_nothing_becomes_unknown_and_what_refers_to_a_model_stays(database_url: str) -> None:
-    await upgrade_database("models", database_url, "0004")
-    database = Database(database_url, "models", null_pool=True)
+async def test_a_price_of_nothing_becomes_unknown_and_what_refers_to_a_model_stays(empty_database_url: str) -> None:
+    await upgrade_database("models", empty_database_url, "0004")
+    database = Database(empty_database_url, "models", null_pool=True)
     now = datetime(2026, 1, 1, tzinfo=UTC)
     at = now.isoformat(" ") if database.dialect == "sqlite" else now
     columns = (
@@ -68,7 +68,7 @@ async def test_a_price_of_nothing_becomes_unknown_and_what_refers_to_a_model_sta
             rows = await connection.execute(text(f"SELECT {columns} FROM {table} ORDER BY 1"))
             return [tuple(row) for row in rows]
 
-    await upgrade_database("models", database_url)
+    await upgrade_database("models", empty_database_url)
     prices = f"id, {_COSTS}, cached_input_cost_per_million_tokens, max_input_tokens, context_window, revision"
     assert await found(prices, "models") == [
         ("both", 1.5, 3.0, None, 0, 7, 1),
@@ -78,7 +78,7 @@ async def test_a_price_of_nothing_becomes_unknown_and_what_refers_to_a_model_sta
     assert await found("model_id", "disabled_models") == [("none",)]
     taken = [(bool(kept), unsupported) for kept, unsupported in await found(_TAKEN, "models")]
     assert taken == [(False, "[]" if database.dialect == "sqlite" else [])] * 3
-    await downgrade_database("models", database_url, "0004")
+    await downgrade_database("models", empty_database_url, "0004")
     assert await found(f"id, {_COSTS}", "models") == [
         ("both", 1.5, 3.0),
         ("input", 0.02, 0.0),
@@ -88,9 +88,9 @@ async def test_a_price_of_nothing_becomes_unknown_and_what_refers_to_a_model_sta
     await database.close()
 
 
-async def test_usage_and_limits_of_earlier_releases_count_on(database_url: str) -> None:
-    await upgrade_database("models", database_url, "0007")
-    database = Database(database_url, "models", null_pool=True)
+async def test_usage_and_limits_of_earlier_releases_count_on(empty_database_url: str) -> None:
+    await upgrade_database("models", empty_database_url, "0007")
+    database = Database(empty_database_url, "models", null_pool=True)
     now = utc_now()
     last_year = now - timedelta(days=366)
     async with database.write() as connection:
@@ -107,7 +107,7 @@ async def test_usage_and_limits_of_earlier_releases_count_on(database_url: str) 
         moment = now.replace(tzinfo=None).isoformat(" ") if database.dialect == "sqlite" else now
         await connection.execute(text("INSERT INTO budgets VALUES ('sales', 12.5, 3, :at)"), {"at": moment})
         await connection.execute(text("INSERT INTO call_counts VALUES ('sales', 1, 2)"))
-    await upgrade_database("models", database_url)
+    await upgrade_database("models", empty_database_url)
     budget = await read_budget(database, "sales", WHOLE_GROUP)
     assert budget.own == Budget(monthly_cost_limit=12.5, calls_per_minute=3)
     sums = (await read_sums(database, ["sales"], now))["sales"]
@@ -117,9 +117,9 @@ async def test_usage_and_limits_of_earlier_releases_count_on(database_url: str) 
         (row,) = await UsageRepository(connection).sums("sales", query, None, 10)
         assert (row.keys, row.calls, row.usage.input_tokens) == (("m", "", ""), 3, 21)
         await BudgetRepository(connection).set("sales", Scope("m"), Budget(tokens_per_day=1), ceiling=True)
-    await downgrade_database("models", database_url, "0007")
+    await downgrade_database("models", empty_database_url, "0007")
     async with database.read() as connection:
         left = (await connection.execute(text("SELECT group_id, monthly_cost_limit FROM budgets"))).all()
     assert [tuple(row) for row in left] == [("sales", 12.5)]
-    await upgrade_database("models", database_url)
+    await upgrade_database("models", empty_database_url)
     await database.close()

@@ -11,7 +11,6 @@ from sqlalchemy import select
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.models.domain.conversation import Sampling
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.domain.parameters import unsupported_parameters
@@ -19,10 +18,11 @@ from services.models.price_list import complete_model, find_listed
 from services.models.seed import SeedError, read_seed, seed
 from services.models.settings import ModelsSettings
 from services.models.tables import models
+from tests.support.service_tables import make_service_tables
 
 
 async def test_seeding_again_changes_nothing_and_what_the_file_drops_is_gone(database_url: str, tmp_path: Path) -> None:
-    await upgrade_database("models", database_url)
+    make_service_tables("models", database_url)
     database = Database(database_url, "models", null_pool=True)
     file = tmp_path / "models.yaml"
     entry = "models:\n- {name: a/one, provider: openai, capabilities: [chat]}\n"
@@ -48,7 +48,7 @@ async def test_seeding_again_changes_nothing_and_what_the_file_drops_is_gone(dat
 
 
 async def test_replicas_that_seed_at_once_do_not_get_in_each_others_way(database_url: str) -> None:
-    await upgrade_database("models", database_url)
+    make_service_tables("models", database_url)
     databases = [Database(database_url, "models", null_pool=True) for _ in range(4)]
     try:
         await asyncio.gather(*(seed(database) for database in databases))

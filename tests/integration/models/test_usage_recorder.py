@@ -12,7 +12,6 @@ from sqlalchemy import func, insert, select
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.errors import Unavailable
 from services.common.ids import new_id
 from services.models.domain.budget import Period
@@ -23,11 +22,12 @@ from services.models.tables import budget_alerts, usage_days, usage_records
 from services.models.usecases.usage import UsageReports
 from services.models.usecases.usage_recorder import UsageRecorder
 from tests.integration.models.support import CHAT, ask, serve_models
+from tests.support.service_tables import make_service_tables
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    await upgrade_database("models", database_url)
+    make_service_tables("models", database_url)
     database = Database(database_url, "models", null_pool=True)
     yield database
     await database.close()

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.orchestrator.settings import OrchestratorSettings
 from tests.integration.orchestrator.support import Worker, working
 from tests.integration.orchestrator.use_cases import Orchestrator
 from tests.support.harness import Harness, serve_services
-from tests.support.migrated import copy_migrated
+from tests.support.service_tables import make_service_tables
 
 
 @pytest.fixture
@@ -34,8 +33,7 @@ async def worker(harness: Harness, database_url: str) -> AsyncIterator[Worker]:
 @pytest.fixture
 async def orchestrator(database_url: str) -> AsyncIterator[Orchestrator]:
     """The use cases without their service."""
-    copy_migrated("orchestrator", database_url)
-    await upgrade_database("orchestrator", database_url)
+    make_service_tables("orchestrator", database_url)
     database = Database(database_url, "orchestrator")
     served = Orchestrator(database)
     await served.prepare()

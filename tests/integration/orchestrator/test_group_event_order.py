@@ -10,12 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.orchestrator.domain.group_event import Position
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.group_events import GroupEventReader, GroupEventRepository, adopt_events
 from services.orchestrator.tables import group_events
 from tests.integration.orchestrator.use_cases import Orchestrator
+from tests.support.service_tables import make_service_tables
 
 GROUP = "sales"
 
@@ -77,7 +77,7 @@ async def overlap(url: str, execution_id: str, steps: list[tuple[int, bool]]) ->
 
 def test_transactions_that_overlap_lose_nothing_and_repeat_nothing(postgres_url: str) -> None:
     async def prepare() -> str:
-        await upgrade_database("orchestrator", postgres_url)
+        make_service_tables("orchestrator", postgres_url)
         database = Database(postgres_url, "orchestrator", null_pool=True)
         orchestrator = Orchestrator(database)
         await orchestrator.prepare()
@@ -94,7 +94,7 @@ def test_transactions_that_overlap_lose_nothing_and_repeat_nothing(postgres_url:
 
 
 async def test_what_is_held_back_is_told_and_read_when_the_older_transaction_has_ended(postgres_url: str) -> None:
-    await upgrade_database("orchestrator", postgres_url)
+    make_service_tables("orchestrator", postgres_url)
     database = Database(postgres_url, "orchestrator")
     orchestrator = Orchestrator(database)
     await orchestrator.prepare()

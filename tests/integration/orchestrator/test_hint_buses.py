@@ -11,7 +11,6 @@ from sqlalchemy import text
 from coxswain.orchestrator.v1 import worker_pb2 as pb
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import Subscription
 from services.orchestrator.hints.postgres import PostgresHintBus
@@ -19,6 +18,7 @@ from services.orchestrator.hints.remote import RemoteHintBus
 from services.orchestrator.service import OrchestratorService
 from tests.integration.orchestrator.support import refused
 from tests.support.harness import Harness, serve_services
+from tests.support.service_tables import make_service_tables
 
 READY = Hint(HintKind.EXECUTION_READY, "e-1")
 STORED = Hint(HintKind.EVENTS_STORED, "e-1", 7)
@@ -38,7 +38,7 @@ async def received(subscription: Subscription, hint: Hint) -> None:
 
 
 async def test_hints_reach_every_process_on_one_postgresql_its_own_included(postgres_url: str) -> None:
-    await upgrade_database("orchestrator", postgres_url)
+    make_service_tables("orchestrator", postgres_url)
     databases = [Database(postgres_url, "orchestrator") for _ in range(3)]
     buses = [PostgresHintBus(database) for database in databases]
     kinds = (HintKind.EXECUTION_READY, HintKind.EVENTS_STORED)
@@ -60,7 +60,7 @@ async def test_hints_reach_every_process_on_one_postgresql_its_own_included(post
 
 
 async def test_a_broken_connection_is_opened_again_and_says_that_hints_may_be_lost(postgres_url: str) -> None:
-    await upgrade_database("orchestrator", postgres_url)
+    make_service_tables("orchestrator", postgres_url)
     database, other = Database(postgres_url, "orchestrator"), Database(postgres_url, "orchestrator")
     bus = PostgresHintBus(database)
     with bus.subscribe(HintKind.EXECUTION_READY) as subscription:
@@ -83,7 +83,7 @@ async def test_a_broken_connection_is_opened_again_and_says_that_hints_may_be_lo
 
 
 async def test_no_connection_that_listens_goes_back_to_the_pool(postgres_url: str) -> None:
-    await upgrade_database("orchestrator", postgres_url)
+    make_service_tables("orchestrator", postgres_url)
     database = Database(postgres_url, "orchestrator")
     bus = PostgresHintBus(database)
     with bus.subscribe(HintKind.EXECUTION_READY) as subscription:

@@ -34,9 +34,11 @@ revisions = Table(
 )
 
 
-async def test_crews_and_requests_outlive_the_step_that_keeps_memory_ids_and_the_way_back(database_url: str) -> None:
-    await upgrade_database("orchestrator", database_url, "0003")
-    database = Database(database_url, "orchestrator", null_pool=True)
+async def test_crews_and_requests_outlive_the_step_that_keeps_memory_ids_and_the_way_back(
+    empty_database_url: str,
+) -> None:
+    await upgrade_database("orchestrator", empty_database_url, "0003")
+    database = Database(empty_database_url, "orchestrator", null_pool=True)
     now = utc_now()
     crew = {"id": "crew", "group_id": "sales", "name": "c", "revision": 1, "created_at": now, "updated_at": now}
     revision = {"crew_id": "crew", "revision": 1, "document": to_document(SPEC), "subject": "ann", "created_at": now}
@@ -46,12 +48,12 @@ async def test_crews_and_requests_outlive_the_step_that_keeps_memory_ids_and_the
         await connection.execute(crews.insert().values(**crew))
         await connection.execute(revisions.insert().values(**revision))
         await connection.execute(requests.insert().values(**request, **made))
-    await upgrade_database("orchestrator", database_url)
+    await upgrade_database("orchestrator", empty_database_url)
     async with database.read() as connection:
         found = await CrewRepository(connection).get("sales", ResourceKey("crew"))
     assert found is not None
     assert (found.spec, found.memory_id) == (SPEC, None)
-    await downgrade_database("orchestrator", database_url, "0003")
+    await downgrade_database("orchestrator", empty_database_url, "0003")
     async with database.read() as connection:
         assert list(await connection.scalars(select(requests.c.resource_id))) == ["crew"]
         assert list(await connection.scalars(select(revisions.c.crew_id))) == ["crew"]
@@ -113,14 +115,16 @@ async def newest(database: Database, execution_id: str) -> Question:
     return question
 
 
-async def test_a_waiting_approval_is_a_question_after_the_step_and_its_execution_goes_on(database_url: str) -> None:
-    await upgrade_database("orchestrator", database_url, "0013")
-    database = Database(database_url, "orchestrator", null_pool=True)
+async def test_a_waiting_approval_is_a_question_after_the_step_and_its_execution_goes_on(
+    empty_database_url: str,
+) -> None:
+    await upgrade_database("orchestrator", empty_database_url, "0013")
+    database = Database(empty_database_url, "orchestrator", null_pool=True)
     earlier = EarlierRelease(database)
     await earlier.start(await columns_of(database, "executions"))
     refused = await earlier.ask("REFUSED", "shorter", answered=True)
     waiting = await earlier.ask("PENDING", park=True)
-    await upgrade_database("orchestrator", database_url)
+    await upgrade_database("orchestrator", empty_database_url)
     assert await earlier.states() == ("WAITING_FOR_ANSWER", "WAITING_FOR_ANSWER", ["REFUSED", "VOID"])
     question = await newest(database, earlier.execution_id)
     assert question.result is not None
@@ -136,15 +140,15 @@ async def test_a_waiting_approval_is_a_question_after_the_step_and_its_execution
     async with database.write() as connection:
         await QuestionRepository(connection).answer(question, Answer(QuestionState.ACCEPTED), "ann", utc_now())
     assert [change.sequence for change in await reader.after("sales", 0, 9)] == [1, 2]
-    await downgrade_database("orchestrator", database_url, "0013")
+    await downgrade_database("orchestrator", empty_database_url, "0013")
     states = ("WAITING_FOR_APPROVAL", "WAITING_FOR_APPROVAL", ["REFUSED", "APPROVED"])
     assert await earlier.states() == states
     await database.close()
 
 
-async def test_what_the_earlier_release_asks_during_a_rollout_becomes_a_question(database_url: str) -> None:
-    await upgrade_database("orchestrator", database_url)
-    database = Database(database_url, "orchestrator", null_pool=True)
+async def test_what_the_earlier_release_asks_during_a_rollout_becomes_a_question(empty_database_url: str) -> None:
+    await upgrade_database("orchestrator", empty_database_url)
+    database = Database(empty_database_url, "orchestrator", null_pool=True)
     orchestrator = Orchestrator(database)
     earlier = EarlierRelease(database)
     await earlier.start(await columns_of(database, "executions"))
@@ -158,9 +162,9 @@ async def test_what_the_earlier_release_asks_during_a_rollout_becomes_a_question
     await database.close()
 
 
-async def test_a_host_takes_what_a_replica_of_the_earlier_release_was_answered(database_url: str) -> None:
-    await upgrade_database("orchestrator", database_url)
-    database = Database(database_url, "orchestrator", null_pool=True)
+async def test_a_host_takes_what_a_replica_of_the_earlier_release_was_answered(empty_database_url: str) -> None:
+    await upgrade_database("orchestrator", empty_database_url)
+    database = Database(empty_database_url, "orchestrator", null_pool=True)
     await Orchestrator(database).prepare()
     earlier = EarlierRelease(database)
     await earlier.start(await columns_of(database, "executions"))

@@ -2,11 +2,11 @@
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.ids import new_id
 from services.orchestrator.domain.tool_source import McpServer, SourceKind, ToolSource, ToolSourceSpec
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.usecases.operator_sources import OperatorSource, OperatorSources
+from tests.support.service_tables import make_service_tables
 
 
 def spec(name: str, url: str = "https://mcp.example.com") -> ToolSourceSpec:
@@ -20,7 +20,7 @@ async def stored(database: Database, group: str) -> dict[str, ToolSource]:
 
 
 async def test_rows_follow_the_file(database_url: str) -> None:
-    await upgrade_database("orchestrator", database_url)
+    make_service_tables("orchestrator", database_url)
     database = Database(database_url, "orchestrator")
     now = utc_now()
     async with database.write() as connection:

@@ -13,7 +13,6 @@ from sqlalchemy import Table, func, select, update
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.orchestrator.artifact_contents import new_artifact
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.repositories.artifacts import ArtifactRepository
@@ -40,6 +39,7 @@ from tests.integration.orchestrator.support import (
 from tests.integration.orchestrator.use_cases import ALICE as PRINCIPAL
 from tests.integration.orchestrator.use_cases import Orchestrator
 from tests.support.harness import BOB, Harness
+from tests.support.service_tables import make_service_tables
 
 CODE = grpc.StatusCode
 OPERATOR, EDITOR = "dev:otto:sales=operator", "dev:ed:sales=editor"
@@ -179,7 +179,7 @@ async def test_what_is_too_old_goes_by_the_choice_of_its_group_or_the_default(
 
 
 async def test_many_old_executions_go_in_portions_and_those_being_resumed_stay(postgres_url: str) -> None:
-    await upgrade_database("orchestrator", postgres_url)
+    make_service_tables("orchestrator", postgres_url)
     database = Database(postgres_url, "orchestrator")
     orchestrator = Orchestrator(database)
     await orchestrator.prepare()

@@ -32,6 +32,7 @@ from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import tool_sources
 from services.orchestrator.tool_catalogue import TOOLS
 from services.orchestrator.usecases.tool_sources import MAX_SOURCES
+from tests.conftest import new_database
 from tests.integration.orchestrator.support import (
     CAPABLE_MODEL,
     EVERY_FIELD,
@@ -75,18 +76,7 @@ def url(request: pytest.FixtureRequest) -> str:
     """URL of a database for all tests here: a test has a source of its own."""
     if request.param == "sqlite":
         return ""
-    server: str = request.getfixturevalue("postgres_server")
-    name = f"sources_{new_id().replace('-', '')}"
-
-    async def create() -> None:
-        import asyncpg
-
-        connection = await asyncpg.connect(server)
-        await connection.execute(f"CREATE DATABASE {name}")
-        await connection.close()
-
-    asyncio.run(create())
-    return server.replace("/postgres?", f"/{name}?")
+    return new_database(request.getfixturevalue("postgres_server"), request.getfixturevalue("postgres_template"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -47,19 +47,19 @@ def pooler_in_thread(postgres_url: str) -> Iterator[Pooler]:
 
 
 @pytest.fixture
-def pooler(postgres_url: str) -> Iterator[Pooler]:
-    with pooler_in_thread(postgres_url) as running:
+def pooler(empty_postgres_url: str) -> Iterator[Pooler]:
+    with pooler_in_thread(empty_postgres_url) as running:
         yield running
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("null_pool", "direct"), [("false", True), ("true", False)])
 def test_crews_run_behind_a_pooler(
-    pooler: Pooler, postgres_url: str, null_pool: str, direct: bool, tmp_path: Path
+    pooler: Pooler, empty_postgres_url: str, null_pool: str, direct: bool, tmp_path: Path
 ) -> None:
     environment = {"USE_NULLPOOL": null_pool}
     if direct:
-        environment["COXSWAIN_DIRECT_DATABASE_URL"] = postgres_url
+        environment["COXSWAIN_DIRECT_DATABASE_URL"] = empty_postgres_url
     installation = ServiceProcesses(tmp_path / "data", pooler.url, environment, workers=1)
     with installation.running(), installation.caller(ALICE) as alice:
         agent = AgentSpec(name="reader", role="r", goal="g", backstory="b", model="offline/extract")
@@ -74,13 +74,13 @@ def test_crews_run_behind_a_pooler(
     assert pooler.given > 100
     assert not pooler.refused
     assert ("pooler_without_direct_database" in installation.logs) is not direct
-    with sa.create_engine(make_url(postgres_url).set(drivername="postgresql+psycopg")).connect() as connection:
+    with sa.create_engine(make_url(empty_postgres_url).set(drivername="postgresql+psycopg")).connect() as connection:
         tables = sa.text("SELECT DISTINCT schemaname FROM pg_tables WHERE schemaname NOT LIKE 'pg_%'")
         assert set(connection.scalars(tables)) - {"information_schema"} == {"auth", "memory", "models", "orchestrator"}
 
 
-async def test_a_pooler_is_known_from_a_server(pooler: Pooler, postgres_url: str) -> None:
-    through, directly = [await wait_for_database(url, "auth", 0) for url in (pooler.url, postgres_url)]
+async def test_a_pooler_is_known_from_a_server(pooler: Pooler, empty_postgres_url: str) -> None:
+    through, directly = [await wait_for_database(url, "auth", 0) for url in (pooler.url, empty_postgres_url)]
     assert (through.pooler, directly.pooler) == (True, False)
     assert through.database == directly.database
 

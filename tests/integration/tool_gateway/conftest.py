@@ -1,15 +1,14 @@
 """One database of each kind for all tests of a module; each call has an id of its own."""
 
-import asyncio
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.identity.service_identity import ServiceIdentity
+from tests.conftest import new_database
+from tests.support.service_tables import make_service_tables
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -18,11 +17,8 @@ def calls_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path_factory.mktemp('calls') / 'orchestrator.db'}"
     else:
-        server: str = request.getfixturevalue("postgres_server")
-        name = f"test_{uuid.uuid4().hex}"
-        asyncio.run(_create(server, name))
-        url = server.replace("/postgres?", f"/{name}?")
-    asyncio.run(upgrade_database("orchestrator", url))
+        url = new_database(request.getfixturevalue("postgres_server"), request.getfixturevalue("postgres_template"))
+    make_service_tables("orchestrator", url)
     return url
 
 
@@ -39,13 +35,3 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> ServiceIdentity:
     """The key that all replicas have."""
     directory: Path = tmp_path_factory.mktemp("keys")
     return ServiceIdentity.load(directory, "tools", create=True)
-
-
-async def _create(server: str, name: str) -> None:
-    import asyncpg
-
-    connection = await asyncpg.connect(server)
-    try:
-        await connection.execute(f"CREATE DATABASE {name}")
-    finally:
-        await connection.close()

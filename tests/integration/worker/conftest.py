@@ -5,15 +5,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.orchestrator.worker.host.run_store import RunStore
-from tests.support.migrated import copy_migrated
+from tests.support.service_tables import make_service_tables
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    copy_migrated("orchestrator", database_url)
-    await upgrade_database("orchestrator", database_url)
+    make_service_tables("orchestrator", database_url)
     opened = Database(database_url, "orchestrator")
     yield opened
     await opened.close()

@@ -14,7 +14,6 @@ from sqlalchemy import func, select
 from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.grpc.limit_messages import limits_to_proto
 from services.common.identity.group_limits import GroupLimits
 from services.common.ids import new_id
@@ -37,6 +36,7 @@ from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 from tests.integration.worker.rows import claimed, crew, event_rows, queue
+from tests.support.service_tables import make_service_tables
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -46,7 +46,7 @@ LIMITS = ArtifactLimits(file_bytes=3_000_000, execution_bytes=4_000_000, executi
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def database(shared_database_url: str) -> AsyncIterator[Database]:
-    await upgrade_database("orchestrator", shared_database_url)
+    make_service_tables("orchestrator", shared_database_url)
     opened = Database(shared_database_url, "orchestrator")
     yield opened
     await opened.close()

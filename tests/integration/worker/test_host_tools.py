@@ -15,7 +15,6 @@ from sqlalchemy import func, select
 
 from coxswain.memory.v1 import memory_pb2, record_pb2
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.errors import CoxswainError, NotFound, Unavailable
 from services.common.schema_checks.checker import SchemaChecker
 from services.orchestrator.domain.artifact import CHUNK_BYTES, ArtifactLimits
@@ -37,6 +36,7 @@ from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
 from tests.integration.worker.call_scene import PAY, CallScene, Hostlike, call_scene
 from tests.integration.worker.rows import claimed
 from tests.support.played_gateway import PlayedCall, result
+from tests.support.service_tables import make_service_tables
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -76,7 +76,7 @@ class Memory:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def database(shared_database_url: str) -> AsyncIterator[Database]:
-    await upgrade_database("orchestrator", shared_database_url)
+    make_service_tables("orchestrator", shared_database_url)
     opened = Database(shared_database_url, "orchestrator")
     yield opened
     await opened.close()

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import make_url, text
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.orchestrator.domain.lease import LeaseView
 from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from tests.integration.worker.pooler import Pooler
+from tests.support.service_tables import make_service_tables
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_the_lock_of_a_killed_process_is_gone_although_its_lease_lasts(
 
 
 async def test_a_session_that_the_server_ends_is_noticed_and_locked_anew(postgres_url: str) -> None:
-    await upgrade_database("orchestrator", postgres_url)
+    make_service_tables("orchestrator", postgres_url)
     database = Database(postgres_url, "orchestrator")
     leases = LeaseStore(database)
     with connection(postgres_url, "host") as host:
@@ -114,7 +114,7 @@ async def test_a_session_that_the_server_ends_is_noticed_and_locked_anew(postgre
 
 
 async def test_through_a_pooler_the_lease_alone_counts(postgres_url: str) -> None:
-    await upgrade_database("orchestrator", postgres_url)
+    make_service_tables("orchestrator", postgres_url)
     database = Database(postgres_url, "orchestrator")
     leases = LeaseStore(database)
     with Pooler(postgres_url) as pooler, connection(pooler.url, "pooled") as host:

@@ -12,7 +12,6 @@ from sqlalchemy import event, select, update
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.errors import ResourceExhausted
 from services.common.schema_checks.checker import SchemaChecker
 from services.orchestrator.domain.limits import ExecutionLimits
@@ -25,13 +24,14 @@ from services.orchestrator.tables import executions, tool_usage
 from services.orchestrator.worker.link.errors import TaskError
 from tests.integration.worker.call_scene import LOOK, PAY, CallScene, call_scene, eventually
 from tests.support.played_gateway import PlayedCall, failure, result, unknown
+from tests.support.service_tables import make_service_tables
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def database(shared_database_url: str) -> AsyncIterator[Database]:
-    await upgrade_database("orchestrator", shared_database_url)
+    make_service_tables("orchestrator", shared_database_url)
     opened = Database(shared_database_url, "orchestrator")
     yield opened
     await opened.close()

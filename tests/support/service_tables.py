@@ -13,8 +13,11 @@ from sqlalchemy.engine import make_url
 from services.common.db.migrate import upgrade_database
 
 
-def copy_migrated(service: str, url: str) -> None:
-    """Make the file of an SQLite URL with the service's tables; nothing is done where it is there already."""
+def make_service_tables(service: str, url: str) -> None:
+    """Make the file of an SQLite URL with a service's tables, unless it is there.
+
+    Databases on PostgreSQL have them: see the fixtures.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
