@@ -55,6 +55,16 @@ dev: protos ## Serve, and start again when a source or a proto changes
 seed: protos ## Write the starting data (the list of models); repeating it changes nothing
 	@$(PY) -m services.common.db.migrate seed
 
+.PHONY: backup
+backup: protos ## Copy all that the suite keeps into a new directory, also while it runs (TO=directory DB=postgres)
+	@test -n "$(TO)" || { echo 'usage: make backup TO=directory' >&2; exit 2; }
+	@$(PY) -m services.suite.backup backup "$(TO)" --db $(DB)
+
+.PHONY: restore
+restore: protos ## Make an installation of a backup in an empty COXSWAIN_DATA_DIR (FROM=directory DB=postgres)
+	@test -n "$(FROM)" || { echo 'usage: make restore FROM=directory' >&2; exit 2; }
+	@$(PY) -m services.suite.backup restore "$(FROM)" --db $(DB)
+
 ##@ Check it
 
 .PHONY: test

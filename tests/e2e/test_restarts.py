@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +19,11 @@ from coxswain.orchestrator.v1.execution_pb2 import (
 from coxswain.orchestrator.v1.schedule_pb2 import CreateScheduleRequest, DeleteScheduleRequest, Schedule
 from services.common.clock import utc_now
 from services.orchestrator.tables import schedules
+from services.suite import backup
 from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, stored_sequences, stored_state
 from tests.support.child_process import descendants
 from tests.support.installation import Caller, wait_gone, wait_until
+from tests.support.sources_of_tools import accept, open_questions
 from tests.support.suite_process import SuiteProcess
 
 
@@ -115,6 +118,31 @@ def test_work_that_ends_within_the_drain_is_stored_before_the_suite_stops(
     assert row["result"]["text"] == "In time."
     assert row["epoch"] == 1, "nobody else had to go on with it"
     assert len(scene.calls("only")) == 1
+
+
+def test_an_installation_restored_from_a_backup_finishes_what_waited_for_a_person(
+    scene: Scene, alice: Caller, restarted: SuiteProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.answers("draft", "A draft.")
+    scene.answers("publish", "Published.")
+    crew = scene.crew("draft", "publish")
+    crew.tasks[0].human_approval = True
+    client = alice.orchestrator
+    execution = client.start(crew)
+    wait_until(lambda: bool(get(client, execution).open_question_ids), "a person is asked")
+    monkeypatch.setenv("COXSWAIN_DATA_DIR", str(restarted.data_dir))
+
+    assert backup.main(["backup", str(tmp_path / "copy")]) == 0
+    restarted.kill()
+    restarted.data_dir.rename(tmp_path / "lost")
+    assert backup.main(["restore", str(tmp_path / "copy")]) == 0
+    restarted.start()
+
+    (question,) = open_questions(client, execution)
+    accept(client, question)
+    assert kinds(finish(client, execution))[-1] == "execution_succeeded"
+    assert get(client, execution).result.text == "Published."
+    assert len(scene.calls("draft")) == 1
 
 
 def _started_by(client: Client, schedule: Schedule) -> list[Execution]:

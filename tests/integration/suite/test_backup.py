@@ -1,0 +1,155 @@
+"""A backup holds all that an installation keeps, and a restore overwrites nothing."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common.identity.service_identity import ServiceIdentity
+from services.common.settings import SERVICES
+from services.suite import backup
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the data directory of an installation with a ChromaDB, as far as a backup looks at it."""
+    data = tmp_path_factory.mktemp("template") / "data"
+    data.mkdir()
+    for service in SERVICES:
+        _make_database(data / f"{service}.db")
+        ServiceIdentity.load(data / "keys", service, create=True)
+    (data / "keys" / "ring").write_text("a key that opens everything")
+    index = data / "chroma" / "sales" / "coxswain_default_1" / "segment"
+    index.mkdir(parents=True)
+    (index / "data_level0.bin").write_bytes(b"vectors")
+    _make_database(index.parent / "chroma.sqlite3")
+    for passing in "run/internal.sock", "suite.lock", "crewai/tmp1/file", "orchestrator-leases.db":
+        (data / passing).parent.mkdir(exist_ok=True, parents=True)
+        (data / passing).touch()
+    return data
+
+
+def _make_database(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE groups (id)")
+
+
+@pytest.fixture
+def data(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an installation of this test's own, which the settings name."""
+    monkeypatch.setenv("COXSWAIN_DATA_DIR", str(tmp_path / "data"))
+    shutil.copytree(template, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def at_work(data: Path) -> Iterator[sqlite3.Connection]:
+    """Return a connection that has stored one group, and is storing another."""
+    insert = "INSERT INTO groups VALUES (?)"
+    with closing(sqlite3.connect(data / "auth.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(insert, ["stored"])
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(insert, ["being stored"])
+        yield connection
+
+
+def groups(file: Path) -> list[str]:
+    with closing(sqlite3.connect(file)) as connection:
+        return [row[0] for row in connection.execute("SELECT id FROM groups ORDER BY id")]
+
+
+def run(*arguments: object) -> int:
+    return backup.main([str(argument) for argument in arguments])
+
+
+def test_an_installation_at_work_comes_back_whole_and_private(
+    data: Path, at_work: sqlite3.Connection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("backup", tmp_path / "copy") == 0
+    at_work.execute("COMMIT")
+    assert groups(data / "auth.db") == ["being stored", "stored"]
+    shutil.rmtree(data)
+    assert run("restore", tmp_path / "copy") == 0
+    assert groups(data / "auth.db") == ["stored"]
+    assert (data / "keys" / "ring").read_text() == "a key that opens everything"
+    assert (data / "chroma/sales/coxswain_default_1/segment/data_level0.bin").read_bytes() == b"vectors"
+    assert {path.name for path in data.iterdir()} == {"chroma", "keys", *(f"{service}.db" for service in SERVICES)}
+    for path in (data, tmp_path / "copy", *data.rglob("*"), *(tmp_path / "copy").rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+    assert "opens everything" not in "".join(capsys.readouterr())
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_nothing_is_overwritten(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy"
+    assert run("backup", copy) == 0
+    assert run("backup", copy) == 2
+    assert run("restore", copy) == 2
+    shutil.rmtree(data)
+    (data / "keys").mkdir(parents=True)
+    assert run("restore", copy) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"backup failed: {copy} is there already; choose another directory",
+        f"restore failed: {data} is not empty: a restore overwrites nothing",
+        f"restore failed: {data} is not empty: a restore overwrites nothing",
+    ]
+
+
+def test_what_is_no_whole_backup_is_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy"
+    assert run("backup", copy) == 0
+    with (data / "memory.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"x" * 4096)
+    assert run("backup", tmp_path / "second") == 2
+    assert not (tmp_path / "second").exists()
+    shutil.rmtree(data)
+    assert run("backup", tmp_path / "third") == 2
+    assert run("restore", copy, "--db", "postgres") == 2
+    (copy / "backup.json").unlink()
+    assert run("restore", copy) == 2
+    assert not data.exists()
+    damaged, missing, other, partial = capsys.readouterr().err.splitlines()
+    assert damaged.startswith(f"backup failed: {data / 'memory.db'} ")
+    assert missing == (
+        f"backup failed: {data / 'orchestrator.db'} is not there: "
+        "is COXSWAIN_DATA_DIR, or --db, that of the installation?"
+    )
+    assert other == f"restore failed: {copy} was made without --db postgres"
+    assert partial == f"restore failed: {copy} is no whole backup: it has no readable backup.json"
+
+
+def test_databases_elsewhere_are_named_without_their_passwords(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COXSWAIN_ORCHESTRATOR_DATABASE_URL", "postgresql://coxswain:hunter2@db.example.com/cox")
+    assert run("backup", tmp_path / "copy") == 0
+    assert not (tmp_path / "copy" / "orchestrator.db").exists()
+    told = "not in it: the database of orchestrator at db.example.com:5432/cox; docs/backup.md says how"
+    assert capsys.readouterr().out.splitlines()[1:] == [told]
+    assert data.exists()
+
+
+def test_an_index_that_is_written_meanwhile_is_copied_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = data / "chroma" / "sales" / "coxswain_default_1" / "segment" / "data_level0.bin"
+    copy_sqlite: Any = backup._copy_sqlite
+    copied: list[Path] = []
+
+    def copy(source: Path, target: Path) -> None:
+        copy_sqlite(source, target)
+        if source.name == "chroma.sqlite3":
+            copied.append(source)
+            if len(copied) == 1:
+                index.write_bytes(b"more vectors")
+
+    monkeypatch.setattr(backup, "_copy_sqlite", copy)
+    assert run("backup", tmp_path / "copy") == 0
+    assert len(copied) == 2
+    assert (tmp_path / "copy" / index.relative_to(data)).read_bytes() == b"more vectors"
