@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from services.common.background import BackgroundTasks
+from services.common.db.connection_metrics import count_connections
 from services.common.db.database import Database, described_url
 from services.common.db.migrate import SchemaState, schema_state, upgrade_database
 from services.common.db.start import Reached, database_faults, wait_for_database
@@ -80,6 +81,7 @@ class Host:
             reached = await wait_for_database(url, owner, settings.database_wait_seconds)
         null_pool = reached.pooler if settings.null_pool is None else settings.null_pool
         database = Database(url, owner, null_pool=null_pool, pooler=reached.pooler)
+        count_connections(owner, database)
         direct = await self._direct(owner, database, reached)
         if migrate:
             await self._migrate(owner, direct or database)

@@ -2,12 +2,17 @@
 
 from prometheus_client import Counter
 
+from services.common.counts import from_the_start
 from services.common.errors import ResourceExhausted
+from services.common.identity.group_limits import LIMIT_NAMES
 
-_REFUSED = Counter(
-    "coxswain_quota_refusals_total",
-    "Calls that were refused because a limit of their group was reached, by limit.",
-    ("quota",),
+_REFUSED = from_the_start(
+    Counter(
+        "coxswain_quota_refusals_total",
+        "Calls that were refused because a limit of their group was reached, by limit.",
+        ("quota",),
+    ),
+    LIMIT_NAMES,
 )
 
 

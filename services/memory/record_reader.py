@@ -3,14 +3,19 @@
 import structlog
 from prometheus_client import Counter
 
+from services.common.counts import from_the_start
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.rows import Row, UnreadableRow, parse_row
 
 logger = structlog.get_logger(__name__)
-_UNREADABLE_ROWS = Counter(
-    "coxswain_memory_unreadable_rows_total",
-    "Rows that could not be read as records and were left out of answers",
-    ["kind", "store"],
+_UNREADABLE_ROWS = from_the_start(
+    Counter(
+        "coxswain_memory_unreadable_rows_total",
+        "Rows that could not be read as records and were left out of answers.",
+        ("kind", "store"),
+    ),
+    [kind.name for kind in MemoryKind],
+    ("default", "databricks", "chroma"),
 )
 
 

@@ -55,6 +55,7 @@ from services.memory.usecases.memory_backends import MemoryBackends
 from services.memory.usecases.namespaces import Namespaces
 from services.memory.usecases.record_history import HistoryLimits, RecordHistory
 from services.memory.usecases.registered_indexes import RegisteredIndexes
+from services.memory.usecases.store_size import measure_store
 from services.memory.usecases.subjects import Subjects
 from services.memory.usecases.transfers import Transfers
 from services.memory.usecases.vector_indexes import IndexLimits, VectorIndexes
@@ -223,6 +224,7 @@ class MemoryService:
         pruned = await self._history.prune()
         if pruned:
             logger.info("former_versions_removed", count=pruned)
+        await measure_store(self._database)
 
 
 def _pgvector_stores(settings: MemorySettings, logins: Logins, connector: Connector) -> PgvectorStores:

@@ -74,10 +74,13 @@ from services.orchestrator.usecases.tool_source_checks import ToolSourceChecks
 from services.orchestrator.usecases.tool_sources import ToolSources
 from services.orchestrator.usecases.tool_usage import ToolUsage
 from services.orchestrator.usecases.tools import Tools
+from services.orchestrator.usecases.waiting_work import WaitingWork
 from services.orchestrator.usecases.workers import Workers
 
 _LIMIT_SECONDS = 2.0
 """Between two looks at the limits of groups whose executions wait."""
+_COUNT_SECONDS = 15.0
+"""Between two counts of what waits, for metrics."""
 _RETENTION_SECONDS = 60.0
 """Between searches for executions that are older than they are kept."""
 _USAGE_RETENTION_SECONDS = 3600.0
@@ -161,6 +164,7 @@ class OrchestratorService:
         self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)
         self._running_limits = RunningLimits(database, RemoteGroupLimits(peers), self._bus)
         self._housekeeping = Housekeeping(database, ender, QuestionDeadlines(database, settler))
+        self._waiting_work = WaitingWork(database, self._leases)
         runner = BatchRunner(database, starter, self._executions, grants)
         self._batch_loop = HintedLoop(self._bus, runner.once, interval=settings.schedule_poll_seconds, name="batches")
         self._turn_loop = HintedLoop(
@@ -207,6 +211,7 @@ class OrchestratorService:
         self._scheduling.start(every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules"))
         self._background.start(every(_LIMIT_SECONDS, self._running_limits.once, name="running_limits"))
         self._background.start(every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping"))
+        self._background.start(every(_COUNT_SECONDS, self._waiting_work.count, name="waiting_work", first_pause=False))
         self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))
         self._background.start(every(_USAGE_RETENTION_SECONDS, self._tool_usage.forget, name="tool_usage_retention"))
         self._background.start(every(settings.housekeeping_seconds, self._group_events.forget, name="group_events"))

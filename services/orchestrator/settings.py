@@ -37,7 +37,7 @@ class OrchestratorSettings(BaseSettings):
         5,
         gt=0,
         description="Seconds between searches for waiting executions past their timeout, forgotten grants and old "
-        "requests, and between counts of executions for the metrics.",
+        "requests.",
     )
     schedule_poll_seconds: float = Field(
         1, gt=0, description="Seconds between searches for schedules that are due, and for batches that can go on."

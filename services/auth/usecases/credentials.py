@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from prometheus_client import Counter
+
 from services.auth.chains import names
 from services.auth.chains.chain import Chain, Step
 from services.auth.chains.link import Answer, CredentialRequest
@@ -11,6 +13,7 @@ from services.auth.domain import CredentialPurpose, LinkExplanation, LinkOutcome
 from services.auth.identity.cache import EXPIRY_MARGIN
 from services.common.cache import AsyncCache
 from services.common.clock import utc_now
+from services.common.counts import from_the_start
 from services.common.egress import credential_origin_of, origin_of
 from services.common.errors import (
     CoxswainError,
@@ -23,6 +26,12 @@ from services.common.errors import (
 from services.common.identity.principal import CredentialKind, Principal, Role
 
 DATABRICKS_PROVIDER = "databricks"
+_ASKED = Counter(
+    "coxswain_credentials_total",
+    "Links of chains that were asked for a credential, by chain, link and outcome.",
+    ("chain", "link", "outcome"),
+)
+_OUTCOMES = sorted(set(LinkOutcome) - {LinkOutcome.NOT_REACHED})
 _SIZE = 10_000
 _OPERATORS_LINKS = frozenset({"environment", "sdk_default"})
 """Links with the operator's own credentials."""
@@ -36,6 +45,8 @@ class Credentials:
 
     def __init__(self, chains: Mapping[CredentialPurpose, Chain], *, keep: timedelta) -> None:
         self._chains = chains
+        for purpose, chain in chains.items():
+            from_the_start(_ASKED, [purpose], chain.links, _OUTCOMES)
         self._keep = keep
         self._resolved: AsyncCache[_Key, ResolvedCredential] = AsyncCache(
             _SIZE, lambda credential: (credential.expires_at - utc_now()).total_seconds(), clock=time.time
@@ -75,7 +86,14 @@ class Credentials:
 
     async def _resolve(self, request: CredentialRequest) -> ResolvedCredential:
         chain = self._chains[request.purpose]
-        steps = [step async for step in chain.ask(request)]
+        steps: list[Step] = []
+        try:
+            async for step in chain.ask(request):
+                steps.append(step)
+                _ASKED.labels(request.purpose, step.link, step.answer.outcome).inc()
+        except CoxswainError:
+            _ASKED.labels(request.purpose, chain.links[len(steps)], LinkOutcome.UNAVAILABLE).inc()
+            raise
         return self._credential(steps, request, chain.links)
 
     def _credential(

@@ -11,13 +11,13 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, Pool
 
 from services.common.db.connection_checks import ping_idle_connections
 from services.common.db.failures import explained_errors, unavailable
 from services.common.db.point_reads import PlainPointRead, PointRead, SqlitePointRead
 from services.common.db.sessions import IDLE_SESSION, NOTHING_PREPARED, POSTGRES_SESSION, limit_transactions
-from services.common.db.snapshots import PostgresSnapshots, Snapshots, SqliteSnapshots
+from services.common.db.snapshots import PostgresSnapshots, SqliteSnapshots
 from services.common.db.sqlite_connection import open_sqlite
 from services.common.db.statement import Statement
 
@@ -71,7 +71,7 @@ class Database:
         self.dialect = self.url.get_backend_name()
         self._write_lock = asyncio.Lock() if self.dialect == "sqlite" else None
         options: dict[str, Any] = {"poolclass": NullPool} if null_pool else {}
-        self._snapshots: Snapshots
+        self._snapshots: PostgresSnapshots | SqliteSnapshots
         if self.dialect == "sqlite":
             if self.url.database:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +148,10 @@ class Database:
             connection.begin(),
         ):
             yield connection
+
+    def pools(self) -> dict[str, Pool]:
+        """Return the pools of connections by what they are for."""
+        return {"transactions": self.engine.pool, "reads": self._snapshots.pool}
 
     async def close(self) -> None:
         """Close all connections."""

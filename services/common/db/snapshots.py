@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import Pool
 
 from services.common.db.failures import explained_errors, refusal, unavailable
 from services.common.db.postgres_reads import PostgresReads
@@ -62,6 +63,11 @@ class SqliteSnapshots:
         self._plain = SqliteReads(url.database or ":memory:")
         self._threads = ThreadPoolExecutor(_SQLITE_READERS, thread_name_prefix="coxswain-read")
         self._closed = False
+
+    @property
+    def pool(self) -> Pool:
+        """The connections."""
+        return self._engine.pool
 
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """See `Snapshots`."""
@@ -117,6 +123,11 @@ class PostgresSnapshots:
         if in_transactions:
             limit_transactions(self._engine.sync_engine)
         self._plain = None if in_transactions else PostgresReads(self._engine.dialect)
+
+    @property
+    def pool(self) -> Pool:
+        """The connections."""
+        return self._engine.pool
 
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """See `Snapshots`."""

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from google.protobuf.message import Message
 
@@ -38,6 +39,10 @@ class Call:
     """The name of the status code it has ended with."""
     reason: str = ""
     """Why it failed, as in ErrorInfo."""
+    began: float = field(default_factory=time.perf_counter)
+    """When it came in, by `time.perf_counter`."""
+    counted: bool = False
+    """Whether the metrics have it already."""
     audited: bool = False
     """Whether the audit log has it already."""
     request: Message | None = None

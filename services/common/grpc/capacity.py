@@ -22,6 +22,11 @@ class Places:
         self._what = what
         self._most = most
         self._held = Counter[Hashable]()
+        REFUSED.labels(what)
+
+    def held(self, key: Hashable = None) -> int:
+        """Return how many places are held."""
+        return self._held[key]
 
     @contextlib.contextmanager
     def one_for(self, key: Hashable = None) -> Iterator[None]:

@@ -8,7 +8,6 @@ steps are bound to a method once, when it is registered: an interceptor would ch
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,7 +28,7 @@ from services.common.grpc.group_traffic import GroupTraffic
 from services.common.grpc.handler import Context
 from services.common.grpc.large_messages import beside_if_large
 from services.common.grpc.method import Method
-from services.common.grpc.metrics import CALLS, SECONDS
+from services.common.grpc.metrics import OPEN, count_call, expect_calls
 from services.common.grpc.status import failure_metadata, from_rpc_error, to_status
 from services.common.identity.authenticator import GROUP, REQUEST_ID, Authenticator, refuse_ambiguous
 from services.common.identity.principal import Principal
@@ -83,18 +82,19 @@ class Pipeline:
             authenticator, self._traffic, internal=internal, stream_check_seconds=stream_check_seconds
         )
         self._idle_seconds = idle_seconds
+        listener = "internal" if internal else "public"
+        OPEN.labels(listener, "calls").set_function(capacity.calls.held)
+        OPEN.labels(listener, "streams").set_function(capacity.streams.held)
         self._closing = BackgroundTasks()
 
     def unary(
         self, method: Method, handler: Callable[[Any, Context], Awaitable[Message]]
     ) -> Callable[[bytes, Context], Awaitable[bytes | None]]:
         """Return the bound form of a unary method."""
-        seconds = SECONDS.labels(method.path)
-        succeeded = CALLS.labels(method.path, "OK")
+        expect_calls(method)
         audited = method.access.audited
 
         async def serve(data: bytes, context: Context) -> bytes | None:
-            started = time.perf_counter()
             call = Call(request_id="", method=method.path, peer=context.peer())
             try:
                 metadata = _enter(call, context)
@@ -112,9 +112,7 @@ class Pipeline:
                 await self._fail(call, method, context, error)
                 return None
             finally:
-                seconds.observe(time.perf_counter() - started)
-                record_call(call, method.access)
-            succeeded.inc()
+                _end(call, method)
             return response
 
         return serve
@@ -147,17 +145,15 @@ class Pipeline:
     def _stream(
         self, method: Method, respond: Callable[[Received, Context], Awaitable[AsyncIterator[Message]]]
     ) -> Callable[[Received, Context], AsyncIterator[bytes]]:
-        seconds = SECONDS.labels(method.path)
-        succeeded = CALLS.labels(method.path, "OK")
+        expect_calls(method)
 
         async def serve(received: Received, context: Context) -> AsyncIterator[bytes]:
-            started = time.perf_counter()
             call = Call(request_id="", method=method.path, peer=context.peer())
             guard: asyncio.Task[None] | None = None
             stream = _Responses(asyncio.current_task())
             places = contextlib.ExitStack()
             if stream.task is not None:
-                stream.task.add_done_callback(lambda _: record_call(call, method.access))
+                stream.task.add_done_callback(lambda _: _end(call, method))
             try:
                 metadata = _enter(call, context)
                 self._arrivals.let_in()
@@ -193,8 +189,7 @@ class Pipeline:
                 places.close()
                 if guard is not None:
                     guard.cancel()
-                seconds.observe(time.perf_counter() - started)
-            succeeded.inc()
+                count_call(call)
 
         return serve
 
@@ -246,10 +241,9 @@ class Pipeline:
         if isinstance(failure, QuotaExceeded):
             failure.count()
         call.outcome, call.reason = code.name, failure.reason
-        CALLS.labels(call.method, code.name).inc()
         logger.info("call_refused", method=call.method, code=code.name, reason=failure.reason)
         # Before the caller knows: what is not recorded has not been answered.
-        record_call(call, method.access)
+        _end(call, method)
         await context.abort(code, status.message, failure_metadata(failure, status))
 
 
@@ -266,6 +260,12 @@ def _enter(call: Call, context: Context) -> Mapping[str, str]:
     if remaining is not None:
         call.deadline = asyncio.get_running_loop().time() + remaining
     return metadata
+
+
+def _end(call: Call, method: Method) -> None:
+    """Count and record a call that has ended, if that has not been done."""
+    count_call(call)
+    record_call(call, method.access)
 
 
 def _fault(call: Call, error: Exception) -> Internal:

@@ -7,9 +7,11 @@ from enum import Enum
 from typing import Protocol
 
 import grpc
+from prometheus_client import Counter
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2
 from services.common.cache import AsyncCache
+from services.common.counts import from_the_start
 from services.common.errors import PermissionDenied
 from services.common.grpc.call import current_principal, outlast_caller
 from services.common.grpc.status import from_rpc_error
@@ -17,6 +19,13 @@ from services.common.grpc.status import from_rpc_error
 _CACHE_SIZE = 10_000
 _KEYLESS_SECONDS = 5.0
 _OPERATORS_LINKS = frozenset({"environment", "sdk_default"})
+_NO_LINK = "none"
+_LINKS = ("user_token", "oauth_client", "stored_secret", *sorted(_OPERATORS_LINKS), _NO_LINK)
+_REFUSED = Counter(
+    "coxswain_credentials_refused_total",
+    "Credentials that their destinations refused, by auth's chain and the link of it that had them.",
+    ("chain", "link"),
+)
 _Key = tuple[str, str, str, str, str, str]
 
 
@@ -69,7 +78,8 @@ class _Resolved:
     token: str = field(repr=False)
     on_behalf_of_user: bool
     expires_at: float
-    is_operators: bool = False
+    link: str = _NO_LINK
+    """The link of auth's chain that had it."""
 
 
 class AuthCredentials:
@@ -89,6 +99,8 @@ class AuthCredentials:
         """
         self._stub = auth_service_pb2_grpc.AuthServiceStub(channel)
         self._purpose = purpose
+        self._chain = credential_pb2.CredentialPurpose.Name(purpose).removeprefix("CREDENTIAL_PURPOSE_")
+        from_the_start(_REFUSED, [self._chain], _LINKS)
         self._keyless_origins = keyless_origins
         self._resolved = AsyncCache[_Key, _Resolved](
             _CACHE_SIZE, lambda found: found.expires_at - time.time(), clock=clock
@@ -102,7 +114,8 @@ class AuthCredentials:
         key = _cache_key(origin, provider, secret_name)
         known = self._resolved.peek(key)
         found = known or await self._resolved.get(key, lambda: self._ask(origin, provider, secret_name))
-        return OutboundCredential(found.token, found.on_behalf_of_user, known is not None, found.is_operators)
+        is_operators = found.link in _OPERATORS_LINKS
+        return OutboundCredential(found.token, found.on_behalf_of_user, known is not None, is_operators)
 
     async def _ask(self, origin: str, provider: str, secret_name: str) -> "_Resolved":
         outlast_caller()
@@ -123,8 +136,7 @@ class AuthCredentials:
                 metadata={"origin": origin},
             )
         expires_at = response.expire_time.ToNanoseconds() / 1e9
-        is_operators = response.link in _OPERATORS_LINKS
-        return _Resolved(response.token, response.on_behalf_of_user, expires_at, is_operators)
+        return _Resolved(response.token, response.on_behalf_of_user, expires_at, response.link)
 
     async def availability(self, origin: str, provider: str = "") -> CredentialAvailability:
         """Return whether `resolve` would succeed; the credential itself stays where it is.
@@ -149,8 +161,12 @@ class AuthCredentials:
         return CredentialAvailability.NOT_NEEDED if keyless else CredentialAvailability.MISSING
 
     def forget(self, origin: str, provider: str = "", secret_name: str = "") -> None:
-        """Drop what is remembered for the calling principal."""
-        self._resolved.forget(_cache_key(origin, provider, secret_name))
+        """See `CredentialSource`."""
+        key = _cache_key(origin, provider, secret_name)
+        refused = self._resolved.peek(key)
+        if refused is not None:
+            _REFUSED.labels(self._chain, refused.link).inc()
+        self._resolved.forget(key)
 
 
 def _cache_key(origin: str, provider: str, secret_name: str = "") -> _Key:

@@ -8,12 +8,17 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from services.common.circuit_breaker import CircuitBreaker, Trial
+from services.common.counts import from_the_start
+from services.models.domain.model import Provider
 
 logger = structlog.get_logger(__name__)
 
 _OPEN = Gauge("coxswain_models_circuits_open", "Upstreams, counted for each group, that are left alone after outages.")
-_OPENINGS = Counter(
-    "coxswain_models_circuit_openings_total", "How often an upstream was left alone, by provider.", ("provider",)
+_OPENINGS = from_the_start(
+    Counter(
+        "coxswain_models_circuit_openings_total", "How often an upstream was left alone, by provider.", ("provider",)
+    ),
+    Provider,
 )
 
 

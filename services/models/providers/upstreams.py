@@ -1,6 +1,7 @@
 """Sending a call to one of a model's deployments: the choice among them, attempts and pauses."""
 
 import asyncio
+import functools
 import math
 import random
 import time
@@ -13,6 +14,7 @@ import structlog
 from cachetools import TLRUCache
 from prometheus_client import Counter
 
+from services.common.counts import from_the_start
 from services.common.errors import (
     CoxswainError,
     FailedPrecondition,
@@ -23,7 +25,7 @@ from services.common.errors import (
 )
 from services.common.grpc.call import current_principal
 from services.common.ids import new_id
-from services.models.domain.model import Model
+from services.models.domain.model import Model, Provider
 from services.models.providers.circuits import UpstreamCircuits, UpstreamKey, UpstreamTrial
 from services.models.providers.lost_work import report_answering
 from services.models.providers.retries import RetryableError, RetryLimits
@@ -32,11 +34,26 @@ logger = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-_RETRIES = Counter(
-    "coxswain_models_retries_total",
-    "Calls of upstreams repeated after a pause, by provider and reason.",
-    ("provider", "reason"),
+_RETRIES = from_the_start(
+    Counter(
+        "coxswain_models_retries_total",
+        "Calls of upstreams repeated after a pause, by provider and reason.",
+        ("provider", "reason"),
+    ),
+    Provider,
+    ("UPSTREAM_UNAVAILABLE", "UPSTREAM_RATE_LIMITED"),
 )
+_ATTEMPTS = from_the_start(
+    Counter(
+        "coxswain_models_upstream_attempts_total",
+        "Attempts to call an upstream, by provider and outcome: OK, the reason of a failure, or CANCELLED.",
+        ("provider", "outcome"),
+    ),
+    Provider,
+    ("OK", "UPSTREAM_UNAVAILABLE", "UPSTREAM_RATE_LIMITED", "UPSTREAM_CREDENTIAL_REJECTED"),
+)
+# Each look-up takes a lock and makes texts of the labels.
+_attempts = functools.cache(_ATTEMPTS.labels)
 _COOL_DOWNS = 10_000
 # While another model can take over, it is asked rather than waited for this one.
 _ATTEMPTS_BEFORE_FALLBACK = 2
@@ -148,6 +165,7 @@ class Upstreams:
         """
         result, trial = await self._begin(model, attempt, answer_by, deadline, longest_wait)
         trial.succeeded()
+        _attempts(trial.key.provider, "OK").inc()
         return result
 
     async def stream(
@@ -176,20 +194,25 @@ class Upstreams:
             # Other calls need not wait for the end of this answer.
             trial.succeeded()
             trial = self._breaker.begin(trial.key)
+        failed = False
         try:
             async with aclosing(items):
                 while item is not None:
                     yield item
                     item = await anext(items, None)
         except RetryableError as error:
+            failed = True
             _judge(trial, error.failure, ours=error.ours)
             raise error.failure from error.__cause__
         except CoxswainError as failure:
+            failed = True
             _judge(trial, failure)
             raise
         finally:
             # Also for a caller that has gone away: the upstream did answer.
             trial.succeeded()
+            if not failed:
+                _attempts(trial.key.provider, "OK").inc()
 
     async def _begin(
         self,
@@ -242,8 +265,9 @@ class Upstreams:
                         raise
                     failure = failure or error
                     logger.warning("deployment_not_usable", model=model.name, reason=error.reason)
-                except BaseException:
+                except BaseException as error:
                     trial.gave_up()
+                    _attempts(route.key.provider, "INTERNAL" if isinstance(error, Exception) else "CANCELLED").inc()
                     raise
                 else:
                     report_answering(route.model)
@@ -310,11 +334,12 @@ def _routes(group_id: str, model: Model) -> list[_Route]:
 
 
 def _judge(trial: UpstreamTrial, failure: CoxswainError, *, ours: bool = False) -> None:
-    """Say what a failure tells of the upstream.
+    """Count a failure, and say what it tells of the upstream.
 
     Outages are lost connections, HTTP 5xx, overload and silence. Refusals, rate limits and used-up quotas come from an
     upstream that works; a caller's own deadline, a missing credential and a full share tell nothing.
     """
+    _attempts(trial.key.provider, failure.reason).inc()
     if failure.reason in _ANSWERS:
         trial.succeeded()
     elif failure.reason == "UPSTREAM_UNAVAILABLE" and isinstance(failure, Unavailable) and not ours:

@@ -8,6 +8,7 @@ from prometheus_client import Counter
 
 from services.common.background import BackgroundTasks
 from services.common.clock import utc_now
+from services.common.counts import from_the_start
 from services.common.db.database import Database
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
@@ -17,11 +18,14 @@ from services.models.repositories.budgets import BudgetRepository
 
 logger = structlog.get_logger(__name__)
 
-_ALERTS = Counter("coxswain_models_budget_alerts_total", "Alerts stored, by limit.", ("limit",))
 # Limits that are watched; those of the oldest groups leave, and are watched again from their next call on.
 _MAX_WATCHED = 50_000
 # What is allowed anew each minute is no news.
 _WATCHED_LIMITS = tuple(limit for limit in SUM_LIMITS if limit.period is not Period.MINUTE)
+_ALERTS = from_the_start(
+    Counter("coxswain_models_budget_alerts_total", "Alerts stored, by limit.", ("limit",)),
+    [limit.name for limit in _WATCHED_LIMITS],
+)
 
 
 _Key = tuple[Scope, bool]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import structlog
 from prometheus_client import Counter
 
+from services.common.counts import from_the_start
 from services.common.errors import CoxswainError, DeadlineExceeded, Unavailable
 from services.common.grpc.call import current_call, enter_call
 from services.models.domain.answer import Answer, Delta, FinishDelta, FinishReason, UsageDelta
@@ -16,7 +17,6 @@ from services.models.usecases.catalogue import Catalogue
 
 logger = structlog.get_logger(__name__)
 
-_FALLBACKS = Counter("coxswain_models_fallbacks_total", "Fallbacks that were asked, by reason.", ("reason",))
 _MOST_MODELS = 8
 # The model's lists of others, by the reason of its failure.
 _OCCASIONS = {
@@ -28,6 +28,9 @@ _OCCASIONS = {
     "CONTEXT_WINDOW_EXCEEDED": "on_context_window",
     "CONTENT_FILTERED": "on_content_filter",
 }
+_FALLBACKS = from_the_start(
+    Counter("coxswain_models_fallbacks_total", "Fallbacks that were asked, by reason.", ("reason",)), _OCCASIONS
+)
 
 Fits = Callable[[Model], object]
 """Raises a `CoxswainError` when a model cannot take the call."""

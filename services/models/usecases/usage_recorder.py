@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from services.common.background import BackgroundTasks
 from services.common.backoff import Backoff
+from services.common.counts import from_the_start
 from services.common.db.database import Database
 from services.models.domain.usage import UsageRecord
 from services.models.repositories.usage import UsageRepository
@@ -24,7 +25,10 @@ _PAUSES = Backoff(base=0.2, longest=5.0)
 _GATHER_SECONDS = 0.25
 # Readers answer with what is stored rather than not at all.
 _FLUSH_SECONDS = 2.0
-_LOST = Counter("coxswain_models_usage_lost_total", "Records of usage that were not stored, by reason.", ("reason",))
+_LOST = from_the_start(
+    Counter("coxswain_models_usage_lost_total", "Records of usage that were not stored, by reason.", ("reason",)),
+    ("backlog_full", "refused", "shutdown"),
+)
 
 
 class UsageRecorder:

@@ -1,6 +1,7 @@
 """Why an execution waits for a worker host."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 
@@ -31,6 +32,17 @@ class Capacity:
     slots: int
     reserved_slots: int
     group_limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLength:
+    """How much waits for worker hosts, of all groups."""
+
+    length: int
+    groups: int
+    """How many of them it belongs to."""
+    oldest_start: datetime | None
+    """When the oldest of what is QUEUED was started; None when nothing is."""
 
 
 @dataclass(frozen=True, slots=True)

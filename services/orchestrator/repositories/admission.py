@@ -7,13 +7,13 @@ on; among equals the one that waits longest. Within a group the lower priority g
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, Subquery, and_, bindparam, func, literal, or_, select, text
+from sqlalchemy import ColumnElement, Integer, Select, Subquery, and_, bindparam, case, func, literal, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
 from services.orchestrator.domain.admission import Waiting
 from services.orchestrator.domain.execution import ExecutionState
-from services.orchestrator.domain.queue_status import PlaceInLine
+from services.orchestrator.domain.queue_status import PlaceInLine, QueueLength
 from services.orchestrator.tables import executions, running_limits
 
 HELD = and_(executions.c.state == ExecutionState.RUNNING, executions.c.ready.is_(False))
@@ -89,6 +89,12 @@ async def read_any_waiting(database: Database, *, of_idle_groups: bool = False) 
     return bool(await database.fetch(_ANY_OF_IDLE_GROUPS if of_idle_groups else _ANY_WAITING))
 
 
+async def read_queue_length(database: Database) -> QueueLength:
+    """Return how much waits."""
+    (row,) = await database.fetch(_LENGTH)
+    return QueueLength(**row)
+
+
 def _first_in_line() -> Select[Any]:
     line = waiting_line()
     return (
@@ -102,6 +108,12 @@ def _first_in_line() -> Select[Any]:
 
 # Built once: hosts need them with each execution, and building them costs more than the database does.
 _FIRST_IN_LINE = _first_in_line()
+_LENGTH_COLUMNS: list[ColumnElement[Any]] = [
+    func.count().label("length"),
+    func.count(executions.c.group_id.distinct()).label("groups"),
+    func.min(case((executions.c.state == ExecutionState.QUEUED, executions.c.created_at))).label("oldest_start"),
+]
+_LENGTH = select(*_LENGTH_COLUMNS).where(executions.c.ready.is_(True))
 _ANY_WAITING = select(literal(1).label("one")).where(executions.c.ready.is_(True)).limit(1)
 _HELD_GROUPS = select(executions.c.group_id).where(HELD).correlate(None)
 _ANY_OF_IDLE_GROUPS = _ANY_WAITING.where(executions.c.group_id.not_in(_HELD_GROUPS))

@@ -3,36 +3,21 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from prometheus_client import Gauge
-
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.orchestrator.domain.execution import TERMINAL_STATES, Execution, ExecutionError, ExecutionState
-from services.orchestrator.domain.question import QuestionKind
+from services.orchestrator.domain.execution import Execution, ExecutionError, ExecutionState
 from services.orchestrator.repositories.earlier_approvals import EarlierApprovals
 from services.orchestrator.repositories.executions import ExecutionRepository
-from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
 
-UNFINISHED = Gauge(
-    "coxswain_executions",
-    "Executions that have not ended, of the whole installation, by state; QUEUED ones wait for a worker host.",
-    ("state",),
-)
-OPEN_QUESTIONS = Gauge(
-    "coxswain_questions_open",
-    "Questions that wait for a person's answer, of the whole installation, by kind.",
-    ("kind",),
-)
-_STATES = sorted(set(ExecutionState) - TERMINAL_STATES)
 _BATCH = 100
 # A grant is revoked as soon as its execution ends; one that is left after this time was forgotten.
 _GRANT_AGE = timedelta(seconds=30)
 
 
 class Housekeeping:
-    """Ends waiting executions and questions whose time is up, revokes forgotten grants, counts unfinished work.
+    """Ends waiting executions and questions whose time is up, and revokes forgotten grants.
 
     Replicas may do it at once.
     """
@@ -49,13 +34,7 @@ class Housekeeping:
             executions = ExecutionRepository(connection)
             overdue = await executions.overdue(now, _BATCH)
             forgotten = await executions.unrevoked_grants(now - _GRANT_AGE, _BATCH)
-            unfinished = await executions.count(_STATES)
-            asked = await QuestionRepository(connection).count_open()
             earlier = await EarlierApprovals(connection).waiting(_BATCH)
-        for state in _STATES:
-            UNFINISHED.labels(state).set(unfinished.get(state, 0))
-        for kind in QuestionKind:
-            OPEN_QUESTIONS.labels(kind).set(asked.get(kind, 0))
         for execution_id in earlier:
             await self._adopt_approvals(execution_id)
         for execution_id in overdue:

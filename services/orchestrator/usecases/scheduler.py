@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.backoff import Backoff
 from services.common.clock import utc_now
+from services.common.counts import from_the_start
 from services.common.db.database import Database
 from services.common.errors import (
     Aborted,
@@ -31,8 +32,13 @@ from services.orchestrator.usecases.ports import Grants
 
 logger = structlog.get_logger(__name__)
 
-FIRED = Counter(
-    "coxswain_schedules_fired", "Times schedules have fired in this process, by what came of it.", ("outcome",)
+FIRED = from_the_start(
+    Counter(
+        "coxswain_schedules_fired_total",
+        "Times schedules have fired in this process, by what came of it.",
+        ("outcome",),
+    ),
+    ("started", "failed", "postponed"),
 )
 _READ_AT_ONCE = 1000
 _FIRED_AT_ONCE = 4

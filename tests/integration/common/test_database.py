@@ -8,10 +8,12 @@ from unittest.mock import patch
 import asyncpg
 import pytest
 import sqlalchemy as sa
+from prometheus_client import REGISTRY
 from sqlalchemy.exc import IntegrityError
 from structlog.testing import capture_logs
 
 from services.common.db import connection_checks, point_reads
+from services.common.db.connection_metrics import count_connections
 from services.common.db.database import Database, async_url
 from services.common.db.point_reads import PointRead
 from services.common.db.point_reads import _open as open_point_read
@@ -79,6 +81,19 @@ async def test_a_fetch_sees_every_commit_before_it_in_the_types_of_the_columns(d
         assert rows[0] == [{"id": n, "at": moment, "document": {"n": n}} for n in range(1, count + 1)]
     assert await database.fetch(statement, {"least": 100}) == []
     await database.close()
+
+
+async def test_connections_that_are_in_use_and_those_that_are_kept_are_metrics(database: Database) -> None:
+    def counted(pool: str, state: str) -> float | None:
+        labels = {"database": "counted", "pool": pool, "state": state}
+        return REGISTRY.get_sample_value("coxswain_database_connections", labels)
+
+    count_connections("counted", database)
+    assert [counted(pool, "in_use") for pool in ("transactions", "reads")] == [0, 0]
+    await database.fetch(sa.select(things))
+    async with database.read(), database.read():
+        assert (counted("transactions", "in_use"), counted("reads", "in_use")) == (2, 0)
+    assert (counted("transactions", "in_use"), counted("transactions", "idle"), counted("reads", "idle")) == (0, 2, 1)
 
 
 async def test_many_writers_at_once_all_succeed(database: Database) -> None:

@@ -23,6 +23,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
+from prometheus_client import REGISTRY
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2, delegation_pb2
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc, record_pb2
@@ -433,6 +434,63 @@ async def test_a_service_acts_for_a_principal_and_never_without_one_where_a_role
     code, _, _, _ = await refused(stub.ResolveCredential(request))
     assert code is grpc.StatusCode.UNAUTHENTICATED
     await peers.close()
+
+
+def calls(method: str, caller: str, code: str) -> float:
+    labels = {"method": method, "caller": caller, "code": code}
+    return REGISTRY.get_sample_value("coxswain_rpc_total", labels) or 0.0
+
+
+def open_now(kind: str) -> float | None:
+    return REGISTRY.get_sample_value("coxswain_rpc_open", {"listener": "public", "kind": kind})
+
+
+async def test_calls_are_counted_by_method_caller_and_outcome_once_each(served: Served) -> None:
+    get, resolve = "/coxswain.models.v1.ModelService/GetModel", "/coxswain.auth.v1.AuthService/ResolveCredential"
+    expected = (
+        (get, "client", "OK"),
+        (get, "client", "NOT_FOUND"),
+        (resolve, "memory", "OK"),
+        (resolve, "client", "OK"),
+    )
+    before = [calls(*labels) for labels in expected]
+    await served.models.GetModel(model_pb2.GetModelRequest(name="m"), metadata=bearer("ann:OPERATOR"))
+    await refused(served.models.GetModel(model_pb2.GetModelRequest(name="missing"), metadata=bearer("ann:OPERATOR")))
+    principal = await served.identity.exchange(Credential("Bearer ann:OPERATOR"), "g")
+    peers = served.host.peers("memory")
+    with acting_as(principal.token):
+        await auth_service_pb2_grpc.AuthServiceStub(peers.channel("auth")).ResolveCredential(
+            credential_pb2.ResolveCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS)
+        )
+    await peers.close()
+    assert [calls(*labels) - was for labels, was in zip(expected, before, strict=True)] == [1, 1, 1, 0]
+    # From the start, for rates.
+    delete = {"method": "/coxswain.models.v1.ModelService/DeleteModel", "caller": "client", "code": "INTERNAL"}
+    assert REGISTRY.get_sample_value("coxswain_rpc_total", delete) is not None
+
+
+async def test_calls_and_streams_that_are_open_are_counted(served: Served) -> None:
+    assert (open_now("calls"), open_now("streams")) == (0, 0)
+    watched = served.executions.WatchExecution(
+        execution_pb2.WatchExecutionRequest(id=new_id()), metadata=bearer("ann:OPERATOR")
+    )
+    await watched.read()
+    waiting = served.models.DeleteModel(model_pb2.DeleteModelRequest(name="waits"), metadata=bearer("ann:ADMIN"))
+    await asyncio.wait_for(
+        served.models.GetModel(model_pb2.GetModelRequest(name="m"), metadata=bearer("ann:ADMIN")), 10
+    )
+    assert open_now("streams") == 1
+    watch = "/coxswain.orchestrator.v1.ExecutionService/WatchExecution"
+    before = calls(watch, "client", "CANCELLED")
+    watched.cancel()
+    await served.toy.watch_ended.wait()
+    async with asyncio.timeout(10):
+        while (open_now("calls"), open_now("streams")) != (1, 0):  # noqa: ASYNC110 - a gauge wakes nobody
+            await asyncio.sleep(0.001)
+    served.toy.gate.set()
+    await waiting
+    assert (open_now("calls"), open_now("streams")) == (0, 0)
+    assert calls(watch, "client", "CANCELLED") == before + 1
 
 
 @pytest.mark.parametrize("name", ["authorization", "x-group-id", "x-forwarded-access-token"])

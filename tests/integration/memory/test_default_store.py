@@ -48,6 +48,7 @@ from services.memory.stores.sql import store as store_module
 from services.memory.stores.sql.blocks import ROW_BYTES
 from services.memory.stores.sql.shortlist_vectors import best_of_shortlist
 from services.memory.stores.sql.store import SqlMemoryStore
+from services.memory.usecases.store_size import measure_store
 from tests.integration.memory.store_model import (
     FILTERS,
     KEYS,
@@ -179,6 +180,20 @@ async def test_saving_again_changes_the_record_and_keeps_its_time_and_the_count(
         assert (record.body, record.created_at) == (Unified("second"), NOW)
         (info,) = await store.namespaces("sales", 5, None)
         assert (info.record_count, info.version) == (1, 2)
+
+
+async def test_how_much_is_stored_is_a_metric(database_url: str) -> None:
+    async with _stores(database_url) as stores:
+        database = stores[0]._database
+        await measure_store(database)
+        empty = REGISTRY.get_sample_value("coxswain_memory_store_bytes") or 0
+        await _fill(stores[0], KEYS[0], 500)
+        await measure_store(database)
+    unified = {"kind": "UNIFIED"}
+    assert REGISTRY.get_sample_value("coxswain_memory_records", unified) == 500
+    assert REGISTRY.get_sample_value("coxswain_memory_namespaces", unified) == 1
+    assert REGISTRY.get_sample_value("coxswain_memory_records", {"kind": "ENTITY"}) == 0
+    assert (REGISTRY.get_sample_value("coxswain_memory_store_bytes") or 0) > empty > 0
 
 
 async def test_the_last_of_equal_ids_in_one_save_wins(database_url: str) -> None:

@@ -1,5 +1,6 @@
 """What is done, and told, although nobody asks for it."""
 
+import asyncio
 from datetime import timedelta
 
 from prometheus_client import REGISTRY
@@ -9,33 +10,60 @@ from services.common.clock import utc_now
 from services.common.db.idempotency import forget_requests
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.tables import executions, requests
+from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from tests.integration.orchestrator.use_cases import ALICE, Orchestrator
 
 
-def counted() -> dict[str, float]:
-    """What a scrape reads."""
-    (metric,) = (found for found in REGISTRY.collect() if found.name == "coxswain_executions")
-    return {sample.labels["state"]: sample.value for sample in metric.samples}
+def counted(metric: str, label: str) -> dict[str, float]:
+    """What a scrape reads, by the values of a label."""
+    (found,) = (found for found in REGISTRY.collect() if found.name == metric)
+    return {sample.labels[label]: sample.value for sample in found.samples}
 
 
-async def test_the_length_of_the_queue_and_what_runs_and_waits_are_metrics(orchestrator: Orchestrator) -> None:
-    await orchestrator.housekeeping.once()
+def queue() -> list[float | None]:
+    """How long the queue is, and of how many groups."""
+    return [REGISTRY.get_sample_value(f"coxswain_queue_{what}") for what in ("depth", "groups")]
+
+
+async def test_what_waits_and_runs_and_who_is_there_are_metrics(orchestrator: Orchestrator) -> None:
+    await orchestrator.waiting_work.count()
     nothing = dict.fromkeys(
         ("QUEUED", "RUNNING", "WAITING_FOR_ANSWER", "WAITING_FOR_CREDENTIAL", "WAITING_FOR_MODEL"), 0.0
     )
-    assert counted() == nothing
+    assert counted("coxswain_executions", "state") == nothing
+    assert queue() == [0, 0]
     made = [await orchestrator.start() for _ in range(6)]
     states = [ExecutionState.RUNNING, ExecutionState.RUNNING, ExecutionState.WAITING_FOR_CREDENTIAL]
     async with orchestrator.database.write() as connection:
         for execution, state in zip(made, states, strict=False):
-            await connection.execute(update(executions).where(executions.c.id == execution.id).values(state=state))
+            taken = {"state": state, "ready": False, "created_at": utc_now() - timedelta(days=1)}
+            await connection.execute(update(executions).where(executions.c.id == execution.id).values(taken))
+        waits = {"created_at": utc_now() - timedelta(seconds=90)}
+        await connection.execute(update(executions).where(executions.c.id == made[3].id).values(waits))
+        other = {"group_id": "legal", "state": ExecutionState.RUNNING, "ready": True}
+        await connection.execute(update(executions).where(executions.c.id == made[1].id).values(other))
     await orchestrator.executions.cancel(ALICE, made[-1].id)
-    await orchestrator.housekeeping.once()
-    assert counted() == nothing | {"QUEUED": 2, "RUNNING": 2, "WAITING_FOR_CREDENTIAL": 1}
+    await orchestrator.waiting_work.count()
+    assert counted("coxswain_executions", "state") == nothing | {
+        "QUEUED": 2,
+        "RUNNING": 2,
+        "WAITING_FOR_CREDENTIAL": 1,
+    }
+    assert queue() == [3, 2], "two that no host has begun, and one whose host has died"
+    assert 90 <= (REGISTRY.get_sample_value("coxswain_queue_oldest_seconds") or 0) < 3600
+    assert REGISTRY.get_sample_value("coxswain_worker_hosts") == 0
     async with orchestrator.database.write() as connection:
-        await connection.execute(update(executions).values(state=ExecutionState.SUCCEEDED))
-    await orchestrator.housekeeping.once()
-    assert counted() == nothing
+        await connection.execute(update(executions).values(state=ExecutionState.SUCCEEDED, ready=False))
+    lease = LeaseConnection(orchestrator.database.url, orchestrator.database.schema, "host-1", 30)
+    await asyncio.to_thread(lease.renew)
+    try:
+        await orchestrator.waiting_work.count()
+    finally:
+        await asyncio.to_thread(lease.close)
+    assert counted("coxswain_executions", "state") == nothing
+    assert queue() == [0, 0]
+    assert REGISTRY.get_sample_value("coxswain_queue_oldest_seconds") == 0
+    assert REGISTRY.get_sample_value("coxswain_worker_hosts") == 1
 
 
 async def test_a_request_is_remembered_for_its_time_and_not_longer(orchestrator: Orchestrator) -> None:

@@ -80,6 +80,7 @@ async def housekeeping(harness: Harness) -> None:
     service = harness.services["orchestrator"]
     assert isinstance(service, OrchestratorService)
     await service._housekeeping.once()
+    await service._waiting_work.count()
 
 
 async def test_the_inbox_lists_open_questions_newest_first_in_pages_and_by_filters(

@@ -17,6 +17,7 @@ from services.orchestrator.domain.crew import AgentSpec, Crew, CrewSpec, Knowled
 from services.orchestrator.domain.execution import Execution, ExecutionIdentity, OnCredentialExpiry, Start
 from services.orchestrator.domain.tool_source import ToolSource
 from services.orchestrator.hints.bus import LocalHintBus
+from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.tables import executions
@@ -36,6 +37,7 @@ from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
 from services.orchestrator.usecases.question_settler import QuestionSettler
 from services.orchestrator.usecases.scheduler import Scheduler
 from services.orchestrator.usecases.schedules import Schedules
+from services.orchestrator.usecases.waiting_work import WaitingWork
 
 ALICE = Principal("dev|alice", "sales", Role.ADMIN, False, CredentialKind.DEV, "", "", utc_now() + timedelta(hours=1))
 
@@ -120,6 +122,7 @@ class Orchestrator:
         deadlines = QuestionDeadlines(database, QuestionSettler(ender, bus))
         self.overlap = Overlap(database, ender, bus)
         self.housekeeping = Housekeeping(database, ender, deadlines)
+        self.waiting_work = WaitingWork(database, LeaseStore(database))
         feed = EventFeed(EventReader(database), bus, safety_read_seconds=3600, tail_bytes=100_000)
         validation = CrewValidation(Models(), Sources(), Gateway(), Memories(), default_model="m", max_bytes=100_000)
         self.starter = ExecutionStarter(database, validation, self.grants, bus, self.overlap, max_inputs_bytes=10_000)

@@ -5,11 +5,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.auth.chains.chain import Chain
 from services.auth.chains.link import Answer, CredentialRequest
 from services.auth.domain import CredentialPurpose
 from services.auth.usecases.credentials import Credentials
+from services.common.errors import Unavailable
 from services.common.identity.principal import CredentialKind, Principal, Role
 
 ALICE = Principal(
@@ -61,6 +63,29 @@ async def test_calls_of_one_principal_share_a_resolution_that_outlives_a_cancell
     assert await second == "s1-1"
     assert await resolve(credentials, ALICE) == "s1-1"
     assert link.asked == ["s1"]
+
+
+async def test_each_link_that_is_asked_is_counted_by_its_outcome() -> None:
+    class Silent(GatedLink):
+        name = "silent"
+
+        async def ask(self, request: CredentialRequest) -> Answer:
+            raise Unavailable("the issuer does not answer")
+
+    def counted() -> list[float | None]:
+        expected = (("gated", "ABSENT"), ("gated", "USED"), ("silent", "UNAVAILABLE"))
+        labels = ({"chain": PURPOSE.value, "link": link, "outcome": outcome} for link, outcome in expected)
+        return [REGISTRY.get_sample_value("coxswain_credentials_total", each) for each in labels]
+
+    class Nothing(GatedLink):
+        async def ask(self, request: CredentialRequest) -> Answer:
+            return Answer.absent("there is none")
+
+    credentials = Credentials({PURPOSE: Chain([Nothing(), Silent()])}, keep=timedelta(minutes=1))
+    absent, used, unavailable = (count or 0.0 for count in counted())
+    with pytest.raises(Unavailable):
+        await resolve(credentials, ALICE)
+    assert counted() == [absent + 1, used, unavailable + 1]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2
 from services.common.clock import utc_now
@@ -40,7 +41,7 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
             code, status = to_status(failure, "r")
             await context.abort(code, failure.message, ((DETAILS_KEY, status.SerializeToString()),))
         response = credential_pb2.ResolveCredentialResponse(
-            token=f"token-{len(self.asked)}", origin=self.answers_origin
+            token=f"token-{len(self.asked)}", origin=self.answers_origin, link="stored_secret"
         )
         response.expire_time.FromDatetime(utc_now() + self.lifetime)
         return response
@@ -97,7 +98,10 @@ async def test_a_credential_is_asked_for_once_and_says_when_it_was_remembered(
         first, second = await source.resolve(ORIGIN, "openai"), await source.resolve(ORIGIN, "openai")
         assert (first.token, first.from_cache) == ("token-1", False)
         assert (second.token, second.from_cache) == ("token-1", True)
+        refusals = {"chain": "LLM_PROVIDER", "link": "stored_secret"}
+        before = REGISTRY.get_sample_value("coxswain_credentials_refused_total", refusals)
         source.forget(ORIGIN, "openai")
+        assert REGISTRY.get_sample_value("coxswain_credentials_refused_total", refusals) == (before or 0) + 1
         assert (await source.resolve(ORIGIN, "openai")).token == "token-2"
     assert [(asked.purpose, asked.provider) for asked in toy.asked] == 2 * [
         (credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, "openai")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from services.common.backoff import Backoff
 from services.common.errors import (
@@ -105,9 +106,15 @@ class Script:
 
 
 async def test_outages_are_tried_again_after_growing_pauses(clock: _Clock, pauses: list[float]) -> None:
+    def attempts(outcome: str) -> float:
+        labels = {"provider": "openai", "outcome": outcome}
+        return REGISTRY.get_sample_value("coxswain_models_upstream_attempts_total", labels) or 0.0
+
     script = Script(outage(), outage())
+    before = attempts("UPSTREAM_UNAVAILABLE"), attempts("OK")
     assert await upstreams(clock, threshold=0).call(model(), script) == "answer"
     assert pauses == [0.5, 1.0]
+    assert (attempts("UPSTREAM_UNAVAILABLE"), attempts("OK")) == (before[0] + 2, before[1] + 1)
     assert len({attempt.idempotency_key for attempt in script.attempts}) == 1
 
 

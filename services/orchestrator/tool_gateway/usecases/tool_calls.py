@@ -11,6 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from services.common.background import BackgroundTasks
 from services.common.clock import utc_now
+from services.common.counts import from_the_start
 from services.common.errors import CoxswainError, Internal, Unavailable
 from services.common.grpc.call import current_call, enter_call
 from services.common.periodic import every
@@ -31,7 +32,10 @@ _CANCEL_SECONDS = 10.0
 _LOST = Unknown("the process that made the call has ended, and the source cannot tell what became of the call")
 _CANCELLED = Failed("TOOL_CANCELLED", "the call was cancelled before anything was sent")
 
-_CALLS = Counter("coxswain_tools_calls_total", "Tool calls by how they ended.", ("outcome",))
+_CALLS = from_the_start(
+    Counter("coxswain_tools_calls_total", "Tool calls by how they ended.", ("outcome",)),
+    ("RETURNED", "FAILED", "UNKNOWN"),
+)
 _RUNNING = Gauge("coxswain_tools_running", "Tool calls that this process makes or follows now.")
 _SECONDS = Histogram("coxswain_tools_call_seconds", "Seconds of a tool call from its request to its outcome.")
 

@@ -4,9 +4,9 @@
 its life line open, and a module that fails to preload goes unnoticed.
 
 On the control socket, messages of JSON: {"fork": token} with the crew process's end of its link attached, answered by
-{"forked": token, "pid": pid}; {"kill": pid}; and, whenever a crew process ends, {"exited": pid, "status": status}. The
-first message is {"ready": pid, "measures": [...]}, what contains each crew process. When the host goes away the control
-socket ends, and with it everything here.
+{"forked": token, "pid": pid}; {"kill": pid}; and, whenever a crew process ends, {"exited": pid, "status": status,
+"cpu_seconds": used}. The first message is {"ready": pid, "measures": [...]}, what contains each crew process. When the
+host goes away the control socket ends, and with it everything here.
 
 A crew process has a directory below the home of the fork server (`own_directory`): no other crew process reads what
 it writes there. It greets its host with one byte on its link once it is contained, before the first frame.
@@ -116,13 +116,14 @@ class ForkServer:
     def _reap(self) -> None:
         while self._children:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, used = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
             self._children.discard(pid)
-            self._send({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
+            cpu_seconds = used.ru_utime + used.ru_stime
+            self._send({"exited": pid, "status": os.waitstatus_to_exitcode(status), "cpu_seconds": cpu_seconds})
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(ConnectionError):  # the host is gone; the next read says so

@@ -30,6 +30,7 @@ from services.common.background import BackgroundTasks
 from services.common.containment.contain import Measure
 from services.common.remove_tree import remove_tree
 from services.orchestrator.worker.host.crew_life import Life
+from services.orchestrator.worker.host.metrics import CREW_CPU
 from services.orchestrator.worker.link.containment import own_directory
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.host_end import CrewProcessLost, Handler, HostEnd
@@ -378,6 +379,7 @@ class ForkServer:
             else:
                 forked.set_result(life)
         elif "exited" in message:
+            CREW_CPU.inc(message["cpu_seconds"])
             ended = self._living.pop(message["exited"], None)
             if ended is not None:
                 ended.status = message["status"]

@@ -69,6 +69,12 @@ class Dispatcher:
         """How many claims occupy a slot."""
         return len(self._taken)
 
+    @property
+    def room(self) -> Room:
+        """How many executions more this host can run."""
+        settings = self._context.settings
+        return room_of(len(self._taken), settings.slots, settings.reserved_slots, settings.group_limit)
+
     def stop_all(self) -> None:
         """Stop what runs because this host cannot be sure that it still has it."""
         for run in self._runs.values():
@@ -95,20 +101,20 @@ class Dispatcher:
     # ---- taking
 
     async def _take(self) -> None:
-        if not self._room().total or self._draining or not self._lease.held.is_set():
+        if not self.room.total or self._draining or not self._lease.held.is_set():
             return
         # What waits when a slot becomes free has waited for it: no idler host has wanted it.
         if not self._slot_was_freed:
             await asyncio.sleep(_STEP_SECONDS * (len(self._taken) + random.random()))  # noqa: S311 - nothing to guess
         self._slot_was_freed = False
-        if not await self._store.any_waiting(self._room()) or self._draining:
+        if not await self._store.any_waiting(self.room) or self._draining:
             return
         # Until it is known that all that was taken runs, the rows may say more of this host than is true.
         self._repair_at = 0.0
         # What is being taken is not left behind by a host that stops meanwhile.
         self._idle.clear()
         try:
-            for claim in await self._store.take(self._executor_id, self._room()):
+            for claim in await self._store.take(self._executor_id, self.room):
                 self._begin(claim)
         finally:
             self._note_idle()
@@ -133,10 +139,6 @@ class Dispatcher:
     def _note_idle(self) -> None:
         if not self._at_work:
             self._idle.set()
-
-    def _room(self) -> Room:
-        settings = self._context.settings
-        return room_of(len(self._taken), settings.slots, settings.reserved_slots, settings.group_limit)
 
     async def _repair(self) -> None:
         """Give back what the rows say that this host has, although it does not run it.

@@ -32,7 +32,7 @@ from services.orchestrator.worker.host.current_tools import SourceVersions
 from services.orchestrator.worker.host.dispatcher import Dispatcher
 from services.orchestrator.worker.host.lease import LeaseKeeper
 from services.orchestrator.worker.host.lease_connection import LeaseConnection
-from services.orchestrator.worker.host.metrics import BUSY, CREW_MEMORY, SILENCE, SLOTS, proportional_memory
+from services.orchestrator.worker.host.metrics import CREW_MEMORY, SILENCE, SLOTS, proportional_memory
 from services.orchestrator.worker.host.model_lookup import ModelLookup
 from services.orchestrator.worker.host.peer_retry import retry_while_absent
 from services.orchestrator.worker.host.run_context import RunContext
@@ -140,8 +140,9 @@ class WorkerHost:
         self._dispatcher.stop_all()
 
     def _measure(self) -> None:
-        SLOTS.set(self._settings.slots)
-        BUSY.set_function(lambda: self._dispatcher.running)
+        SLOTS.labels("busy").set_function(lambda: self._dispatcher.running)
+        SLOTS.labels("free").set_function(lambda: self._dispatcher.room.free)
+        SLOTS.labels("reserved").set_function(lambda: self._dispatcher.room.reserved)
         SILENCE.set_function(lambda: self.silent_seconds)
         CREW_MEMORY.set_function(lambda: proportional_memory(self._fork_server.memory_files))
 

@@ -7,15 +7,24 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge
 
-SLOTS = Gauge("coxswain_worker_slots", "Executions this host runs at once, those in reserved slots left out.")
-BUSY = Gauge("coxswain_worker_executions", "Executions this host runs now.")
+from services.common.counts import from_the_start
+
+SLOTS = Gauge("coxswain_worker_slots", "Slots for executions of this host, by state.", ("state",))
 CALLS = Gauge("coxswain_worker_calls", "Calls of crew processes that this host works on now, by kind.", ("call",))
-TAKEOVERS = Counter("coxswain_worker_takeovers", "Executions whose dead hosts this one has noticed.")
+TAKEOVERS = Counter("coxswain_worker_takeovers_total", "Executions whose dead hosts this one has noticed.")
 LEASE_LOSSES = Counter(
-    "coxswain_worker_lease_losses", "Times this host has lost its lease and ended its crew processes."
+    "coxswain_worker_lease_losses_total", "Times this host has lost its lease and ended its crew processes."
 )
-CREW_LOSSES = Counter(
-    "coxswain_worker_crew_process_losses", "Crew processes that died in the middle of a task, by cause.", ("cause",)
+CREW_LOSSES = from_the_start(
+    Counter(
+        "coxswain_worker_crew_process_losses_total",
+        "Crew processes that died in the middle of a task, by cause.",
+        ("cause",),
+    ),
+    ("memory", "exit", "unknown", "SIGKILL", "SIGSEGV"),
+)
+CREW_CPU = Counter(
+    "coxswain_worker_crew_cpu_seconds_total", "Seconds of CPU of this host's crew processes, counted when they end."
 )
 CREW_MEMORY = Gauge(
     "coxswain_worker_crew_memory_bytes", "Memory of this host's crew processes, what they share counted by shares."

@@ -1,0 +1,56 @@
+"""Counts what waits and runs, and who is there to do it, in the whole installation."""
+
+from prometheus_client import Gauge
+
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.orchestrator.domain.execution import TERMINAL_STATES, ExecutionState
+from services.orchestrator.domain.question import QuestionKind
+from services.orchestrator.lease_store import LeaseStore
+from services.orchestrator.repositories.admission import read_queue_length
+from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.questions import QuestionRepository
+
+_UNFINISHED = Gauge(
+    "coxswain_executions",
+    "Executions that have not ended, of the whole installation, by state; QUEUED ones wait for a worker host.",
+    ("state",),
+)
+_QUEUE_DEPTH = Gauge(
+    "coxswain_queue_depth", "Executions of the whole installation that a worker host could take now, or continue."
+)
+_QUEUE_OLDEST = Gauge(
+    "coxswain_queue_oldest_seconds", "Seconds since the start of the oldest of these that no host has begun; else 0."
+)
+_QUEUE_GROUPS = Gauge("coxswain_queue_groups", "Groups that these executions belong to.")
+_HOSTS = Gauge("coxswain_worker_hosts", "Worker hosts of the whole installation that are alive.")
+_OPEN_QUESTIONS = Gauge(
+    "coxswain_questions_open",
+    "Questions that wait for a person's answer, of the whole installation, by kind.",
+    ("kind",),
+)
+_STATES = sorted(set(ExecutionState) - TERMINAL_STATES)
+
+
+class WaitingWork:
+    """Sets the metrics that are of the installation rather than of a process: each replica tells the same."""
+
+    def __init__(self, database: Database, leases: LeaseStore) -> None:
+        self._database = database
+        self._leases = leases
+
+    async def count(self) -> None:
+        """Count anew."""
+        async with self._database.read() as connection:
+            unfinished = await ExecutionRepository(connection).count(_STATES)
+            asked = await QuestionRepository(connection).count_open()
+        queue = await read_queue_length(self._database)
+        for state in _STATES:
+            _UNFINISHED.labels(state).set(unfinished.get(state, 0))
+        for kind in QuestionKind:
+            _OPEN_QUESTIONS.labels(kind).set(asked.get(kind, 0))
+        _QUEUE_DEPTH.set(queue.length)
+        _QUEUE_GROUPS.set(queue.groups)
+        oldest = queue.oldest_start
+        _QUEUE_OLDEST.set(0.0 if oldest is None else max(0.0, (utc_now() - oldest).total_seconds()))
+        _HOSTS.set(len(await self._leases.alive()))
