@@ -29,7 +29,7 @@ IMAGE_PREFIX ?=
 IMAGE_TAG ?= latest
 BASE_IMAGE ?=
 BUILD_OPTIONS ?=
-OVERLAY ?= deploy/k8s/overlays/prod
+OVERLAYS ?= deploy/k8s/overlays/dev deploy/k8s/overlays/prod
 PYTEST := $(BIN)/pytest
 PARALLEL := -n $(JOBS) --dist loadfile
 
@@ -176,11 +176,14 @@ $(SUPPLY_CHAIN)/.stamp: tools/supply_chain/requirements.txt requirements/bootstr
 	@touch $@
 
 .PHONY: manifests
-manifests: $(ENVIRONMENT) ## Render the Kubernetes manifests to build/manifests.yaml and check them (OVERLAY=directory); needs kubectl
+manifests: $(ENVIRONMENT) ## Render the Kubernetes manifests to build/ and check them (OVERLAYS=directories); needs kubectl
 	@mkdir -p build
-	@kubectl kustomize $(OVERLAY) >build/manifests.yaml
-	@$(BIN)/kubernetes-validate --strict --quiet build/manifests.yaml
-	@echo "$(OVERLAY) is valid: build/manifests.yaml"
+	@set -e; for overlay in $(OVERLAYS); do \
+		rendered=build/manifests-$$(basename $$overlay).yaml; \
+		kubectl kustomize $$overlay >$$rendered; \
+		$(BIN)/kubernetes-validate --strict --quiet $$rendered; \
+		echo "$$overlay is valid: $$rendered"; \
+	done
 
 ##@ Change it
 

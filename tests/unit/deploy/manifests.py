@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 K8S = ROOT / "deploy" / "k8s"
 PROD = K8S / "overlays" / "prod"
+DEV = K8S / "overlays" / "dev"
 OLDEST_KUBERNETES = "1.30"
+OPERATORS = {"monitoring.coreos.com/v1", "keda.sh/v1alpha1"}
 SERVERS = ("auth", "models", "memory", "orchestrator")
 GATEWAY = "tools"
 """Served like a service, and called by the orchestrator and its workers alone."""
@@ -80,6 +83,12 @@ def container(workload: Document) -> Document:
     (only,) = workload["spec"]["template"]["spec"]["containers"]
     found: Document = only
     return found
+
+
+def check(document: Document) -> None:
+    """Have a document of Kubernetes' own kinds validated; those of operators have no schema here."""
+    if document["apiVersion"] not in OPERATORS:
+        kubernetes_validate.validate(document, OLDEST_KUBERNETES, strict=True)
 
 
 def render(directory: Path) -> list[Document]:

@@ -1,18 +1,21 @@
-"""What holds of the manifests as kustomize puts them together for production."""
+"""What holds of the manifests as kustomize puts them together, for production above all."""
 
 import ipaddress
+import os
 from collections.abc import Callable
+from pathlib import Path
 
-import kubernetes_validate
 import pytest
 
 from services.orchestrator.worker.settings import WorkerSettings
 from tests.unit.deploy.manifests import (
+    DEV,
     GATEWAY,
-    OLDEST_KUBERNETES,
+    K8S,
     PROD,
     SERVERS,
     Document,
+    check,
     container,
     prod_settings,
     render,
@@ -71,7 +74,7 @@ def secrets_of(pod: Document) -> set[str]:
 
 def test_everything_is_valid(documents: list[Document]) -> None:
     for document in documents:
-        kubernetes_validate.validate(document, OLDEST_KUBERNETES, strict=True)
+        check(document)
 
 
 def test_the_crews_of_a_worker_fit_its_memory(of_kind: Named) -> None:
@@ -107,7 +110,7 @@ def test_every_pod_is_confined(pods: dict[str, Document]) -> None:
             "capabilities": {"drop": ["ALL"]},
         }, name
         assert {"memory"} <= set(only["resources"]["limits"]), name
-        assert {"cpu", "memory"} <= set(only["resources"]["requests"]), name
+        assert {"cpu", "memory", "ephemeral-storage"} <= set(only["resources"]["requests"]), name
 
 
 def test_what_is_written_to_is_a_volume_and_keys_lie_where_they_are_looked_for(pods: dict[str, Document]) -> None:
@@ -232,17 +235,105 @@ def test_probes_meet_ports_and_speak_what_the_listeners_speak(pods: dict[str, Do
                 assert asked["port"] in ports
 
 
-def test_workers_scale_by_themselves(of_kind: Named) -> None:
-    scaler = of_kind("HorizontalPodAutoscaler")["worker"]["spec"]
-    assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "worker"}
-    worker = of_kind("Deployment")["worker"]
-    # A number here would be set again at each apply.
-    assert "replicas" not in worker["spec"]
-    assert scaler["minReplicas"] >= 2
-    assert "cpu" in container(worker)["resources"]["requests"]
-
-
-def test_rollouts_never_have_fewer_replicas_than_wanted(of_kind: Named) -> None:
+def test_all_that_serves_and_runs_scales_by_itself_and_never_to_one(of_kind: Named) -> None:
+    scalers = of_kind("HorizontalPodAutoscaler")
+    assert set(scalers) == set(of_kind("Deployment"))
     for name, deployment in of_kind("Deployment").items():
+        scaler = scalers[name]["spec"]
+        assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+        # A number here would be set again at each apply.
+        assert "replicas" not in deployment["spec"], name
+        assert scaler["minReplicas"] >= 2, name
+        assert "cpu" in container(deployment)["resources"]["requests"], name
         assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, name
-        assert deployment["spec"].get("replicas", 2) >= 2, name
+
+
+def test_schemas_are_migrated_before_what_reads_them_by_argo_cd_and_anew_at_each_release_by_both(
+    of_kind: Named,
+) -> None:
+    wave = "argocd.argoproj.io/sync-wave"
+    for job in of_kind("Job").values():
+        notes = job["metadata"]["annotations"]
+        assert notes["argocd.argoproj.io/hook"] == "Sync"
+        assert notes["argocd.argoproj.io/hook-delete-policy"] == "BeforeHookCreation"
+        assert notes["kustomize.toolkit.fluxcd.io/force"] == "enabled"
+        # One that is removed by itself would be made anew by Flux, again and again.
+        assert "ttlSecondsAfterFinished" not in job["spec"]
+        for deployment in of_kind("Deployment").values():
+            assert int(notes[wave]) < int(deployment["metadata"]["annotations"][wave])
+    # What Jobs need comes before them, in wave 0.
+    for kind in ("NetworkPolicy", "PriorityClass", "ConfigMap"):
+        assert all(wave not in found["metadata"].get("annotations", {}) for found in of_kind(kind).values())
+
+
+def test_executions_give_way_to_calls_where_a_node_is_full(of_kind: Named, pods: dict[str, Document]) -> None:
+    classes = {name: document["value"] for name, document in of_kind("PriorityClass").items()}
+    values = {name: classes[pod["spec"]["priorityClassName"]] for name, pod in pods.items()}
+    assert {name for name, value in values.items() if value < max(values.values())} == {"worker"}
+
+
+def test_the_overlay_for_development_is_one_small_replica_of_each_beside_its_own_postgresql() -> None:
+    documents = render(DEV)
+    for document in documents:
+        check(document)
+    kinds = {document["kind"] for document in documents}
+    assert not kinds & {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
+    deployments = [document for document in documents if document["kind"] == "Deployment"]
+    assert {deployment["metadata"]["name"] for deployment in deployments} == set(DEPLOYMENTS)
+    for deployment in deployments:
+        assert deployment["spec"]["replicas"] == 1
+        only = container(deployment)
+        assert (only["image"], only["resources"]["requests"]["cpu"]) == (
+            f"coxswain-{deployment['metadata']['name']}:dev",
+            "50m",
+        )
+    (postgres,) = (document for document in documents if document["kind"] == "StatefulSet")
+    assert container(postgres)["ports"][0]["containerPort"] == 5432
+
+
+@pytest.fixture(scope="module")
+def with_operators(tmp_path_factory: pytest.TempPathFactory) -> list[Document]:
+    """Production with all components."""
+    directory = tmp_path_factory.mktemp("overlay")
+
+    def listed(*paths: Path) -> str:
+        return "".join(f"  - {os.path.relpath(path, directory)}\n" for path in paths)
+
+    components = listed(K8S / "components" / "monitoring", K8S / "components" / "keda")
+    (directory / "kustomization.yaml").write_text(f"resources:\n{listed(PROD)}components:\n{components}")
+    return render(directory)
+
+
+def test_with_its_operator_prometheus_scrapes_all_that_run_and_none_that_end(
+    with_operators: list[Document], pods: dict[str, Document]
+) -> None:
+    for document in with_operators:
+        check(document)
+    (monitor,) = (document["spec"] for document in with_operators if document["kind"] == "PodMonitor")
+    assert monitor["selector"]["matchLabels"].items() <= pods["auth"]["metadata"]["labels"].items()
+    (rule,) = monitor["selector"]["matchExpressions"]
+    scraped = {name for name, pod in pods.items() if pod["metadata"]["labels"][rule["key"]] not in rule["values"]}
+    assert (rule["operator"], scraped) == ("NotIn", set(DEPLOYMENTS))
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    for name in DEPLOYMENTS:
+        assert endpoint["port"] in {port["name"] for port in pods[name]["spec"]["containers"][0]["ports"]}
+    (dashboard,) = (d for d in with_operators if d["metadata"]["name"] == "coxswain-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_with_keda_each_deployment_has_one_autoscaler(with_operators: list[Document], of_kind: Named) -> None:
+    by_cpu = {d["metadata"]["name"] for d in with_operators if d["kind"] == "HorizontalPodAutoscaler"}
+    scaled = {d["spec"]["scaleTargetRef"]["name"]: d["spec"] for d in with_operators if d["kind"] == "ScaledObject"}
+    assert set(scaled) == {"worker", "orchestrator"}
+    assert by_cpu | set(scaled) == set(DEPLOYMENTS)
+    assert not by_cpu & set(scaled)
+    for name, spec in scaled.items():
+        assert spec["minReplicaCount"] == of_kind("HorizontalPodAutoscaler")[name]["spec"]["minReplicas"]
+    # A host for each of its slots' worth of work.
+    work = scaled["worker"]["triggers"][0]["metadata"]
+    assert int(work["threshold"]) == WorkerSettings().slots
+    (namespace,) = (d["metadata"]["name"] for d in with_operators if d["kind"] == "Namespace")
+    for spec in scaled.values():
+        for trigger in spec["triggers"]:
+            if trigger["type"] == "prometheus":
+                assert f'namespace="{namespace}"' in trigger["metadata"]["query"]
