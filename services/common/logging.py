@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -17,6 +17,8 @@ _REDACTED = "[redacted]"
 _COUNTS = re.compile(r"tokens$")
 # This many characters of a secret in a row are not there by chance.
 _PIECE = 8
+_MOST_CHARACTERS = 500
+"""Of what a library says, and of its error."""
 
 
 def redact(text: str) -> str:
@@ -47,18 +49,20 @@ def _redact_event(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> 
     return event
 
 
-def configure_logging(level: str, *, service: str) -> None:
+def configure_logging(level: str, *, service: str, about: Callable[[], Mapping[str, str]] = dict) -> None:
     """Send structlog's and the standard library's records through one pipeline to standard error.
 
-    `level` is a standard name such as "INFO". Lines are JSON unless standard error is a terminal.
+    `level` is a standard name such as "INFO". Lines are JSON unless standard error is a terminal. `about` returns what
+    each line says of the work it is written in; what the line says itself comes first.
     """
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add(about),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
-        _add_service(service),
+        _add(lambda: {"service": service}),
     ]
     renderer: structlog.types.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
@@ -72,7 +76,7 @@ def configure_logging(level: str, *, service: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, _shorten],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
@@ -89,9 +93,27 @@ def configure_logging(level: str, *, service: str) -> None:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 
 
-def _add_service(service: str) -> structlog.types.Processor:
+def _add(fields: Callable[[], Mapping[str, str]]) -> structlog.types.Processor:
     def add(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event.setdefault("service", service)
+        for name, value in fields().items():
+            event.setdefault(name, value)
         return event
 
     return add
+
+
+def _shorten(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Make one line of what a library says, and of the error that it found: there is nothing of ours to look for.
+
+    Only asyncio tells of our own code: of tasks and callbacks whose errors nobody has handled.
+    """
+    event["event"] = _first_line(str(event["event"]))
+    error = event.get("exc_info")
+    if isinstance(error, tuple) and error[1] is not None and event.get("logger") != "asyncio":
+        del event["exc_info"]
+        event["error"] = f"{type(error[1]).__name__}: {_first_line(str(error[1]))}"
+    return event
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0][:_MOST_CHARACTERS]

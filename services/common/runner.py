@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings
 from services.common.audit import configure_audit, stop_audit
 from services.common.containment.contain import keep_memory_private
 from services.common.environment import read_settings
+from services.common.grpc.call import log_fields
 from services.common.hosting import Build, Host, ServiceT
 from services.common.logging import configure_logging
 from services.common.metrics_server import serve_metrics
@@ -56,7 +57,7 @@ def run(main: Callable[[CommonSettings, ProcessState], Coroutine[Any, Any, None]
     os.umask(0o077)
     try:
         common = read_settings(CommonSettings)
-        configure_logging(common.log_level, service=name)
+        configure_logging(common.log_level, service=name, about=log_fields)
         configure_audit(common.audit_log, common.data_dir, service=name)
         obstacle = uvloop.run(supervised())
     except StartError as error:

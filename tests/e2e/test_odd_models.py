@@ -145,13 +145,21 @@ def test_thoughts_in_tags_are_no_part_of_a_result(scene: Scene, alice: Caller) -
     ids=["error within", "cut", "overloaded", "error first"],
 )
 def test_a_stream_that_fails_once_costs_a_crew_nothing_but_time(
-    scene: Scene, alice: Caller, broken: dict[str, Any]
+    scene: Scene, alice: Caller, installation: Installation, broken: dict[str, Any]
 ) -> None:
     scene.answers("risky", times=1, **broken)
     scene.answers("risky", "Whole.")
     execution = alice.orchestrator.run(scene.crew("risky"))
     assert (execution.state, execution.result.text) == (SUCCEEDED, "Whole.")
     assert len(scene.calls("risky")) == 2
+    written = [json.loads(line) for line in installation.logs.splitlines() if execution.id in line]
+    lines = {line["event"]: line for line in written}
+    # One of the models service, whether it asks again by itself or the crew does.
+    failed = lines.get("upstream_retried") or lines["call_refused"]
+    ended, accepted = lines["execution_ended"], lines["execution_accepted"]
+    for name in ("execution_id", "group_id", "subject_hash"):
+        assert failed[name] == ended[name] == accepted[name]
+    assert failed["request_id"] == ended["request_id"] != accepted["request_id"]
 
 
 def test_a_refusal_is_no_empty_success(scene: Scene, alice: Caller) -> None:

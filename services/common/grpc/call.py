@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from services.common.errors import Unauthenticated
 from services.common.identity.authenticator import NO_CREDENTIAL, Credential
-from services.common.identity.principal import Principal
+from services.common.identity.principal import Principal, subject_hash
 
 
 @dataclass(slots=True)
@@ -55,7 +55,19 @@ class Call:
         return None if self.deadline is None else max(0.0, self.deadline - asyncio.get_running_loop().time())
 
 
+@dataclass(frozen=True, slots=True)
+class BackgroundWork:
+    """What is done for an execution while no call is served."""
+
+    request_id: str
+    """Of the calls to other services that it makes."""
+    execution_id: str
+    group_id: str
+    subject: str
+
+
 _call: ContextVar[Call] = ContextVar("coxswain_call")
+_work: ContextVar[BackgroundWork] = ContextVar("coxswain_work")
 _acting_as: ContextVar[str] = ContextVar("coxswain_acting_as", default="")
 
 
@@ -81,6 +93,38 @@ def enter_call(call: Call) -> None:
     _call.set(call)
 
 
+def enter_work(work: BackgroundWork) -> None:
+    """Let the rest of this task, and what it starts, be done for an execution."""
+    _work.set(work)
+
+
+def log_fields() -> dict[str, str]:
+    """Return what each line of the log says of the call being served, or of the work that is done without one.
+
+    The subject is not named, as logs are kept longer and read by more people than the audit log.
+    """
+    call, work = _call.get(None), _work.get(None)
+    if call is not None:
+        principal = call.principal
+        fields = {"request_id": call.request_id}
+        if principal is not None:
+            fields |= {
+                "group_id": principal.group_id,
+                "subject_hash": subject_hash(principal.subject),
+                "execution_id": principal.execution_id,
+            }
+    elif work is not None:
+        fields = {
+            "request_id": work.request_id,
+            "group_id": work.group_id,
+            "subject_hash": subject_hash(work.subject),
+            "execution_id": work.execution_id,
+        }
+    else:
+        return {}
+    return {name: value for name, value in fields.items() if value}
+
+
 def outlast_caller() -> None:
     """Let the rest of this task take as long as it needs: it serves others than the caller it was started for, too."""
     call = _call.get(None)
@@ -93,7 +137,8 @@ def outgoing_call(dependency: str) -> tuple[str, str, float | None]:
     call = _call.get(None)
     token = _acting_as.get()
     if call is None:
-        return "", token, None
+        work = _work.get(None)
+        return "" if work is None else work.request_id, token, None
     call.dependency = dependency
     if not token and call.principal is not None:
         token = call.principal.token

@@ -254,7 +254,6 @@ def _enter(call: Call, context: Context) -> Mapping[str, str]:
     call.request_id = metadata.get(REQUEST_ID, "")[:_MAX_REQUEST_ID] or new_id()
     call.group_header = metadata.get(GROUP, "")
     enter_call(call)
-    structlog.contextvars.bind_contextvars(request_id=call.request_id)
     refuse_ambiguous(key for key, _ in sent)
     remaining = context.time_remaining()
     if remaining is not None:

@@ -1,5 +1,6 @@
 """Who a call is made by."""
 
+import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
@@ -25,6 +26,11 @@ class CredentialKind(IntEnum):
     WORKLOAD = 2
     GROUP = 3
     DEV = 4
+
+
+def subject_hash(subject: str) -> str:
+    """Return what stands for a subject where they are not named: the SHA-256 of their name, in hex."""
+    return hashlib.sha256(subject.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """Forgetting a person: everything that a group's memories hold of one subject."""
 
-import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,7 +7,7 @@ import structlog
 
 from services.common.clock import utc_now
 from services.common.errors import Aborted, CoxswainError, FailedPrecondition
-from services.common.identity.principal import Principal
+from services.common.identity.principal import Principal, subject_hash
 from services.memory.domain.filters import Filter
 from services.memory.domain.history import Keeping
 from services.memory.domain.namespaces import NamespaceInfo
@@ -76,7 +75,7 @@ class Subjects:
                 "subject_forgotten",
                 group_id=principal.group_id,
                 by=principal.subject,
-                subject_hash=hashlib.sha256(subject.encode()).hexdigest(),
+                subject_hash=subject_hash(subject),
                 removed=sum(result.removed for result in results),
                 removed_versions=sum(result.removed_versions for result in results),
                 kept=sum(result.kept for result in results),

@@ -317,6 +317,7 @@ class ExecutionStarter:
             async with self._database.read() as connection:
                 return await _first(connection, execution.group_id, first_id)
         execution = replace(execution, last_sequence=len(stored))
+        logger.info("execution_accepted", execution_id=execution.id)
         if execution.ready:
             self._bus.publish(Hint(HintKind.EXECUTION_READY, execution.id))
         self._bus.publish(Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence, execution.group_id))

@@ -24,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2, delegation_pb2
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc, record_pb2
@@ -35,7 +36,14 @@ from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
 from services.common.grpc.access import MethodAccess
 from services.common.grpc.arrivals import Arrivals
-from services.common.grpc.call import acting_as, current_call, current_principal
+from services.common.grpc.call import (
+    BackgroundWork,
+    acting_as,
+    current_call,
+    current_principal,
+    enter_work,
+    log_fields,
+)
 from services.common.grpc.capacity import AnonymousStreams, Capacity, Places
 from services.common.grpc.group_traffic import SharedTraffic, Traffic
 from services.common.grpc.method import Method
@@ -43,7 +51,7 @@ from services.common.grpc.pipeline import Pipeline
 from services.common.hosting import Host
 from services.common.identity.access_changes import AccessChange
 from services.common.identity.authenticator import Credential
-from services.common.identity.principal import CredentialKind, Principal, Role
+from services.common.identity.principal import CredentialKind, Principal, Role, subject_hash
 from services.common.identity.principal_token import encode_principal
 from services.common.ids import new_id
 from services.common.settings import SERVICES, CommonSettings
@@ -434,6 +442,29 @@ async def test_a_service_acts_for_a_principal_and_never_without_one_where_a_role
     code, _, _, _ = await refused(stub.ResolveCredential(request))
     assert code is grpc.StatusCode.UNAUTHENTICATED
     await peers.close()
+
+
+async def test_lines_of_a_call_say_for_whom_and_for_which_execution_it_is_made_at_each_hop(served: Served) -> None:
+    principal = replace(await served.identity.exchange(Credential("Bearer ann:OPERATOR"), "g"), execution_id="e-1")
+    peers = served.host.peers("orchestrator")
+
+    async def work() -> None:
+        # As a worker host does.
+        enter_work(BackgroundWork("r-1", "e-1", "g", "ann"))
+        with acting_as(served.identity.sign(principal)):
+            await refused(models.GetModel(model_pb2.GetModelRequest(name="missing")))
+        assert log_fields() == told
+
+    told = {"request_id": "r-1", "group_id": "g", "subject_hash": subject_hash("ann"), "execution_id": "e-1"}
+    models = model_service_pb2_grpc.ModelServiceStub(peers.channel("models"))
+    with capture_logs(processors=[lambda _logger, _name, event: {**log_fields(), **event}]) as lines:
+        await asyncio.create_task(work())
+        await refused(served.models.GetModel(model_pb2.GetModelRequest(name="missing"), metadata=bearer("ann:ADMIN")))
+    await peers.close()
+    inner, outer = ({name: line.get(name) for name in told} for line in lines if line["event"] == "call_refused")
+    assert inner == told
+    assert outer | {"request_id": ""} == told | {"request_id": "", "execution_id": None}
+    assert log_fields() == {}
 
 
 def calls(method: str, caller: str, code: str) -> float:

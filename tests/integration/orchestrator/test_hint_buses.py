@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from coxswain.orchestrator.v1 import worker_pb2 as pb
@@ -60,9 +61,13 @@ async def test_hints_reach_every_process_on_one_postgresql_its_own_included(post
 
 
 async def test_a_broken_connection_is_opened_again_and_says_that_hints_may_be_lost(postgres_url: str) -> None:
+    def interruptions() -> float:
+        return REGISTRY.get_sample_value("coxswain_hints_interrupted_total") or 0.0
+
     make_service_tables("orchestrator", postgres_url)
     database, other = Database(postgres_url, "orchestrator"), Database(postgres_url, "orchestrator")
     bus = PostgresHintBus(database)
+    before = interruptions()
     with bus.subscribe(HintKind.EXECUTION_READY) as subscription:
         await bus.start()
         await received(subscription, Hint(HintKind.RESYNC))
@@ -77,6 +82,7 @@ async def test_a_broken_connection_is_opened_again_and_says_that_hints_may_be_lo
         await received(subscription, Hint(HintKind.RESYNC))
         # It goes out after the connection is back: nobody has to publish it again.
         await received(subscription, READY)
+    assert interruptions() > before
     await bus.close()
     await database.close()
     await other.close()

@@ -66,7 +66,7 @@ FREE_TEXTS = {
 @pytest.fixture(autouse=True)
 def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that start in this process do not configure logging for all tests that follow."""
-    monkeypatch.setattr("services.common.runner.configure_logging", lambda _level, *, service: None)
+    monkeypatch.setattr("services.common.runner.configure_logging", lambda _level, **_: None)
 
 
 def every_setting() -> Iterator[Any]:

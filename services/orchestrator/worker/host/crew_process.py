@@ -3,6 +3,7 @@
 import array
 import asyncio
 import contextlib
+import contextvars
 import itertools
 import json
 import socket
@@ -175,7 +176,8 @@ class ForkServer:
             )
         self._control = ours
         self._ready = asyncio.get_running_loop().create_future()
-        self._reading = asyncio.create_task(self._read(ours, self._ready))
+        # Of no execution, although one may have found the former one dead.
+        self._reading = asyncio.create_task(self._read(ours, self._ready), context=contextvars.Context())
 
     async def warm(self) -> None:
         """Wait until crew processes can be forked.
@@ -217,7 +219,7 @@ class ForkServer:
 
     def _refill(self, pause: float = 0.0) -> None:
         if self._kept and (self._forking_ahead is None or self._forking_ahead.done()):
-            self._forking_ahead = asyncio.create_task(self._fork_ahead(pause))
+            self._forking_ahead = asyncio.create_task(self._fork_ahead(pause), context=contextvars.Context())
 
     async def _fork_ahead(self, pause: float) -> None:
         # Who has just got a process needs the CPU now.

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import structlog
 
 from services.common.background import BackgroundTasks
+from services.common.grpc.call import BackgroundWork, enter_work
+from services.common.ids import new_id
 from services.common.periodic import once
 from services.orchestrator.domain.admission import Room, room_of
 from services.orchestrator.domain.hint import Hint, HintKind
@@ -167,6 +169,7 @@ class Dispatcher:
 
     async def _work(self, claim: Claim) -> None:
         execution = claim.execution
+        enter_work(BackgroundWork(new_id(), execution.id, execution.group_id, execution.subject))
         started = Hint(HintKind.EVENTS_STORED, execution.id, execution.last_sequence, execution.group_id)
         self._context.hints.publish(started)
         try:

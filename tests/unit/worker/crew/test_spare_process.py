@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, TaskSpec
 from services.orchestrator.worker.host.crew_environment import crew_environment
@@ -42,7 +43,11 @@ async def spare(server: ForkServer) -> int:
 
 
 async def test_what_was_forked_ahead_is_used_once(keeping: ForkServer) -> None:
+    def processor_seconds() -> float:
+        return REGISTRY.get_sample_value("coxswain_worker_crew_cpu_seconds_total") or 0.0
+
     used = []
+    before = processor_seconds()
     for _ in range(3):
         ahead = await spare(keeping)
         async with segment(keeping, ScriptedHost(lambda _: answer("Done.")), CREW) as run:
@@ -52,6 +57,7 @@ async def test_what_was_forked_ahead_is_used_once(keeping: ForkServer) -> None:
             assert await spare(keeping) != ahead
         assert await keeping.gone(ahead, PATIENCE)
     assert len(set(used)) == 3
+    assert processor_seconds() > before
 
 
 async def test_one_that_is_known_to_have_died_is_not_used(keeping: ForkServer) -> None:
