@@ -100,7 +100,7 @@ class Connection:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2_000),
         ]
-        if _is_local(self.target):
+        if is_local(self.target):
             options.append(("grpc.enable_http_proxy", 0))
         if isinstance(self.tls, Tls) and self.tls.server_name:
             options.append(("grpc.ssl_target_name_override", self.tls.server_name))
@@ -120,7 +120,8 @@ class Connection:
         return tuple(entries)
 
 
-def _is_local(target: str) -> bool:
+def is_local(target: str) -> bool:
+    """Return whether a gRPC target is on this machine."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
     host = target.rsplit("/", 1)[-1].removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")

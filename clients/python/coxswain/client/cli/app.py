@@ -17,6 +17,7 @@ from coxswain.client.cli import (
     batches,
     continuing,
     crews,
+    doctor,
     events,
     executions,
     fallbacks,
@@ -179,6 +180,7 @@ _REMEDIES = {
 }
 
 system.register(app)
+doctor.register(app)
 models.register(app)
 fallbacks.register(app)
 ask.register(app)

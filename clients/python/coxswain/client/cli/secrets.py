@@ -211,7 +211,7 @@ def explain(
         known = origins or sorted({secret_origin(source.spec) for source in users} - {""})
         is_good = True
         for origin in known or [""]:
-            found = client.auth.ExplainCredential(_question(name, origin))
+            found = client.auth.ExplainCredential(question_about(name, origin))
             is_good = is_good and found.resolvable
             if session.json:
                 session.print_json(found)
@@ -226,7 +226,8 @@ def explain(
         raise typer.Exit(_EXIT_FAILED)
 
 
-def _question(name: str, origin: str) -> ExplainCredentialRequest:
+def question_about(name: str, origin: str) -> ExplainCredentialRequest:
+    """Return the question for the credential that a secret's name stands for. Raises BadParameter for another name."""
     kind, _, rest = name.partition("/")
     if kind == "llm":
         purpose = CredentialPurpose.CREDENTIAL_PURPOSE_LLM_PROVIDER

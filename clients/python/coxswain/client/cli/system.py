@@ -25,8 +25,8 @@ from coxswain.client.policy import FILES
 from coxswain.common.v1.access_pb2 import Access, access
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest, ListWorkersResponse
 
-_ELSEWHERE = "not served here"
-_HEALTH_STYLES = {"serving": "green", "not serving": "red", _ELSEWHERE: "dim"}
+ELSEWHERE = "not served here"
+_HEALTH_STYLES = {"serving": "green", "not serving": "red", ELSEWHERE: "dim"}
 
 
 def register(app: typer.Typer) -> None:
@@ -63,14 +63,14 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        health = {name: _health(client, name) for name in _services()}
+        health = {name: health_of(client, name) for name in public_services()}
         try:
             caller: WhoAmIResponse | CoxswainError = client.whoami()
         except CoxswainError as error:
             caller = error
         hosts = _hosts(client)
     # A service that runs alone knows nothing of the others.
-    serving = {state for state in health.values() if state != _ELSEWHERE} == {"serving"}
+    serving = {state for state in health.values() if state != ELSEWHERE} == {"serving"}
     if session.json:
         you = str(caller) if isinstance(caller, CoxswainError) else caller
         session.print_json(
@@ -92,12 +92,12 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
             session.show(f"worker hosts: {hosts.worker_count or 'none; executions wait in their queue'}")
             lost = "does not answer; calls of sources and of tools that reach the world fail"
             session.show(f"tool gateway: {'serving' if hosts.tool_gateway_serving else lost}")
-        session.show(f"you are {_who(caller)}")
+        session.show(f"you are {who(caller)}")
     if not serving or isinstance(caller, CoxswainError):
         raise typer.Exit(EXIT_STATUS + int(grpc.StatusCode.UNAVAILABLE.value[0]))
 
 
-def _services() -> list[str]:
+def public_services() -> list[str]:
     """The services that clients call; others are told of by what they are for."""
     services = (service for file in FILES for service in file.services_by_name.values())
     return [
@@ -107,11 +107,11 @@ def _services() -> list[str]:
     ]
 
 
-def _health(client: Client, service: str) -> str:
+def health_of(client: Client, service: str) -> str:
     try:
         return "serving" if client.healthy(service) else "not serving"
     except NotFound:
-        return _ELSEWHERE
+        return ELSEWHERE
 
 
 def _hosts(client: Client) -> ListWorkersResponse | None:
@@ -122,7 +122,7 @@ def _hosts(client: Client) -> ListWorkersResponse | None:
         return None
 
 
-def _who(caller: WhoAmIResponse | CoxswainError) -> str:
+def who(caller: WhoAmIResponse | CoxswainError) -> str:
     if isinstance(caller, CoxswainError):
         return f"not known: {caller}"
     principal = caller.principal
@@ -144,7 +144,7 @@ def whoami(context: typer.Context, as_json: JsonOption = False) -> None:
         response = client.whoami()
     if session.json:
         return session.print_json(response)
-    session.show(f"you are {_who(response)}" + (", platform admin" if response.principal.platform_admin else ""))
+    session.show(f"you are {who(response)}" + (", platform admin" if response.principal.platform_admin else ""))
     made = table("group", "role")
     for membership in response.groups:
         add_row(made, membership.group_id, role_name(membership.role))
