@@ -46,15 +46,17 @@ class ChildProcess:
     started: ClassVar["deque[ChildProcess]"] = deque(maxlen=20)
     """Those started last, for reports of failures."""
 
-    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start `python <arguments>` at the root of the checkout."""
+    def __init__(
+        self, name: str, arguments: Sequence[str], environment: Mapping[str, str], *, root: Path = ROOT
+    ) -> None:
+        """Start `python <arguments>` at the root of the checkout, or of another tree."""
         self.name = name
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
         self._process = subprocess.Popen(
             [sys.executable, *arguments],
-            cwd=ROOT,
+            cwd=root,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

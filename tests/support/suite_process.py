@@ -8,6 +8,7 @@ import psutil
 
 from tests.support.certificates import issue_certificates
 from tests.support.child_process import (
+    ROOT,
     ChildProcess,
     descendants,
     free_port,
@@ -33,11 +34,13 @@ class SuiteProcess(Installation):
         arguments: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
         certificates: Path | None = None,
+        root: Path = ROOT,
     ) -> None:
         """`environment` is added to a scrubbed one. Nothing is started yet.
 
-        With a directory for `certificates`, callers use TLS.
+        With a directory for `certificates`, callers use TLS. `root` is the tree whose code runs.
         """
+        self.root = root
         self.data_dir = data_dir
         self.port = free_port()
         self.process: ChildProcess | None = None
@@ -71,7 +74,7 @@ class SuiteProcess(Installation):
 
     def launch(self) -> ChildProcess:
         """Start a process without waiting for anything."""
-        return ChildProcess("suite", ["-m", "services.suite", *self._arguments], self.environment())
+        return ChildProcess("suite", ["-m", "services.suite", *self._arguments], self.environment(), root=self.root)
 
     def start(self) -> ChildProcess:
         """Start it and wait until its worker hosts take executions."""
