@@ -65,6 +65,10 @@ restore: protos ## Make an installation of a backup in an empty COXSWAIN_DATA_DI
 	@test -n "$(FROM)" || { echo 'usage: make restore FROM=directory' >&2; exit 2; }
 	@$(PY) -m services.suite.backup restore "$(FROM)" --db $(DB)
 
+.PHONY: doctor
+doctor: protos ## Look at the databases that the settings name (coxswain doctor looks at the rest, from where a caller is)
+	@$(PY) -m services.common.db.doctor
+
 ##@ Check it
 
 .PHONY: test

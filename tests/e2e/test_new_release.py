@@ -46,7 +46,7 @@ def previous_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def installation(
-    database_url: str, tmp_path: Path, model_environment: dict[str, str], previous_tree: Path
+    empty_database_url: str, tmp_path: Path, model_environment: dict[str, str], previous_tree: Path
 ) -> Iterator[SuiteProcess]:
     """An installation of the previous release, which leaves its worker at the first failure of a model."""
     environment = model_environment | {
@@ -58,8 +58,8 @@ def installation(
         "COXSWAIN_WORKER_MODEL_RETRY_BASE_SECONDS": "30",
         "COXSWAIN_WORKER_MODEL_RETRY_SECONDS": "3600",
     }
-    if database_url.startswith("postgresql"):
-        environment["COXSWAIN_DATABASE_URL"] = database_url
+    if empty_database_url.startswith("postgresql"):
+        environment["COXSWAIN_DATABASE_URL"] = empty_database_url
     suite = SuiteProcess(tmp_path / "data", workers=1, environment=environment, root=previous_tree)
     suite.database_url = environment.get("COXSWAIN_DATABASE_URL", "")
     with suite.running():

@@ -1,0 +1,112 @@
+"""Looks at the databases that the settings name: `python -m services.common.db.doctor --help`."""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+
+from services.common.db.database import Database, described_url
+from services.common.db.migrate import SchemaState, schema_state
+from services.common.db.start import database_faults, wait_for_database
+from services.common.environment import read_settings
+from services.common.settings import SERVICES, CommonSettings, database_url, direct_database_url
+from services.common.startup import StartError
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+_CLOCK_SECONDS = 2.0
+_NEARLY = 0.8
+
+_SCHEMAS = {
+    SchemaState.CURRENT: (OK, "at the newest revision", ""),
+    SchemaState.AHEAD: (WARN, "of a newer release, which this one works on", "end the rollout, or the way back"),
+    SchemaState.BEHIND: (FAIL, "not at the newest revision", "run: make migrate"),
+}
+_CONNECTIONS = text(
+    "SELECT count(*), current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int "
+    "FROM pg_stat_activity WHERE backend_type = 'client backend'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    service: str
+    check: str
+    status: str
+    text: str
+    remedy: str = ""
+
+
+async def examine(common: CommonSettings, service: str) -> AsyncIterator[Finding]:
+    """Yield what there is to say about the database of a service. Nothing is changed, and no migration waited for."""
+    url = database_url(common, service)
+    try:
+        with database_faults(service, url):
+            reached = await wait_for_database(url, service, 0)
+            state = await schema_state(service, url)
+    except StartError as error:
+        yield Finding(service, "database", FAIL, str(error), "mend that; processes wait for it and then end")
+        return
+    yield Finding(service, "database", OK, described_url(url))
+    yield Finding(service, "schema", *_SCHEMAS[state])
+    if reached.pooler and service == "orchestrator" and not direct_database_url(common, service):
+        remedy = "set COXSWAIN_ORCHESTRATOR_DIRECT_DATABASE_URL"
+        yield Finding(service, "pooler", WARN, "executions start late, and dead hosts are noticed late", remedy)
+    database = Database(url, service, null_pool=True, pooler=True)
+    if database.dialect == "postgresql":
+        async for finding in _of_server(database, service):
+            yield finding
+    await database.close()
+
+
+async def _of_server(database: Database, service: str) -> AsyncIterator[Finding]:
+    async with database.read() as connection:
+        before, started = datetime.now(UTC), time.monotonic()
+        there: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
+        travelled = time.monotonic() - started
+        used, most = (await connection.execute(_CONNECTIONS)).one()
+    # It was asked somewhere in between.
+    difference = (there - before).total_seconds() - travelled / 2
+    apart = abs(difference) > _CLOCK_SECONDS + travelled / 2
+    remedy = "synchronise both: leases, schedules and tokens depend on it" if apart else ""
+    behind = "behind" if difference > 0 else "ahead of"
+    said = f"this machine is {abs(difference):.1f} s {behind} the server" if apart else "the server's is the same"
+    yield Finding(service, "clock", WARN if apart else OK, said, remedy)
+    full = used >= _NEARLY * most
+    remedy = "raise max_connections, or put a pooler in between: deploy/README.md has the sums" if full else ""
+    yield Finding(service, "connections", WARN if full else OK, f"{used} of {most} are in use", remedy)
+
+
+async def _main(*, as_json: bool) -> int:
+    common = read_settings(CommonSettings)
+    findings = [finding for service in SERVICES async for finding in examine(common, service)]
+    if as_json:
+        print(json.dumps({"findings": [asdict(finding) for finding in findings]}))
+    else:
+        for found in findings:
+            said = f"{found.status:<5} {found.service:<13} {found.check:<12} {found.text}"
+            print(f"{said}; {found.remedy}" if found.remedy else said)
+    return int(any(finding.status == FAIL for finding in findings))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report and return the exit code: 1 when something fails."""
+    parser = argparse.ArgumentParser(prog="python -m services.common.db.doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    arguments = parser.parse_args(argv)
+    try:
+        return asyncio.run(_main(as_json=arguments.json))
+    except StartError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What an operator is told about the databases that the settings name."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from services.common.db import doctor
+from services.common.db.database import Database
+from services.common.db.doctor import Finding, examine, main
+from services.common.db.migrate import upgrade_database
+from services.common.settings import CommonSettings
+from tests.support.service_tables import make_service_tables
+
+
+async def findings(url: str) -> dict[str, Finding]:
+    settings = CommonSettings(database_url=url)
+    return {finding.check: finding async for finding in examine(settings, "auth")}
+
+
+async def test_postgresql_is_looked_at(empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = await findings(empty_postgres_url)
+    assert (empty["schema"].status, empty["schema"].remedy) == ("fail", "run: make migrate")
+    await upgrade_database("auth", empty_postgres_url)
+    found = await findings(empty_postgres_url)
+    assert {finding.status for finding in found.values()} == {"ok"}
+    assert list(found) == ["database", "schema", "clock", "connections"]
+    database = Database(empty_postgres_url, "auth")
+    async with database.write() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    await database.close()
+    monkeypatch.setattr(doctor, "_NEARLY", 0.0)
+    monkeypatch.setattr(doctor, "_CLOCK_SECONDS", -1e9)
+    found = await findings(empty_postgres_url)
+    assert {name: finding.status for name, finding in found.items()} == {
+        "database": "ok",
+        "schema": "warn",
+        "clock": "warn",
+        "connections": "warn",
+    }
+
+
+async def test_a_database_that_is_away_is_named_without_its_password() -> None:
+    found = await findings("postgresql://coxswain:hunter2@127.0.0.1:1/cox")
+    assert list(found) == ["database"]
+    assert found["database"].status == "fail"
+    assert "127.0.0.1:1/cox" in found["database"].text
+    assert "hunter2" not in str(found)
+
+
+async def test_the_command_tells_of_each_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COXSWAIN_DATA_DIR", str(tmp_path))
+    make_service_tables("auth", f"sqlite:///{tmp_path / 'auth.db'}")
+    assert await asyncio.to_thread(main, []) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines[:4]] == [
+        ["ok", "auth", "database"],
+        ["ok", "auth", "schema"],
+        ["ok", "models", "database"],
+        ["fail", "models", "schema"],
+    ]
+    assert lines[3].endswith("not at the newest revision; run: make migrate")
+    assert await asyncio.to_thread(main, ["--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["findings"]) == len(lines)
