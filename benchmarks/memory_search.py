@@ -135,6 +135,7 @@ async def _add_pgvector(
         print("pgvector is left out: this PostgreSQL does not have the extension", flush=True)
         return None
     copied = await pgvector.fill(pool, matrices)
+    await pool.execute(f"VACUUM ANALYZE {pgvector.EXACT}")
     search = pgvector.search_in(pool, pgvector.EXACT)
     probes.append(Probe("pgvector, exact, filtered", search, process, saved_rows_per_second=copied))
     indexed = await pgvector.index(pool, matrices[0].shape[1])

@@ -5,10 +5,10 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import psutil
@@ -31,25 +31,70 @@ _BEARER = "dev:alice:sales=operator"
 _METADATA = (("authorization", f"Bearer {_BEARER}"),)
 _MODEL = "benchmark"
 
+Save: TypeAlias = Callable[[int, Matrix], Awaitable[None]]
+"""Stores a matrix as the namespace of a number."""
+
 
 async def save(url: str, schema: str, matrices: Sequence[Matrix], first: int = 0) -> float:
     """Save each matrix as a namespace, numbered from `first`; return rows a second."""
+    async with saver(url, schema) as save_one_matrix:
+        started = time.perf_counter()
+        for number, matrix in enumerate(matrices, start=first):
+            await save_one_matrix(number, matrix)
+        return sum(len(matrix) for matrix in matrices) / (time.perf_counter() - started)
+
+
+@contextlib.asynccontextmanager
+async def saver(url: str, schema: str) -> AsyncIterator[Save]:
+    """Yield the way to save a matrix as a namespace of a number, in this process."""
     await upgrade_database(schema, url)
     database = Database(url, schema)
     store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
-    now = datetime.now(UTC)
-    started = time.perf_counter()
-    for number, matrix in enumerate(matrices, start=first):
-        key = NamespaceKey("sales", f"crew{number}", MemoryKind.UNIFIED)
+
+    async def save_matrix(number: int, matrix: Matrix) -> None:
+        key, now = NamespaceKey("sales", f"crew{number}", MemoryKind.UNIFIED), datetime.now(UTC)
         for start in range(0, len(matrix), BATCH):
             records = [
                 Record(f"r{start + n}", Unified(text_of(number, start + n)), vector)
                 for n, vector in enumerate(matrix[start : start + BATCH])
             ]
             await store.save(key, EmbeddingSpace(_MODEL, matrix.shape[1]), records, now)
-    elapsed = time.perf_counter() - started
-    await database.close()
-    return sum(len(matrix) for matrix in matrices) / elapsed
+
+    try:
+        yield save_matrix
+    finally:
+        await database.close()
+
+
+def import_messages(matrix: Matrix) -> list[pb.ImportRecordsRequest]:
+    """Return the messages of an import, but for where to store it."""
+    return [
+        pb.ImportRecordsRequest(
+            records=[
+                record_pb2.Record(
+                    id=f"r{start + n}",
+                    embedding=vector.tolist(),
+                    unified=record_pb2.UnifiedRecord(content=text_of(0, start + n)),
+                )
+                for n, vector in enumerate(matrix[start : start + BATCH])
+            ]
+        )
+        for start in range(0, len(matrix), BATCH)
+    ]
+
+
+async def import_all(channel: grpc.aio.Channel, number: int, messages: Sequence[pb.ImportRecordsRequest]) -> None:
+    """Import messages as a namespace."""
+    memories: Any = memory_service_pb2_grpc.MemoryServiceStub(channel)
+    target = pb.ImportTarget(namespace=_namespace(number), embedding_model=_MODEL)
+
+    async def requests() -> AsyncIterator[pb.ImportRecordsRequest]:
+        yield pb.ImportRecordsRequest(target=target)
+        for message in messages:
+            yield message
+
+    async for _ in memories.ImportRecords(requests(), metadata=_METADATA):
+        pass
 
 
 def search_over(channel: grpc.aio.Channel) -> Search:

@@ -63,17 +63,15 @@ async def _know_vectors(connection: asyncpg.Connection) -> None:
     await connection.set_type_codec("vector", schema="public", encoder=encode, decoder=decode, format="binary")
 
 
-async def fill(pool: asyncpg.Pool, matrices: Sequence[Matrix]) -> float:
+async def fill(pool: asyncpg.Pool, matrices: Sequence[Matrix], table: str = EXACT) -> float:
     """Copy everything into one table with an index on its namespace; return rows a second."""
     started = time.perf_counter()
-    await pool.execute(f"CREATE TABLE {EXACT} ({_columns(matrices[0])})")
-    await pool.execute(f"CREATE INDEX ON {EXACT} (namespace)")
+    await pool.execute(f"CREATE TABLE {table} ({_columns(matrices[0])})")
+    await pool.execute(f"CREATE INDEX ON {table} (namespace)")
     for number, matrix in enumerate(matrices):
         rows = [(f"crew{number}", f"r{n}", text_of(number, n), row) for n, row in enumerate(matrix)]
-        await pool.copy_records_to_table(EXACT, records=rows)
-    rate = sum(len(matrix) for matrix in matrices) / (time.perf_counter() - started)
-    await pool.execute(f"VACUUM ANALYZE {EXACT}")
-    return rate
+        await pool.copy_records_to_table(table, records=rows)
+    return sum(len(matrix) for matrix in matrices) / (time.perf_counter() - started)
 
 
 async def index(pool: asyncpg.Pool, dimension: int) -> float:

@@ -3,6 +3,7 @@
 The `read_` functions never raise: they return what can be made of a value, and a default where nothing can be.
 """
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ _RELATED = "related_to"
 """The relation of an edge that names its target alone."""
 
 
+@functools.lru_cache(64)
 def format_time(moment: datetime) -> str:
     """Return a moment in UTC as text that sorts by time."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -78,7 +78,7 @@ def build_row(key: NamespaceKey, record: Record, embedding_model: str) -> dict[s
         "id": record.stored_id or key.stored_id(record.id),
         "agent_id": record.agent_id,
         "llm_model": record.llm_model,
-        "tools_used": canonical_json(list(record.tools_used)),
+        "tools_used": _json_list(record.tools_used),
         "group_id": key.group_id,
         "crew_id": key.memory_id,
         "created_at": created,
@@ -93,7 +93,7 @@ def build_row(key: NamespaceKey, record: Record, embedding_model: str) -> dict[s
             row |= {
                 "content": body.content,
                 "scope": body.scope,
-                "categories": canonical_json(list(body.categories)),
+                "categories": _json_list(body.categories),
                 "importance": body.importance,
                 "source": body.source,
                 "private": body.private,
@@ -134,11 +134,11 @@ def build_row(key: NamespaceKey, record: Record, embedding_model: str) -> dict[s
                 "chunk_size": body.chunk_size,
                 "parent_document_id": body.parent_document_id,
                 "document_summary": body.document_summary,
-                "agent_ids": canonical_json(list(body.agent_ids)),
+                "agent_ids": _json_list(body.agent_ids),
                 "created_at": format_time(created),
                 "updated_at": format_time(body.updated_at or created),
             }
-    return {field.name: row[field.name] for field in _SCHEMAS[record.kind]}
+    return {name: row[name] for name in _TYPES[record.kind]}
 
 
 def setting_columns(body: Body) -> Mapping[str, str | int | bool]:
@@ -308,7 +308,7 @@ def _metadata_document(record: Record) -> str:
         envelope["subjects"] = list(record.subjects)
     if record.revision > 1:
         envelope["revision"] = record.revision
-    own: dict[str, Any] = json.loads(record.metadata)
+    own: dict[str, Any] = json.loads(record.metadata) if record.metadata != "{}" else {}
     if isinstance(record.body, Entity):
         edges = [[edge.relation, edge.target] for edge in record.body.relationships]
         return canonical_json({"relationships": edges, "metadata": own, ENVELOPE: envelope})
@@ -322,6 +322,10 @@ def _metadata_document(record: Record) -> str:
         if place:
             envelope["part"] = place
     return canonical_json({**own, ENVELOPE: envelope})
+
+
+def _json_list(items: tuple[str, ...]) -> str:
+    return canonical_json(items) if items else "[]"
 
 
 def _own_metadata(kind: MemoryKind, document: object) -> dict[str, Any]:

@@ -5,8 +5,5 @@ import hashlib
 
 def digest(*parts: str) -> str:
     """Return the SHA-256 of parts that cannot run into each other: each is preceded by its length."""
-    material = b""
-    for part in parts:
-        encoded = part.encode()
-        material += len(encoded).to_bytes(8, "big") + encoded
-    return hashlib.sha256(material).hexdigest()
+    encoded = [part.encode() for part in parts]
+    return hashlib.sha256(b"".join([len(part).to_bytes(8) + part for part in encoded])).hexdigest()

@@ -11,7 +11,8 @@ def expires_us(record: Record) -> int | None:
 
     A short-term memory lives so many hours; any record may end at a time of its own, whichever comes first.
     """
-    ends = [] if record.expires_at is None else [microseconds(record.expires_at)]
+    ends = None if record.expires_at is None else microseconds(record.expires_at)
     if isinstance(record.body, ShortTerm) and record.body.ttl_hours > 0 and record.created_at is not None:
-        ends.append(microseconds(record.created_at) + record.body.ttl_hours * HOUR_US)
-    return min(ends, default=None)
+        hours_end = microseconds(record.created_at) + record.body.ttl_hours * HOUR_US
+        return hours_end if ends is None else min(ends, hours_end)
+    return ends

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 DAY_US: Final = 86_400_000_000
 """Microseconds of a day."""
@@ -14,7 +15,7 @@ UNKNOWN: Final = _EPOCH
 
 def microseconds(moment: datetime) -> int:
     """Return whole microseconds since 1970 of an aware moment."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def moment_of(us: int) -> datetime:

@@ -306,6 +306,25 @@ async def test_a_pool_that_is_used_is_not_taken_out_while_others_are_closed(
             assert len(pools) == 2
 
 
+async def test_a_row_of_something_else_hinders_no_save_of_many(pgvector_url: str) -> None:
+    """Whatever has the primary key of one of the records, it stays, and the others are stored."""
+    many = [Record(f"many-{number}", Unified(f"text {number}"), unit_vector((1, 0, 0))) for number in range(60)]
+    async with pools_of(pgvector_url) as pools:
+        backend = backend_of(pgvector_url)
+        store = store_in(pools, backend, exact_rows=MANY)
+        await store.save(KEYS[0], SPACE, many[:1], NOW)
+        async with pools.connection(backend) as connection, connection.begin():
+            taken = {"id": KEYS[0].stored_id("many-0")}
+            await connection.execute(text("UPDATE unified_records SET group_id = 'else' WHERE id = :id"), taken)
+        for revision in (1, 2):
+            saved = await store.save(KEYS[0], SPACE, many, NOW)
+            assert [record.revision for record in saved[1:]] == [revision] * 59
+        found = await store.get(KEYS[0], [record.id for record in many], NOW, embeddings=True)
+        assert {record.id for record in found} == {record.id for record in many[1:]}
+        async with pools.connection(backend) as connection, connection.begin():
+            await connection.execute(text("DELETE FROM unified_records WHERE id = :id"), taken)
+
+
 async def test_the_parts_of_a_document_are_gone_before_the_document_is(pgvector_url: str) -> None:
     key = NamespaceKey("sales", "", MemoryKind.DOCUMENT)
     part = Record("p1", Document("a", parent_document_id="d1"), unit_vector((1, 0, 0)))

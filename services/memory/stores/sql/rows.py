@@ -41,13 +41,12 @@ def stored_row(key: NamespaceKey, space: EmbeddingSpace, record: Record, identit
     row[Column.EMBEDDING] = row[Column.EMBEDDING].astype("<f4", copy=False).tobytes()
     if key.kind is MemoryKind.UNIFIED:
         row["owner"] = owner_of(record) or ""
-    return row | {
-        "namespace_id": key.id,
-        "created_us": microseconds(record.created_at),
-        "expires_us": expires_us(record),
-        "written_version": version,
-        "identity": identity,
-    }
+    row["namespace_id"] = key.id
+    row["created_us"] = microseconds(record.created_at)
+    row["expires_us"] = expires_us(record)
+    row["written_version"] = version
+    row["identity"] = identity
+    return row
 
 
 def parse_rows(key: NamespaceKey, rows: Sequence[Row]) -> dict[str, Record]:

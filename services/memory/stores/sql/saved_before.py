@@ -25,6 +25,7 @@ from services.memory.stores.sql.statements import (
     alive,
     chunks,
     living,
+    looked_up,
     named,
     owned,
     owned_among,
@@ -117,7 +118,8 @@ class SavedBefore:
         self._stored |= dict.fromkeys(ids)
         table = self._table
         for part in parts(list(by_stored_id), IDS_IN_STATEMENT):
-            statement = select(*(table.c[name] for name in self._names)).where(owned_among(table, self._key, part))
+            clause = looked_up(table, self._key, part, self._connection.dialect.name)
+            statement = select(*(table.c[name] for name in self._names)).where(clause)
             for row in map(named, await self._connection.execute(statement)):
                 self.rows.add(row[Column.ID])
                 # What has expired is not continued: a record saved under its id is a new one.

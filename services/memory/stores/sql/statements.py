@@ -5,7 +5,21 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Select, Table, and_, bindparam, delete, func, or_, select, tuple_
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Select,
+    String,
+    Table,
+    and_,
+    any_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.engine import Row as DatabaseRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -54,6 +68,15 @@ def owned_among(table: Table, key: NamespaceKey, ids: Sequence[str]) -> ColumnEl
     index of the whole namespace than look the ids up.
     """
     return and_(table.c[Column.ID].in_(ids), _owned(table, key.kind, owner_parameters(key)))
+
+
+def looked_up(table: Table, key: NamespaceKey, ids: Sequence[str], dialect: str) -> ColumnElement[bool]:
+    """Return the clause of `owned_among` in the way that is cheapest for hundreds of ids."""
+    if dialect == "sqlite":
+        return owned_among(table, key, ids)
+    # One parameter: a list of them would be written, read and planned anew each time.
+    given = bindparam("looked_up", list(ids), ARRAY(String()))
+    return and_(table.c[Column.ID] == any_(given), _owned(table, key.kind, owner_parameters(key)))
 
 
 def owner_parameters(key: NamespaceKey) -> dict[str, str]:

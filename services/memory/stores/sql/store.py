@@ -138,8 +138,9 @@ class SqlRecordStore(SqlRecordReader):
         # Thousands of rows take their time, in which others are served.
         rows = await asyncio.to_thread(_written_rows, key, space, plan, identities, version)
         since = await self._keep_replaced(connection, key, there, rows, plan.writes, keeping, now)
+        now_us = microseconds(now)
         for row in rows:
-            row["saved_us"] = since.get(row[Column.ID], microseconds(now))
+            row["saved_us"] = since.get(row[Column.ID], now_us)
         words_by_id = {row[Column.ID]: words[position] for row, position in zip(rows, plan.positions, strict=True)}
         table = records[key.kind]
         await write_rows(connection, table, Column.ID, rows, there.absent, owned(table, key))
@@ -211,12 +212,14 @@ class SqlRecordStore(SqlRecordReader):
         now: datetime,
     ) -> Mapping[str, int | None]:
         """Keep what rows replace, and return since when they are so, unless that is now."""
+        if not there.rows or not _keeps(key, keeping):
+            return {}
+        assert keeping is not None
         replacing = {
             row[Column.ID]: record for row, record in zip(rows, writes, strict=True) if row[Column.ID] in there.rows
         }
-        if not replacing or not _keeps(key, keeping):
+        if not replacing:
             return {}
-        assert keeping is not None
         return await self._versions(connection, key).keep_replaced(replacing, keeping, now)
 
     async def _candidates(

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final
 
 from sqlalchemy import ARRAY, ColumnElement, Insert, Table, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+_COPIED: Final = 50
+"""Rows from which on COPY takes less than the exchanges around it cost."""
 
 
 async def write_rows(
@@ -26,17 +30,65 @@ async def write_rows(
     if not rows:
         return
     if connection.dialect.name == "postgresql":
+        new = [row for row in rows if row[key] in absent]
+        if len(new) >= _COPIED and await _copied(connection, table, new):
+            rows = [row for row in rows if row[key] not in absent]
+            if not rows:
+                return
         # One statement, however many rows: each of its parameters is a column.
         columns = {_parameter(name): [row[name] for row in rows] for name in rows[0]}
         await connection.execute(_replacing(_insert_columns(table, list(rows[0])), table, key, rows[0], own), columns)
         return
-    new = [dict(row) for row in rows if row[key] in absent]
-    if new:
-        # Half of what an insertion that may replace takes.
-        await connection.execute(sqlite_insert(table), new)
-    if len(new) < len(rows):
-        changed = [dict(row) for row in rows if row[key] not in absent]
-        await connection.execute(_replacing(sqlite_insert(table), table, key, rows[0], own), changed)
+    new = [row for row in rows if row[key] in absent]
+    # Half of what an insertion that may replace takes.
+    await _execute_many(connection, sqlite_insert(table), table, new)
+    changed = [row for row in rows if row[key] not in absent]
+    await _execute_many(connection, _replacing(sqlite_insert(table), table, key, rows[0], own), table, changed)
+
+
+async def _copied(connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Insert rows by COPY, which takes the driver and the server half of what a statement does.
+
+    Return whether that was possible. Where it was not, as something else has written one of the keys or the connection
+    is lost, nothing has happened: a statement that is tried then says what is the matter.
+    """
+    names = list(rows[0])
+    assert connection.sync_connection is not None
+    schemas = connection.sync_connection.get_execution_options().get("schema_translate_map", {})
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    values = itemgetter(*names)
+    savepoint = await connection.begin_nested()
+    try:
+        await driver.copy_records_to_table(
+            table.name, schema_name=schemas.get(None), columns=names, records=[values(row) for row in rows]
+        )
+    except Exception:  # noqa: BLE001 - whatever the driver raises
+        await savepoint.rollback()
+        return False
+    await savepoint.commit()
+    return True
+
+
+async def _execute_many(
+    connection: AsyncConnection, statement: Insert, table: Table, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    if len(rows) < _COPIED:
+        if rows:
+            await connection.execute(statement, [dict(row) for row in rows])
+        return
+    # SQLAlchemy would look at each value of each row: only some columns have values that have to be turned.
+    dialect = connection.dialect
+    compiled = statement.compile(dialect=dialect, column_keys=list(rows[0]))
+    columns: list[Sequence[Any]] = []
+    for name in compiled.positiontup or ():
+        if name not in rows[0]:
+            # A text of the clause that says whose rows may be replaced.
+            columns.append([compiled.params[name]] * len(rows))
+            continue
+        turn = table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
+        values = [row[name] for row in rows]
+        columns.append(values if turn is None else list(map(turn, values)))
+    await connection.exec_driver_sql(str(compiled), list(zip(*columns, strict=True)))
 
 
 def _replacing(statement: Any, table: Table, key: str, row: Mapping[str, Any], own: ColumnElement[bool]) -> Insert:
