@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coxswain.memory.v1 import memory_pb2 as pb
-from coxswain.memory.v1.record_pb2 import Record
+from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
 from services.common.grpc.json_values import from_struct
 from services.memory.settings import MemorySettings
@@ -279,6 +279,28 @@ async def test_a_crew_that_runs_again_stores_nothing_twice_and_says_where_it_cam
     # The text that was changed is gone, and can be learnt again.
     await storage.asave(_records(crewai)[:2])
     assert set(await _stored(memories)) == {"masts are tall", "sails are white", "sails are grey"}
+
+
+async def test_a_changed_memory_keeps_what_crewai_does_not_know_of_it(memories: Any, crewai: Any) -> None:
+    made = Record(
+        agent_id="reader",
+        llm_model="m",
+        tools_used=["ocr"],
+        ttl_seconds=3600,
+        unified=UnifiedRecord(content="sails are white", session_id="s1"),
+    )
+    saved = await memories.SaveRecords(pb.SaveRecordsRequest(namespace=place(), records=[made]))
+    read = pb.GetRecordRequest(namespace=place(), id=saved.ids[0])
+    before = (await memories.GetRecord(read)).record
+    storage = _storage(_Attempt(memories))
+    record = await asyncio.to_thread(storage.get_record, saved.ids[0])
+    record.content = "sails are grey"
+    await asyncio.to_thread(storage.update, record)
+    after = (await memories.GetRecord(read)).record
+    assert after.unified.content == "sails are grey"
+    assert after.expire_time == before.expire_time
+    assert (after.agent_id, after.llm_model, list(after.tools_used)) == ("reader", "m", ["ocr"])
+    assert after.unified.session_id == "s1"
 
 
 @pytest.mark.parametrize("kept_in", ["default", "postgresql", "chroma", "databricks"], indirect=True)

@@ -216,7 +216,10 @@ class ServiceMemoryStorage:
         if record.id in self._private:
             # CrewAI leaves both out when it merges memories.
             record = record.model_copy(update={"private": True, "source": self._private[record.id]})
-        self._host.save_records(pb.SaveRecordsRequest(records=[record_to_proto(record, own)]))
+        message = record_to_proto(record, own)
+        if (there := self._read.get(record.id)) is not None:
+            _keep_unknown_fields(message, there)
+        self._host.save_records(pb.SaveRecordsRequest(records=[message]))
 
     def rewrite(self, record: MemoryRecord, text: str) -> bool:
         """Give a record that was read another text, unless it was changed since; return whether it has the text."""
@@ -376,6 +379,15 @@ def record_to_proto(record: MemoryRecord, own: Mapping[str, Any]) -> Record:
         metadata=to_struct(storable_json(metadata)),
         create_time=_timestamp(record.created_at),
     )
+
+
+def _keep_unknown_fields(message: Record, there: Record) -> None:
+    """Take over from the record that is there what CrewAI's records have no field for."""
+    message.agent_id, message.llm_model = there.agent_id, there.llm_model
+    message.tools_used.extend(there.tools_used)
+    message.unified.session_id = there.unified.session_id
+    if there.HasField("expire_time"):
+        message.expire_time.CopyFrom(there.expire_time)
 
 
 def _filter(
