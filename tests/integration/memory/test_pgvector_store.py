@@ -14,7 +14,7 @@ import asyncpg
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy import text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -323,6 +323,26 @@ async def test_a_row_of_something_else_hinders_no_save_of_many(pgvector_url: str
         assert {record.id for record in found} == {record.id for record in many[1:]}
         async with pools.connection(backend) as connection, connection.begin():
             await connection.execute(text("DELETE FROM unified_records WHERE id = :id"), taken)
+
+
+async def test_a_search_of_a_small_namespace_is_two_exchanges(pgvector_url: str) -> None:
+    async with pools_of(pgvector_url) as pools:
+        store = store_in(pools, backend_of(pgvector_url), exact_rows=MANY)
+        new = [Record(f"r{number}", Unified("a"), unit_vector((1, number, 0))) for number in range(3)]
+        await store.save(KEYS[0], SPACE, new, NOW)
+        isolation: list[str] = []
+
+        def note(connection: Connection, *_rest: object) -> None:
+            isolation.append(connection.get_execution_options()["isolation_level"])
+
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            outcome = await store.search(KEYS[0], Query(unit_vector((1, 0, 0)), 2), NOW)
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+        assert [found.record.id for found in outcome.results] == ["r0", "r1"]
+        # Without BEGIN and COMMIT.
+        assert isolation == ["AUTOCOMMIT"] * 2
 
 
 async def test_the_parts_of_a_document_are_gone_before_the_document_is(pgvector_url: str) -> None:

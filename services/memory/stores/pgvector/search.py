@@ -5,25 +5,24 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import numpy as np
-from sqlalchemy import ColumnElement, Float, LargeBinary, Select, and_, cast, func, literal, or_, select
+from sqlalchemy import Select, cast, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory import filters
 from services.memory.domain.filters import Filter
-from services.memory.domain.moments import DAY_US, microseconds
+from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import embedding_mismatch
-from services.memory.repositories.namespaces import NamespaceRepository
-from services.memory.schemas import Column, has_column
+from services.memory.repositories.namespaces import fetch_namespace
+from services.memory.schemas import Column
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.stores.pgvector.dialect import VectorOf
 from services.memory.stores.pgvector.indexes import has_halves, indexed_dimensions
-from services.memory.stores.sql.rows import read_records
-from services.memory.stores.sql.statements import TEXTS_IN_CHUNK, chunks, living, named, owned
-from services.memory.tables import records
+from services.memory.stores.pgvector.scoring import SCORE, SIMILARITY, Scoring
+from services.memory.stores.sql.rows import RECORDS_AT_ONCE, parse_rows, read_records
+from services.memory.stores.sql.statements import TEXTS_IN_CHUNK, chunks, named
 
 _FILTERED_ROWS: Final = 5
 """An index is as fast as comparing all with a filter from so many times the rows on that it needs without one."""
@@ -37,8 +36,6 @@ _MOST_CANDIDATES: Final = 1000
 """The largest hnsw.ef_search there is."""
 _ITERATIVE: Final = (0, 8)
 """The version of pgvector since which a scan goes on until the filter has let enough through."""
-_NO_RECENCY: Final = 1000.0
-"""Half-lives after which nothing is left: PostgreSQL refuses powers that are too small."""
 
 
 class PgvectorSearch:
@@ -63,14 +60,16 @@ class PgvectorSearch:
 
     async def search(self, key: NamespaceKey, query: Query, now: datetime) -> SearchOutcome:
         """See `MemoryStore`."""
+        namespace = await fetch_namespace(self._database, key)
+        if namespace is None:
+            return SearchOutcome()
+        if len(query.vector) != namespace.space.dimension:
+            raise embedding_mismatch(namespace.space, "", len(query.vector))
+        is_large = namespace.record_count > self._exact_rows
+        if not is_large and query.limit <= RECORDS_AT_ONCE and filters.residual(query.filter) is None:
+            return await self._few_nearest(namespace, query, now)
         async with self._database.read() as connection:
-            namespace = await NamespaceRepository(connection).get(key)
-            if namespace is None:
-                return SearchOutcome()
-            if len(query.vector) != namespace.space.dimension:
-                raise embedding_mismatch(namespace.space, "", len(query.vector))
             scan = Scan(connection, namespace, query, microseconds(now))
-            is_large = namespace.record_count > self._exact_rows
             is_worth = namespace.record_count > self._exact_rows * (_FILTERED_ROWS if scan.is_filtered else 1)
             ranked = await scan.by_index() if is_worth and scan.can_use_index else None
             approximate = ranked is not None
@@ -85,27 +84,22 @@ class PgvectorSearch:
         truncated = approximate and query.ranking is not None
         return SearchOutcome(found, cut=looked_up < len(ids), truncated=truncated, unreadable=0)
 
+    async def _few_nearest(self, namespace: NamespaceInfo, query: Query, now: datetime) -> SearchOutcome:
+        """Compare all rows by one statement that returns whole ones: no transaction is needed for it."""
+        rows = await self._database.fetch(Scoring(namespace, query, microseconds(now)).nearest_records())
+        by_id = parse_rows(namespace.key, rows)
+        return SearchOutcome(
+            [Found(by_id[row[Column.ID]], row[SCORE], row[SIMILARITY]) for row in rows if row[Column.ID] in by_id]
+        )
 
-class Scan:
+
+class Scan(Scoring):
     """One search within a transaction; rows are id, score and similarity, best first."""
 
     def __init__(self, connection: AsyncConnection, namespace: NamespaceInfo, query: Query, now_us: int) -> None:
+        super().__init__(namespace, query, now_us)
         self._connection = connection
-        self._kind = namespace.key.kind
-        self._table = records[self._kind]
-        self._query = query
-        self._dimension = namespace.space.dimension
         self._version: tuple[int, ...] = connection.dialect.vector_version  # type: ignore[attr-defined]
-        self._rest = filters.residual(query.filter)
-        self._clauses = [
-            owned(self._table, namespace.key),
-            # A row that something else has written must not make all others unreachable.
-            func.vector_dims(self._table.c[Column.EMBEDDING]) == self._dimension,
-            *living(namespace.key, query.filter, now_us, "postgresql"),
-        ]
-        asked_us = microseconds(query.asked_at) if query.asked_at else now_us
-        self._asked_us = float(asked_us)
-        self._vector = literal(np.asarray(query.vector, dtype="<f4").tobytes(), LargeBinary())
 
     @property
     def is_filtered(self) -> bool:
@@ -120,10 +114,7 @@ class Scan:
 
     async def exactly(self) -> list[Any]:
         """Compare all rows."""
-        clauses, limit = list(self._clauses), self._query.limit
-        if self._query.min_score is not None:
-            clauses.append(self._similarity(self._table) >= literal(self._query.min_score, Float(53)))
-        statement = self._scored(self._table, clauses)
+        limit, statement = self._query.limit, self.nearest()
         found: list[Any] = []
         async for rows in self._chunks(statement.limit(limit) if self._rest is None else statement):
             found += rows
@@ -172,47 +163,6 @@ class Scan:
                 break
         # Fewer: the filter may have taken the others away, or there are no more. Only the whole namespace tells.
         return found[: query.limit] if let_through >= query.limit else None
-
-    @property
-    def _ranked_columns(self) -> list[str]:
-        return [Column.IMPORTANCE] if has_column(self._kind, Column.IMPORTANCE) else []
-
-    @property
-    def _rest_columns(self) -> Sequence[str]:
-        return [] if self._rest is None else filters.columns_needed(self._kind, self._rest)
-
-    def _scored(self, source: Any, clauses: Sequence[ColumnElement[bool]]) -> Select[Any]:
-        """Return the statement for ids, scores and similarities of rows, best first, and what the filter looks at."""
-        query = self._query
-        similarity = self._similarity(source)
-        score = self._blended(source, similarity) if query.ranking is not None else similarity
-        where = list(clauses)
-        stored_id = source.c[Column.ID].collate("C")
-        if query.after is not None:
-            last_score, last_id = literal(query.after.score, Float(53)), query.after.stored_id
-            # The last result itself never comes again, should its score be computed a little lower than before.
-            before = and_(score < last_score, source.c[Column.ID] != last_id)
-            where.append(or_(before, and_(score == last_score, stored_id > last_id)))
-        more = [source.c[name] for name in self._rest_columns]
-        columns = [source.c[Column.ID], score.label("score"), similarity.label("similarity"), *more]
-        return select(*columns).where(*where).order_by(score.desc(), stored_id)
-
-    def _similarity(self, source: Any) -> ColumnElement[float]:
-        # pgvector's operator gives the negative of the inner product.
-        product = -source.c[Column.EMBEDDING].op("<#>", return_type=Float(53))(self._vector)
-        return func.least(1.0, func.greatest(-1.0, product, type_=Float(53)), type_=Float(53))
-
-    def _blended(self, source: Any, similarity: ColumnElement[float]) -> ColumnElement[float]:
-        ranking = self._query.ranking
-        assert ranking is not None
-        age_days = (literal(self._asked_us, Float(53)) - cast(source.c.created_us, Float(53))) / float(DAY_US)
-        lives = func.least(func.greatest(age_days, 0.0) / ranking.half_life_days, _NO_RECENCY)
-        blended = ranking.semantic_weight * similarity + ranking.recency_weight * func.power(
-            literal(2.0, Float(53)), -lives, type_=Float(53)
-        )
-        for name in self._ranked_columns:
-            blended = blended + ranking.importance_weight * source.c[name]
-        return blended / (ranking.semantic_weight + ranking.recency_weight + ranking.importance_weight)
 
     async def _chunks(self, statement: Select[Any]) -> AsyncIterator[Sequence[Any]]:
         """Yield the rows that the filter lets through, some at a time where it has to look at texts."""
