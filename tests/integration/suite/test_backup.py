@@ -1,7 +1,9 @@
 """A backup holds all that an installation keeps, and a restore overwrites nothing."""
 
+import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from services.common.identity.service_identity import ServiceIdentity
 from services.common.settings import SERVICES
 from services.suite import backup
+from services.suite.postgres import start_server
+from tests.support.child_process import run_python
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +157,37 @@ def test_an_index_that_is_written_meanwhile_is_copied_again(
     assert run("backup", tmp_path / "copy") == 0
     assert len(copied) == 2
     assert (tmp_path / "copy" / index.relative_to(data)).read_bytes() == b"more vectors"
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """Return a directory below one that others may enter: root's servers run as another user."""
+    with tempfile.TemporaryDirectory(prefix="coxswain-backup-") as directory:
+        yield Path(directory)
+
+
+@pytest.mark.large
+def test_a_postgresql_of_the_suites_own_comes_back(
+    open_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, copy = open_path / "data", open_path / "copy"
+    monkeypatch.setenv("COXSWAIN_DATA_DIR", str(data))
+    data.mkdir()
+    at_work = start_server(data / "postgres")
+    at_work.psql("CREATE SCHEMA auth; CREATE TABLE auth.groups AS SELECT 'stored' AS id")
+    # In a process of its own: within one, pgserver has one handle of each server.
+    arguments = ["-m", "services.suite.backup", "backup", str(copy), "--db", "postgres"]
+    assert run_python(arguments, environment=dict(os.environ))[0] == 0
+    assert "stored" in at_work.psql("SELECT id FROM auth.groups"), "it goes on"
+    at_work.cleanup()
+    shutil.rmtree(data)
+
+    assert run("restore", copy) == 2
+    assert run("restore", copy, "--db", "postgres") == 0
+    again = start_server(data / "postgres")
+    try:
+        assert "stored" in again.psql("SELECT id FROM auth.groups")
+    finally:
+        again.cleanup()
+    assert (copy / "postgres.dump").stat().st_mode & 0o777 == 0o600
+    assert "was made with --db postgres" in capsys.readouterr().err
