@@ -18,6 +18,7 @@ from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.question import QuestionState
 from services.orchestrator.events import error_to_proto
 from services.orchestrator.messages.executions import output_to_proto, usage_to_proto
+from services.orchestrator.worker.host.crew_session import CrewSession
 from services.orchestrator.worker.host.execution_files import ExecutionFiles, FileRefused, NewFile
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.recorder import Change, Recorder, TaskRef
@@ -39,12 +40,14 @@ class Completion:
         state: RunState,
         recorder: Recorder,
         files: ExecutionFiles,
+        crew: CrewSession,
         on_rest: Callable[[], Awaitable[None]],
     ) -> None:
         """`on_rest` is told as soon as it is stored that the execution has ended."""
         self._context = context
         self._on_rest = on_rest
         self._files = files
+        self._crew = crew
         self._state = state
         self._execution = state.execution
         self._recorder = recorder
@@ -106,6 +109,8 @@ class Completion:
 
     async def succeed(self, events: list[tuple[TaskRef, Message]], *also_store: Change) -> None:
         """End the execution with the result of its last task, after other events and changes."""
+        # It takes as long as storing the result does, and the slot is free after both.
+        self._crew.let_end()
         result = self._state.result
         succeeded = execution_pb2.ExecutionSucceeded(
             result=None if result is None else output_to_proto(result), usage=usage_to_proto(self._state.usage.value)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from coxswain.orchestrator.worker.link_pb2 import OpenSession
+from services.common.background import BackgroundTasks
 from services.common.clock import utc_now
 from services.common.grpc.json_values import to_value
 from services.orchestrator.domain.execution import ExecutionError
@@ -100,6 +101,11 @@ class CrewOpener:
             signal.fail,
         )
         """Calls of tools that the crew process does not make itself."""
+        self._background = BackgroundTasks()
+
+    async def close(self) -> None:
+        """Prepare nothing more."""
+        await self._background.stop()
 
     async def open(self) -> Crew:
         """Open a crew process that knows the crew.
@@ -112,6 +118,8 @@ class CrewOpener:
         tools = await self._agent_tools()
         self.remote.use(tools)
         models = await context.models.capabilities(models_of(spec), execution.group_id, self._principal)
+        # The first model call would wait for it, when the crew is built.
+        self._background.start(self._principal.prepare())
         retry_seconds = context.settings.peer_retry_seconds
         calls = CrewCalls(
             ModelCalls(

@@ -100,6 +100,10 @@ class CrewProcess:
             lost.status = self._life.status
             raise
 
+    def let_end(self) -> None:
+        """Let it end, without waiting for that."""
+        self._link.let_end()
+
     async def close(self) -> None:
         """Let it end, and wait until it is gone; one that does not end is killed."""
         await self._link.close()

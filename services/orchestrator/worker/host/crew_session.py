@@ -144,9 +144,15 @@ class CrewSession:
         """Take back the calls of tools that are being made: the execution is about to end."""
         await self._remote.cancel()
 
-    async def drop_calls(self) -> None:
-        """Follow calls of tools no longer; they go on at the gateway."""
+    async def close(self) -> None:
+        """Prepare nothing more, and follow calls of tools no longer; they go on at the gateway."""
+        await self._opener.close()
         await self._remote.drop()
+
+    def let_end(self) -> None:
+        """Let the crew process exit: all its tasks are done. `end` waits for it."""
+        if self._crew is not None:
+            self._crew.process.let_end()
 
     async def end(self, *, finished: bool) -> None:
         """End the crew process: let it exit when it is `finished`, else kill it."""

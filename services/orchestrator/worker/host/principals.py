@@ -1,6 +1,7 @@
 """The principal an execution acts as: issued through its grant, and renewed before it expires."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -61,6 +62,11 @@ class ExecutionPrincipal:
             if error.reason != "CREDENTIAL_EXPIRED":
                 raise
             raise CredentialExpired(error.message) from error
+
+    async def prepare(self) -> None:
+        """Get a principal before it is needed. Where that fails, the call that needs it finds out why."""
+        with contextlib.suppress(CredentialExpired, CoxswainError):
+            await self._current()
 
     async def limits(self) -> GroupLimits:
         """Return what the operator allows the group, as auth said last; it is asked when it has not said so yet.

@@ -63,7 +63,7 @@ class ExecutionRun:
         opener = CrewOpener(context, self._state, self._recorder, principal, self._signal, files)
         self._crew = CrewSession(context, self._state, self._recorder, opener)
         self._on_rest = on_rest
-        self._completion = Completion(context, self._state, self._recorder, files, self._rest)
+        self._completion = Completion(context, self._state, self._recorder, files, self._crew, self._rest)
         self._parking = Parking(context, self._state, self._recorder, principal, self._completion, self._rest)
         self._questions = Questions(context, self._state, self._recorder, self._crew, self._completion)
 
@@ -94,7 +94,7 @@ class ExecutionRun:
                 deadline.cancel()
             stopping.cancel()
             await self._halt(work)
-            await self._crew.drop_calls()
+            await self._crew.close()
             await self._recorder.close()
 
     async def _rest(self) -> None:

@@ -72,6 +72,11 @@ class HostEnd:
         finally:
             del self._pending[number]
 
+    def let_end(self) -> None:
+        """Tell the crew process that nothing more will be asked of it; what it has sent is still taken."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write_eof()
+
     async def close(self) -> None:
         """Close the connection and cancel what is being served."""
         if self._reading is not None:

@@ -87,6 +87,19 @@ async def joined(serve: HostHandler, answer: CrewHandler = lambda _: CrewReply()
         theirs.close()
 
 
+async def test_a_crew_process_that_is_let_end_is_still_heard() -> None:
+    heard: list[str] = []
+    async with joined(lambda request: heard.append(name_of(request))) as ends:
+        ends.host.let_end()
+        # Its end of the link has nothing more to read.
+        await until(lambda: ends.crew._closed)
+        ends.crew.notify(embed("last"))
+        ends.theirs.shutdown(socket.SHUT_RDWR)
+        await asyncio.wait_for(ends.host.closed.wait(), PATIENCE)
+        ends.host.let_end()
+        await until(lambda: heard == ["last"])
+
+
 async def test_both_ends_call_and_answer_at_the_same_time() -> None:
     def double(request: HostRequest) -> CrewReply:
         # Asks back while it is being asked.
