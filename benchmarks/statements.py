@@ -9,6 +9,7 @@ import collections
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -26,20 +27,21 @@ _TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE)\s+\"?((?:\w+\.)?\w+)")
 
 
 class Log:
-    """The server's log, read from where the last count ended."""
+    """The server's log, read from where the last count ended, if it logs all statements."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._offset = file.stat().st_size
 
-    def count(self) -> collections.Counter[str]:
-        """Return how many statements came since the last count, by verb and table."""
+    def count(self, kind: Callable[[str], str] | None = None) -> collections.Counter[str]:
+        """Return how many statements came since the last count, by verb and table or what `kind` says of their text."""
+        kind = kind or _kind
         with self._file.open() as log:
             log.seek(self._offset)
             text = log.read()
             self._offset = log.tell()
         return collections.Counter(
-            _kind(" ".join(found.group(1).split())) for found in _STATEMENT.finditer(_joined(text))
+            kind(" ".join(found.group(1).split())) for found in _STATEMENT.finditer(_joined(text))
         )
 
 
@@ -90,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="coxswain-bench-") as directory:
         server = get_server(Path(directory) / "pg")
         try:
-            asyncio.run(_prepare(server.get_uri()))
+            asyncio.run(prepare(server.get_uri()))
             url = server.get_uri().replace("/postgres?", "/bench?")
             data_dir = Path(directory) / "data"
             data_dir.mkdir()
@@ -99,7 +101,7 @@ def main() -> None:
             server.cleanup()
 
 
-async def _prepare(url: str) -> None:
+async def prepare(url: str) -> None:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("ALTER SYSTEM SET log_statement = 'all'")

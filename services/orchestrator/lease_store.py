@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from services.common.db.database import Database
 from services.orchestrator.domain.lease import Lease, LeaseView
 from services.orchestrator.file_locks import FileLocks
-from services.orchestrator.repositories.leases import LeaseRepository
+from services.orchestrator.repositories.leases import LeaseRepository, read_leases
 from services.orchestrator.tables import worker_leases
 
 T = TypeVar("T")
@@ -49,7 +49,8 @@ class LeaseStore:
 
     async def all(self) -> list[LeaseView]:
         """Return every lease."""
-        leases = await self._read(lambda connection: LeaseRepository(connection).all())
+        await self._prepare()
+        leases = await read_leases(self._database)
         locks = self._locks
         if locks is None:
             return leases

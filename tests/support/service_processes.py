@@ -55,6 +55,16 @@ class ServiceProcesses(Installation):
         self.services: dict[str, ChildProcess] = {}
         self.tools: ChildProcess | None = None
         self.workers: list[ChildProcess] = []
+        self.replicas: list[ChildProcess] = []
+
+    def replicate(self, service: str) -> ChildProcess:
+        """Start another process of a service, at ports that nobody is told, and wait until it serves."""
+        upper = service.upper()
+        ports = {f"COXSWAIN_{upper}_PORT": str(free_port()), f"COXSWAIN_{upper}_INTERNAL_PORT": str(free_port())}
+        process = ChildProcess(service, ["-m", f"services.{service}"], self._environment | ports)
+        self.replicas.append(process)
+        process.wait_for_line("serving on")
+        return process
 
     @contextlib.contextmanager
     def running(self) -> Iterator["ServiceProcesses"]:
@@ -77,7 +87,7 @@ class ServiceProcesses(Installation):
         return ChildProcess(name, ["-m", module], self._environment)
 
     def _all(self) -> list[ChildProcess]:
-        return [*self.workers, *([self.tools] if self.tools is not None else []), *self.services.values()]
+        return [*self.workers, *self.replicas, *([self.tools] if self.tools is not None else []), *self.services.values()]
 
     @property
     def logs(self) -> str:

@@ -22,3 +22,5 @@ class LeaseView:
     """Names the lock that the host's process holds while it lives; None when it has none that proves anything."""
     locked: bool
     """Whether that lock is held."""
+    started_at: float = 0.0
+    """When the host started, in seconds since 1970."""

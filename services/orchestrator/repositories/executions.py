@@ -317,9 +317,21 @@ async def read_is_claimed(database: Database, execution_id: str, epoch: int) -> 
     )
 
 
-async def read_any_due(database: Database, now: datetime) -> bool:
-    """Return whether an execution has waited for a model until now. Every host asks all the time."""
-    return bool(await database.fetch(select(executions.c.id).where(*_due(now)).limit(1)))
+async def read_waiting_or_due(database: Database, now: datetime) -> tuple[str | None, bool]:
+    """Return one of the executions that wait for a host, and whether others have waited for a model until now.
+
+    Hosts ask all the time: one statement for both.
+    """
+    waiting = select(executions.c.id).where(executions.c.ready.is_(True)).limit(1).scalar_subquery()
+    due = select(executions.c.id).where(*_due(now)).limit(1).scalar_subquery()
+    (row,) = await database.fetch(select(waiting.label("waiting"), due.label("due")))
+    return row["waiting"], row["due"] is not None
+
+
+async def read_held(database: Database, executor_id: str) -> set[str]:
+    """Return the executions that a host has by their rows. Every host asks all the time."""
+    rows = await database.fetch(select(executions.c.id).where(HELD, executions.c.executor_id == executor_id))
+    return {row["id"] for row in rows}
 
 
 def _due(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     update,
 )
 
+from services.common.db.database import Database
 from services.orchestrator.domain.lease import Lease, LeaseView
 from services.orchestrator.tables import worker_leases
 
@@ -46,8 +47,7 @@ class LeaseRepository:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._dialect = connection.dialect.name
-        self._now = _now(self._dialect)
+        self._now = _now(connection.dialect.name)
 
     def begin(self, executor_id: str, host_name: str, process_id: int, ttl: float, lock_key: int | None = None) -> None:
         """Let a host live for `ttl` seconds, whatever has become of its lease before."""
@@ -88,17 +88,6 @@ class LeaseRepository:
         )
         return [Lease(**row) for row in self._connection.execute(statement).mappings()]
 
-    def all(self) -> list[LeaseView]:
-        """Return every lease; on SQLite `locked` is left False, for files tell it."""
-        locked = _ROW.lock_key.in_(_SESSION_LOCKS) if self._dialect == "postgresql" else literal(value=False)
-        statement = select(
-            _ROW.executor_id, (_ROW.expires_at < self._now).label("expired"), _ROW.lock_key, locked.label("locked")
-        )
-        return [
-            LeaseView(row.executor_id, bool(row.expired), row.lock_key, bool(row.locked))
-            for row in self._connection.execute(statement)
-        ]
-
     def forget(self, leases: Collection[LeaseView]) -> None:
         """Remove leases of dead hosts, but those that have been renewed, or have another lock, since they were read."""
         for lease in leases:
@@ -106,6 +95,21 @@ class LeaseRepository:
             if not lease.expired:
                 over |= _ROW.lock_key == lease.lock_key
             self._connection.execute(delete(worker_leases).where(_ROW.executor_id == lease.executor_id, over))
+
+
+async def read_leases(database: Database) -> list[LeaseView]:
+    """Return every lease; on SQLite `locked` is left False, for files tell it. One statement needs no transaction."""
+    locked = _ROW.lock_key.in_(_SESSION_LOCKS) if database.dialect == "postgresql" else literal(value=False)
+    rows = await database.fetch(
+        select(
+            _ROW.executor_id,
+            (_ROW.expires_at < _now(database.dialect)).label("expired"),
+            _ROW.lock_key,
+            locked.label("locked"),
+            _ROW.started_at,
+        )
+    )
+    return [LeaseView(**row | {"expired": bool(row["expired"]), "locked": bool(row["locked"])}) for row in rows]
 
 
 def _now(dialect: str) -> ColumnElement[float]:

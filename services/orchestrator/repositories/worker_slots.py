@@ -35,6 +35,13 @@ class WorkerSlotsRepository:
         await self._connection.execute(delete(worker_slots).where(_ROW.executor_id.in_(executor_ids)))
 
 
+async def read_can_run(database: Database, executor_id: str) -> tuple[int, int, int | None] | None:
+    """Return what a host has said of itself last, in the order of `put`. Every host asks regularly."""
+    statement = select(_ROW.slots, _ROW.reserved_slots, _ROW.group_limit).where(_ROW.executor_id == executor_id)
+    rows = await database.fetch(statement)
+    return (rows[0]["slots"], rows[0]["reserved_slots"], rows[0]["group_limit"]) if rows else None
+
+
 async def read_capacity(database: Database, executor_ids: Collection[str]) -> Capacity:
     """Return what some hosts can run together. One statement needs no transaction."""
     # A host without a limit takes more than any with one.

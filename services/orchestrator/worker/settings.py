@@ -34,12 +34,18 @@ class WorkerSettings(BaseSettings):
         description="Seconds without a sign of life after which other hosts take over the executions of a host that "
         "hangs or cannot be reached; the end of its process they notice at once.",
     )
-    heartbeat_seconds: float = Field(3, gt=0, description="Seconds between two signs of life.")
+    heartbeat_seconds: float = Field(7.5, gt=0, description="Seconds between two signs of life.")
     sweep_seconds: float = Field(
-        0.5, gt=0, description="Seconds between two searches for hosts that have died; it takes two to find one."
+        1.4,
+        gt=0,
+        description="Seconds between two searches for hosts that have died, by the two oldest hosts; younger ones "
+        "search up to 16 times less often.",
     )
     safety_read_seconds: float = Field(
-        2, gt=0, description="Seconds after which ready executions and cancellations are read although no hint came."
+        3,
+        gt=0,
+        description="Seconds after which ready executions and cancellations are read although no hint came: by the "
+        "oldest host, and by those that run executions; others read up to 16 times less often.",
     )
     drain_seconds: float = Field(
         30, ge=0, description="Seconds running executions get to end on SIGTERM before other hosts take them over."

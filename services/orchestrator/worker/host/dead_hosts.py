@@ -18,6 +18,10 @@ class Findings:
     dead: frozenset[str]
     leases: tuple[LeaseView, ...]
     """Those that there are of the dead."""
+    suspects: bool
+    """Whether others may be dead: the next look will tell."""
+    elders: int
+    """How many living hosts started before this one."""
 
 
 class DeadHosts:
@@ -42,9 +46,12 @@ class DeadHosts:
         own = leases.pop(self._executor_id, None)
         missing = self._without_lock(leases.values()) if self._can_judge(own) else frozenset()
         dead = tuple(lease for lease in leases.values() if lease.expired or lease in missing & self._missing)
+        suspects = bool(missing - self._missing)
         self._missing = missing
         unknown = set(holders) - leases.keys() - {self._executor_id}
-        return Findings(frozenset(lease.executor_id for lease in dead) | unknown, dead)
+        living = (lease for lease in leases.values() if not lease.expired and lease not in missing)
+        elders = sum(_seniority(lease) < _seniority(own) for lease in living) if own is not None else 0
+        return Findings(frozenset(lease.executor_id for lease in dead) | unknown, dead, suspects, elders)
 
     def _can_judge(self, own: LeaseView | None) -> bool:
         if own is None or own.lock_key is None or not own.locked:
@@ -58,3 +65,7 @@ class DeadHosts:
     @staticmethod
     def _without_lock(leases: Collection[LeaseView]) -> frozenset[LeaseView]:
         return frozenset(lease for lease in leases if lease.lock_key is not None and not lease.locked)
+
+
+def _seniority(lease: LeaseView) -> tuple[float, str]:
+    return lease.started_at, lease.executor_id

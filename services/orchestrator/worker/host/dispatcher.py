@@ -27,6 +27,8 @@ _Key = tuple[str, int]
 """A claim: the execution's id and epoch. A host that was taken for dead may take anew what it still runs."""
 
 _REPAIR_SECONDS = 15.0
+_IDLE_READS = 10
+"""How much rarer a host that runs nothing reads without a hint: others tell of what waits (`SegmentRecovery`)."""
 _RUN_AGAIN_SECONDS = 1.0
 _STOP_SECONDS = 5.0
 _FOREVER = float("inf")
@@ -64,7 +66,8 @@ class Dispatcher:
                 await once(self._repair, "repair_executions")
                 await once(self._take, "take_executions")
                 await once(self._cancel, "cancel_executions")
-                await subscription.take(self._context.settings.safety_read_seconds)
+                seconds = self._context.settings.safety_read_seconds
+                await subscription.take(seconds if self._at_work else seconds * _IDLE_READS)
 
     @property
     def running(self) -> int:
@@ -150,12 +153,13 @@ class Dispatcher:
         now = asyncio.get_running_loop().time()
         if now < self._repair_at:
             return
-        given_back = await self._store.give_back_from(
-            [self._executor_id], {execution_id for execution_id, _ in self._taken}
-        )
-        for execution_id in given_back:
-            logger.warning("execution_given_back", execution_id=execution_id)
-        self._announce(given_back)
+        taken = {execution_id for execution_id, _ in self._taken}
+        # In most cases there is nothing to write.
+        if await self._store.held(self._executor_id) - taken:
+            given_back = await self._store.give_back_from([self._executor_id], taken)
+            for execution_id in given_back:
+                logger.warning("execution_given_back", execution_id=execution_id)
+            self._announce(given_back)
         settings = self._context.settings
         # Not once only: others may have taken this host for dead, and forgotten it.
         await self._store.can_run(self._executor_id, settings.slots, settings.reserved_slots, settings.group_limit)

@@ -108,7 +108,14 @@ class WorkerHost:
             sources=self._sources,
         )
         self._dispatcher = Dispatcher(self.executor_id, context, self._lease)
-        self._recovery = SegmentRecovery(self._store, LeaseStore(runtime.database), self.executor_id, self._bus)
+        self._recovery = SegmentRecovery(
+            self._store,
+            LeaseStore(runtime.database),
+            self.executor_id,
+            self._bus,
+            look_seconds=settings.sweep_seconds,
+            read_seconds=settings.safety_read_seconds,
+        )
         self._background = BackgroundTasks()
         self._measure()
 
@@ -126,12 +133,13 @@ class WorkerHost:
         await self._fork_server.warm()
         self._fork_server.keep_spares(min(self._settings.slots, _MOST_SPARES))
         await self._lease.held.wait()
+        recovery = self._recovery
         for work in (
             self._pruner.run(),
             self._dispatcher.run(),
             every(_REVOKED_SECONDS, self._store.store_revoked, name="store_revoked_grants"),
-            every(self._settings.sweep_seconds, self._recovery.take_over, name="take_over"),
-            every(self._settings.safety_read_seconds, self._recovery.wake_due, name="wake_executions"),
+            every(lambda: recovery.seconds_to_look, recovery.take_over, name="take_over", first_pause=False),
+            every(lambda: recovery.seconds_to_read, recovery.wake, name="wake_executions"),
         ):
             self._background.start(work)
         logger.info("worker_ready", executor_id=self.executor_id)

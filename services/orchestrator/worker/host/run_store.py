@@ -27,10 +27,11 @@ from services.orchestrator.repositories.earlier_approvals import EarlierApproval
 from services.orchestrator.repositories.events import EventReader, EventRepository
 from services.orchestrator.repositories.executions import (
     ExecutionRepository,
-    read_any_due,
     read_cancellations,
+    read_held,
     read_holders,
     read_is_claimed,
+    read_waiting_or_due,
 )
 from services.orchestrator.repositories.journal import (
     ToolCall,
@@ -42,7 +43,7 @@ from services.orchestrator.repositories.journal import (
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
-from services.orchestrator.repositories.worker_slots import WorkerSlotsRepository
+from services.orchestrator.repositories.worker_slots import WorkerSlotsRepository, read_can_run
 from services.orchestrator.tool_resolver import ToolResolver
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 
@@ -93,8 +94,18 @@ class RunStore:
         """Return whether an execution waits for a host that there may be room for."""
         return await read_any_waiting(self._database, of_idle_groups=not room.free)
 
+    async def waiting_or_due(self) -> tuple[str | None, bool]:
+        """Return one of the executions that wait for a host, and whether others have waited for a model until now."""
+        return await read_waiting_or_due(self._database, utc_now())
+
+    async def held(self, executor_id: str) -> set[str]:
+        """Return the executions that a host has by their rows."""
+        return await read_held(self._database, executor_id)
+
     async def can_run(self, executor_id: str, slots: int, reserved_slots: int, group_limit: int | None) -> None:
         """Store what a host can run, for those who want to know why an execution waits."""
+        if await read_can_run(self._database, executor_id) == (slots, reserved_slots, group_limit):
+            return
         async with self._database.write() as connection:
             await WorkerSlotsRepository(connection).put(executor_id, slots, reserved_slots, group_limit)
 
@@ -224,11 +235,8 @@ class RunStore:
 
     async def wake_due(self, limit: int) -> list[str]:
         """Wake executions that have waited for a model until now, and return their ids."""
-        now = utc_now()
-        if not await read_any_due(self._database, now):
-            return []
         async with self._database.write() as connection:
-            return await ExecutionRepository(connection).wake_due(now, limit)
+            return await ExecutionRepository(connection).wake_due(utc_now(), limit)
 
     async def journaled_responses(self, execution_id: str, index: int) -> dict[tuple[str, int], bytes]:
         """Return the responses of models to earlier attempts at a task, by request hash and occurrence."""

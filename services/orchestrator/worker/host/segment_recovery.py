@@ -14,33 +14,76 @@ logger = structlog.get_logger(__name__)
 _PAGE = 100
 _LOOKS_BETWEEN_HOLDERS = 10
 """Executions are asked who has them less often than leases are read: hosts without a lease are long dead."""
+_MOST_DOUBLINGS = 4
+_SECOND_LOOK_SECONDS = 0.4
+"""Until the look that proves a death, if looks are not more frequent anyway."""
 
 
 class SegmentRecovery:
-    """What each host does regularly for all. Doing it twice, or on two hosts at once, changes nothing."""
+    """What each host does regularly for all, the two oldest ones more often than the others.
 
-    def __init__(self, store: RunStore, leases: LeaseStore, executor_id: str, hints: HintBus) -> None:
+    Were they all equal, as many hosts would do it as often again. Which ones are old, each sees by itself, and one that
+    dies is followed by the next: nobody is elected. Doing it twice, or on two hosts at once, changes nothing.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        leases: LeaseStore,
+        executor_id: str,
+        hints: HintBus,
+        *,
+        look_seconds: float,
+        read_seconds: float,
+    ) -> None:
+        """The seconds are those between two calls of `take_over`, and of `wake`, by the oldest host."""
         self._store = store
         self._leases = leases
         self._dead_hosts = DeadHosts(leases, executor_id)
         self._looks = 0
         self._hints = hints
+        self._look_seconds = look_seconds
+        self._read_seconds = read_seconds
+        self._elders = 0
+        self._suspects = False
+        self._told_of: str | None = None
+
+    @property
+    def seconds_to_look(self) -> float:
+        """How long to wait until `take_over` is called again. The second oldest looks for the oldest one."""
+        if self._suspects:
+            return min(self._look_seconds, _SECOND_LOOK_SECONDS)
+        return self._look_seconds * 2 ** min(max(0, self._elders - 1), _MOST_DOUBLINGS)
+
+    @property
+    def seconds_to_read(self) -> float:
+        """How long to wait until `wake` is called again."""
+        return self._read_seconds * 2 ** min(self._elders, _MOST_DOUBLINGS)
 
     async def take_over(self) -> None:
         """Let what dead hosts have wait for any host again."""
         holders = await self._store.holders() if self._looks % _LOOKS_BETWEEN_HOLDERS == 0 else ()
         self._looks += 1
         found = await self._dead_hosts.find(holders)
+        self._elders, self._suspects = found.elders, found.suspects
         if not found.dead:
             return
         given_back = await self._store.take_over(found.dead)
         TAKEOVERS.inc(len(given_back))
         logger.info("taking_over", executor_ids=sorted(found.dead), executions=len(given_back))
         await self._leases.forget(found.leases)
-        for execution_id in given_back:
-            self._hints.publish(Hint(HintKind.EXECUTION_READY, execution_id))
+        self._announce(given_back)
 
-    async def wake_due(self) -> None:
-        """Continue executions whose models are to be called again."""
-        for execution_id in await self._store.wake_due(_PAGE):
+    async def wake(self) -> None:
+        """Continue executions whose models are to be called again, and tell of one that waits: hints can be lost."""
+        waiting, due = await self._store.waiting_or_due()
+        if due:
+            self._announce(await self._store.wake_due(_PAGE))
+        elif waiting is not None and waiting != self._told_of:
+            # Once only: what its group's limit keeps waiting would have all hosts look for it again and again.
+            self._announce([waiting])
+        self._told_of = waiting
+
+    def _announce(self, execution_ids: list[str]) -> None:
+        for execution_id in execution_ids:
             self._hints.publish(Hint(HintKind.EXECUTION_READY, execution_id))

@@ -45,6 +45,14 @@ async def test_a_lock_that_is_missing_twice_proves_a_death() -> None:
     assert await leases.look(ME, lease("killed", locked=False)) == {"killed"}
 
 
+async def test_a_lock_that_is_missing_once_calls_for_a_second_look() -> None:
+    leases = Leases()
+    for found, suspects in ((lease("killed"), False), (lease("killed", locked=False), True)):
+        leases.found = [ME, found]
+        assert (await leases.hosts.find()).suspects is suspects
+    assert not (await leases.hosts.find()).suspects
+
+
 async def test_a_host_that_takes_a_new_lock_lives() -> None:
     leases = Leases()
     assert await leases.look(ME, lease("reconnects", 1, locked=False)) == set()
