@@ -111,7 +111,9 @@ def measure(data_dir: Path, url: str, log_file: Path, hosts: int, seconds: float
             print(f"{count / passed:7.2f}/s  {statement[:230]}")
         # Asking takes transactions too.
         print(f"{sum(counted.values()) / passed:7.2f}/s statements")
-        print(f"{(after[0] - commits[0] - 1) / passed:7.2f}/s commits, {(after[1] - commits[1]) / passed:.2f}/s rollbacks")
+        print(
+            f"{(after[0] - commits[0] - 1) / passed:7.2f}/s commits, {(after[1] - commits[1]) / passed:.2f}/s rollbacks"
+        )
         for name, times in later.items():
             shares = [100 * (now - before) / passed for now, before in zip(times, cpu[name], strict=False)]
             print(f"{shares[0]:7.2f} % of a core  {name}; children {sum(shares[1:]):.2f} %")

@@ -77,12 +77,10 @@ from services.orchestrator.usecases.tools import Tools
 from services.orchestrator.usecases.waiting_work import WaitingWork
 from services.orchestrator.usecases.workers import Workers
 
-_LIMIT_SECONDS = 2.0
-"""Between two looks at the limits of groups whose executions wait."""
 _COUNT_SECONDS = 15.0
 """Between two counts of what waits, for metrics."""
 _RETENTION_SECONDS = 60.0
-"""Between searches for executions that are older than they are kept."""
+"""Between searches for executions, events, requests and sources that are older than they are kept."""
 _USAGE_RETENTION_SECONDS = 3600.0
 """Between searches for usage that is older than it is kept: they ask for each group."""
 
@@ -156,7 +154,7 @@ class OrchestratorService:
         self._tools = Tools(database, self._tool_listing, self._operator_sources, tool_gateway, self._schema_checker)
         self._tool_usage = ToolUsage(database, retention_seconds=settings.tool_usage_retention_seconds)
         self._questions = Questions(database, changes, self._question_feed, settler, self._schema_checker)
-        self._schedules = Schedules(database, starter, grants)
+        self._schedules = Schedules(database, starter, grants, self._bus)
         self._leases = LeaseStore(database)
         self.workers = Workers(self._leases, self._bus)
         """Also told by whoever runs worker hosts when one has ended."""
@@ -170,9 +168,10 @@ class OrchestratorService:
         self._turn_loop = HintedLoop(
             self._bus, overlap.pass_turns, interval=settings.schedule_poll_seconds, name="turns"
         )
-        self._batches = Batches(
-            database, starter, grants, self._batch_loop.wake, max_inputs_bytes=settings.max_inputs_bytes
+        self._schedule_loop = HintedLoop(
+            self._bus, self._scheduler.once, interval=settings.schedule_poll_seconds, name="schedules"
         )
+        self._batches = Batches(database, starter, grants, self._bus, max_inputs_bytes=settings.max_inputs_bytes)
         self._retention = ExecutionRetention(database, grants, default_seconds=settings.execution_retention_seconds)
         self._settings = settings
         self._tool_gateway = tool_gateway
@@ -208,19 +207,21 @@ class OrchestratorService:
         self._background.start(once(self._operator_sources.prune, "operator_sources"))
         self._scheduling.start(self._batch_loop.run())
         self._scheduling.start(self._turn_loop.run())
-        self._scheduling.start(every(settings.schedule_poll_seconds, self._scheduler.once, name="schedules"))
-        self._background.start(every(_LIMIT_SECONDS, self._running_limits.once, name="running_limits"))
+        self._scheduling.start(self._schedule_loop.run())
+        self._background.start(
+            every(lambda: self._running_limits.seconds_to_look, self._running_limits.once, name="running_limits")
+        )
         self._background.start(every(settings.housekeeping_seconds, self._housekeeping.once, name="housekeeping"))
         self._background.start(every(_COUNT_SECONDS, self._waiting_work.count, name="waiting_work", first_pause=False))
         self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))
         self._background.start(every(_USAGE_RETENTION_SECONDS, self._tool_usage.forget, name="tool_usage_retention"))
-        self._background.start(every(settings.housekeeping_seconds, self._group_events.forget, name="group_events"))
-        self._background.start(every(settings.housekeeping_seconds, self._forget_sources, name="deleted_tool_sources"))
+        self._background.start(every(_RETENTION_SECONDS, self._group_events.forget, name="group_events"))
+        self._background.start(every(_RETENTION_SECONDS, self._forget_sources, name="deleted_tool_sources"))
         self._background.start(
             forget_old_requests(
                 self._database,
                 requests,
-                pause_seconds=settings.housekeeping_seconds,
+                pause_seconds=_RETENTION_SECONDS,
                 retention_seconds=settings.request_retention_seconds,
             )
         )

@@ -36,11 +36,13 @@ class OrchestratorSettings(BaseSettings):
     housekeeping_seconds: float = Field(
         5,
         gt=0,
-        description="Seconds between searches for waiting executions past their timeout, forgotten grants and old "
-        "requests.",
+        description="Seconds between searches for waiting executions past their timeout and forgotten grants.",
     )
     schedule_poll_seconds: float = Field(
-        1, gt=0, description="Seconds between searches for schedules that are due, and for batches that can go on."
+        1,
+        gt=0,
+        description="Seconds within which due schedules fire, and between looks at batches and executions that wait for "
+        "others; while there are none, looks without a hint are 30 times as far apart.",
     )
     request_retention_seconds: float = Field(
         7 * 24 * 3600,

@@ -87,7 +87,12 @@ class ServiceProcesses(Installation):
         return ChildProcess(name, ["-m", module], self._environment)
 
     def _all(self) -> list[ChildProcess]:
-        return [*self.workers, *self.replicas, *([self.tools] if self.tools is not None else []), *self.services.values()]
+        return [
+            *self.workers,
+            *self.replicas,
+            *([self.tools] if self.tools is not None else []),
+            *self.services.values(),
+        ]
 
     @property
     def logs(self) -> str:

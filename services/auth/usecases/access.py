@@ -23,7 +23,7 @@ from services.common.paging import Page, Pager
 from services.common.quotas import quota_exceeded
 
 # Every process asks every two seconds: the database is asked once for all of them.
-_KEPT_SECONDS = 1.0
+_KEPT_SECONDS = 2.0
 _KEPT_PAGES = 32
 # A page of the longest names is a third of what a message may have.
 _CHANGES = Pager("access changes", key_types=(int, str, str), default=500, maximum=500)

@@ -15,6 +15,8 @@ class HintKind(StrEnum):
     """An execution has new events."""
     QUESTIONS_CHANGED = "QUESTIONS_CHANGED"
     """Questions of an execution were asked, answered or closed."""
+    WORK_STORED = "WORK_STORED"
+    """A schedule, a batch or an execution that waits for its turn was stored, for any replica of the API to go on."""
     RESYNC = "RESYNC"
     """Hints may have been lost: read everything. Made by a bus, never published."""
 

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, Row, Select, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.db.database import Database
 from services.common.db.upsert import insert_ignore
 from services.common.errors import AlreadyExists
 from services.common.resource_key import ResourceKey
@@ -65,16 +66,6 @@ class ScheduleRepository:
             update(schedules).where(schedules.c.id == schedule_id).values(deleted_at=at, next_fire_at=None)
         )
 
-    async def due(self, now: datetime, after: tuple[datetime, str] | None, limit: int) -> list[tuple[datetime, str]]:
-        """Return when schedules of all groups had to fire, and their ids: those behind `after`, longest due first."""
-        query = select(schedules.c.next_fire_at, schedules.c.id).where(schedules.c.next_fire_at <= now, _STANDING)
-        if after is not None:
-            at, schedule_id = after
-            same = (schedules.c.next_fire_at == at) & (schedules.c.id > schedule_id)
-            query = query.where((schedules.c.next_fire_at > at) | same)
-        rows = await self._connection.execute(query.order_by(schedules.c.next_fire_at, schedules.c.id).limit(limit))
-        return [(row.next_fire_at, row.id) for row in rows]
-
     async def find_due(self, schedule_id: str, now: datetime) -> Schedule | None:
         """Return a schedule of any group if it has to fire."""
         return await self._one(
@@ -104,6 +95,19 @@ class ScheduleRepository:
     async def _one(self, query: Select[Any]) -> Schedule | None:
         row = (await self._connection.execute(query)).first()
         return None if row is None else _schedule(row)
+
+
+async def read_next_schedules(
+    database: Database, after: tuple[datetime, str] | None, limit: int
+) -> list[tuple[datetime, str]]:
+    """Return when schedules of all groups fire next, and their ids: those behind `after`, longest due first."""
+    query = select(schedules.c.next_fire_at, schedules.c.id).where(schedules.c.next_fire_at.is_not(None), _STANDING)
+    if after is not None:
+        at, schedule_id = after
+        same = (schedules.c.next_fire_at == at) & (schedules.c.id > schedule_id)
+        query = query.where((schedules.c.next_fire_at > at) | same)
+    rows = await database.fetch(query.order_by(schedules.c.next_fire_at, schedules.c.id).limit(limit))
+    return [(row["next_fire_at"], row["id"]) for row in rows]
 
 
 def _named(group_id: str, key: ResourceKey) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

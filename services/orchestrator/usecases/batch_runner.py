@@ -25,6 +25,7 @@ from services.orchestrator.domain.execution import Execution, ExecutionError
 from services.orchestrator.repositories.batches import BatchRepository
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.executions import Executions
+from services.orchestrator.usecases.hinted_loop import Pending
 from services.orchestrator.usecases.open_executions import refuse_early
 from services.orchestrator.usecases.ports import Grants
 
@@ -60,8 +61,8 @@ class BatchRunner:
         self._full: dict[str, tuple[GroupLimits, float]] = {}
         """Groups that had as many open executions as they may: their limits then, and until when to go by these."""
 
-    async def once(self) -> set[str]:
-        """Do what is due now, for all batches; return the groups of those that have not ended."""
+    async def once(self) -> Pending:
+        """Do what is due now, for all batches; return those groups of which one has not ended."""
         found: list[Batch] = []
         after = ""
         while True:
@@ -74,7 +75,7 @@ class BatchRunner:
         await asyncio.gather(*map(self._advance_or_log, found))
         groups = {batch.group_id for batch in found}
         self._full = {group_id: limits for group_id, limits in self._full.items() if group_id in groups}
-        return groups
+        return Pending(groups)
 
     async def _advance_or_log(self, batch: Batch) -> None:
         """Advance one batch; its failures do not affect the others."""

@@ -1,7 +1,7 @@
 """Use cases of BatchService."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,8 @@ from services.orchestrator.domain.execution import (
     OverlapPolicy,
     Start,
 )
+from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.placeholders import required_inputs
 from services.orchestrator.repositories.batches import BatchRepository
 from services.orchestrator.repositories.retention import RetentionRepository
@@ -53,15 +55,14 @@ class Batches:
         database: Database,
         starter: ExecutionStarter,
         grants: Grants,
-        wake: Callable[[], None],
+        bus: HintBus,
         *,
         max_inputs_bytes: int,
     ) -> None:
-        """`wake` lets the runner look at once."""
         self._database = database
         self._starter = starter
         self._grants = grants
-        self._wake = wake
+        self._bus = bus
         self._max_inputs_bytes = max_inputs_bytes
 
     async def start(
@@ -99,7 +100,7 @@ class Batches:
         if first_id != batch.id:
             await self._revoke(batch.id)
             return await self.get(principal, first_id)
-        self._wake()
+        self._bus.publish(Hint(HintKind.WORK_STORED, batch.id))
         return BatchProgress(batch)
 
     async def get(self, principal: Principal, batch_id: str) -> BatchProgress:
@@ -147,7 +148,7 @@ class Batches:
                 raise NotFound.of("batch", batch_id)
             if batch.ended_at is None:
                 await repository.request_cancel(batch_id, utc_now())
-        self._wake()
+        self._bus.publish(Hint(HintKind.WORK_STORED, batch_id))
         return await self.get(principal, batch_id)
 
     async def delete(self, principal: Principal, batch_id: str) -> tuple[bool, int]:

@@ -35,11 +35,12 @@ class Housekeeping:
             overdue = await executions.overdue(now, _BATCH)
             forgotten = await executions.unrevoked_grants(now - _GRANT_AGE, _BATCH)
             earlier = await EarlierApprovals(connection).waiting(_BATCH)
+            unanswered = await QuestionRepository(connection).overdue(now, _BATCH)
         for execution_id in earlier:
             await self._adopt_approvals(execution_id)
         for execution_id in overdue:
             await self._end_waiting(execution_id)
-        await self._deadlines.fire(now)
+        await self._deadlines.answer(unanswered)
         for execution_id in forgotten:
             if not await self._ender.revoke(execution_id):
                 break

@@ -12,6 +12,7 @@ from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.turns import TurnRepository, read_waiting_keys
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
+from services.orchestrator.usecases.hinted_loop import Pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,13 @@ class Overlap:
         return cancelled
 
     async def announce(self, admitted: Admitted) -> None:
-        """Let workers and watchers know of the executions that were cancelled."""
+        """Let workers and watchers know of the executions that were cancelled, and replicas of one that waits."""
+        if admitted.execution.waits_turn:
+            self._bus.publish(Hint(HintKind.WORK_STORED, admitted.execution.id))
         for execution in admitted.cancelled:
             await self._ender.announce_cancel(execution)
 
-    async def pass_turns(self) -> set[str]:
+    async def pass_turns(self) -> Pending:
         """Let executions run whose turn it is; return the groups in which others wait. Replicas may do it at once."""
         waiting = await read_waiting_keys(self._database)
         for group_id, key in waiting:
@@ -92,4 +95,4 @@ class Overlap:
                 passed = await turns.pass_on()
             if passed is not None:
                 self._bus.publish(Hint(HintKind.EXECUTION_READY, passed))
-        return {group_id for group_id, _ in waiting}
+        return Pending({group_id for group_id, _ in waiting})

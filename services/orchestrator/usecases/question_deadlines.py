@@ -1,7 +1,6 @@
 """Questions that nobody has answered in time."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Collection, Mapping
 
 from services.common.db.database import Database
 from services.orchestrator.domain.crew import OnDeadline
@@ -11,7 +10,6 @@ from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.usecases.execution_starter import existing_execution
 from services.orchestrator.usecases.question_settler import QuestionSettler
 
-_BATCH = 100
 DEADLINE_ANSWERS: Mapping[OnDeadline, Answer] = {
     OnDeadline.DECLINE: Answer(QuestionState.DECLINED, reason="nobody answered until the deadline"),
     OnDeadline.CANCEL: Answer(QuestionState.CANCELLED),
@@ -27,10 +25,8 @@ class QuestionDeadlines:
         self._database = database
         self._settler = settler
 
-    async def fire(self, now: datetime) -> None:
-        """Answer what is due."""
-        async with self._database.read() as connection:
-            overdue = await QuestionRepository(connection).overdue(now, _BATCH)
+    async def answer(self, overdue: Collection[Question]) -> None:
+        """Answer questions whose time is up."""
         for question in overdue:
             await self._answer(question)
 

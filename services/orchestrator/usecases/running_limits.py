@@ -15,6 +15,9 @@ from services.orchestrator.repositories.running_limits import (
 )
 
 _ASKED_AT_ONCE = 1000
+_LOOK_SECONDS = 2.0
+_IDLE_SECONDS = 10.0
+"""While nothing is open. What starts meanwhile comes with its group's limits; they may change until then."""
 
 
 class LimitSource(Protocol):
@@ -39,6 +42,8 @@ class RunningLimits:
         self._database = database
         self._source = source
         self._bus = bus
+        self.seconds_to_look = _LOOK_SECONDS
+        """How long to wait until `once` is called again."""
 
     async def once(self) -> None:
         """Store what has changed. Replicas may do it at once.
@@ -47,6 +52,7 @@ class RunningLimits:
             Unavailable: auth or the database does not answer.
         """
         group_ids = await read_open_groups(self._database)
+        self.seconds_to_look = _LOOK_SECONDS if group_ids else _IDLE_SECONDS
         if not group_ids:
             return
         known = await read_running_limits(self._database)

@@ -26,8 +26,9 @@ from services.common.errors import (
 from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time
 from services.orchestrator.domain.execution import Execution, ExecutionError
 from services.orchestrator.domain.schedule import Schedule
-from services.orchestrator.repositories.schedules import ScheduleRepository
+from services.orchestrator.repositories.schedules import ScheduleRepository, read_next_schedules
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
+from services.orchestrator.usecases.hinted_loop import Pending
 from services.orchestrator.usecases.ports import Grants
 
 logger = structlog.get_logger(__name__)
@@ -40,7 +41,7 @@ FIRED = from_the_start(
     ),
     ("started", "failed", "postponed"),
 )
-_READ_AT_ONCE = 1000
+_READ_AT_ONCE = 200
 _FIRED_AT_ONCE = 4
 _LONGEST_START_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -68,24 +69,31 @@ class Scheduler:
         self._postponed: dict[str, tuple[int, float]] = {}
         """Schedules to try again: the attempts so far, and until when to wait by the loop's clock."""
 
-    async def once(self) -> None:
-        """Fire what is due now, except for what was postponed and has to wait."""
-        due = await self._due(utc_now())
+    async def once(self) -> Pending:
+        """Fire what is due now, except for what was postponed and has to wait; return when more is due."""
+        due, following = await self._due(utc_now())
         self._postponed = {id_: wait for id_, wait in self._postponed.items() if id_ in due}
         now = asyncio.get_running_loop().time()
         ready = [schedule_id for schedule_id in due if self._postponed.get(schedule_id, (0, now))[1] <= now]
         random.shuffle(ready)
         await asyncio.gather(*map(self._fire, ready))
+        if due:
+            # What was fired has a new time, and what was postponed stays due.
+            return Pending(seconds=0.0)
+        return Pending(seconds=None if following is None else (following - utc_now()).total_seconds())
 
-    async def _due(self, now: datetime) -> set[str]:
+    async def _due(self, now: datetime) -> tuple[set[str], datetime | None]:
+        """Return the schedules that have to fire, and when the first of the others has to."""
         found: set[str] = set()
         after: tuple[datetime, str] | None = None
         while True:
-            async with self._database.read() as connection:
-                page = await ScheduleRepository(connection).due(now, after, _READ_AT_ONCE)
-            found.update(schedule_id for _, schedule_id in page)
+            page = await read_next_schedules(self._database, after, _READ_AT_ONCE)
+            for at, schedule_id in page:
+                if at > now:
+                    return found, at
+                found.add(schedule_id)
             if len(page) < _READ_AT_ONCE:
-                return found
+                return found, None
             after = page[-1]
 
     async def _fire(self, schedule_id: str) -> None:

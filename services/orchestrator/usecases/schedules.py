@@ -29,7 +29,9 @@ from services.orchestrator import tables
 from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time, zone_of
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.execution import Execution, ExecutionIdentity, OnCredentialExpiry, Start
+from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.schedule import Plan, Schedule, keyed
+from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.schedules import ScheduleRepository
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.ports import Grant, Grants
@@ -46,10 +48,11 @@ class Schedules:
     a grant under a new id and revokes the one before: what was read before a change can no longer act after it.
     """
 
-    def __init__(self, database: Database, starter: ExecutionStarter, grants: Grants) -> None:
+    def __init__(self, database: Database, starter: ExecutionStarter, grants: Grants, bus: HintBus) -> None:
         self._database = database
         self._starter = starter
         self._grants = grants
+        self._bus = bus
 
     async def create(
         self, principal: Principal, plan: Plan, broken_rules: Sequence[FieldViolation], request: RequestKey | None
@@ -112,6 +115,8 @@ class Schedules:
             raise
         if stored is not schedule:
             await self._revoke(delegate_id)
+        else:
+            self._bus.publish(Hint(HintKind.WORK_STORED, schedule.id))
         return stored
 
     async def get(self, principal: Principal, key: ResourceKey) -> Schedule:
@@ -206,6 +211,8 @@ class Schedules:
             # Nothing was stored. Of other failures that is not sure: a commit may have outlived its connection.
             await self._revoke(delegate_id)
             raise
+        if not outdated:
+            self._bus.publish(Hint(HintKind.WORK_STORED, after.id))
         await self._revoke(delegate_id if outdated else before.delegate_id)
         return None if outdated else after
 

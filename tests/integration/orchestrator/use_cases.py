@@ -129,8 +129,8 @@ class Orchestrator:
         continuer = ExecutionContinuer(database, self.starter, default_model="m")
         self.executions = Executions(database, self.grants, bus, feed, self.starter, continuer, ender)
         self.batch_runner = BatchRunner(database, self.starter, self.executions, self.grants)
-        self.batches = Batches(database, self.starter, self.grants, lambda: None, max_inputs_bytes=10_000)
-        self.schedules = Schedules(database, self.starter, self.grants)
+        self.batches = Batches(database, self.starter, self.grants, bus, max_inputs_bytes=10_000)
+        self.schedules = Schedules(database, self.starter, self.grants, bus)
         self.scheduler = Scheduler(database, self.starter, self.grants, 0.001)
         self.crew_id = new_id()
 
