@@ -41,8 +41,8 @@ class OrchestratorSettings(BaseSettings):
     schedule_poll_seconds: float = Field(
         1,
         gt=0,
-        description="Seconds within which due schedules fire, and between looks at batches and executions that wait for "
-        "others; while there are none, looks without a hint are 30 times as far apart.",
+        description="Seconds within which due schedules fire, and between looks at batches and executions that wait "
+        "for others; while there are none, looks without a hint are 30 times as far apart.",
     )
     request_retention_seconds: float = Field(
         7 * 24 * 3600,
