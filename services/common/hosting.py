@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from services.common.background import BackgroundTasks
+from services.common.db.connection_budget import read_connection_budget
 from services.common.db.connection_metrics import count_connections
 from services.common.db.database import Database, described_url
 from services.common.db.migrate import SchemaState, schema_state, upgrade_database
@@ -85,6 +86,8 @@ class Host:
         direct = await self._direct(owner, database, reached)
         if migrate:
             await self._migrate(owner, direct or database)
+        if not reached.pooler:
+            await self._warn_of_connections(database)
         return Runtime(
             settings=settings,
             database=database,
@@ -93,6 +96,18 @@ class Host:
             identity=self._identity(name),
             data_dir=data_dir,
         )
+
+    async def _warn_of_connections(self, database: Database) -> None:
+        budget = await read_connection_budget(database)
+        if budget is not None and budget.missing:
+            logger.warning(
+                "too_few_connections",
+                database=described_url(database.url.render_as_string(hide_password=False)),
+                allowed=budget.allowed,
+                pooled=budget.pooled,
+                others=budget.others,
+                missing=budget.missing,
+            )
 
     def peers(self, name: str) -> Peers:
         """Return channels on which this process acts as service `name`."""

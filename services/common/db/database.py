@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, Pool
 
+from services.common.db.connection_budget import pool_name
 from services.common.db.connection_checks import ping_idle_connections
 from services.common.db.failures import explained_errors, unavailable
 from services.common.db.point_reads import PlainPointRead, PointRead, SqlitePointRead
@@ -82,6 +83,9 @@ class Database:
             _configure_sqlite(self.engine)
         else:
             settings = {"search_path": schema, **POSTGRES_SESSION, **IDLE_SESSION}
+            if not null_pool:
+                # As many for transactions as for single reads.
+                settings["application_name"] = pool_name(schema, 2 * pool_size)
             options["connect_args"] = NOTHING_PREPARED if pooler else {"server_settings": settings}
             # Poolers refuse a search path at the start of a session.
             options["execution_options"] = {"schema_translate_map": {None: schema}}
