@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.orchestrator.worker.default_slots import default_slots
 from services.orchestrator.worker.link.containment import ContainmentMode
 from services.orchestrator.worker.link.limits import CrewLimits
 
@@ -14,13 +15,24 @@ class WorkerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="COXSWAIN_WORKER_", extra="ignore")
 
-    slots: int = Field(4, ge=1, le=256, description="Executions a host runs at once, each in a process of its own.")
     reserved_slots: int = Field(
         1,
         ge=0,
         le=256,
         description="Executions a host runs beyond its slots, of groups that have none running: however many one group "
         "starts, others need not wait for them.",
+    )
+    crew_memory_mib: int = Field(
+        _LIMITS.memory_mib,
+        ge=16,
+        description="MiB of memory a crew process may use beyond what it shares with the others; on Linux.",
+    )
+    slots: int = Field(
+        default_factory=lambda chosen: default_slots(chosen["crew_memory_mib"], chosen["reserved_slots"]),
+        ge=1,
+        le=256,
+        description="Executions a host runs at once, each in a process of its own; by default as many as the memory "
+        "limit of its container holds with crew_memory_mib each, at most 16 for each processor; 4 without a limit.",
     )
     group_limit: int | None = Field(
         None,
@@ -90,11 +102,6 @@ class WorkerSettings(BaseSettings):
         ge=1,
         description="How many hosts in a row may die while they run an execution, none of which finished a task; then "
         "it fails with WORKER_LOST_REPEATEDLY. Hosts that were told to stop do not count.",
-    )
-    crew_memory_mib: int = Field(
-        _LIMITS.memory_mib,
-        ge=16,
-        description="MiB of memory a crew process may use beyond what it shares with the others; on Linux.",
     )
     crew_threads: int = Field(_LIMITS.threads, ge=8, description="Threads a crew process may have.")
     crew_open_files: int = Field(_LIMITS.open_files, ge=32, description="Files a crew process may have open.")
