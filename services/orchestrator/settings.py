@@ -34,7 +34,7 @@ class OrchestratorSettings(BaseSettings):
         description="Bytes of newest events kept for each watched execution; watchers further behind read rows.",
     )
     housekeeping_seconds: float = Field(
-        5,
+        10,
         gt=0,
         description="Seconds between searches for waiting executions past their timeout and forgotten grants.",
     )

@@ -54,7 +54,7 @@ class WorkerSettings(BaseSettings):
         "search up to 16 times less often.",
     )
     safety_read_seconds: float = Field(
-        3,
+        4,
         gt=0,
         description="Seconds after which ready executions and cancellations are read although no hint came: by the "
         "oldest host, and by those that run executions; others read up to 16 times less often.",

@@ -12,7 +12,7 @@ from services.orchestrator.worker.host.run_store import RunStore
 logger = structlog.get_logger(__name__)
 
 _PAGE = 100
-_LOOKS_BETWEEN_HOLDERS = 10
+_LOOKS_BETWEEN_HOLDERS = 20
 """Executions are asked who has them less often than leases are read: hosts without a lease are long dead."""
 _MOST_DOUBLINGS = 4
 _SECOND_LOOK_SECONDS = 0.4
