@@ -28,7 +28,7 @@ _PAUSE_SECONDS = 3.3
 _VALUES = re.compile(r"\$\d+(?:::\w+(?:\(\d+\))?)?|'[^']*'(?:::\w+)?|\b\d+(?:\.\d+)?\b")
 
 
-def _shape(statement: str) -> str:
+def shape(statement: str) -> str:
     """Return a statement without what differs between two of its kind."""
     return re.sub(r"\((?:\?(?:, )?)+\)", "(?)", _VALUES.sub("?", statement))
 
@@ -106,7 +106,7 @@ def measure(data_dir: Path, url: str, log_file: Path, hosts: int, seconds: float
         commits, cpu, began = asyncio.run(_commits(url)), _cpu(families), time.monotonic()
         time.sleep(seconds)
         passed = time.monotonic() - began
-        counted, later, after = log.count(_shape), _cpu(families), asyncio.run(_commits(url))
+        counted, later, after = log.count(shape), _cpu(families), asyncio.run(_commits(url))
         for statement, count in counted.most_common():
             print(f"{count / passed:7.2f}/s  {statement[:230]}")
         # Asking takes transactions too.
