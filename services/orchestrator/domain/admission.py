@@ -1,5 +1,6 @@
 """Which of the waiting executions a worker host may take."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -46,6 +47,12 @@ class Room:
                 continue
             admitted.append(waiting)
         return admitted
+
+
+def group_limit_of(share: float, slots: int, at_most: int | None) -> int:
+    """Return how many executions of one group may run at once, by its share of the slots of all hosts."""
+    limit = max(1, math.ceil(share * slots))
+    return limit if at_most is None else min(limit, at_most)
 
 
 def room_of(running: int, slots: int, reserved_slots: int, group_limit: int | None) -> Room:

@@ -42,6 +42,14 @@ async def read_can_run(database: Database, executor_id: str) -> tuple[int, int, 
     return (rows[0]["slots"], rows[0]["reserved_slots"], rows[0]["group_limit"]) if rows else None
 
 
+async def read_slots_beside(database: Database, executor_id: str) -> int:
+    """Return how many slots all other hosts have, those included whose death nobody has noticed yet."""
+    (row,) = await database.fetch(
+        select(func.coalesce(func.sum(_ROW.slots), 0).label("slots")).where(_ROW.executor_id != executor_id)
+    )
+    return int(row["slots"])
+
+
 async def read_capacity(database: Database, executor_ids: Collection[str]) -> Capacity:
     """Return what some hosts can run together. One statement needs no transaction."""
     # A host without a limit takes more than any with one.

@@ -40,6 +40,13 @@ class WorkerSettings(BaseSettings):
         description="Executions of one group that run at once on all hosts together; by default as many as all hosts "
         "have slots.",
     )
+    group_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the slots of all hosts that executions of one group may occupy at once, rounded up; it "
+        "follows within a minute when hosts come and go. Of this and group_limit the lower one counts.",
+    )
     lease_seconds: float = Field(
         30,
         gt=0,

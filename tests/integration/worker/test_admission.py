@@ -58,6 +58,16 @@ async def test_a_host_with_reserved_slots_alone_looks_for_groups_that_have_nothi
     assert await store.any_waiting(reserved)
 
 
+async def test_a_host_knows_the_slots_of_the_others_until_they_end(database: Database, store: RunStore) -> None:
+    assert await store.slots_beside("a") == 0
+    for host, slots in (("a", 4), ("b", 8), ("c", 16), ("c", 32)):
+        await store.can_run(host, slots, 1, None)
+    assert (await store.slots_beside("a"), await store.slots_beside("c")) == (40, 12)
+    await store.hand_over("b")
+    await store.take_over(["c"])
+    assert await store.slots_beside("a") == 0
+
+
 async def test_what_this_release_cannot_read_keeps_nobody_waiting(database: Database, store: RunStore) -> None:
     (unknown, known) = await start(database, "g", 2)
     crew_id = (await execution_row(database, unknown)).crew_id

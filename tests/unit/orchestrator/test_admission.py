@@ -3,10 +3,11 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.orchestrator.domain.admission import Waiting, room_of
+from services.orchestrator.domain.admission import Waiting, group_limit_of, room_of
 
 _GROUPS = "abcde"
 
@@ -97,3 +98,20 @@ def test_the_limit_of_a_group_is_kept_by_all_hosts_together(limit: int, count: i
     hosts.take_all()
     assert hosts.held_by("a") == min(limit, count * 4 - 1)
     assert hosts.held_by("b") == 1
+
+
+@pytest.mark.parametrize(
+    ("share", "slots", "at_most", "limit"),
+    [
+        (0.25, 40, None, 10),
+        (0.25, 41, None, 11),
+        (0.25, 1, None, 1),
+        (0.01, 8, None, 1),
+        (1.0, 8, 5, 5),
+        (0.5, 8, 5, 4),
+    ],
+)
+def test_a_groups_share_follows_the_slots_that_there_are(
+    share: float, slots: int, at_most: int | None, limit: int
+) -> None:
+    assert group_limit_of(share, slots, at_most) == limit

@@ -11,7 +11,7 @@ from services.common.background import BackgroundTasks
 from services.common.grpc.call import BackgroundWork, enter_work
 from services.common.ids import new_id
 from services.common.periodic import once
-from services.orchestrator.domain.admission import Room, room_of
+from services.orchestrator.domain.admission import Room, group_limit_of, room_of
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import Subscription
 from services.orchestrator.worker.host.lease import LeaseKeeper
@@ -54,6 +54,7 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._repair_at = 0.0
+        self._group_limit = context.settings.group_limit
         self._draining = False
         self._handing_over = False
         self._background = BackgroundTasks()
@@ -78,7 +79,7 @@ class Dispatcher:
     def room(self) -> Room:
         """How many executions more this host can run."""
         settings = self._context.settings
-        return room_of(len(self._taken), settings.slots, settings.reserved_slots, settings.group_limit)
+        return room_of(len(self._taken), settings.slots, settings.reserved_slots, self._group_limit)
 
     def stop_all(self) -> None:
         """Stop what runs because this host cannot be sure that it still has it."""
@@ -161,8 +162,11 @@ class Dispatcher:
                 logger.warning("execution_given_back", execution_id=execution_id)
             self._announce(given_back)
         settings = self._context.settings
+        if settings.group_share is not None:
+            slots = settings.slots + await self._store.slots_beside(self._executor_id)
+            self._group_limit = group_limit_of(settings.group_share, slots, settings.group_limit)
         # Not once only: others may have taken this host for dead, and forgotten it.
-        await self._store.can_run(self._executor_id, settings.slots, settings.reserved_slots, settings.group_limit)
+        await self._store.can_run(self._executor_id, settings.slots, settings.reserved_slots, self._group_limit)
         self._repair_at = now + _REPAIR_SECONDS
 
     def _announce(self, execution_ids: Iterable[str]) -> None:

@@ -43,7 +43,7 @@ from services.orchestrator.repositories.journal import (
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
-from services.orchestrator.repositories.worker_slots import WorkerSlotsRepository, read_can_run
+from services.orchestrator.repositories.worker_slots import WorkerSlotsRepository, read_can_run, read_slots_beside
 from services.orchestrator.tool_resolver import ToolResolver
 from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 
@@ -108,6 +108,10 @@ class RunStore:
             return
         async with self._database.write() as connection:
             await WorkerSlotsRepository(connection).put(executor_id, slots, reserved_slots, group_limit)
+
+    async def slots_beside(self, executor_id: str) -> int:
+        """Return how many slots all other hosts have."""
+        return await read_slots_beside(self._database, executor_id)
 
     async def give_back(self, execution_id: str, epoch: int) -> bool:
         """Let an execution wait for any host again, if the claim that ran it is still the newest; return whether."""
