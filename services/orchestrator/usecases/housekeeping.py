@@ -8,6 +8,7 @@ from services.common.db.database import Database
 from services.orchestrator.domain.execution import Execution, ExecutionError, ExecutionState
 from services.orchestrator.repositories.earlier_approvals import EarlierApprovals
 from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
 

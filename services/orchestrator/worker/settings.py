@@ -55,13 +55,13 @@ class WorkerSettings(BaseSettings):
     )
     heartbeat_seconds: float = Field(7.5, gt=0, description="Seconds between two signs of life.")
     sweep_seconds: float = Field(
-        1.4,
+        1.5,
         gt=0,
         description="Seconds between two searches for hosts that have died, by the two oldest hosts; younger ones "
         "search up to 16 times less often.",
     )
     safety_read_seconds: float = Field(
-        4,
+        5,
         gt=0,
         description="Seconds after which ready executions and cancellations are read although no hint came: by the "
         "oldest host, and by those that run executions; others read up to 16 times less often.",

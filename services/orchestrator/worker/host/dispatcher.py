@@ -27,7 +27,7 @@ _Key = tuple[str, int]
 """A claim: the execution's id and epoch. A host that was taken for dead may take anew what it still runs."""
 
 _REPAIR_SECONDS = 15.0
-_IDLE_READS = 8
+_IDLE_READS = 6
 """How much rarer a host that runs nothing reads without a hint: others tell of what waits (`SegmentRecovery`)."""
 _RUN_AGAIN_SECONDS = 1.0
 _STOP_SECONDS = 5.0
