@@ -44,6 +44,7 @@ _GROUPS = 20
 _CREW_SECONDS = 3.0
 _SETTLING_SECONDS = 15
 _SLOTS = 4
+_IDLE_READS = 6
 
 
 class Progress:
@@ -99,7 +100,9 @@ class SimulatedHost:
             read_seconds=settings.safety_read_seconds,
         )
         context = SimpleNamespace(store=store, hints=self._bus, settings=settings)
-        self._dispatcher = dispatcher.Dispatcher(self.executor_id, cast("Any", context), self._lease)
+        self._dispatcher = dispatcher.Dispatcher(
+            self.executor_id, cast("Any", context), self._lease, idle_reads=_IDLE_READS
+        )
         self._background = BackgroundTasks()
 
     async def start(self) -> None:

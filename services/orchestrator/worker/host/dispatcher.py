@@ -27,8 +27,6 @@ _Key = tuple[str, int]
 """A claim: the execution's id and epoch. A host that was taken for dead may take anew what it still runs."""
 
 _REPAIR_SECONDS = 15.0
-_IDLE_READS = 6
-"""How much rarer a host that runs nothing reads without a hint: others tell of what waits (`SegmentRecovery`)."""
 _RUN_AGAIN_SECONDS = 1.0
 _STOP_SECONDS = 5.0
 _FOREVER = float("inf")
@@ -39,7 +37,8 @@ _STEP_SECONDS = 0.004
 class Dispatcher:
     """The executions of one host. `run` until the process is to end; then `drain`, and `hand_over` what is left."""
 
-    def __init__(self, executor_id: str, context: RunContext, lease: LeaseKeeper) -> None:
+    def __init__(self, executor_id: str, context: RunContext, lease: LeaseKeeper, *, idle_reads: int = 1) -> None:
+        """While it runs nothing, a host reads `idle_reads` times less often without a hint."""
         self._executor_id = executor_id
         self._context = context
         self._store = context.store
@@ -54,6 +53,7 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._repair_at = 0.0
+        self._idle_reads = idle_reads
         self._group_limit = context.settings.group_limit
         self._draining = False
         self._handing_over = False
@@ -68,7 +68,7 @@ class Dispatcher:
                 await once(self._take, "take_executions")
                 await once(self._cancel, "cancel_executions")
                 seconds = self._context.settings.safety_read_seconds
-                await subscription.take(seconds if self._at_work else seconds * _IDLE_READS)
+                await subscription.take(seconds if self._at_work else seconds * self._idle_reads)
 
     @property
     def running(self) -> int:

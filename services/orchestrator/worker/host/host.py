@@ -43,6 +43,8 @@ from services.orchestrator.worker.settings import WorkerSettings
 logger = structlog.get_logger(__name__)
 
 _REVOKED_SECONDS = 2.0
+_IDLE_READS = 6
+"""Hosts that run nothing leave it to `SegmentRecovery` of the oldest one to find what waits although no hint came."""
 _MOST_SPARES = 4
 """Crew processes that are forked ahead: with a batch, several slots become free at the same moment."""
 
@@ -107,7 +109,13 @@ class WorkerHost:
             checker=self._checker,
             sources=self._sources,
         )
-        self._dispatcher = Dispatcher(self.executor_id, context, self._lease)
+        self._dispatcher = Dispatcher(
+            self.executor_id,
+            context,
+            self._lease,
+            # Through a pooler alone, hints of one replica of the API do not reach those who listen at another one.
+            idle_reads=1 if direct is None else _IDLE_READS,
+        )
         self._recovery = SegmentRecovery(
             self._store,
             LeaseStore(runtime.database),
