@@ -28,11 +28,11 @@ class WorkerSettings(BaseSettings):
         description="MiB of memory a crew process may use beyond what it shares with the others; on Linux.",
     )
     slots: int = Field(
-        default_factory=lambda chosen: default_slots(chosen["crew_memory_mib"], chosen["reserved_slots"]),
-        ge=1,
+        0,
+        ge=0,
         le=256,
-        description="Executions a host runs at once, each in a process of its own; by default as many as the memory "
-        "limit of its container holds with crew_memory_mib each, at most 16 for each processor; 4 without a limit.",
+        description="Executions a host runs at once, each in a process of its own; 0: as many as the memory limit of "
+        "its container holds with crew_memory_mib each, at most 16 for each processor, and 4 without such a limit.",
     )
     group_limit: int | None = Field(
         None,
@@ -128,6 +128,11 @@ class WorkerSettings(BaseSettings):
     def crew_limits(self) -> CrewLimits:
         """What each crew process may use."""
         return CrewLimits(self.crew_memory_mib, self.crew_threads, self.crew_open_files, self.crew_file_mib)
+
+    @model_validator(mode="after")
+    def _slots_fit_the_container(self) -> "WorkerSettings":
+        self.slots = self.slots or default_slots(self.crew_memory_mib, self.reserved_slots)
+        return self
 
     @model_validator(mode="after")
     def _heartbeats_fit_the_lease(self) -> "WorkerSettings":
