@@ -131,7 +131,7 @@ async def measure(url: str, log_file: Path, hosts: int, seconds: float) -> None:
     await upgrade_database("orchestrator", url)
     database = Database(url, "orchestrator", pool_size=20)
     VirtualRun.progress = progress = Progress(database)
-    dispatcher.ExecutionRun = VirtualRun  # type: ignore[attr-defined]
+    dispatcher.ExecutionRun = VirtualRun  # type: ignore[assignment, attr-defined]
     running = [SimulatedHost(number, url, database) for number in range(hosts)]
     for host in running:
         await host.start()

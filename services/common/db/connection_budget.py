@@ -6,21 +6,31 @@ Each pool names itself and its bound to the server, as `application_name`: whoev
 import re
 import secrets
 from dataclasses import dataclass
+from typing import Any, cast
 
-from sqlalchemy import text
+from sqlalchemy import Select, literal_column, select, text
 
 from services.common.db.access import DatabaseAccess
 
 _NAME = re.compile(r"coxswain-[a-z]+-[0-9a-f]{8}-(\d+)")
 # What sessions of other roles do is hidden from a role without privileges, their kind included.
-_SESSIONS = text(
-    "SELECT coalesce(application_name, '') AS name, count(*) AS sessions, "
-    "current_setting('max_connections')::int"
-    " - current_setting('superuser_reserved_connections')::int"
-    " - coalesce(current_setting('reserved_connections', true)::int, 0) AS allowed "
-    "FROM pg_catalog.pg_stat_activity "
-    "WHERE usesysid IS NOT NULL AND datid IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend' "
-    "GROUP BY 1"
+_SESSIONS = cast(
+    "Select[Any]",
+    select(
+        literal_column("coalesce(application_name, '')").label("name"),
+        literal_column("count(*)").label("sessions"),
+        literal_column(
+            "current_setting('max_connections')::int"
+            " - current_setting('superuser_reserved_connections')::int"
+            " - coalesce(current_setting('reserved_connections', true)::int, 0)"
+        ).label("allowed"),
+    )
+    .select_from(text("pg_catalog.pg_stat_activity"))
+    .where(
+        text("usesysid IS NOT NULL AND datid IS NOT NULL"),
+        text("coalesce(backend_type, 'client backend') = 'client backend'"),
+    )
+    .group_by(text("1")),
 )
 
 

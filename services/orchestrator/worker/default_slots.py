@@ -34,8 +34,7 @@ def default_slots(crew_memory_mib: int, reserved_slots: int, cgroups: Path = _CG
 def _memory_bytes(cgroups: Path) -> int | None:
     """Return how much memory the container has; None where it has no limit."""
     for file in (cgroups / "memory.max", cgroups / "memory" / "memory.limit_in_bytes"):
-        (limit,) = _numbers(file) or [None]
-        if limit is not None:
+        for limit in _numbers(file):
             return limit if limit < _NO_LIMIT else None
     return None
 

@@ -53,12 +53,12 @@ class SegmentRecovery:
         """How long to wait until `take_over` is called again. The second oldest looks for the oldest one."""
         if self._suspects:
             return min(self._look_seconds, _SECOND_LOOK_SECONDS)
-        return self._look_seconds * 2 ** min(max(0, self._elders - 1), _MOST_DOUBLINGS)
+        return self._look_seconds * (1 << min(max(0, self._elders - 1), _MOST_DOUBLINGS))
 
     @property
     def seconds_to_read(self) -> float:
         """How long to wait until `wake` is called again."""
-        return self._read_seconds * 2 ** min(self._elders, _MOST_DOUBLINGS)
+        return self._read_seconds * (1 << min(self._elders, _MOST_DOUBLINGS))
 
     async def take_over(self) -> None:
         """Let what dead hosts have wait for any host again."""
