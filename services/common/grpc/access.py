@@ -25,6 +25,11 @@ class MethodAccess:
     audited: bool = False
     """Whether the audit log has its calls: whatever changes something and is not marked `unaudited`."""
 
+    @property
+    def open_to_strangers(self) -> bool:
+        """Whether it needs no credential of any kind."""
+        return self.role is Role.ANONYMOUS and not self.internal
+
 
 def read_access(method: MethodDescriptor) -> MethodAccess:
     """Return a method's options.

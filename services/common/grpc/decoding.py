@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -11,6 +12,8 @@ from services.common.grpc.large_messages import beside_if_large
 from services.common.grpc.method import Method
 from services.common.grpc.nul_check import refuse_nul
 from services.common.grpc.validation import refuse_crowds, validate
+
+RequestT = TypeVar("RequestT", bound=Message)
 
 
 async def requests_of_stream(
@@ -52,7 +55,20 @@ def decode(method: Method, data: bytes) -> Message:
     Raises:
         InvalidArgument: it is no such message, or breaks its rules.
     """
-    request = method.request_type()
+    request = parse(method.request_type, data)
+    refuse_crowds(request, len(data))
+    refuse_nul(request, data)
+    validate(request)
+    return request
+
+
+def parse(request_type: type[RequestT], data: bytes) -> RequestT:
+    """Return the message in some bytes, whatever it says.
+
+    Raises:
+        InvalidArgument: MALFORMED_MESSAGE, it is no such message.
+    """
+    request = request_type()
     try:
         request.ParseFromString(data)
     except DecodeError as error:
@@ -62,7 +78,4 @@ def decode(method: Method, data: bytes) -> Message:
             reason="MALFORMED_MESSAGE",
             metadata={"message": name},
         ) from error
-    refuse_crowds(request, len(data))
-    refuse_nul(request, data)
-    validate(request)
     return request

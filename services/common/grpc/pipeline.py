@@ -1,16 +1,16 @@
 """What happens to every call before and after its handler.
 
-In order: request id and log context, deadline, whether the listener stops, a place among the open
-calls, identity, access and role, decoding,
-refusal of crowds and of U+0000, validation, handler, encoding; a failure anywhere becomes a `google.rpc.Status`. The
-steps are bound to a method once, when it is registered: an interceptor would choose and wrap a handler for every call.
+In order: request id and log context, deadline, whether the listener stops, a place among the open calls, identity,
+access and role, reading (before the place where anybody may call), decoding, refusal of crowds and of U+0000,
+validation, handler, encoding; a failure anywhere becomes a `google.rpc.Status`. The steps are bound to a method once,
+when it is registered: an interceptor would choose and wrap a handler for every call.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import structlog
@@ -29,6 +29,7 @@ from services.common.grpc.handler import Context
 from services.common.grpc.large_messages import beside_if_large
 from services.common.grpc.method import Method
 from services.common.grpc.metrics import OPEN, count_call, expect_calls
+from services.common.grpc.request_reading import RequestReader
 from services.common.grpc.status import failure_metadata, from_rpc_error, to_status
 from services.common.identity.authenticator import GROUP, REQUEST_ID, Authenticator, refuse_ambiguous
 from services.common.identity.principal import Principal
@@ -40,8 +41,6 @@ logger = structlog.get_logger(__name__)
 _MAX_REQUEST_ID = 128
 # A stream cannot be told why it ends while its client takes something else; one that takes nothing is not waited for.
 _LAST_WRITE_SECONDS = 5.0
-
-Received = TypeVar("Received")
 
 
 @dataclass(slots=True)
@@ -68,11 +67,12 @@ class Pipeline:
         capacity: Capacity,
         arrivals: Arrivals,
         traffic: GroupTraffic | None = None,
+        reader: RequestReader | None = None,
         idle_seconds: float = 60.0,
     ) -> None:
         """For `internal` and `stream_check_seconds` see `Admission`. Larger responses than `max_message_bytes` cannot
         be sent. A client that streams its requests and sends none for `idle_seconds` has given up. `traffic` is shared
-        by the listeners of a process.
+        by the listeners of a process, `reader` by all that one listener serves.
         """
         self._max_message_bytes = max_message_bytes
         self._capacity = capacity
@@ -81,6 +81,7 @@ class Pipeline:
         self._admission = Admission(
             authenticator, self._traffic, internal=internal, stream_check_seconds=stream_check_seconds
         )
+        self._reader = reader or RequestReader()
         self._idle_seconds = idle_seconds
         listener = "internal" if internal else "public"
         OPEN.labels(listener, "calls").set_function(capacity.calls.held)
@@ -89,19 +90,22 @@ class Pipeline:
 
     def unary(
         self, method: Method, handler: Callable[[Any, Context], Awaitable[Message]]
-    ) -> Callable[[bytes, Context], Awaitable[bytes | None]]:
-        """Return the bound form of a unary method."""
+    ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[bytes | None]]:
+        """Return the bound form of a unary method, which reads its request itself."""
         expect_calls(method)
         audited = method.access.audited
 
-        async def serve(data: bytes, context: Context) -> bytes | None:
+        async def serve(messages: AsyncIterator[bytes], context: Context) -> bytes | None:
             call = Call(request_id="", method=method.path, peer=context.peer())
             try:
                 metadata = _enter(call, context)
                 self._arrivals.let_in()
+                data = await self._reader.read_of_stranger(messages) if method.access.open_to_strangers else None
                 with self._capacity.calls.one_for():
                     await self._admission.admit(call, method, metadata)
                     with self._group_place(call):
+                        if data is None:
+                            data = await self._reader.read(messages)
                         request = await beside_if_large(len(data), decode, method, data)
                         call.request = request if audited else None
                         answer = await handler(request, context)
@@ -119,10 +123,12 @@ class Pipeline:
 
     def server_stream(
         self, method: Method, handler: Callable[[Any, Context], AsyncIterator[Message]]
-    ) -> Callable[[bytes, Context], AsyncIterator[bytes]]:
-        """Return the bound form of a method that streams its responses."""
+    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
+        """Return the bound form of a method that streams its responses, which reads its request itself."""
+        read = self._reader.read_of_stranger if method.access.open_to_strangers else self._reader.read
 
-        async def respond(data: bytes, context: Context) -> AsyncIterator[Message]:
+        async def respond(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
+            data = await read(messages)
             request = await beside_if_large(len(data), decode, method, data)
             note_for_audit(method, request)
             return handler(request, context)
@@ -143,11 +149,11 @@ class Pipeline:
         return self._stream(method, respond)
 
     def _stream(
-        self, method: Method, respond: Callable[[Received, Context], Awaitable[AsyncIterator[Message]]]
-    ) -> Callable[[Received, Context], AsyncIterator[bytes]]:
+        self, method: Method, respond: Callable[[AsyncIterator[bytes], Context], Awaitable[AsyncIterator[Message]]]
+    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
         expect_calls(method)
 
-        async def serve(received: Received, context: Context) -> AsyncIterator[bytes]:
+        async def serve(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             call = Call(request_id="", method=method.path, peer=context.peer())
             guard: asyncio.Task[None] | None = None
             stream = _Responses(asyncio.current_task())
@@ -166,7 +172,7 @@ class Pipeline:
                     places.enter_context(self._capacity.stream_of(call.principal))
                     places.enter_context(self._traffic.stream_of(call.principal))
                     guard = asyncio.create_task(self._end_when_refused(call, call.principal, stream))
-                responses = await respond(received, context)
+                responses = await respond(messages, context)
                 if stream.task is not None:
                     stream.task.add_done_callback(lambda _: self._closing.start(_close(responses, guard)))
                 async for response in responses:

@@ -20,9 +20,11 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
-from services.common.errors import ResourceExhausted
+from services.common.errors import CoxswainError
 from services.common.grpc.capacity import reflection_streams
+from services.common.grpc.decoding import parse
 from services.common.grpc.health import abort
+from services.common.grpc.request_reading import RequestReader
 
 IMAGE_FILE = Path(__file__).resolve().parents[3] / "gen" / "image.binpb"
 _SERVICE_NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -135,7 +137,9 @@ def _pruned(
     return pruned
 
 
-def add_reflection(server: grpc.aio.Server, methods: Mapping[str, Collection[str]], *, everything: bool) -> None:
+def add_reflection(
+    server: grpc.aio.Server, methods: Mapping[str, Collection[str]], reader: RequestReader, *, everything: bool
+) -> None:
     """Serve reflection on `server`, which serves these methods of these services.
 
     They are what is listed; `everything` describes the other services and methods of the product, too.
@@ -148,22 +152,20 @@ def add_reflection(server: grpc.aio.Server, methods: Mapping[str, Collection[str
 
     streams = reflection_streams()
 
-    async def info(requests: AsyncIterator[pb.ServerReflectionRequest], context: Any) -> AsyncIterator[Message]:
+    async def info(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[Message]:
         with contextlib.ExitStack() as place:
             if (task := asyncio.current_task()) is not None:
                 # Also where grpc drops the stream of a client that went away: see `Pipeline`.
                 task.add_done_callback(lambda _: place.close())
             try:
                 place.enter_context(streams.one_for(context.peer()))
-            except ResourceExhausted as error:
+                async for data in reader.requests_of_stranger(messages):
+                    yield _answer(described(), names, parse(pb.ServerReflectionRequest, data))
+            except CoxswainError as error:
                 await abort(context, error)
-            async for request in requests:
-                yield _answer(described(), names, request)
 
-    handler = grpc.stream_stream_rpc_method_handler(
-        info,
-        request_deserializer=pb.ServerReflectionRequest.FromString,
-        response_serializer=pb.ServerReflectionResponse.SerializeToString,
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
+        info, response_serializer=pb.ServerReflectionResponse.SerializeToString
     )
     server.add_generic_rpc_handlers(
         tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}) for name in _SERVICE_NAMES)

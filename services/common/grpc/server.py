@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.descriptor_pool import Default
 from google.protobuf.message_factory import GetMessageClass
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from services.common.grpc.access import read_access
 from services.common.grpc.arrivals import Arrivals
@@ -19,12 +19,14 @@ from services.common.grpc.health import HealthServicer
 from services.common.grpc.method import Method
 from services.common.grpc.pipeline import Pipeline
 from services.common.grpc.reflection import add_reflection
+from services.common.grpc.request_reading import RequestReader
 from services.common.identity.authenticator import Authenticator
 from services.common.settings import CommonSettings
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 # Longer than any call waits for a process that stands still, as on a machine that was paused.
 _LONGEST_UNREAD_SECONDS = 3600
+_UNREAD_BYTES = 16 * 1024
 # One takes some 15 KiB.
 _WAITING_FOR_EACH_PLACE = 5
 
@@ -55,12 +57,14 @@ class Listener:
         """`traffic` is shared by the listeners of a process."""
         self.internal = internal
         self._arrivals = Arrivals()
+        self._reader = RequestReader()
         self._pipeline = Pipeline(
             authenticator,
             internal=internal,
             stream_check_seconds=max(1.0, settings.principal_cache_seconds),
             max_message_bytes=settings.max_message_bytes,
             arrivals=self._arrivals,
+            reader=self._reader,
             capacity=Capacity.of(
                 calls=settings.max_concurrent_calls,
                 group_calls=settings.max_group_calls,
@@ -72,7 +76,7 @@ class Listener:
         )
         self._methods: dict[str, list[str]] = {}
         log_gone_clients_quietly()
-        self._health = HealthServicer(health_streams())
+        self._health = HealthServicer(health_streams(), self._reader)
         self.server = grpc.aio.server(
             options=(
                 # Off, or a second process would share the port silently.
@@ -81,6 +85,10 @@ class Listener:
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", 64 * 1024),
                 *_bounds_on_waiting_calls(settings, internal=internal),
+                # What a stream may send before its call is let in. gRPC takes the rest of a message when it is read.
+                ("grpc.http2.lookahead_bytes", _UNREAD_BYTES),
+                # Or windows grow by what a client makes of the time between its answers, to any size.
+                ("grpc.http2.bdp_probe", 0),
                 # By itself, gRPC cancels without a word what has waited 30 s to be looked at.
                 ("grpc.server_max_unrequested_time_in_server", _LONGEST_UNREAD_SECONDS),
                 # Makes clients look addresses up again now and then, so that new replicas get their share.
@@ -93,7 +101,7 @@ class Listener:
             # without a word of what to do: see `Capacity`.
             maximum_concurrent_rpcs=None,
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)  # type: ignore[no-untyped-call,unused-ignore]
+        self._health.add_to(self.server)
 
     def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
         """Register a servicer, every method bound to the pipeline; see `Registry`."""
@@ -119,13 +127,13 @@ class Listener:
 
     def _bind_method(self, method: Method, handler: Handler) -> Handler:
         # Requests arrive as bytes, and responses leave as bytes: decoding and encoding are steps of the pipeline, so
-        # that their failures have a proper status.
+        # that their failures have a proper status. So is reading of requests that stand alone: see `request_reading`.
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(
+            return grpc.stream_unary_rpc_method_handler(
                 cast("Any", self._pipeline.unary(method, cast("Any", handler.unary_unary)))
             )
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
+            return grpc.stream_stream_rpc_method_handler(
                 cast("Any", self._pipeline.server_stream(method, cast("Any", handler.unary_stream)))
             )
         if handler.stream_stream is not None:
@@ -140,7 +148,7 @@ class Listener:
         Raises:
             RuntimeError: the address is taken.
         """
-        add_reflection(self.server, self._methods, everything=self.internal)
+        add_reflection(self.server, self._methods, self._reader, everything=self.internal)
         port = (
             self.server.add_insecure_port(address)
             if credentials is None

@@ -13,9 +13,13 @@ from tests.support.http2_flood import Http2Flood
 from tests.support.suite_process import SuiteProcess
 
 METHOD = "/coxswain.models.v1.ModelService/ListModels"
+OPEN_METHOD = "/coxswain.auth.v1.AuthService/WhoAmI"
+GUARDED_METHOD = "/coxswain.orchestrator.v1.CrewService/ListCrews"
+HEALTH = "/grpc.health.v1.Health/Check"
 FLOODS: dict[str, Callable[[Http2Flood], None]] = {
     "calls that are reset at once": lambda flood: flood.begin_and_reset(METHOD, 9000),
     "calls that never end": lambda flood: flood.begin_without_end(METHOD, 2000),
+    "calls of strangers that never end": lambda flood: flood.begin_without_end(OPEN_METHOD, 300),
     "pings": lambda flood: flood.ping(20_000),
     "settings": lambda flood: flood.change_settings(20_000),
 }
@@ -79,3 +83,16 @@ def test_who_pings_without_end_loses_the_connection(suite: SuiteProcess) -> None
     with Http2Flood(suite.port) as connection:
         connection.ping(100)
         connection.wait_for_end()
+
+
+def test_nothing_is_read_of_who_is_not_let_in(suite: SuiteProcess) -> None:
+    with Http2Flood(suite.port) as connection:
+        connection.begin_without_end(GUARDED_METHOD, 50, authorization="Bearer nobody")
+        assert connection.read_until_ended(50) == 0
+
+
+@pytest.mark.parametrize("method", [OPEN_METHOD, HEALTH])
+def test_of_strangers_few_unfinished_requests_are_waited_for(suite: SuiteProcess, method: str) -> None:
+    with Http2Flood(suite.port) as connection:
+        connection.begin_without_end(method, 50)
+        connection.read_until_ended(50 - 16)

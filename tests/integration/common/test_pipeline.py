@@ -601,6 +601,10 @@ async def test_a_client_that_goes_away_ends_the_handler_of_its_stream(served: Se
     await served.toy.watch_ended.wait()
 
 
+async def one_message() -> AsyncIterator[bytes]:
+    yield b""
+
+
 async def test_a_handler_ends_with_its_call_even_when_nobody_takes_what_it_says() -> None:
     ended = asyncio.Event()
 
@@ -618,7 +622,7 @@ async def test_a_handler_ends_with_its_call_even_when_nobody_takes_what_it_says(
     )
     access = MethodAccess(internal=False, role=Role.ANONYMOUS, repeatable=True)
     method = Method("/m", "models", access, model_pb2.ListModelsRequest)
-    responses = pipeline.server_stream(method, handler)(b"", context)
+    responses = pipeline.server_stream(method, handler)(one_message(), context)
     sending = asyncio.Event()
 
     async def send() -> None:
@@ -681,7 +685,7 @@ async def test_a_removed_caller_who_still_takes_a_response_hears_why_nothing_fol
     access = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=True)
     method = Method("/m", "models", access, model_pb2.ListModelsRequest)
     with pytest.raises(RuntimeError, match="ann was removed"):
-        async for _ in pipeline.server_stream(method, handler)(b"", context):
+        async for _ in pipeline.server_stream(method, handler)(one_message(), context):
             # The client takes its time.
             await removed.wait()
 

@@ -77,6 +77,10 @@ class Present:
 class Aborted(Exception): ...
 
 
+async def nothing_more() -> AsyncIterator[bytes]:
+    yield b""
+
+
 class Stream:
     """An open stream of a method, whose handler has sent one message and waits for the next."""
 
@@ -100,7 +104,7 @@ class Stream:
         )
         # What a request holds is not the question here: it is not decoded.
         serve = pipeline._stream(bound, self._respond)
-        self.responses: AsyncIterator[bytes] = serve(b"", context)
+        self.responses: AsyncIterator[bytes] = serve(nothing_more(), context)
 
     async def ended(self) -> tuple[grpc.StatusCode, str]:
         """Return code and reason with which the stream ends."""
