@@ -54,6 +54,7 @@ from services.memory.usecases.memories import Memories
 from services.memory.usecases.memory_backends import MemoryBackends
 from services.memory.usecases.namespaces import Namespaces
 from services.memory.usecases.record_history import HistoryLimits, RecordHistory
+from services.memory.usecases.record_quota import RecordQuota
 from services.memory.usecases.registered_indexes import RegisteredIndexes
 from services.memory.usecases.store_size import measure_store
 from services.memory.usecases.subjects import Subjects
@@ -120,6 +121,7 @@ class MemoryService:
             stores, runtime.database, limits_of_history, max_message_bytes=runtime.settings.max_message_bytes
         )
         parts = DocumentParts(runtime.database)
+        quota = RecordQuota()
         self._documents = Documents(
             runtime.database,
             stores,
@@ -127,6 +129,7 @@ class MemoryService:
             DocumentReader(_read_limits(settings)),
             parts,
             _upload_limits(settings),
+            quota,
             default_model=settings.embedding_model,
         )
         memories = Memories(
@@ -134,6 +137,7 @@ class MemoryService:
             embedder,
             parts,
             self._history,
+            quota,
             default_model=settings.embedding_model,
             short_term_ttl_hours=settings.short_term_ttl_hours,
             max_message_bytes=runtime.settings.max_message_bytes,

@@ -39,7 +39,7 @@ from services.memory.usecases.document_drafts import (
 from services.memory.usecases.document_parts import DocumentParts, joined, saved_meanwhile
 from services.memory.usecases.document_uploads import RETRY_SECONDS, UploadedFile, UploadLimits, Uploads
 from services.memory.usecases.namespaces import namespace_key
-from services.memory.usecases.record_quota import check_record_quota
+from services.memory.usecases.record_quota import RecordQuota
 
 _REPORTED_BYTES = 256 * 1024
 """How many bytes arrive between two responses that say so."""
@@ -81,6 +81,7 @@ class Documents:
         reader: DocumentReader,
         parts: DocumentParts,
         limits: UploadLimits,
+        quota: RecordQuota,
         *,
         default_model: str,
     ) -> None:
@@ -91,6 +92,7 @@ class Documents:
         self._reader = reader
         self._parts = parts
         self._limits = limits
+        self._quota = quota
         self._uploads = Uploads(limits)
         self._default_model = default_model
 
@@ -142,7 +144,12 @@ class Documents:
                 space = await self._embed(some, space, upload.embedding_model)
                 yield SaveProgress(SaveStage.EMBEDDING, size, count, min(start + len(some), count))
             assert space is not None
-            document = await self._store(principal, store, key, space, draft, records)
+
+            async def replaced() -> int:
+                return (await store.count(key, parts_of(draft.id), utc_now())).count
+
+            async with self._quota.room_for(principal, store, count, replaced):
+                document = await self._store(principal, store, key, space, draft, records)
         yield SaveProgress(SaveStage.STORED, size, count, count, document)
 
     async def get(self, principal: Principal, document_id: str) -> SavedDocument:
@@ -281,11 +288,6 @@ class Documents:
         records: Sequence[Record],
     ) -> SavedDocument:
         now = utc_now()
-
-        async def replaced() -> int:
-            return (await store.count(key, parts_of(draft.id), now)).count
-
-        await check_record_quota(principal, store, len(records), replaced)
         async with self._database.write() as connection:
             repository = DocumentRepository(connection, principal.group_id, store.backend_id)
             revision, before = await repository.claim(draft.id, len(records), now)

@@ -29,7 +29,7 @@ from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.ranked_search import CANDIDATES, OneNamespace, search_by_rank
 from services.memory.usecases.record_history import RecordHistory
 from services.memory.usecases.record_pages import ENVELOPE_BYTES, ListPages, SearchPages, fitting
-from services.memory.usecases.record_quota import check_record_quota
+from services.memory.usecases.record_quota import RecordQuota
 from services.memory.usecases.reranking import check_reranking, reranker_of
 
 DEFAULT_LIMIT = 10
@@ -82,6 +82,7 @@ class Memories:
         embedder: Embedder,
         documents: DocumentParts,
         history: RecordHistory,
+        quota: RecordQuota,
         *,
         default_model: str,
         short_term_ttl_hours: int,
@@ -92,6 +93,7 @@ class Memories:
         self._embedder = embedder
         self._documents = documents
         self._history = history
+        self._quota = quota
         self._default_model = default_model
         self._short_term_ttl_hours = short_term_ttl_hours
         self._max_bytes = max_message_bytes - ENVELOPE_BYTES
@@ -143,17 +145,17 @@ class Memories:
                 reason="INVALID_FIELD",
                 violations=(FieldViolation("records", "expected_revision is not possible with the active backend"),),
             )
-        await check_record_quota(principal, store, len(records), lambda: _replaced(store, key, records))
-        existing = await store.space(key)
-        space = await self._embed(existing, records, model, crew_name)
-        named = await self._documents.named(principal, store, records) if kind is MemoryKind.DOCUMENT else ()
-        if isinstance(store, KeepsHistory):
-            keeping = await self._history.keeping(principal)
-            saved = await store.save(
-                key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies, keeping=keeping
-            )
-        else:
-            saved = await store.save(key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies)
+        async with self._quota.room_for(principal, store, len(records), lambda: _replaced(store, key, records)):
+            existing = await store.space(key)
+            space = await self._embed(existing, records, model, crew_name)
+            named = await self._documents.named(principal, store, records) if kind is MemoryKind.DOCUMENT else ()
+            if isinstance(store, KeepsHistory):
+                keeping = await self._history.keeping(principal)
+                saved = await store.save(
+                    key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies, keeping=keeping
+                )
+            else:
+                saved = await store.save(key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies)
         if named:
             await self._documents.note_saved(principal.group_id, store, named)
         return saved

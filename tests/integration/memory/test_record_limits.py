@@ -1,5 +1,6 @@
 """What the operator allows a group in memory."""
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -39,5 +40,25 @@ async def test_records_are_limited_for_that_group_alone(served: tuple[Harness, E
         await save(sales, text, id="lamps", file_name="lamps.txt")
     with refused(EXHAUSTED, "QUOTA_EXCEEDED"):
         await store(stub(sales), unified("five", "e"))
+    # A limit that was lowered below what is there keeps nobody from changing that.
+    await limit(harness, max_records=1)
+    await store(stub(sales), unified("yet another two", "b"))
     await limit(harness, max_records=None)
     await store(stub(sales), unified("five", "e"))
+
+
+async def test_saves_at_the_same_time_do_not_pass_the_limit(served: tuple[Harness, EmbeddingModels]) -> None:
+    harness, _ = served
+    sales = harness.channel()
+    await limit(harness, max_records=3)
+
+    async def saved(number: int) -> None:
+        if number % 5:
+            await store(stub(sales), unified(f"text {number}", f"{number}"))
+        else:
+            await save(sales, f"About lamp {number}.", id=f"lamp-{number}", file_name="lamp.txt")
+
+    outcomes = await asyncio.gather(*map(saved, range(10)), return_exceptions=True)
+    refusals = [each for each in outcomes if isinstance(each, grpc.aio.AioRpcError)]
+    assert [each.code() for each in refusals] == [EXHAUSTED] * 7
+    assert outcomes.count(None) == 3
