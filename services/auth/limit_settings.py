@@ -1,9 +1,9 @@
 """What groups are allowed for which the operator has set nothing else; the prefix is `COXSWAIN_LIMIT_`."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.common.identity.group_limits import GroupLimits
+from services.common.identity.group_limits import UNLIMITED, GroupLimits
 
 
 class LimitSettings(BaseSettings):
@@ -34,6 +34,13 @@ class LimitSettings(BaseSettings):
     )
     max_records: int | None = Field(None, ge=-1, description="Records in a group's memories.")
     max_stored_bytes: int | None = Field(None, ge=-1, description="Bytes of the files that executions of a group keep.")
+
+    @field_validator("*")
+    @classmethod
+    def _not_negative(cls, value: float | None) -> float | None:
+        if value is not None and value < 0 and value != UNLIMITED:
+            raise ValueError("must be at least 0, or -1 for unlimited")
+        return value
 
     def limits(self) -> GroupLimits:
         """Return them as limits of a group."""

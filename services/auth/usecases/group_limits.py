@@ -13,7 +13,7 @@ from services.common.cache import AsyncCache
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import InvalidArgument, NotFound, PermissionDenied
-from services.common.identity.group_limits import LIMIT_NAMES, GroupLimits
+from services.common.identity.group_limits import LIMIT_NAMES, UNLIMITED, GroupLimits
 from services.common.identity.principal import Principal, Role
 
 _CACHE_SIZE = 10_000
@@ -68,8 +68,14 @@ class LimitsOfGroups:
 
         Raises:
             NotFound: the group does not exist.
+            InvalidArgument: a value is negative and not -1.
         """
         values: Mapping[str, float | None] = {name: getattr(given, name) for name in LIMIT_NAMES if name in names}
+        for name, value in values.items():
+            if value is not None and value < 0 and value != UNLIMITED:
+                raise InvalidArgument.field(
+                    f"limits.{name}", f"is {value:g}; it must be at least 0, or -1 for unlimited"
+                )
         async with self._database.write() as connection:
             groups = GroupRepository(connection)
             if self._make_missing:

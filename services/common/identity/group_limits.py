@@ -39,5 +39,7 @@ class GroupLimits:
 
 LIMIT_NAMES = tuple(each.name for each in fields(GroupLimits))
 """Every limit, in the order in which they are shown."""
+UNLIMITED = -1
+"""What is set for a limit so that its default does not count."""
 NO_GROUP_LIMITS = GroupLimits()
 """Everything is unlimited."""

@@ -51,6 +51,9 @@ async def test_limits_are_changed_one_by_one_and_shown(auth: Harness) -> None:
     for bearer, group_id in ((ALICE, ""), (OPERATOR, "sales")):
         assert (await limits_of(auth, bearer, group_id)).set == changed.set
     assert (await limits_of(auth, BOB)).set == GroupLimits()
+    with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await limit(auth, monthly_cost_ceiling=-0.5)
+    assert refusal.fields == ["limits.monthly_cost_ceiling"]
     everything = SetGroupLimitsRequest(group_id="sales", update_mask=FieldMask(paths=["*"]))
     assert (await groups(auth, OPERATOR).SetGroupLimits(everything)).set == GroupLimits()
 

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from services.auth.limit_settings import LimitSettings
 from services.auth.settings import AuthSettings
+from services.common.identity.group_limits import LIMIT_NAMES
 
 
 def test_the_defaults_hold_together() -> None:
@@ -49,3 +51,11 @@ def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_key_ring_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COXSWAIN_AUTH_KEY_RING", "k1:marked")
     assert "marked" not in repr(AuthSettings())
+
+
+@pytest.mark.parametrize("name", LIMIT_NAMES)
+def test_no_limit_is_negative_but_unlimited(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("-0.5", "-2"):
+        monkeypatch.setenv(f"COXSWAIN_LIMIT_{name.upper()}", value)
+        with pytest.raises(ValidationError, match=name):
+            LimitSettings()
