@@ -11,6 +11,7 @@ from services.common.grpc.call import current_call
 from services.common.grpc.large_messages import beside_if_large
 from services.common.grpc.method import Method
 from services.common.grpc.nul_check import refuse_nul
+from services.common.grpc.request_reading import let_cancel
 from services.common.grpc.validation import refuse_crowds, validate
 
 RequestT = TypeVar("RequestT", bound=Message)
@@ -36,6 +37,7 @@ async def requests_of_stream(
                 metadata={"seconds": f"{idle_seconds:g}"},
             ) from None
         if data is None:
+            await let_cancel()
             return
         request = await beside_if_large(len(data), decode, method, data)
         note_for_audit(method, request)

@@ -1057,6 +1057,19 @@ async def test_a_stream_that_changes_something_is_audited_at_its_end(served: Ser
     assert "private" not in json.dumps(line)
 
 
+async def test_a_stream_of_requests_whose_client_goes_away_is_audited_as_cancelled(
+    served: Served, audited: Lines
+) -> None:
+    stream: Any = served.memory.ImportRecords(metadata=bearer("ann:OPERATOR"))
+    await stream.write(import_message("a text"))
+    await stream.read()
+    stream.cancel()
+    await served.toy.import_ended.wait()
+    await served.host.close(0)
+    [line] = audited()
+    assert (line["event"], line["outcome"]) == ("failed", "CANCELLED")
+
+
 async def test_a_change_whose_client_goes_away_is_audited_as_cancelled(served: Served, audited: Lines) -> None:
     request = model_pb2.DeleteModelRequest(name="waits")
     with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED"):
