@@ -121,6 +121,8 @@ async def test_a_tool_sees_its_call_its_secrets_and_nothing_of_the_gateway(
         assert seen["secrets"] == {"DESK_TOKEN": "[secret]"}, "what a tool returns does not show them"
         assert not [name for name in seen["environment"] if "COXSWAIN" in name or "PYTHON" in name]
         assert "password" not in str(seen["environment"])
+        assert "NoNewPrivs:\t1" in seen["status"]
+        assert seen["dumpable"] == 0, "the secrets of calls stay in its memory"
         assert seen["directory"] == seen["environment"]["HOME"]
         assert exists(seen["directory"])
     assert not exists(seen["directory"])

@@ -1,6 +1,7 @@
 """Tools as an operator installs them."""
 
 import asyncio
+import ctypes
 import os
 import signal
 import subprocess
@@ -43,6 +44,8 @@ class Looking:
             "labels": context.labels,
             "directory": str(Path.cwd()),
             "pid": os.getpid(),
+            "status": await asyncio.to_thread(Path("/proc/self/status").read_text),
+            "dumpable": ctypes.CDLL(None).prctl(3),
         }
 
 

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 # Of data, not of addresses: some runtimes reserve far more of those than they use.
 _MAX_MEMORY_BYTES = 2 * 1024**3
@@ -35,12 +36,17 @@ def _main(parent: int, command: list[str], variables: list[str]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             sys.exit(1)  # the gateway died before
+    # What the program starts has no more rights than the gateway, whatever its file's mode.
+    contain(Profile(()), {Measure.NO_NEW_PRIVILEGES})
     # The interpreter may have added variables of its own.
     environment = {name: os.environ[name] for name in variables if name in os.environ}
     os.execvpe(command[0], command, environment)  # noqa: S606 - the operator's command, without a shell
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[5]))
+    from services.common.containment.contain import Measure, Profile, contain
+
     request = json.loads(sys.argv[1])
     try:
         _main(request["parent"], request["command"], request["variables"])

@@ -11,25 +11,28 @@ them name the `call_id`: threads that a tool leaves behind may still speak when 
 
 import asyncio
 import base64
+import ctypes
+import importlib.util
 import inspect
 import json
 import math
 import os
 import queue
 import resource
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any, BinaryIO
 
 GROUP = "coxswain.tools"
 _LENGTH_BYTES = 4
 _MIB = 1024 * 1024
 _OPEN_FILES = 256
+_SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES = 4, 38
 _FILE_BYTES = 64 * _MIB
 _MAX_ERROR = 4096
 _MAX_TEXT = 64 * 1024
@@ -264,26 +267,50 @@ def limit(limits: Frame) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def keep_private() -> None:
+    """Where the kernel can, keep other processes of this user out of the secrets of calls, and let no program that a
+    tool starts have more rights.
+    """
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        library.prctl(_SET_NO_NEW_PRIVILEGES, *map(ctypes.c_ulong, (1, 0, 0, 0)))
+        library.prctl(_SET_DUMPABLE, *map(ctypes.c_ulong, (0, 0, 0, 0)))
+
+
 def allow_processor_time(seconds: int) -> None:
     """Let the next call use this much; the kernel ends the process after it."""
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used) + seconds, resource.RLIM_INFINITY))
 
 
-def end_with_parent(pipes: Pipes, calls: "queue.SimpleQueue[Frame]") -> None:
+def end_with_parent(pipes: Pipes, calls: "queue.SimpleQueue[Frame]", remove_tree: Callable[[Path], None]) -> None:
     """Pass calls on until the other end is gone, then end at once, with every process that a tool has started."""
-    directory = os.environ["HOME"]
-    while (frame := pipes.read()) is not None:
-        calls.put(frame)
-    # Nobody else is left to remove what tools have written there.
-    shutil.rmtree(directory, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
+    directory = Path(os.environ["HOME"])
+    try:
+        while (frame := pipes.read()) is not None:
+            calls.put(frame)
+        # Nobody else is left to remove what tools have written there.
+        remove_tree(directory)
+    finally:
+        os.killpg(0, signal.SIGKILL)
+
+
+def removal(file: str) -> Callable[[Path], None]:
+    """Return the gateway's own function that removes a directory, from its file: its packages may not be here."""
+    spec = importlib.util.spec_from_file_location("remove_tree", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    remove: Callable[[Path], None] = module.remove_tree
+    return remove
 
 
 def serve(pipes: Pipes, given: Frame) -> None:
     """Load the tools and make calls for ever."""
     calls: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-    threading.Thread(target=end_with_parent, args=(pipes, calls), daemon=True).start()
+    remove_tree = removal(given["remove_tree"])
+    threading.Thread(target=end_with_parent, args=(pipes, calls, remove_tree), daemon=True).start()
     allow_processor_time(given["cpu_seconds"])
     try:
         tools = load(given["entry_point"])
@@ -303,6 +330,7 @@ def serve(pipes: Pipes, given: Frame) -> None:
 def main() -> None:
     given = json.loads(sys.argv[1])
     limit(given)
+    keep_private()
     pipes = Pipes(os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb"), given["max_bytes"])
     # What a tool prints must not get between the frames, nor may it or its children read them.
     nothing = os.open(os.devnull, os.O_RDWR)

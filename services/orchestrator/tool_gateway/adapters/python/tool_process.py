@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from typing import Any
 
 from services.common.background import BackgroundTasks
 from services.common.child_process import BadFrame, ChildProcess, ProcessGone
+from services.common.remove_tree import remove_tree
 
 _PROGRAM = Path(__file__).with_name("process.py")
 # Nothing here is a secret, and nothing else of the gateway's environment is passed on.
@@ -74,6 +75,7 @@ class ToolProcess:
             "memory_mib": limits.memory_mib,
             "cpu_seconds": limits.cpu_seconds,
             "max_bytes": max_bytes,
+            "remove_tree": inspect.getfile(remove_tree),
         }
         kept = {name: value for name in _KEPT_VARIABLES if (value := os.environ.get(name))}
         process: ChildProcess | None = None
@@ -99,7 +101,7 @@ class ToolProcess:
             if not started:
                 if process is not None:
                     await process.stop()
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+                await asyncio.to_thread(remove_tree, directory)
 
     async def call(self, frame: Frame, on_progress: Callable[[Frame], Awaitable[None]]) -> Frame:
         """Make a call and return the frame of its end.
@@ -124,7 +126,7 @@ class ToolProcess:
     async def stop(self) -> None:
         """End it at once, with every process that a tool has started."""
         await self._process.stop()
-        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+        await asyncio.to_thread(remove_tree, self._directory)
 
 
 def _tools(payload: bytes | None, entry_point: str) -> list[Frame]:
