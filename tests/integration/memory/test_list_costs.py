@@ -3,7 +3,6 @@
 from sqlalchemy import text
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.listings import ListPosition
 from services.memory.domain.moments import microseconds
@@ -11,10 +10,11 @@ from services.memory.schemas import Column
 from services.memory.stores.sql.statements import living, newest_first, owned
 from services.memory.tables import records
 from tests.integration.memory.store_model import KEYS, NOW
+from tests.support.service_tables import make_service_tables
 
 
 async def test_a_later_page_begins_where_the_one_before_ended(database_url: str) -> None:
-    await upgrade_database("memory", database_url)
+    make_service_tables("memory", database_url)
     database = Database(database_url, "memory")
     key, dialect = KEYS[0], database.dialect
     table = records[key.kind]

@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 
 from coxswain.memory.v1 import memory_pb2 as pb
 from services.common.db.database import Database
-from services.common.db.migrate import downgrade_database
+from services.common.db.migrate import downgrade_database, upgrade_database
 from services.memory.domain.filters import EVERYTHING, Filter, MetadataComparison, MetadataCondition
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
@@ -155,7 +155,7 @@ async def test_words_of_earlier_records_are_found_after_the_upgrade(database_url
         key = NamespaceKey("sales", "" if record.kind is MemoryKind.DOCUMENT else "crew", record.kind)
         await store.save(key, EmbeddingSpace("m", 3), [record], NOW)
     await downgrade_database("memory", database_url, "0006")
-    make_service_tables("memory", database_url)
+    await upgrade_database("memory", database_url)
     for kind, question in (
         (MemoryKind.UNIFIED, "zurich storm"),
         (MemoryKind.ENTITY, "ann"),
