@@ -112,7 +112,7 @@ def test_what_is_parked_in_every_way_goes_on_in_the_new_release(
     scene.answers("queued", hang=True)
     queued = [client.start(scene.crew("first", "queued")) for _ in range(QUEUED)]
     scene.wait_until_hanging("queued")
-    # Some may rest: after so many failures, calls to the provider pause.
+    # Limits of a rate do not make other calls to the provider pause, as outages would.
     assert {"RUNNING", "QUEUED"} <= set(states(client, queued))
 
     process = installation.process
@@ -149,7 +149,7 @@ def migrate(installation: SuiteProcess) -> None:
 
 def rest(scene: Scene, client: Client) -> list[Execution]:
     """Start executions that wait for their model without a worker."""
-    scene.answers("resting", fault=Fault(status=503))
+    scene.answers("resting", fault=Fault(status=429, retry_after="30"))
     started = [client.start(scene.crew("first", "resting")) for _ in range(RESTING)]
     wait_for_states(client, started, WAITING_FOR_MODEL=RESTING)
     return started
