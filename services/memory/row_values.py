@@ -106,7 +106,7 @@ def read_integer(value: object, *, bits: int) -> int:
 
 def read_float(value: object) -> float:
     """Return a number of single precision, or 0."""
-    number = _number(value)
+    number = value if isinstance(value, float) else _number(value)
     return number if number is not None and abs(number) <= _MAX_FLOAT32 else 0.0
 
 

@@ -39,8 +39,8 @@ class RequestKey:
 def request_hash(message: Message, *ignored_fields: str) -> str:
     """Return the SHA-256 (hex) of a request's content, without the named top-level fields."""
     if ignored_fields:
-        copy = type(message)()
-        copy.CopyFrom(message)
+        # CopyFrom takes several times as long.
+        copy = type(message).FromString(message.SerializeToString())
         for field in ignored_fields:
             copy.ClearField(field)
         message = copy

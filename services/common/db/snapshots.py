@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from sqlalchemy import CursorResult, create_engine
@@ -16,6 +15,7 @@ from sqlalchemy.pool import Pool
 
 from services.common.db.failures import explained_errors, refusal, unavailable
 from services.common.db.postgres_reads import PostgresReads
+from services.common.db.reader_threads import ReaderThreads
 from services.common.db.sessions import limit_transactions
 from services.common.db.sqlite_reads import SqliteReads
 from services.common.db.statement import Statement
@@ -61,7 +61,7 @@ class SqliteSnapshots:
             max_overflow=0,
         )
         self._plain = SqliteReads(url.database or ":memory:")
-        self._threads = ThreadPoolExecutor(_SQLITE_READERS, thread_name_prefix="coxswain-read")
+        self._threads = ReaderThreads(_SQLITE_READERS, "coxswain-read")
         self._closed = False
 
     @property
@@ -86,7 +86,7 @@ class SqliteSnapshots:
         if self._closed:
             raise unavailable()
         with explained_errors():
-            return await asyncio.get_running_loop().run_in_executor(self._threads, fetch, statement, parameters)
+            return await self._threads.run(fetch, statement, parameters)
 
     def _fetch_raw(self, statement: Statement, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         try:
@@ -102,7 +102,7 @@ class SqliteSnapshots:
     async def close(self) -> None:
         """See `Snapshots`; what is being read is waited for."""
         self._closed = True
-        await asyncio.to_thread(self._threads.shutdown)
+        await self._threads.close()
         self._plain.close()
         self._engine.dispose()
 

@@ -28,7 +28,7 @@ _TRANSPARENT = frozenset(
 def refuse_nul(message: Message, data: bytes) -> None:
     """Refuse a request with U+0000 in any of its strings, keys of maps and JSON included.
 
-    `data` are its bytes: most requests have no such byte at all, and are not walked through.
+    `data` are its bytes: requests that have no such byte at all are not walked through.
 
     Raises:
         InvalidArgument: each violation names a field that holds it.
@@ -73,5 +73,11 @@ def _relevant_fields(message: Descriptor) -> frozenset[int]:
     return frozenset(
         field.number
         for field in message.fields
-        if field.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE}
+        if field.type == FieldDescriptor.TYPE_STRING
+        or (field.type == FieldDescriptor.TYPE_MESSAGE and _has_texts(field.message_type))
     )
+
+
+def _has_texts(message: Descriptor | None) -> bool:
+    kinds = {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE}
+    return message is not None and any(field.type in kinds for field in message.fields)

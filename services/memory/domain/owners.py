@@ -58,7 +58,8 @@ def listed_for(principal: Principal, chosen: Filter) -> Filter:
     """
     if chosen.include_private:
         require_editor(principal, "filter.include_private")
-    return replace(chosen, owner=caller(principal, chosen.source) if chosen.source else "")
+    owner = caller(principal, chosen.source) if chosen.source else ""
+    return chosen if chosen.owner == owner else replace(chosen, owner=owner)
 
 
 def named_for(principal: Principal, chosen: Filter) -> Filter:
