@@ -51,8 +51,9 @@ class Hosted:
 class Host:
     """Builds services, serves them and closes them."""
 
-    def __init__(self, settings: CommonSettings, addresses: Mapping[str, str]) -> None:
-        """`addresses` tells where this process finds the internal listener of each service.
+    def __init__(self, settings: CommonSettings, addresses: Mapping[str, str], *, shares_ports: bool = False) -> None:
+        """`addresses` tells where this process finds the internal listener of each service; `shares_ports` whether
+        other processes serve at the same ports.
 
         Raises:
             StartError: development identities would be reachable by others.
@@ -63,6 +64,7 @@ class Host:
             raise StartError(str(error)) from error
         self._settings = settings
         self._addresses = addresses
+        self._shares_ports = shares_ports
         self._hosted: list[Hosted] = []
         self._listeners: list[Listener] = []
         self._verifier_channel: Peers | None = None
@@ -196,9 +198,10 @@ class Host:
             every(_ACCESS_CHANGES_SECONDS, lambda: authenticator.follow(source), name="access_changes")
         )
         traffic = GroupTraffic()
-        public = Listener(settings, authenticator, internal=False, traffic=traffic)
-        internal = Listener(settings, authenticator, internal=True, traffic=traffic)
-        self._listeners = [public, internal]
+        public, internal = self._listeners = [
+            Listener(settings, authenticator, internal=inside, traffic=traffic, shares_port=self._shares_ports)
+            for inside in (False, True)
+        ]
         registry = Listeners(self._listeners)
         for hosted in self._hosted:
             hosted.service.register(registry)

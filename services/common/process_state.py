@@ -9,8 +9,8 @@ from prometheus_client import Histogram
 
 ResultT = TypeVar("ResultT")
 
-_TURN_SECONDS = 0.5
-_SILENT_SECONDS = 10.0
+TURN_SECONDS = 0.5
+SILENT_SECONDS = 10.0
 """How long an event loop may show nothing before the process counts as hanging."""
 
 LAG = Histogram(
@@ -35,9 +35,9 @@ class ProcessState:
         """Show that the event loop turns, until cancelled."""
         while True:
             began = self._clock()
-            await asyncio.sleep(_TURN_SECONDS)
+            await asyncio.sleep(TURN_SECONDS)
             self._turned_at = self._clock()
-            LAG.observe(max(0.0, self._turned_at - began - _TURN_SECONDS))
+            LAG.observe(max(0.0, self._turned_at - began - TURN_SECONDS))
 
     def take_work(self, works: Callable[[], bool] = lambda: True) -> None:
         """Say that the process is ready until it is asked to stop. `works` tells whether it works, beside its loop."""
@@ -52,7 +52,7 @@ class ProcessState:
     @property
     def alive(self) -> bool:
         """Whether the process works: if not, it has to be started again. No peer and no database counts here."""
-        return self._clock() - self._turned_at < _SILENT_SECONDS and self._works()
+        return self._clock() - self._turned_at < SILENT_SECONDS and self._works()
 
     @property
     def ready(self) -> bool:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 from pydantic_settings import BaseSettings
@@ -19,6 +19,7 @@ from services.common.grpc.call import log_fields
 from services.common.hosting import Build, Host, ServiceT
 from services.common.logging import configure_logging
 from services.common.metrics_server import serve_metrics
+from services.common.process_group import Membership, ProcessGroup, reserved_port, shared_metrics
 from services.common.process_state import ProcessState
 from services.common.service import IdentityProvider
 from services.common.settings import (
@@ -33,6 +34,8 @@ from services.common.settings import (
 )
 from services.common.startup import StartError
 from services.common.unknown_variables import log_unknown_variables
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def run(main: Callable[[CommonSettings, ProcessState], Coroutine[Any, Any, None]], name: str) -> None:
@@ -82,15 +85,18 @@ def settle() -> None:
 def serve(
     name: str,
     build: Build[ServiceT],
-    settings_type: type[BaseSettings],
+    settings_type: type[SettingsT],
     identity_of: Callable[[ServiceT], IdentityProvider] | None = None,
     internal_address: str = "",
+    processes_of: Callable[[SettingsT], int] = lambda _: 1,
 ) -> None:
     """Serve one service on its own listeners until it is asked to stop.
 
     `identity_of` is auth's: it takes identity from the service itself instead of asking over the network.
-    `internal_address` is where it serves other services, instead of at the port in its settings.
+    `internal_address` is where it serves other services, instead of at the port in its settings. `processes_of` says by
+    its settings how many processes serve it.
     """
+    member = Membership.of_this_process()
 
     async def main(common: CommonSettings, state: ProcessState) -> None:
         with contextlib.suppress(OSError):
@@ -99,8 +105,14 @@ def serve(
         log_unknown_variables()
         limit = message_bytes(name, common.max_message_bytes)
         common = common.model_copy(update={"host": own.host or common.host, "max_message_bytes": limit})
-        serve_metrics(common, state)
-        host = Host(common, {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)})
+        processes = processes_of(settings)
+        if processes > 1 and member is None:
+            await _serve_by_several(name, processes, common, state)
+            return
+        if member is None:
+            serve_metrics(common, state)
+        addresses = {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)}
+        host = Host(common, addresses, shares_ports=member is not None)
 
         async def start() -> tuple[int, int]:
             service = await host.add(name, build, settings)
@@ -113,10 +125,30 @@ def serve(
         ports = await state.unless_stopped(start())
         if ports is not None:
             settle()
-            where = internal_address or f"{common.host}:{ports[1]}"
-            print(f"{name} serving on {common.host}:{ports[0]}, internal on {where}", flush=True)
-            state.take_work()
-            await state.stop.wait()
+            if member is None:
+                _print_serving(name, common.host, ports[0], internal_address or f"{common.host}:{ports[1]}")
+                state.take_work()
+                await state.stop.wait()
+            else:
+                await member.show_life_until(state.stop)
         await host.close(common.drain_seconds)
 
     run(main, name)
+
+
+async def _serve_by_several(name: str, processes: int, common: CommonSettings, state: ProcessState) -> None:
+    """Start processes that share the ports of a service, and answer for all of them over HTTP."""
+    with contextlib.ExitStack() as held:
+        variable = f"COXSWAIN_{name.upper()}_PORT"
+        public = held.enter_context(reserved_port(common.host, public_port(common, name), variable))
+        variable = f"COXSWAIN_{name.upper()}_INTERNAL_PORT"
+        internal = held.enter_context(reserved_port(common.host, internal_port(name), variable))
+        counted, counting = held.enter_context(shared_metrics())
+        serve_metrics(common, state, counted)
+        ports = {f"COXSWAIN_{name.upper()}_PORT": str(public), f"COXSWAIN_{name.upper()}_INTERNAL_PORT": str(internal)}
+        group = ProcessGroup(name, processes, environment=counting | ports)
+        await group.run(state, lambda: _print_serving(name, common.host, public, f"{common.host}:{internal}"))
+
+
+def _print_serving(name: str, host: str, port: int, internal_address: str) -> None:
+    print(f"{name} serving on {host}:{port}, internal on {internal_address}", flush=True)

@@ -10,4 +10,4 @@ from services.memory.service import build
 from services.memory.settings import MemorySettings
 
 if __name__ == "__main__":
-    serve("memory", build, MemorySettings)
+    serve("memory", build, MemorySettings, processes_of=lambda settings: settings.processes)

@@ -3,7 +3,7 @@
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.egress import origin_of
@@ -23,6 +23,13 @@ class MemorySettings(BaseSettings):
         "sql",
         description="What keeps the memories of groups without a backend: rows of the service's database, or ChromaDB "
         "(needs the extra memory-chroma; promises less: one process, approximate search, no crash safety of its own).",
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that serve memory at its ports, where it runs alone; each has the bounds on memory, "
+        "connections and calls for itself. ChromaDB needs 1.",
     )
     short_term_ttl_hours: int = Field(
         168, ge=1, le=87600, description="Hours a short-term memory lives when it does not say so itself."
@@ -180,6 +187,13 @@ class MemorySettings(BaseSettings):
         description="Seconds ProvisionMemoryBackend waits for one endpoint or index; in a database the seconds that "
         "building one index may take.",
     )
+
+    @field_validator("processes")
+    @classmethod
+    def _fits_store(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("default_store") == "chroma":
+            raise ValueError("must be 1 with COXSWAIN_MEMORY_DEFAULT_STORE=chroma, whose files take one process")
+        return value
 
     @field_validator("databricks_host")
     @classmethod

@@ -53,8 +53,9 @@ class Listener:
         *,
         internal: bool,
         traffic: GroupTraffic | None = None,
+        shares_port: bool = False,
     ) -> None:
-        """`traffic` is shared by the listeners of a process."""
+        """`traffic` is shared by the listeners of a process, and with `shares_port` the port by several processes."""
         self.internal = internal
         self._arrivals = Arrivals()
         self._reader = RequestReader()
@@ -79,8 +80,8 @@ class Listener:
         self._health = HealthServicer(health_streams(), self._reader)
         self.server = grpc.aio.server(
             options=(
-                # Off, or a second process would share the port silently.
-                ("grpc.so_reuseport", 0),
+                # Off unless it is asked for, or a second process would share the port silently.
+                ("grpc.so_reuseport", int(shares_port)),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", 64 * 1024),

@@ -17,7 +17,7 @@ def hold_up_until(done: Callable[[], bool]) -> None:
 
 
 async def test_a_loop_that_stands_still_is_noticed_and_so_is_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_state, "_SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(process_state, "SILENT_SECONDS", 1.0)
     state = ProcessState()
     state.take_work()
     watching = asyncio.create_task(state.watch_loop())

@@ -1,0 +1,122 @@
+"""Several processes that serve as one: started in order, started again, and ended together."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from services.common.backoff import Backoff
+from services.common.process_group import ProcessGroup, reserved_port
+from services.common.process_state import ProcessState
+from services.common.startup import StartError
+
+_PROGRAM = """
+import os, pathlib, signal, sys, time
+directory = pathlib.Path(sys.argv[1])
+pipe, parent = map(int, os.environ["COXSWAIN_MEMBER"].split(":"))
+def end(*_):
+    (directory / f"{os.getpid()}.ended").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+if (directory / "broken").exists():
+    sys.exit(3)
+others = len(list(directory.glob("*.began")))
+(directory / f"{os.getpid()}.began").write_text(str(others))
+os.write(pipe, b".")
+while os.getppid() == parent:
+    time.sleep(0.02)
+"""
+
+
+def group_of(count: int, directory: Path) -> ProcessGroup:
+    command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(directory)]
+    return ProcessGroup("test", count, environment={}, command=command, backoff=Backoff(0.01, 0.01))
+
+
+def began(directory: Path) -> dict[int, int]:
+    """Return how many had begun before each process."""
+    return {int(path.stem): int(path.read_text()) for path in directory.glob("*.began")}
+
+
+def ended(directory: Path) -> set[int]:
+    return {int(path.stem) for path in directory.glob("*.ended")}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - other processes do not tell
+            await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def running(group: ProcessGroup, state: ProcessState) -> AsyncIterator[None]:
+    serving = asyncio.Event()
+    run = asyncio.create_task(group.run(state, serving.set))
+    watch = asyncio.create_task(state.watch_loop())
+    await serving.wait()
+    try:
+        yield
+    finally:
+        state.begin_stop()
+        await run
+        watch.cancel()
+
+
+async def test_the_first_serves_before_the_others_begin_and_all_end_when_asked(tmp_path: Path) -> None:
+    state = ProcessState()
+    async with running(group_of(3, tmp_path), state):
+        assert state.ready
+        before = began(tmp_path)
+        assert len(before) == 3
+        assert sorted(before.values())[:2] == [0, 1], "nobody began before the first one served"
+
+    assert ended(tmp_path) == set(before)
+    assert not state.ready
+
+
+async def test_one_that_is_killed_is_started_again_and_missed_until_then(tmp_path: Path) -> None:
+    state = ProcessState()
+    async with running(group_of(2, tmp_path), state):
+        killed = min(began(tmp_path))
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: not state.ready)
+        await until(lambda: state.ready)
+        assert len(began(tmp_path)) == 3
+
+    assert ended(tmp_path) == set(began(tmp_path)) - {killed}
+
+
+async def test_one_that_cannot_start_keeps_the_service_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+
+    with pytest.raises(StartError, match="exit code 3"):
+        await group_of(2, tmp_path).run(ProcessState(), lambda: None)
+
+
+async def test_a_stop_during_the_start_ends_what_has_begun(tmp_path: Path) -> None:
+    state = ProcessState()
+    run = asyncio.create_task(group_of(2, tmp_path).run(state, state.begin_stop))
+    await until(lambda: bool(began(tmp_path)))
+    state.begin_stop()
+    await run
+
+    assert ended(tmp_path) == set(began(tmp_path))
+
+
+def test_a_reserved_port_is_for_the_group_alone() -> None:
+    with reserved_port("127.0.0.1", 0, "COXSWAIN_TEST_PORT") as port:
+        with socket.socket() as member:
+            member.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            member.bind(("127.0.0.1", port))
+            member.listen()
+            again = reserved_port("127.0.0.1", port, "COXSWAIN_TEST_PORT")
+            with pytest.raises(StartError, match="COXSWAIN_TEST_PORT"), again:
+                pass
+        with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+            stranger.bind(("127.0.0.1", port))
