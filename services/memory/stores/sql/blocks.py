@@ -121,11 +121,7 @@ class VectorBlock:
             np.array([stored_id.encode() for stored_id in ids], dtype="S64"),
             np.frombuffer(b"".join(embeddings), dtype="<f4").reshape(count, dimension),
             np.array(created_us, dtype=np.int64),
-            np.fromiter(
-                (NEVER_US if moment is None else moment for moment in expires_us or repeat(None, count)),
-                np.int64,
-                count,
-            ),
+            _expiries(expires_us, count),
             np.fromiter(importance or repeat(0.0, count), np.float32, count),
             np.fromiter(private or repeat(False, count), np.bool_, count),
             scope_codes,
@@ -259,13 +255,19 @@ class VectorBlock:
         return mask
 
 
+def _expiries(moments: Sequence[int | None], count: int) -> npt.NDArray[np.int64]:
+    if moments.count(None) == len(moments):
+        return np.full(count, NEVER_US, dtype=np.int64)
+    return np.fromiter((NEVER_US if moment is None else moment for moment in moments), np.int64, count)
+
+
 def _encoded(values: Sequence[str], count: int) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
     """Return a column of few distinct texts as a code for each row, and what the codes stand for."""
-    codes_of: dict[str, int] = {}
-    codes = np.fromiter(
-        (codes_of.setdefault(value, len(codes_of)) for value in values or repeat("", count)), np.int32, count
-    )
-    return codes, tuple(codes_of)
+    texts = tuple(dict.fromkeys(values)) or ("",) * min(count, 1)
+    if len(texts) <= 1:
+        return np.zeros(count, dtype=np.int32), texts
+    codes_of = {text: code for code, text in enumerate(texts)}
+    return np.fromiter(map(codes_of.__getitem__, values), np.int32, count), texts
 
 
 def _recoded(

@@ -4,6 +4,7 @@ Of a namespace whose vectors do not fit the bound, one byte for each of their co
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
@@ -36,6 +37,7 @@ from services.memory.stores.sql.statements import (
     chunks,
     owned,
     owner_parameters,
+    plain_chunks,
 )
 from services.memory.stores.sql.vectors import VectorCache
 from services.memory.tables import records
@@ -173,11 +175,12 @@ class RememberedBlocks:
             block = (block.as_bytes() if as_bytes else block).with_room(namespace.record_count)
             remembered = None
         # Chunk by chunk: turning all rows at once to arrays would keep the interpreter from everybody else.
-        async for chunk in chunks(connection, statement, VECTORS_IN_CHUNK):
-            if remembered:
-                block, removed = await asyncio.to_thread(_changed, block, key.kind, chunk, removed), ()
-            else:
-                block = await asyncio.to_thread(_extended, block, key.kind, chunk)
+        async with contextlib.aclosing(plain_chunks(connection, statement, VECTORS_IN_CHUNK)) as reading:
+            async for chunk in reading:
+                if remembered:
+                    block, removed = await asyncio.to_thread(_changed, block, key.kind, chunk, removed), ()
+                else:
+                    block = await asyncio.to_thread(_extended, block, key.kind, chunk)
         if removed:
             block = await asyncio.to_thread(_changed, block, key.kind, [], removed)
         return block

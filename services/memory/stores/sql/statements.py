@@ -1,8 +1,11 @@
 """The statements of the default store; every one of them names whose rows it means."""
 
+import asyncio
+import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import (
@@ -20,7 +23,9 @@ from sqlalchemy import (
     select,
     tuple_,
 )
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Row as DatabaseRow
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.domain.filters import Comparison, Filter
@@ -189,11 +194,47 @@ def newest_first(
 
 async def chunks(
     connection: AsyncConnection, statement: Select[Any], rows: int
-) -> AsyncIterator[Sequence[DatabaseRow[Any]]]:
+) -> AsyncGenerator[Sequence[DatabaseRow[Any]]]:
     """Read a result in chunks of so many rows; it is one snapshot however long that takes."""
     result = await connection.stream(statement.execution_options(yield_per=rows))
     async for chunk in result.partitions():
         yield chunk
+
+
+async def plain_chunks(
+    connection: AsyncConnection, statement: Select[Any], rows: int
+) -> AsyncGenerator[Sequence[Sequence[Any]]]:
+    """Read what `chunks` reads, each chunk while the one before is worked on.
+
+    On SQLite rows and values are as the driver gives them. To be closed by whoever does not read to the end.
+    """
+    reading = (_driver_chunks if connection.dialect.name == "sqlite" else chunks)(connection, statement, rows)
+    async with contextlib.aclosing(reading):
+        ahead = asyncio.ensure_future(anext(reading, None))
+        try:
+            while (chunk := await ahead) is not None:
+                ahead = asyncio.ensure_future(anext(reading, None))
+                yield chunk
+        finally:
+            ahead.cancel()
+            await asyncio.wait({ahead})
+
+
+async def _driver_chunks(
+    connection: AsyncConnection, statement: Select[Any], rows: int
+) -> AsyncGenerator[Sequence[Sequence[Any]]]:
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+    text, parameters = str(compiled), compiled.params
+    try:
+        cursor = await driver.execute(text, parameters)
+        try:
+            while chunk := await cursor.fetchmany(rows):
+                yield chunk
+        finally:
+            await cursor.close()
+    except sqlite3.Error as error:
+        raise DBAPIError(text, parameters, error) from error
 
 
 def named(row: DatabaseRow[Any]) -> Row:
