@@ -7,7 +7,7 @@ from http import HTTPStatus
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
+from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from services.common.process_state import ProcessState
@@ -24,7 +24,7 @@ class _Handler(WSGIRequestHandler):
         """Leave requests out of the log."""
 
 
-def serve_metrics(settings: CommonSettings, state: ProcessState, counted: CollectorRegistry = REGISTRY) -> None:
+def serve_metrics(settings: CommonSettings, state: ProcessState) -> None:
     """Serve where the settings ask for it, in a thread of its own, in plain HTTP also where calls take TLS.
 
     /livez and /readyz are answered with 200 or 503. A process that is stopped by a signal does not answer.
@@ -34,7 +34,7 @@ def serve_metrics(settings: CommonSettings, state: ProcessState, counted: Collec
     """
     if not settings.metrics_port:
         return
-    metrics = make_wsgi_app(counted)
+    metrics = make_wsgi_app()
 
     def answer(environment: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         match environment["PATH_INFO"]:

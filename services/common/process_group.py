@@ -11,14 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Self
 
 import structlog
-from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from services.common.backoff import Backoff
 from services.common.parent_death import die_with_parent
@@ -29,7 +26,6 @@ logger = structlog.get_logger(__name__)
 
 _MEMBER = "COXSWAIN_MEMBER"
 """Says to a member which pipe it writes to, and who has started it."""
-_METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Membership:
@@ -118,16 +114,18 @@ class ProcessGroup:
         name: str,
         count: int,
         *,
-        environment: Mapping[str, str],
+        environment_of: Callable[[int], Mapping[str, str]],
         command: Sequence[str] = (),
         backoff: Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`command` is by default the one that has started this process; `environment` is added to this process's."""
+        """`command` is by default the one that has started this process. `environment_of` gives what a member, by its
+        number from 0, has in its environment beside this process's.
+        """
         self._name = name
         self._count = count
         self._command = command or [sys.executable, *sys.orig_argv[1:]]
-        self._environment = {**os.environ, **environment}
+        self._environment_of = environment_of
         self._backoff = backoff or Backoff(1.0, 30.0)
         self._clock = clock
         self._members: list[_Member] = []
@@ -144,7 +142,7 @@ class ProcessGroup:
                 return
             serving()
             state.take_work(lambda: all(member.alive for member in self._members))
-            keeping = [asyncio.create_task(self._keep(place)) for place in range(self._count)]
+            keeping = [asyncio.create_task(self._keep(number)) for number in range(self._count)]
             await state.stop.wait()
         finally:
             for task in keeping:
@@ -157,27 +155,26 @@ class ProcessGroup:
     async def _start(self) -> bool:
         # The first one alone: it upgrades the schema and makes the keys that are missing.
         for part in (1, self._count - 1):
-            started = [self._add() for _ in range(part)]
+            started = [self._begun(len(self._members) + number) for number in range(part)]
+            self._members += started
             for member in started:
                 await member.changed.wait()
                 if not member.serves:
                     raise StartError(f"a process of {self._name} ended with exit code {await member.wait()}")
         return True
 
-    def _add(self) -> _Member:
-        member = _Member(self._command, self._environment, self._clock)
-        self._members.append(member)
-        return member
+    def _begun(self, number: int) -> _Member:
+        return _Member(self._command, {**os.environ, **self._environment_of(number)}, self._clock)
 
-    async def _keep(self, place: int) -> None:
+    async def _keep(self, number: int) -> None:
         attempt = 0
         while True:
-            member = self._members[place]
+            member = self._members[number]
             code = await member.wait()
             logger.error("serving_process_ended", name=self._name, exit_code=code)
             attempt = 1 if member.serves else attempt + 1
             await asyncio.sleep(self._backoff.pause(attempt))
-            self._members[place] = _Member(self._command, self._environment, self._clock)
+            self._members[number] = self._begun(number)
 
 
 @contextlib.contextmanager
@@ -207,12 +204,3 @@ def reserved_port(host: str, port: int, variable: str) -> Iterator[int]:
                 f"stop that one or choose another port with {variable}"
             ) from error
         yield found
-
-
-@contextlib.contextmanager
-def shared_metrics() -> Iterator[tuple[CollectorRegistry, dict[str, str]]]:
-    """Yield the sums of what the processes of a group count, and the variables by which they count together."""
-    with tempfile.TemporaryDirectory(prefix="coxswain-metrics-") as directory:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=directory)  # type: ignore[no-untyped-call]
-        yield registry, {_METRICS_DIRECTORY: directory}

@@ -19,7 +19,7 @@ from services.common.grpc.call import log_fields
 from services.common.hosting import Build, Host, ServiceT
 from services.common.logging import configure_logging
 from services.common.metrics_server import serve_metrics
-from services.common.process_group import Membership, ProcessGroup, reserved_port, shared_metrics
+from services.common.process_group import Membership, ProcessGroup, reserved_port
 from services.common.process_state import ProcessState
 from services.common.service import IdentityProvider
 from services.common.settings import (
@@ -105,12 +105,11 @@ def serve(
         log_unknown_variables()
         limit = message_bytes(name, common.max_message_bytes)
         common = common.model_copy(update={"host": own.host or common.host, "max_message_bytes": limit})
+        serve_metrics(common, state)
         processes = processes_of(settings)
         if processes > 1 and member is None:
             await _serve_by_several(name, processes, common, state)
             return
-        if member is None:
-            serve_metrics(common, state)
         addresses = {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)}
         host = Host(common, addresses, shares_ports=member is not None)
 
@@ -125,9 +124,9 @@ def serve(
         ports = await state.unless_stopped(start())
         if ports is not None:
             settle()
+            state.take_work()
             if member is None:
                 _print_serving(name, common.host, ports[0], internal_address or f"{common.host}:{ports[1]}")
-                state.take_work()
                 await state.stop.wait()
             else:
                 await member.show_life_until(state.stop)
@@ -137,16 +136,19 @@ def serve(
 
 
 async def _serve_by_several(name: str, processes: int, common: CommonSettings, state: ProcessState) -> None:
-    """Start processes that share the ports of a service, and answer for all of them over HTTP."""
-    with contextlib.ExitStack() as held:
-        variable = f"COXSWAIN_{name.upper()}_PORT"
-        public = held.enter_context(reserved_port(common.host, public_port(common, name), variable))
-        variable = f"COXSWAIN_{name.upper()}_INTERNAL_PORT"
-        internal = held.enter_context(reserved_port(common.host, internal_port(name), variable))
-        counted, counting = held.enter_context(shared_metrics())
-        serve_metrics(common, state, counted)
-        ports = {f"COXSWAIN_{name.upper()}_PORT": str(public), f"COXSWAIN_{name.upper()}_INTERNAL_PORT": str(internal)}
-        group = ProcessGroup(name, processes, environment=counting | ports)
+    """Start processes that share the ports of a service, each with a metrics port of its own behind this one's."""
+    of_public, of_internal = f"COXSWAIN_{name.upper()}_PORT", f"COXSWAIN_{name.upper()}_INTERNAL_PORT"
+    with (
+        reserved_port(common.host, public_port(common, name), of_public) as public,
+        reserved_port(common.host, internal_port(name), of_internal) as internal,
+    ):
+
+        def environment_of(number: int) -> dict[str, str]:
+            metrics_port = common.metrics_port and common.metrics_port + 1 + number
+            ports = {of_public: public, of_internal: internal, "COXSWAIN_METRICS_PORT": metrics_port}
+            return {variable: str(port) for variable, port in ports.items()}
+
+        group = ProcessGroup(name, processes, environment_of=environment_of)
         await group.run(state, lambda: _print_serving(name, common.host, public, f"{common.host}:{internal}"))
 
 

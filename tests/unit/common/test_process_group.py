@@ -36,7 +36,7 @@ while os.getppid() == parent:
 
 def group_of(count: int, directory: Path) -> ProcessGroup:
     command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(directory)]
-    return ProcessGroup("test", count, environment={}, command=command, backoff=Backoff(0.01, 0.01))
+    return ProcessGroup("test", count, environment_of=lambda _: {}, command=command, backoff=Backoff(0.01, 0.01))
 
 
 def began(directory: Path) -> dict[int, int]:
