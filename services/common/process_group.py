@@ -75,7 +75,7 @@ class _Member:
         )
         os.close(write)
         os.set_blocking(self._pipe, False)
-        self._seen_at = -SILENT_SECONDS
+        self._seen_at = clock()
         self.serves = False
         self.changed = asyncio.Event()
         """Set when it serves, and when it has ended."""
@@ -83,9 +83,14 @@ class _Member:
         asyncio.get_running_loop().add_reader(self._pipe, self._read)
 
     @property
-    def alive(self) -> bool:
-        """Whether it has shown lately that it works."""
-        return not self.ended.is_set() and self._clock() - self._seen_at < SILENT_SECONDS
+    def works(self) -> bool:
+        """Whether it serves."""
+        return self.serves and not self.ended.is_set()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it has shown no life lately, though it serves."""
+        return self.works and self._clock() - self._seen_at >= SILENT_SECONDS
 
     def _read(self) -> None:
         if os.read(self._pipe, 4096):
@@ -140,8 +145,8 @@ class ProcessGroup:
         try:
             if not await state.unless_stopped(self._start()):
                 return
+            state.take_work(self._works)
             serving()
-            state.take_work(lambda: all(member.alive for member in self._members))
             keeping = [asyncio.create_task(self._keep(number)) for number in range(self._count)]
             await state.stop.wait()
         finally:
@@ -162,6 +167,10 @@ class ProcessGroup:
                 if not member.serves:
                     raise StartError(f"a process of {self._name} ended with exit code {await member.wait()}")
         return True
+
+    def _works(self) -> bool:
+        # One that is being started again is not missed: the kernel leads nobody to it.
+        return any(member.works for member in self._members) and not any(member.hangs for member in self._members)
 
     def _begun(self, number: int) -> _Member:
         return _Member(self._command, {**os.environ, **self._environment_of(number)}, self._clock)
