@@ -30,7 +30,8 @@ IMAGE_TAG ?= latest
 BASE_IMAGE ?=
 BUILD_OPTIONS ?=
 OVERLAYS ?= deploy/k8s/overlays/dev deploy/k8s/overlays/prod
-PYTEST := $(BIN)/pytest
+# Rewritten tests are kept, or each process of pytest would rewrite all of them.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest
 PARALLEL := -n $(JOBS) --dist loadfile
 
 .PHONY: help
@@ -76,8 +77,10 @@ test: protos mcp-servers ## Everything: lint, types, import contracts, protos, e
 ifneq ($(T),)
 	@$(PYTEST) $(T)
 else
-	@failed=; for check in lint types contracts proto-lint; do \
+	@$(PYTEST) --collect-only -q tests >/dev/null 2>&1 & rewriting=$$!; \
+	failed=; for check in lint types contracts proto-lint; do \
 		echo "== make $$check"; $(MAKE) --no-print-directory $$check || failed="$$failed $$check"; done; \
+	wait $$rewriting; \
 	echo "== pytest"; $(PYTEST) $(PARALLEL) tests || failed="$$failed pytest"; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 endif
