@@ -52,6 +52,12 @@ def described_url(url: str) -> str:
     return f"{host}:{parsed.port or 5432}/{parsed.database or ''}"
 
 
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of a database; None where it is PostgreSQL's, or in memory."""
+    parsed = async_url(url)
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
 class Database:
     """Gives out transactions, and single statements that need none.
 

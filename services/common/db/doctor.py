@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -11,7 +12,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import text
 
-from services.common.db.database import Database, described_url
+from services.common.db.connection_budget import read_connection_budget
+from services.common.db.database import Database, described_url, sqlite_file
 from services.common.db.migrate import SchemaState, schema_state
 from services.common.db.start import database_faults, wait_for_database
 from services.common.environment import read_settings
@@ -20,17 +22,12 @@ from services.common.startup import StartError
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _CLOCK_SECONDS = 2.0
-_NEARLY = 0.8
 
 _SCHEMAS = {
     SchemaState.CURRENT: (OK, "at the newest revision", ""),
     SchemaState.AHEAD: (WARN, "of a newer release, which this one works on", "end the rollout, or the way back"),
     SchemaState.BEHIND: (FAIL, "not at the newest revision", "run: make migrate"),
 }
-_CONNECTIONS = text(
-    "SELECT count(*), current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int "
-    "FROM pg_stat_activity WHERE backend_type = 'client backend'"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +44,12 @@ class Finding:
 async def examine(common: CommonSettings, service: str) -> AsyncIterator[Finding]:
     """Yield what there is to say about the database of a service. Nothing is changed, and no migration waited for."""
     url = database_url(common, service)
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        # A connection would make it.
+        remedy = "check COXSWAIN_DATA_DIR; the service makes it when it starts, and so does: make migrate"
+        yield Finding(service, "database", FAIL, f"{file} is not there", remedy)
+        return
     try:
         with database_faults(service, url):
             reached = await wait_for_database(url, service, 0)
@@ -71,7 +74,6 @@ async def _of_server(database: Database, service: str) -> AsyncIterator[Finding]
         before, started = datetime.now(UTC), time.monotonic()
         there: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
         travelled = time.monotonic() - started
-        used, most = (await connection.execute(_CONNECTIONS)).one()
     # It was asked somewhere in between.
     difference = (there - before).total_seconds() - travelled / 2
     apart = abs(difference) > _CLOCK_SECONDS + travelled / 2
@@ -79,9 +81,15 @@ async def _of_server(database: Database, service: str) -> AsyncIterator[Finding]
     behind = "behind" if difference > 0 else "ahead of"
     said = f"this machine is {abs(difference):.1f} s {behind} the server" if apart else "the server's is the same"
     yield Finding(service, "clock", WARN if apart else OK, said, remedy)
-    full = used >= _NEARLY * most
-    remedy = "raise max_connections, or put a pooler in between: deploy/README.md has the sums" if full else ""
-    yield Finding(service, "connections", WARN if full else OK, f"{used} of {most} are in use", remedy)
+    budget = await read_connection_budget(database)
+    if budget is None:
+        return
+    counted = f"the server allows {budget.allowed}; pools may open {budget.pooled}, {budget.others} others are open"
+    if budget.missing:
+        remedy = "raise max_connections, or put a pooler in between: deploy/README.md has the sums"
+        yield Finding(service, "connections", WARN, f"{budget.missing} are missing: {counted}", remedy)
+    else:
+        yield Finding(service, "connections", OK, counted)
 
 
 async def _main(*, as_json: bool) -> int:
@@ -101,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.common.db.doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     arguments = parser.parse_args(argv)
+    os.umask(0o077)
     try:
         return asyncio.run(_main(as_json=arguments.json))
     except StartError as error:

@@ -7,7 +7,6 @@ import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.backoff import Backoff
-from services.common.db.database import Database, async_url, described_url
+from services.common.db.database import Database, described_url, sqlite_file
 from services.common.db.file_systems import check_file_system
 from services.common.errors import Unavailable
 from services.common.startup import StartError
@@ -47,9 +46,9 @@ async def wait_for_database(url: str, schema: str, seconds: float) -> Reached:
         Unavailable: it is still away after that time, or refuses for a reason that time does not mend.
         StartError: it is a file of SQLite on a network file system.
     """
-    parsed = async_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        check_file_system(Path(parsed.database))
+    file = sqlite_file(url)
+    if file is not None:
+        check_file_system(file)
     database = Database(url, schema, null_pool=True, pooler=True)
     end, backoff = time.monotonic() + seconds, Backoff(0.2, 2)
     attempt = 0
