@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from services.common.identity.service_identity import ServiceIdentity
-from services.common.settings import SERVICES
+from services.common.settings import SERVICES, CommonSettings
 from services.suite import backup
+from services.suite.backup import Stores
 from services.suite.postgres import start_server
 from tests.support.child_process import run_python
 
@@ -75,6 +76,7 @@ def test_an_installation_at_work_comes_back_whole_and_private(
     data: Path, at_work: sqlite3.Connection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("backup", tmp_path / "copy") == 0
+    assert (tmp_path / "copy" / "auth.db").read_bytes()[18:20] == b"\1\1", "not WAL, which a read-only place refuses"
     at_work.execute("COMMIT")
     assert groups(data / "auth.db") == ["being stored", "stored"]
     shutil.rmtree(data)
@@ -115,17 +117,85 @@ def test_what_is_no_whole_backup_is_told(data: Path, tmp_path: Path, capsys: pyt
     shutil.rmtree(data)
     assert run("backup", tmp_path / "third") == 2
     assert run("restore", copy, "--db", "postgres") == 2
+    (copy / "models.db").rename(tmp_path / "models.db")
+    assert run("restore", copy) == 2
+    assert not (copy / "models.db").exists()
     (copy / "backup.json").unlink()
     assert run("restore", copy) == 2
     assert not data.exists()
-    damaged, missing, other, partial = capsys.readouterr().err.splitlines()
+    damaged, missing, other, lacking, partial = capsys.readouterr().err.splitlines()
     assert damaged.startswith(f"backup failed: {data / 'memory.db'} ")
     assert missing == (
         f"backup failed: {data / 'orchestrator.db'} is not there: "
         "is COXSWAIN_DATA_DIR, or --db, that of the installation?"
     )
     assert other == f"restore failed: {copy} was made without --db postgres"
+    assert lacking == f"restore failed: {copy} is no whole backup: models.db is missing"
     assert partial == f"restore failed: {copy} is no whole backup: it has no readable backup.json"
+
+
+def test_a_directory_that_may_be_a_mount_point_is_filled_from_within(data: Path, tmp_path: Path) -> None:
+    assert run("backup", tmp_path / "copy") == 0
+    shutil.rmtree(data)
+    (data / "lost+found").mkdir(parents=True)
+    data.chmod(0o755)
+    before = data.stat()
+    assert run("restore", tmp_path / "copy") == 0
+    assert (data.stat().st_ino, data.stat().st_mode) == (before.st_ino, before.st_mode)
+    stores = {"chroma", "keys", *(f"{service}.db" for service in SERVICES)}
+    assert {path.name for path in data.iterdir()} == {"lost+found", *stores}
+
+
+def test_stores_with_places_of_their_own_come_back_with_the_rest_or_not_at_all(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    auth, models, keys = shared / "auth.db", data / "more" / "models.db", shared / "deep" / "keys"
+    models.parent.mkdir()
+    keys.parent.mkdir()
+    for file in auth, models:
+        (data / file.name).rename(file)
+        monkeypatch.setenv(f"COXSWAIN_{file.stem.upper()}_DATABASE_URL", f"sqlite:///{file}")
+    (data / "keys").rename(keys)
+    monkeypatch.setenv("COXSWAIN_KEYS_DIR", str(keys))
+    assert run("backup", tmp_path / "copy") == 0
+    for directory in data, keys.parent:
+        shutil.rmtree(directory)
+    auth.unlink()
+
+    memory = (tmp_path / "copy" / "memory.db").read_bytes()
+    (tmp_path / "copy" / "memory.db").write_bytes(memory[:4096] + b"x" * 4096)
+    assert run("restore", tmp_path / "copy") == 2
+    assert not data.exists()
+    assert [path for path in shared.rglob("*") if not path.is_dir()] == []
+    (tmp_path / "copy" / "memory.db").write_bytes(memory)
+    auth.with_name("auth.db-wal").touch()
+    assert run("restore", tmp_path / "copy") == 2
+    auth.with_name("auth.db-wal").unlink()
+    assert run("restore", tmp_path / "copy") == 0
+    assert groups(auth) == groups(models) == []
+    assert (keys / "ring").read_text() == "a key that opens everything"
+    assert {path.name for path in shared.iterdir()} == {"auth.db", "deep"}
+    assert shared.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_restore_refuses_settings_of_another_kind(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everything, without = tmp_path / "everything", tmp_path / "without"
+    assert run("backup", everything) == 0
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("COXSWAIN_MODELS_DATABASE_URL", "postgresql://db.example.com/cox")
+        assert run("backup", without) == 0
+        shutil.rmtree(data)
+        assert run("restore", everything) == 2
+    assert run("restore", without) == 2
+    assert not data.exists()
+    has_one, has_none = capsys.readouterr().err.splitlines()
+    assert has_one.startswith(f"restore failed: {everything} has a models.db, unlike the settings: ")
+    assert has_none.startswith(f"restore failed: {without} has no models.db, unlike the settings: ")
 
 
 def test_databases_elsewhere_are_named_without_their_passwords(
@@ -139,6 +209,22 @@ def test_databases_elsewhere_are_named_without_their_passwords(
     assert data.exists()
 
 
+def test_a_database_elsewhere_and_a_key_ring_elsewhere_are_named_beside_a_postgresql_of_the_suites_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COXSWAIN_MODELS_DATABASE_URL", "postgresql://coxswain:hunter2@db.example.com/cox")
+    database = "the database of models at db.example.com:5432/cox"
+    common = CommonSettings(data_dir=Path("data"))
+    monkeypatch.setenv("COXSWAIN_AUTH_KEY_RING_FILE", "data/keys/ring")
+    assert Stores.of(common, postgres=True).elsewhere == [database]
+    monkeypatch.setenv("COXSWAIN_AUTH_KEY_RING_FILE", "/secrets/ring")
+    assert Stores.of(common, postgres=True).elsewhere == [database, "the key ring /secrets/ring"]
+    monkeypatch.delenv("COXSWAIN_AUTH_KEY_RING_FILE")
+    monkeypatch.setenv("COXSWAIN_AUTH_KEY_RING", "k1:c2VjcmV0")
+    elsewhere = [database, "the key ring in COXSWAIN_AUTH_KEY_RING"]
+    assert Stores.of(common, postgres=True).elsewhere == elsewhere
+
+
 def test_an_index_that_is_written_meanwhile_is_copied_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,17 +232,36 @@ def test_an_index_that_is_written_meanwhile_is_copied_again(
     copy_sqlite: Any = backup._copy_sqlite
     copied: list[Path] = []
 
-    def copy(source: Path, target: Path) -> None:
-        copy_sqlite(source, target)
+    def copy(source: Path, target: Path, how: str) -> None:
+        copy_sqlite(source, target, how)
         if source.name == "chroma.sqlite3":
             copied.append(source)
             if len(copied) == 1:
                 index.write_bytes(b"more vectors")
 
     monkeypatch.setattr(backup, "_copy_sqlite", copy)
+    monkeypatch.setattr(backup, "_COPY_PAUSE_SECONDS", 0)
     assert run("backup", tmp_path / "copy") == 0
     assert len(copied) == 2
     assert (tmp_path / "copy" / index.relative_to(data)).read_bytes() == b"more vectors"
+
+
+def test_an_index_whose_file_vanishes_meanwhile_is_copied_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_times, looks = backup._written_times, []
+
+    def look(directory: Path) -> dict[Path, tuple[int, int]]:
+        looks.append(directory)
+        if len(looks) == 1:
+            raise FileNotFoundError
+        return written_times(directory)
+
+    monkeypatch.setattr(backup, "_written_times", look)
+    monkeypatch.setattr(backup, "_COPY_PAUSE_SECONDS", 0)
+    assert run("backup", tmp_path / "copy") == 0
+    assert len(looks) == 3
+    assert data.exists()
 
 
 @pytest.fixture
