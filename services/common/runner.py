@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+import structlog
 import uvloop
 from pydantic_settings import BaseSettings
 
@@ -34,6 +35,8 @@ from services.common.settings import (
 )
 from services.common.startup import StartError
 from services.common.unknown_variables import log_unknown_variables
+
+logger = structlog.get_logger(__name__)
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -121,22 +124,26 @@ def serve(
                 identity=identity_of(service) if identity_of else None,
             )
 
-        ports = await state.unless_stopped(start())
-        if ports is not None:
-            settle()
-            state.take_work()
-            if member is None:
-                _print_serving(name, common.host, ports[0], internal_address or f"{common.host}:{ports[1]}")
+        with contextlib.ExitStack() as until_closed:
+            ports = await state.unless_stopped(start())
+            if ports is not None:
+                settle()
+                state.take_work()
+                if member is None:
+                    _print_serving(name, common.host, ports[0], internal_address or f"{common.host}:{ports[1]}")
+                else:
+                    until_closed.callback(asyncio.create_task(member.show_life()).cancel)
                 await state.stop.wait()
-            else:
-                await member.show_life_until(state.stop)
-        await host.close(common.drain_seconds)
+            await host.close(common.drain_seconds)
 
     run(main, name)
 
 
 async def _serve_by_several(name: str, processes: int, common: CommonSettings, state: ProcessState) -> None:
     """Start processes that share the ports of a service, each with a metrics port of its own behind this one's."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        # Monitoring asks the one declared port of a pod, and autoscalers count pods.
+        logger.warning("several_processes_in_a_pod", name=name, processes=processes)
     of_public, of_internal = f"COXSWAIN_{name.upper()}_PORT", f"COXSWAIN_{name.upper()}_INTERNAL_PORT"
     with (
         reserved_port(common.host, public_port(common, name), of_public) as public,

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
+import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,16 +33,18 @@ others = len(list(directory.glob("*.began")))
 written = directory / f"{os.getpid()}.written"
 written.write_text(str(others))
 written.rename(written.with_suffix(".began"))
-os.write(pipe, b".")
+silent = directory / f"{os.getpid()}.silent"
 while os.getppid() == parent:
+    if not silent.exists():
+        os.write(pipe, b".")
     time.sleep(0.02)
 """
 
 
-def group_of(count: int, directory: Path, clock: Callable[[], float] = time.monotonic) -> ProcessGroup:
+def group_of(count: int, directory: Path, **options: Any) -> ProcessGroup:
     command = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(directory)]
     return ProcessGroup(
-        "test", count, environment_of=lambda _: {}, command=command, backoff=Backoff(0.01, 0.01), clock=clock
+        "test", count, environment_of=lambda _: {}, command=command, backoff=Backoff(0.01, 0.01), **options
     )
 
 
@@ -96,13 +100,51 @@ async def test_one_that_is_killed_is_started_again_while_the_other_serves(tmp_pa
     assert ended(tmp_path) == set(began(tmp_path)) - {killed}
 
 
-async def test_one_that_shows_no_life_counts_as_hanging(tmp_path: Path) -> None:
-    state, now = ProcessState(), [0.0]
-    async with running(group_of(2, tmp_path, lambda: now[0]), state):
-        now[0] = 9.0
+async def test_one_that_shows_no_life_is_killed_and_started_again(tmp_path: Path) -> None:
+    state = ProcessState()
+    async with running(group_of(2, tmp_path, turn_seconds=0.01), state):
+        silent = min(began(tmp_path))
+        (tmp_path / f"{silent}.silent").touch()
+        await until(lambda: len(began(tmp_path)) == 3)
+
+    assert silent not in ended(tmp_path)
+
+
+async def test_one_that_shows_no_life_and_outlives_its_kill_counts_as_hanging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda _: None)
+    state = ProcessState()
+    async with running(group_of(2, tmp_path, turn_seconds=0.005), state):
         assert state.alive
-        now[0] = 11.0
-        assert [state.alive, state.ready] == [False, False]
+        (tmp_path / f"{min(began(tmp_path))}.silent").touch()
+        await until(lambda: not state.alive)
+        assert not state.ready
+
+
+async def test_one_that_the_machine_has_no_room_for_is_started_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, popen = [0, 0], subprocess.Popen
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        if refused:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), refused.pop())
+        return popen(*arguments, **options)
+
+    async with running(group_of(2, tmp_path), ProcessState()):
+        monkeypatch.setattr(subprocess, "Popen", start)
+        os.kill(min(began(tmp_path)), signal.SIGKILL)
+        await until(lambda: len(began(tmp_path)) == 3)
+
+    assert not refused
+
+
+async def test_a_group_that_the_machine_has_no_room_for_says_so(tmp_path: Path) -> None:
+    group = ProcessGroup("test", 2, environment_of=lambda _: {}, command=[str(tmp_path / "absent")])
+
+    with pytest.raises(StartError, match="no process of test can be started: No such file"):
+        await group.run(ProcessState(), lambda: None)
 
 
 async def test_one_that_cannot_start_keeps_the_service_from_starting(tmp_path: Path) -> None:
