@@ -14,7 +14,8 @@ def logged() -> dict[str, set[str]]:
     """Return the levels of each event that the services log."""
     found: dict[str, set[str]] = {}
     for file in sorted((ROOT / "services").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        text = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if "logger." in text else ():
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             if not isinstance(node.func.value, ast.Name) or node.func.value.id != "logger" or not node.args:

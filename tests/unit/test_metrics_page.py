@@ -7,19 +7,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _KINDS = {"Counter", "Gauge", "Histogram"}
+_METRIC = re.compile(rf"\b({'|'.join(_KINDS)})\(")
+
+
+@cache
+def calls() -> list[tuple[str, ast.Call]]:
+    """Return what is called by its name in the files of the services that make metrics."""
+    texts = (file.read_text(encoding="utf-8") for file in sorted((ROOT / "services").rglob("*.py")))
+    return [
+        (node.func.id, node)
+        for text in texts
+        if _METRIC.search(text)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
 
 
 @cache
 def counted() -> dict[str, list[str]]:
     """Return the labels of each metric that the services have."""
-    found: dict[str, list[str]] = {}
-    for file in sorted((ROOT / "services").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in _KINDS:
-                continue
-            if node.args and isinstance(node.args[0], ast.Constant):
-                found[str(node.args[0].value)] = list(ast.literal_eval(node.args[2])) if len(node.args) > 2 else []
-    return found
+    return {
+        str(call.args[0].value): list(ast.literal_eval(call.args[2])) if len(call.args) > 2 else []
+        for name, call in calls()
+        if name in _KINDS and call.args and isinstance(call.args[0], ast.Constant)
+    }
 
 
 # Labels that become known with methods, with chains of credentials and with models that are called.
@@ -37,14 +48,11 @@ _LATER = {
 def test_counters_are_there_from_the_start_where_their_labels_are_known() -> None:
     begun = set()
     labelled = set()
-    for file in sorted((ROOT / "services").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-                continue
-            if node.func.id == "from_the_start" and isinstance(counter := node.args[0], ast.Call):
-                begun.add(ast.literal_eval(counter.args[0]))
-            if node.func.id == "Counter" and len(node.args) > 2:
-                labelled.add(ast.literal_eval(node.args[0]))
+    for name, call in calls():
+        if name == "from_the_start" and isinstance(counter := call.args[0], ast.Call):
+            begun.add(ast.literal_eval(counter.args[0]))
+        if name == "Counter" and len(call.args) > 2:
+            labelled.add(ast.literal_eval(call.args[0]))
     assert labelled == begun | _LATER
     assert not begun & _LATER
 

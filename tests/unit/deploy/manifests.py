@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ GATEWAY = "tools"
 """Served like a service, and called by the orchestrator and its workers alone."""
 
 Document = dict[str, Any]
+
+# A megabyte of definitions, which would be read again for each document.
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 
 
 def read(path: Path) -> list[Document]:
