@@ -106,6 +106,7 @@ class Documents:
             FailedPrecondition: the group's documents are embedded with another model.
             Aborted: another call has saved the document meanwhile.
             Unavailable: too many documents are being saved.
+            ResourceExhausted: QUOTA_EXCEEDED, the group would have more records than it may.
             DeadlineExceeded: the file comes too slowly.
         """
         chunk, overlap = splitting_of(upload)
@@ -137,6 +138,12 @@ class Documents:
                 chunk_characters=chunk,
                 overlap_characters=overlap,
             )
+
+            async def replaced() -> int:
+                return (await store.count(key, parts_of(draft.id), utc_now())).count
+
+            # Before they are embedded, which costs most.
+            await self._quota.check(principal, store, count, replaced)
             records = await asyncio.to_thread(records_of, draft, read)
             space = existing
             for start in range(0, count, _EMBEDDED_AT_ONCE):
@@ -144,10 +151,6 @@ class Documents:
                 space = await self._embed(some, space, upload.embedding_model)
                 yield SaveProgress(SaveStage.EMBEDDING, size, count, min(start + len(some), count))
             assert space is not None
-
-            async def replaced() -> int:
-                return (await store.count(key, parts_of(draft.id), utc_now())).count
-
             async with self._quota.room_for(principal, store, count, replaced):
                 document = await self._store(principal, store, key, space, draft, records)
         yield SaveProgress(SaveStage.STORED, size, count, count, document)
