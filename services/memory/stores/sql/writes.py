@@ -1,17 +1,25 @@
 """Writing many rows at once, in the way that is cheapest on each database."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from operator import itemgetter
 from typing import Any, Final
 
+import structlog
 from sqlalchemy import ARRAY, ColumnElement, Insert, Table, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+logger = structlog.get_logger(__name__)
 
 _COPIED: Final = 50
 """Rows from which on COPY takes less than the exchanges around it cost."""
+_TAKEN: Final = "23505"
+_NOT_SUPPORTED: Final = "0A000"
+"""Of COPY into tables with row-level security."""
 
 
 async def write_rows(
@@ -49,8 +57,11 @@ async def write_rows(
 async def _copied(connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> bool:
     """Insert rows by COPY, which takes the driver and the server half of what a statement does.
 
-    Return whether that was possible. Where it was not, as something else has written one of the keys or the connection
-    is lost, nothing has happened: a statement that is tried then says what is the matter.
+    Return whether that was possible. Where it was not, as something else has written one of the keys or the table takes
+    no COPY, nothing has happened, and a statement may do it.
+
+    Raises:
+        DBAPIError: anything else is the matter, as a statement would find.
     """
     names = list(rows[0])
     assert connection.sync_connection is not None
@@ -62,11 +73,24 @@ async def _copied(connection: AsyncConnection, table: Table, rows: Sequence[Mapp
         await driver.copy_records_to_table(
             table.name, schema_name=schemas.get(None), columns=names, records=[values(row) for row in rows]
         )
-    except Exception:  # noqa: BLE001 - whatever the driver raises
+    except Exception as error:
+        # Fails where the connection is lost, with what that means to callers.
         await savepoint.rollback()
-        return False
+        state = getattr(error, "sqlstate", None)
+        if state is None:
+            raise
+        if state == _NOT_SUPPORTED:
+            _log_not_supported(table.name)
+        if state in (_TAKEN, _NOT_SUPPORTED):
+            return False
+        raise DBAPIError(f"COPY {table.name}", None, error) from error
     await savepoint.commit()
     return True
+
+
+@functools.cache
+def _log_not_supported(table: str) -> None:
+    logger.warning("copy_not_supported", table=table)
 
 
 async def _execute_many(
