@@ -216,8 +216,23 @@ async def plain_chunks(
                 ahead = asyncio.ensure_future(anext(reading, None))
                 yield chunk
         finally:
-            ahead.cancel()
-            await asyncio.wait({ahead})
+            await _end(ahead)
+
+
+async def _end(task: asyncio.Future[Any]) -> None:
+    """Cancel a task and wait for its end, which cancellations do not shorten: what it reads from is closed next."""
+    task.cancel()
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    if not task.cancelled():
+        # Nobody else may ask for it.
+        task.exception()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def _driver_chunks(
