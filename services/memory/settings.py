@@ -29,7 +29,8 @@ class MemorySettings(BaseSettings):
         ge=1,
         le=64,
         description="Processes that serve memory at its ports, where it runs alone; each has the bounds on memory, "
-        "connections and calls for itself. ChromaDB needs 1; in Kubernetes use more replicas instead.",
+        "connections and calls for itself. ChromaDB needs 1; in Kubernetes use more replicas instead. With Databricks "
+        "a TouchRecords may undo what another process has just saved.",
     )
     short_term_ttl_hours: int = Field(
         168, ge=1, le=87600, description="Hours a short-term memory lives when it does not say so itself."
