@@ -13,9 +13,12 @@ _RECORDS = Gauge("coxswain_memory_records", "Records in the installation's own s
 _NAMESPACES = Gauge("coxswain_memory_namespaces", "Namespaces in the installation's own store, by kind.", ("kind",))
 _BYTES = Gauge("coxswain_memory_store_bytes", "Bytes of the memory service's database, indexes included.")
 
-_COUNTS = select(
-    namespaces.c.kind, func.count().label("namespaces"), func.sum(namespaces.c.record_count).label("records")
-).group_by(namespaces.c.kind)
+_COUNTS = (
+    select(namespaces.c.kind, func.count().label("namespaces"), func.sum(namespaces.c.record_count).label("records"))
+    # Without those that were cleared, and those of kinds there are not.
+    .where(namespaces.c.embedding_dimension > 0, namespaces.c.kind.in_(list(MemoryKind)))
+    .group_by(namespaces.c.kind)
+)
 _SIZES: dict[str, Select[Any]] = {
     "sqlite": select(literal_column("page_count * page_size").label("bytes")).select_from(
         text("pragma_page_count(), pragma_page_size()")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from prometheus_client import REGISTRY
+from sqlalchemy import literal_column, update
 
 from services.common.db.database import Database
 from services.common.errors import FailedPrecondition
@@ -48,6 +49,7 @@ from services.memory.stores.sql import store as store_module
 from services.memory.stores.sql.blocks import ROW_BYTES
 from services.memory.stores.sql.shortlist_vectors import best_of_shortlist
 from services.memory.stores.sql.store import SqlMemoryStore
+from services.memory.tables import namespaces
 from services.memory.usecases.store_size import measure_store
 from tests.integration.memory.store_model import (
     FILTERS,
@@ -188,6 +190,13 @@ async def test_how_much_is_stored_is_a_metric(database_url: str) -> None:
         await measure_store(database)
         empty = REGISTRY.get_sample_value("coxswain_memory_store_bytes") or 0
         await _fill(stores[0], KEYS[0], 500)
+        # One that was cleared, and one of a kind there is not, as a newer release may have written.
+        for key in KEYS[1:]:
+            await _fill(stores[0], key, 5)
+        await stores[0].clear(KEYS[1])
+        async with database.write() as connection:
+            of_another_kind = update(namespaces).where(namespaces.c.id == KEYS[2].id)
+            await connection.execute(of_another_kind.values(kind=literal_column("99")))
         await measure_store(database)
     unified = {"kind": "UNIFIED"}
     assert REGISTRY.get_sample_value("coxswain_memory_records", unified) == 500
