@@ -301,6 +301,12 @@ async def test_a_changed_memory_keeps_what_crewai_does_not_know_of_it(memories: 
     assert after.expire_time == before.expire_time
     assert (after.agent_id, after.llm_model, list(after.tools_used)) == ("reader", "m", ["ocr"])
     assert after.unified.session_id == "s1"
+    # What a model writes into it of a new memory is to stay.
+    record = await asyncio.to_thread(storage.get_record, saved.ids[0])
+    assert await asyncio.to_thread(storage.rewrite, record, "sails are grey or red")
+    merged = (await memories.GetRecord(read)).record
+    assert (merged.unified.content, merged.agent_id) == ("sails are grey or red", "reader")
+    assert not merged.HasField("expire_time")
 
 
 @pytest.mark.parametrize("kept_in", ["default", "postgresql", "chroma", "databricks"], indirect=True)

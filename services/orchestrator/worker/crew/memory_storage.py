@@ -222,13 +222,16 @@ class ServiceMemoryStorage:
         self._host.save_records(pb.SaveRecordsRequest(records=[message]))
 
     def rewrite(self, record: MemoryRecord, text: str) -> bool:
-        """Give a record that was read another text, unless it was changed since; return whether it has the text."""
+        """Give a record that was read another text, unless it was changed since; return whether it has the text.
+
+        It never expires then: what is written into it of a new memory does not.
+        """
         message = Record()
         message.CopyFrom(self._read[record.id])
         message.expected_revision = message.revision
         message.unified.content = text
         message.unified.last_accessed.CopyFrom(_timestamp(datetime.now(UTC)))
-        for name in ("embedding", "revision"):
+        for name in ("embedding", "revision", "expire_time"):
             message.ClearField(name)
         try:
             self._host.save_records(pb.SaveRecordsRequest(records=[message]))
