@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.common.clock import utc_now
-from services.common.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
+from services.common.errors import InvalidArgument, NotFound
 from services.common.identity.principal import Principal, Role
 from services.common.paging import page_size
 from services.memory import filters
@@ -27,14 +27,13 @@ from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.document_parts import DocumentParts
 from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.ranked_search import CANDIDATES, OneNamespace, search_by_rank
+from services.memory.usecases.record_checks import check_kinds, check_revisions, count_replaced
 from services.memory.usecases.record_history import RecordHistory
 from services.memory.usecases.record_pages import ENVELOPE_BYTES, ListPages, SearchPages, fitting
 from services.memory.usecases.record_quota import RecordQuota
 from services.memory.usecases.reranking import check_reranking, reranker_of
 
 DEFAULT_LIMIT = 10
-_MOST_COMPARED = 100
-"""Records of a save for each of which near-copies are looked for."""
 NO_VECTOR: Vector = np.empty(0, dtype=np.float32)
 """Of searches that compare none."""
 
@@ -124,28 +123,14 @@ class Memories:
             ResourceExhausted: QUOTA_EXCEEDED, the group would have more records than it may.
         """
         key = namespace_key(principal, memory_id, kind)
-        if near_copies and len(records) > _MOST_COMPARED:
-            raise InvalidArgument.field(
-                "records",
-                f"has {len(records)} records; with near_copy_similarity send at most {_MOST_COMPARED} at once",
-            )
-        for position, record in enumerate(records):
-            if record.kind is not kind:
-                raise InvalidArgument.field(
-                    f"records[{position}]", f"is a {record.kind.name} record; the namespace holds {kind.name} records"
-                )
+        check_kinds(kind, records, near_copies)
+        for record in records:
             if isinstance(record.body, ShortTerm) and record.body.ttl_hours == 0:
                 record.body.ttl_hours = self._short_term_ttl_hours
             assign_owner(record, principal)
         store = await self._stores.of(principal.group_id, kind)
-        if not store.compares_revisions and any(record.expected_revision is not None for record in records):
-            raise FailedPrecondition(
-                "the group's memory backend cannot compare and set: leave expected_revision out, or keep these "
-                "memories in the default store",
-                reason="INVALID_FIELD",
-                violations=(FieldViolation("records", "expected_revision is not possible with the active backend"),),
-            )
-        async with self._quota.room_for(principal, store, len(records), lambda: _replaced(store, key, records)):
+        check_revisions(store, records)
+        async with self._quota.room_for(principal, store, len(records), lambda: count_replaced(store, key, records)):
             existing = await store.space(key)
             space = await self._embed(existing, records, model, crew_name)
             named = await self._documents.named(principal, store, records) if kind is MemoryKind.DOCUMENT else ()
@@ -408,9 +393,3 @@ def query_vector(values: npt.ArrayLike, path: str) -> Vector:
         return unit_vector(values)
     except ValueError as error:
         raise InvalidArgument.field(path, str(error)) from None
-
-
-async def _replaced(store: MemoryStore, key: NamespaceKey, records: Sequence[Record]) -> int:
-    """Return how many of the records are there by their ids."""
-    ids = list({record.id for record in records if record.id})
-    return len(await store.get(key, ids, utc_now(), embeddings=False)) if ids else 0

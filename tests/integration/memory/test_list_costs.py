@@ -1,4 +1,4 @@
-"""Later pages of lists and exports cost what the first ones cost: the index leads to where the last page ended."""
+"""Later pages of lists cost what the first ones cost: the index leads to where the last page ended."""
 
 from sqlalchemy import text
 

@@ -146,6 +146,15 @@ def test_a_changed_block_finds_what_one_of_the_rows_left_finds(
             np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
+@pytest.mark.parametrize("column", ["created_us", "expires_us", "importance", "private", "scopes"])
+def test_a_column_of_another_length_is_refused(column: str) -> None:
+    values: dict[str, Any] = {"created_us": 1, "expires_us": 1, "importance": 0.5, "private": True, "scopes": "/"}
+    for count in (1, 3):
+        columns = {name: [value] * (count if name == column else 2) for name, value in values.items()}
+        with pytest.raises(ValueError, match="values for 2 rows"):
+            VectorBlock.of(1, ids=["a", "b"], embeddings=[bytes(4)] * 2, **columns)
+
+
 def test_rows_are_added_in_place_while_there_is_room() -> None:
     block = VectorBlock.of(4, ids=[], embeddings=[], created_us=[]).with_room(20)
     first = block.extended(_block(_rows(1, 10), 4))

@@ -39,7 +39,7 @@ _ITERATIVE: Final = (0, 8)
 
 
 class PgvectorSearch:
-    """Searches one namespace in one snapshot."""
+    """Searches one namespace."""
 
     def __init__(
         self, database: BackendDatabase, need_index: Callable[[NamespaceInfo], None], *, exact_rows: int

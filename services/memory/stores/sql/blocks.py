@@ -116,6 +116,10 @@ class VectorBlock:
             ValueError: a vector has another dimension, or a column another length.
         """
         count = len(ids)
+        for given in (created_us, expires_us, importance, private, scopes):
+            # NumPy would repeat the value of a shorter one, or leave out the last of a longer one.
+            if given and len(given) != count:
+                raise ValueError(f"a column has {len(given)} values for {count} rows")
         scope_codes, scope_texts = _encoded(scopes, count)
         columns: list[_Array] = [
             np.array([stored_id.encode() for stored_id in ids], dtype="S64"),
