@@ -19,6 +19,8 @@ _COUNTS = re.compile(r"tokens$")
 _PIECE = 8
 _MOST_CHARACTERS = 500
 """Of what a library says, and of its error."""
+# Of tasks and callbacks whose errors nobody has handled; of methods that failed outside of the pipeline.
+_TELL_OF_OUR_CODE = frozenset({"asyncio", "grpc._cython.cygrpc"})
 
 
 def redact(text: str) -> str:
@@ -105,11 +107,11 @@ def _add(fields: Callable[[], Mapping[str, str]]) -> structlog.types.Processor:
 def _shorten(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Make one line of what a library says, and of the error that it found: there is nothing of ours to look for.
 
-    Only asyncio tells of our own code: of tasks and callbacks whose errors nobody has handled.
+    But for those that tell of our own code, whose errors keep their tracebacks.
     """
     event["event"] = _first_line(str(event["event"]))
     error = event.get("exc_info")
-    if isinstance(error, tuple) and error[1] is not None and event.get("logger") != "asyncio":
+    if isinstance(error, tuple) and error[1] is not None and event.get("logger") not in _TELL_OF_OUR_CODE:
         del event["exc_info"]
         event["error"] = f"{type(error[1]).__name__}: {_first_line(str(error[1]))}"
     return event

@@ -63,13 +63,13 @@ def test_what_a_library_says_is_one_line_with_the_error_it_found(output: io.Stri
 
 
 def test_errors_of_our_own_keep_their_tracebacks(output: io.StringIO) -> None:
-    for logger in (structlog.get_logger("ours"), logging.getLogger("asyncio")):
+    for logger in (structlog.get_logger("ours"), *map(logging.getLogger, ("asyncio", "grpc._cython.cygrpc"))):
         try:
             raise ValueError("here")
         except ValueError:
             logger.exception("failed")
     lines = [json.loads(line) for line in output.getvalue().splitlines()]
-    assert [line["exception"].splitlines()[0] for line in lines] == ["Traceback (most recent call last):"] * 2
+    assert [line["exception"].splitlines()[0] for line in lines] == ["Traceback (most recent call last):"] * 3
 
 
 def test_lines_say_what_they_are_written_in_unless_they_say_so_themselves(
