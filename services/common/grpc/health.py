@@ -19,9 +19,13 @@ _SERVICE = "grpc.health.v1.Health"
 
 
 class HealthServicer(health.aio.HealthServicer):
-    """`grpc.health.v1.Health`. Checks are never refused: what decides whether a process lives has to be answered."""
+    """`grpc.health.v1.Health`.
+
+    Checks that come whole are never refused: what decides whether a process lives has to be answered.
+    """
 
     def __init__(self, streams: AnonymousStreams, requests: RequestReader) -> None:
+        """`requests` reads nothing else, or others who are slow would count among those who check."""
         super().__init__()
         self._streams = streams
         self._requests = requests

@@ -1,7 +1,7 @@
 """What happens to every call before and after its handler.
 
 In order: request id and log context, deadline, whether the listener stops, a place among the open calls, identity,
-access and role, reading (before the place where anybody may call), decoding, refusal of crowds and of U+0000,
+access and role, reading (first where anybody may call) without such a place, decoding, refusal of crowds and of U+0000,
 validation, handler, encoding; a failure anywhere becomes a `google.rpc.Status`. The steps are bound to a method once,
 when it is registered: an interceptor would choose and wrap a handler for every call.
 """
@@ -20,7 +20,7 @@ from services.common.background import BackgroundTasks
 from services.common.errors import CoxswainError, Internal, ResourceExhausted
 from services.common.grpc.admission import Admission
 from services.common.grpc.arrivals import Arrivals
-from services.common.grpc.call import Call, enter_call
+from services.common.grpc.call import Call, current_call, enter_call
 from services.common.grpc.call_audit import record_call
 from services.common.grpc.capacity import Capacity
 from services.common.grpc.decoding import decode, note_for_audit, requests_of_stream
@@ -103,9 +103,11 @@ class Pipeline:
                 data = await self._reader.read_of_stranger(messages) if method.access.open_to_strangers else None
                 with self._capacity.calls.one_for():
                     await self._admission.admit(call, method, metadata)
-                    with self._group_place(call):
-                        if data is None:
-                            data = await self._reader.read(messages)
+                with self._group_place(call):
+                    if data is None:
+                        # Without a place of the listener: two groups that never end their requests would hold all.
+                        data = await self._reader.read(messages, _bounded_group(call))
+                    with self._capacity.calls.one_for():
                         request = await beside_if_large(len(data), decode, method, data)
                         call.request = request if audited else None
                         answer = await handler(request, context)
@@ -125,10 +127,12 @@ class Pipeline:
         self, method: Method, handler: Callable[[Any, Context], AsyncIterator[Message]]
     ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
         """Return the bound form of a method that streams its responses, which reads its request itself."""
-        read = self._reader.read_of_stranger if method.access.open_to_strangers else self._reader.read
 
         async def respond(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
-            data = await read(messages)
+            if method.access.open_to_strangers:
+                data = await self._reader.read_of_stranger(messages)
+            else:
+                data = await self._reader.read(messages, _bounded_group(current_call()))
             request = await beside_if_large(len(data), decode, method, data)
             note_for_audit(method, request)
             return handler(request, context)
@@ -200,9 +204,8 @@ class Pipeline:
         return serve
 
     def _group_place(self, call: Call) -> contextlib.AbstractContextManager[None]:
-        if call.principal is None or call.service:
-            return contextlib.nullcontext()
-        return self._capacity.group_calls.one_for(call.principal.group_id)
+        group_id = _bounded_group(call)
+        return contextlib.nullcontext() if group_id is None else self._capacity.group_calls.one_for(group_id)
 
     def _encode(self, response: Message) -> bytes:
         """Return the bytes of a response.
@@ -271,6 +274,11 @@ def _end(call: Call, method: Method) -> None:
     """Count and record a call that has ended, if that has not been done."""
     count_call(call)
     record_call(call, method.access)
+
+
+def _bounded_group(call: Call) -> str | None:
+    """Return whose bounds a call counts among; None for calls of other services, which have no bounds."""
+    return None if call.principal is None or call.service else call.principal.group_id
 
 
 def _fault(call: Call, error: Exception) -> Internal:

@@ -58,7 +58,7 @@ class Listener:
         """`traffic` is shared by the listeners of a process, and with `shares_port` the port by several processes."""
         self.internal = internal
         self._arrivals = Arrivals()
-        self._reader = RequestReader()
+        self._reader = RequestReader(settings.max_message_bytes)
         self._pipeline = Pipeline(
             authenticator,
             internal=internal,
@@ -77,7 +77,7 @@ class Listener:
         )
         self._methods: dict[str, list[str]] = {}
         log_gone_clients_quietly()
-        self._health = HealthServicer(health_streams(), self._reader)
+        self._health = HealthServicer(health_streams(), RequestReader())
         self.server = grpc.aio.server(
             options=(
                 # Off unless it is asked for, or a second process would share the port silently.

@@ -840,6 +840,21 @@ async def test_a_group_cannot_take_the_places_of_all_calls(tmp_path: Path) -> No
         await asyncio.gather(*calls, return_exceptions=True)
 
 
+async def test_a_request_that_does_not_end_holds_no_place_of_another_group(tmp_path: Path) -> None:
+    method = "/coxswain.models.v1.ModelService/GetModel"
+    async with serve(tmp_path, max_concurrent_calls=2) as served:
+        begin: Any = served.channel.stream_unary(method)
+        begun = [begin(metadata=bearer("ann:OPERATOR", x_group_id="sales")) for _ in range(2)]
+        reading: Any = served.host._listeners[0]._pipeline._capacity.group_calls
+        async with asyncio.timeout(10):
+            while reading.held("sales") < len(begun):  # noqa: ASYNC110 - nobody could tell us
+                await asyncio.sleep(0.001)
+        model = model_pb2.GetModelRequest(name="m")
+        await served.models.GetModel(model, metadata=bearer("bob:OPERATOR", x_group_id="legal"))
+        for call in begun:
+            call.cancel()
+
+
 async def test_nobody_keeps_others_from_health_or_calls_by_watching_it(tmp_path: Path) -> None:
     async with serve(tmp_path, max_concurrent_calls=10) as served:
         for listener in served.host._listeners:
