@@ -213,10 +213,13 @@ class ExecutionRepository:
         )
 
     async def end(self, execution_id: str, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:
-        """End a locked execution that no worker is running, with its unfinished tasks and open questions."""
+        """End a locked execution that no worker is running, with its unfinished tasks and open questions.
+
+        One that has ended stays as it is.
+        """
         await self._connection.execute(
             update(executions)
-            .where(executions.c.id == execution_id)
+            .where(executions.c.id == execution_id, executions.c.ended_at.is_(None))
             .values(
                 state=state,
                 error=None if error is None else to_document(error),

@@ -126,6 +126,16 @@ async def test_an_ended_execution_takes_no_more_writes(database: Database, store
     assert [task.state for task in await task_rows(database, execution_id)] == ["SUCCEEDED", "CANCELLED"]
 
 
+async def test_an_end_does_not_replace_an_earlier_one(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database, crew("done"))
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    async with store.fenced(execution_id, epoch) as write:
+        await write.succeed(TaskOutput("kept"), utc_now())
+        await write.end(S.FAILED, ExecutionError("INTERNAL", "late"), utc_now())
+    row = await execution_row(database, execution_id)
+    assert (row.state, row.error, row.error_reason, row.result["text"]) == (S.SUCCEEDED, None, "", "kept")
+
+
 async def test_what_fails_within_a_transaction_leaves_no_trace(database: Database, store: RunStore) -> None:
     execution_id = await queue(database)
     epoch = (await claimed(store, execution_id)).execution.epoch

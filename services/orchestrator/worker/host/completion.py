@@ -142,6 +142,8 @@ class Completion:
         events: list[tuple[TaskRef, Message]],
         *also_store: Change,
     ) -> None:
+        # The run may have been stopped while its end was about to be stored: that one counts, and this one is refused.
+        await self._recorder.flush()
         await self._recorder.commit(events, *also_store, lambda write: write.end(state, error, utc_now()))
         await self._ended(state, error.reason if error else "")
 

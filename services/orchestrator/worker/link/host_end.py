@@ -48,6 +48,7 @@ class HostEnd:
         self._noticing = BackgroundTasks()
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._let_end = False
         self.closed = asyncio.Event()
         """Set once the crew process is gone."""
 
@@ -73,7 +74,11 @@ class HostEnd:
             del self._pending[number]
 
     def let_end(self) -> None:
-        """Tell the crew process that nothing more will be asked of it; what it has sent is still taken."""
+        """Tell the crew process that nothing more will be asked of it; what it has sent is still taken.
+
+        It gets no more replies: calls that it has not taken back end with it.
+        """
+        self._let_end = True
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write_eof()
 
@@ -164,7 +169,7 @@ class HostEnd:
 
     async def _send(self, frame: Frame) -> None:
         writer = self._writer
-        if writer is None or self.closed.is_set():
+        if writer is None or self._let_end or self.closed.is_set():
             raise CrewProcessLost("the crew process ended")
         try:
             writer.write(encode_frame(frame))

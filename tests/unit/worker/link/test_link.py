@@ -100,6 +100,25 @@ async def test_a_crew_process_that_is_let_end_is_still_heard() -> None:
         await until(lambda: heard == ["last"])
 
 
+async def test_a_reply_to_a_crew_process_that_was_let_end_is_dropped() -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def reply(_: CrewRequest) -> None:
+        asked.set()
+        await go.wait()
+
+    async with joined(reply) as ends:
+        ends.theirs.sendall(encode_frame(Frame(call=1, crew_request=embed())))
+        await asyncio.wait_for(asked.wait(), PATIENCE)
+        ends.host.let_end()
+        go.set()
+        await until(lambda: not ends.host._serving)
+        with pytest.raises(CrewProcessLost):
+            await ends.host.call(run())
+        assert ends.failures == []
+        ends.theirs.shutdown(socket.SHUT_RDWR)
+
+
 async def test_both_ends_call_and_answer_at_the_same_time() -> None:
     def double(request: HostRequest) -> CrewReply:
         # Asks back while it is being asked.
