@@ -33,6 +33,7 @@ from services.orchestrator.service import OrchestratorService
 from services.orchestrator.service import build as build_orchestrator
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
+from services.orchestrator.worker.default_slots import default_slots
 from services.orchestrator.worker.settings import WorkerSettings
 from services.suite.data_directory import internal_socket, lock_data_directory, private_directory
 from services.suite.postgres import start_server
@@ -45,6 +46,9 @@ _DEFAULT_PORT = 50051
 _KEPT_FROM_CHILDREN = ("COXSWAIN_AUTH_", "COXSWAIN_MODELS_", "COXSWAIN_MEMORY_", "OPENAI_", "DATABRICKS_")
 # What worker hosts get beyond the drain, to hand over what did not end in time.
 _HAND_BACK_SECONDS = 5
+# What the four services and the tool gateway need beside worker hosts in the same container.
+_SERVICES_MIB = 1024
+_SLOTS = "COXSWAIN_WORKER_SLOTS"
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ async def _serve(common: CommonSettings, settings: _Settings, state: ProcessStat
     tools = ToolGatewayProcess(tools_socket, environment | {"COXSWAIN_TOOLS_PORT": "0"})
     workers = WorkerPool(
         settings.suite.workers,
-        environment,
+        _with_slots(environment, settings.suite.workers, settings.workers),
         silence_seconds=settings.workers.lease_seconds,
         on_end=orchestrator.workers.ended,
     )
@@ -175,6 +179,16 @@ def _child_environment(common: CommonSettings, directory: Path, addresses: Mappi
     if common.database_url:
         environment["COXSWAIN_DATABASE_URL"] = common.database_url
     return environment
+
+
+def _with_slots(environment: Mapping[str, str], hosts: int, settings: WorkerSettings) -> dict[str, str]:
+    """Return the environment of worker hosts, with the slots that fit a host's share unless their number is chosen."""
+    if environment.get(_SLOTS, "0") not in {"", "0"}:
+        return dict(environment)
+    slots = default_slots(
+        settings.crew_memory_mib, settings.reserved_slots, hosts=max(1, hosts), others_mib=_SERVICES_MIB
+    )
+    return {**environment, _SLOTS: str(slots)}
 
 
 def _say(text: str) -> None:

@@ -15,19 +15,24 @@ _MOST_SLOTS = 256
 _NO_LIMIT = 1 << 60
 
 
-def default_slots(crew_memory_mib: int, reserved_slots: int, cgroups: Path = _CGROUPS) -> int:
-    """Return how many slots fit a container, each with all the memory that a crew process may use; at least one.
+def default_slots(
+    crew_memory_mib: int, reserved_slots: int, cgroups: Path = _CGROUPS, *, hosts: int = 1, others_mib: int = 0
+) -> int:
+    """Return how many slots of a host fit a container, each with all the memory of a crew process; at least one.
 
     Args:
         crew_memory_mib: what a crew process may use, in MiB.
         reserved_slots: slots that the host has beyond these, which need memory as well.
         cgroups: where the kernel tells the container's limits.
+        hosts: worker hosts that share the container, this one included.
+        others_mib: what other processes in the container need, in MiB.
     """
     memory = _memory_bytes(cgroups)
     if memory is None:
         return _UNBOUNDED_SLOTS
-    by_memory = (memory // (1 << 20) - _HOST_MIB) // crew_memory_mib - reserved_slots
-    by_processors = int(_processors(cgroups) * _PER_PROCESSOR)
+    share_mib = (memory // (1 << 20) - others_mib) // hosts
+    by_memory = (share_mib - _HOST_MIB) // crew_memory_mib - reserved_slots
+    by_processors = int(_processors(cgroups) * _PER_PROCESSOR / hosts)
     return max(1, min(by_memory, by_processors, _MOST_SLOTS))
 
 

@@ -32,7 +32,8 @@ class WorkerSettings(BaseSettings):
         ge=0,
         le=256,
         description="Executions a host runs at once, each in a process of its own; 0: as many as the memory limit of "
-        "its container holds with crew_memory_mib each, at most 16 for each processor, and 4 without such a limit.",
+        "its container holds with crew_memory_mib each, at most 16 for each processor, and 4 without such a limit. "
+        "Hosts of the suite share what its services leave.",
     )
     group_limit: int | None = Field(
         None,
@@ -53,7 +54,9 @@ class WorkerSettings(BaseSettings):
         description="Seconds without a sign of life after which other hosts take over the executions of a host that "
         "hangs or cannot be reached; the end of its process they notice at once.",
     )
-    heartbeat_seconds: float = Field(7.5, gt=0, description="Seconds between two signs of life.")
+    heartbeat_seconds: float = Field(
+        7.5, gt=0, description="Seconds between two signs of life; unless set, a quarter of a lease of less than 30."
+    )
     sweep_seconds: float = Field(
         1.5,
         gt=0,
@@ -136,6 +139,8 @@ class WorkerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _heartbeats_fit_the_lease(self) -> "WorkerSettings":
+        if "heartbeat_seconds" not in self.model_fields_set:
+            self.heartbeat_seconds = min(self.heartbeat_seconds, self.lease_seconds / 4)
         if self.heartbeat_seconds * 2 > self.lease_seconds:
             raise ValueError("heartbeat_seconds has to be at most half of lease_seconds")
         return self
