@@ -42,7 +42,7 @@ class QueueLength:
     groups: int
     """How many of them it belongs to."""
     oldest_start: datetime | None
-    """When the oldest of what is QUEUED was started; None when nothing is."""
+    """When the oldest was started that no host has begun and that need not wait for a turn; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)

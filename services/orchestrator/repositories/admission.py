@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
 from services.orchestrator.domain.admission import Waiting
-from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.domain.execution import ExecutionState, OverlapPolicy
 from services.orchestrator.domain.queue_status import PlaceInLine, QueueLength
 from services.orchestrator.tables import executions, running_limits
 
@@ -108,10 +108,19 @@ def _first_in_line() -> Select[Any]:
 
 # Built once: hosts need them with each execution, and building them costs more than the database does.
 _FIRST_IN_LINE = _first_in_line()
+# Others were not ready from their creation on, and no column says since when they are.
+_READY_SINCE_CREATION = and_(
+    executions.c.state == ExecutionState.QUEUED,
+    executions.c.started_at.is_(None),
+    or_(
+        executions.c.concurrency_key == "",
+        executions.c.overlap_policy.in_([OverlapPolicy.ALLOW, OverlapPolicy.SKIP]),
+    ),
+)
 _LENGTH_COLUMNS: list[ColumnElement[Any]] = [
     func.count().label("length"),
     func.count(executions.c.group_id.distinct()).label("groups"),
-    func.min(case((executions.c.state == ExecutionState.QUEUED, executions.c.created_at))).label("oldest_start"),
+    func.min(case((_READY_SINCE_CREATION, executions.c.created_at))).label("oldest_start"),
 ]
 _LENGTH = select(*_LENGTH_COLUMNS).where(executions.c.ready.is_(True))
 _ANY_WAITING = select(literal(1).label("one")).where(executions.c.ready.is_(True)).limit(1)

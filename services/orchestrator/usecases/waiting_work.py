@@ -1,5 +1,7 @@
 """Counts what waits and runs, and who is there to do it, in the whole installation."""
 
+import math
+
 from prometheus_client import Gauge
 
 from services.common.clock import utc_now
@@ -20,7 +22,8 @@ _QUEUE_DEPTH = Gauge(
     "coxswain_queue_depth", "Executions of the whole installation that a worker host could take now, or continue."
 )
 _QUEUE_OLDEST = Gauge(
-    "coxswain_queue_oldest_seconds", "Seconds since the start of the oldest of these that no host has begun; else 0."
+    "coxswain_queue_oldest_seconds",
+    "Seconds since the start of the oldest of these that no host has begun and that need not wait for a turn; else 0.",
 )
 _QUEUE_GROUPS = Gauge("coxswain_queue_groups", "Groups that these executions belong to.")
 _HOSTS = Gauge("coxswain_worker_hosts", "Worker hosts of the whole installation that are alive.")
@@ -30,6 +33,14 @@ _OPEN_QUESTIONS = Gauge(
     ("kind",),
 )
 _STATES = sorted(set(ExecutionState) - TERMINAL_STATES)
+_ALL = (
+    _QUEUE_DEPTH,
+    _QUEUE_OLDEST,
+    _QUEUE_GROUPS,
+    _HOSTS,
+    *(_UNFINISHED.labels(state) for state in _STATES),
+    *(_OPEN_QUESTIONS.labels(kind) for kind in QuestionKind),
+)
 
 
 class WaitingWork:
@@ -40,7 +51,15 @@ class WaitingWork:
         self._leases = leases
 
     async def count(self) -> None:
-        """Count anew."""
+        """Count anew. When that fails all is NaN: nobody may take old numbers for those of now."""
+        try:
+            await self._count()
+        except Exception:
+            for gauge in _ALL:
+                gauge.set(math.nan)
+            raise
+
+    async def _count(self) -> None:
         async with self._database.read() as connection:
             unfinished = await ExecutionRepository(connection).count(_STATES)
             asked = await QuestionRepository(connection).count_open()

@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 
 from services.common.clock import utc_now
 from services.common.db.idempotency import forget_requests
-from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.domain.execution import ExecutionState, OverlapPolicy
 from services.orchestrator.tables import executions, requests
 from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from tests.integration.orchestrator.use_cases import ALICE, Orchestrator
@@ -52,6 +52,14 @@ async def test_what_waits_and_runs_and_who_is_there_are_metrics(orchestrator: Or
     assert queue() == [3, 2], "two that no host has begun, and one whose host has died"
     assert 90 <= (REGISTRY.get_sample_value("coxswain_queue_oldest_seconds") or 0) < 3600
     assert REGISTRY.get_sample_value("coxswain_worker_hosts") == 0
+    # Nobody knows since when those are ready that waited for an answer, or for their turn.
+    undo: dict[str, object] = {"started_at": None, "concurrency_key": "", "overlap_policy": OverlapPolicy.ALLOW}
+    turn: dict[str, object] = {"concurrency_key": "k", "overlap_policy": OverlapPolicy.QUEUE}
+    for changes in ({"started_at": utc_now()}, turn):
+        async with orchestrator.database.write() as connection:
+            await connection.execute(update(executions).where(executions.c.id == made[3].id).values(undo | changes))
+        await orchestrator.waiting_work.count()
+        assert (REGISTRY.get_sample_value("coxswain_queue_oldest_seconds") or 0) < 90
     async with orchestrator.database.write() as connection:
         await connection.execute(update(executions).values(state=ExecutionState.SUCCEEDED, ready=False))
     lease = LeaseConnection(orchestrator.database.url, orchestrator.database.schema, "host-1", 30)
