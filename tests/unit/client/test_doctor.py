@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,62 +11,133 @@ from typing import Any, cast
 import grpc
 import pytest
 
+from coxswain.auth.v1.credential_pb2 import ExplainCredentialResponse
 from coxswain.auth.v1.group_limits_pb2 import GetGroupLimitsResponse, GroupLimits
-from coxswain.client.cli import doctor
-from coxswain.client.cli.doctor import FAIL, OK, WARN, Finding
+from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
+from coxswain.client.cli import doctor, encryption
+from coxswain.client.cli.findings import FAIL, OK, WARN, Finding
 from coxswain.client.connection import Connection, Tls
-from coxswain.client.errors import PermissionDenied
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ListExecutionsRequest, ListExecutionsResponse
+from coxswain.client.errors import (
+    CoxswainError,
+    DeadlineExceeded,
+    Internal,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
+from coxswain.orchestrator.v1.execution_pb2 import (
+    Execution,
+    ListExecutionsRequest,
+    ListExecutionsResponse,
+    QueueReason,
+    QueueStatus,
+)
 from tests.support.certificates import issue_certificates
 
+REASONS = {name.removeprefix("QUEUE_REASON_"): number for name, number in QueueReason.items()}
 
-def queue(*ages: float) -> list[Finding]:
-    """Return what is found when executions have waited for so many seconds by this machine's clock."""
-    now = datetime.now(UTC)
+
+def waits(age: float, reason: str = "SLOTS_BUSY", **fields: Any) -> Execution:
+    """An execution that was started so many seconds ago by this machine's clock and waits."""
+    execution = Execution(queue=QueueStatus(reason=REASONS[reason]), **fields)
+    execution.create_time.FromDatetime(datetime.now(UTC) - timedelta(seconds=age))
+    return execution
+
+
+def queue(*executions: Execution) -> list[Finding]:
+    """What is found when executions wait."""
 
     def list_executions(request: ListExecutionsRequest) -> ListExecutionsResponse:
-        newest = now + timedelta(days=1)
-        until = request.max_create_time.ToDatetime(UTC) if request.HasField("max_create_time") else newest
-        listed = ListExecutionsResponse()
-        for age in sorted(ages):
-            created = now - timedelta(seconds=age)
-            if created < until:
-                execution = Execution()
-                execution.create_time.FromDatetime(created)
-                listed.executions.append(execution)
-        return listed
+        until = request.max_create_time.ToDatetime(UTC) if request.HasField("max_create_time") else None
+        chosen = [each for each in executions if until is None or each.create_time.ToDatetime(UTC) < until]
+        return ListExecutionsResponse(executions=chosen)
 
-    executions = SimpleNamespace(ListExecutions=list_executions)
-    return list(doctor._queue(cast("Any", SimpleNamespace(executions=executions))))
+    return list(doctor._queue(client(executions=SimpleNamespace(ListExecutions=list_executions))))
+
+
+def client(**services: Any) -> Any:
+    """A client that has only what a check asks."""
+    return SimpleNamespace(**services)
 
 
 def test_a_queue_is_judged_by_how_long_it_waits() -> None:
     assert [(found.status, found.text) for found in queue()] == [
-        (OK, "0 executions of your group wait for a worker, none for long")
+        (OK, "0 executions of your group wait, none of them is known to wait for long")
     ]
-    assert [found.status for found in queue(1, 30)] == [OK]
-    [found] = queue(1, 90, 3600)
-    assert (found.status, found.text) == (WARN, "2 executions of your group have waited for a worker for over 60 s")
+    assert [found.status for found in queue(waits(1), waits(30))] == [OK]
+    [found] = queue(waits(1), waits(90), waits(3600))
+    assert (found.status, found.text) == (WARN, "2 executions of your group have waited for a slot for over 60 s")
     assert "COXSWAIN_WORKER_SLOTS" in found.remedy
 
 
-def test_a_clock_that_is_behind_the_servers_is_told() -> None:
-    clock, waits = queue(-120, 5)
-    assert (clock.check, clock.status, waits.status) == ("clock", WARN, OK)
-    assert clock.text == "the clock of this machine is at least 120 s behind the server's"
+def test_each_reason_to_wait_has_a_remedy_of_its_own() -> None:
+    reasons = [reason for reason in REASONS if reason != "UNSPECIFIED"]
+    found = queue(*(waits(90, reason) for reason in reasons))
+    assert len({finding.remedy for finding in found}) == len(reasons)
+    [turn] = queue(waits(90, "TURN", concurrency_key="nightly"))
+    assert (turn.text, "COXSWAIN_WORKER" in turn.remedy) == (
+        "1 executions of your group have waited for their turn for over 60 s",
+        False,
+    )
+
+
+def test_what_was_not_ready_from_its_start_does_not_wait_for_long() -> None:
+    found = queue(waits(90, claims=1), waits(90, concurrency_key="nightly"), waits(90, "UNSPECIFIED"))
+    assert [finding.status for finding in found] == [OK]
+
+
+def clock(valid: float, newest: float | None = None) -> Finding:
+    """What is found when the caller's principal is valid for so many seconds by this machine's clock."""
+    caller = WhoAmIResponse()
+    caller.principal.expire_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=valid))
+    listed = ListExecutionsResponse(executions=[] if newest is None else [waits(newest)])
+    executions = SimpleNamespace(ListExecutions=lambda _: listed)
+    [found] = doctor._clock(client(whoami=lambda: caller, executions=executions))
+    return found
+
+
+def test_a_clock_is_judged_by_what_answers_tell_of_the_servers() -> None:
+    assert clock(420).text == "the clock of this machine is at least 120 s behind the server's"
+    assert clock(240, -60).text == "the clock of this machine is at least 60 s behind the server's"
+    assert clock(-90).text == "the clock of this machine is at least 90 s ahead of the server's"
+    fine = clock(240, 5)
+    assert (fine.status, fine.text) == (OK, "not checked to the second: it differs from the server's by 240 s at most")
+    executions = SimpleNamespace(ListExecutions=lambda _: ListExecutionsResponse())
+    [unknown] = doctor._clock(client(whoami=WhoAmIResponse, executions=executions))
+    assert unknown.text.startswith("not checked")
+
+
+def limits(found: GetGroupLimitsResponse) -> list[tuple[str, str]]:
+    groups = SimpleNamespace(GetGroupLimits=lambda _: found)
+    return [(finding.status, finding.text) for finding in doctor._limits(client(groups=groups))]
 
 
 def test_limits_that_are_nearly_used_up_are_named() -> None:
-    limits = GetGroupLimitsResponse(
-        effective=GroupLimits(max_members=10, max_secrets=10, max_crews=5),
-        used=GroupLimits(max_members=9, max_secrets=8),
+    found = GetGroupLimitsResponse(
+        effective=GroupLimits(max_members=10, max_secrets=10), used=GroupLimits(max_members=9, max_secrets=8)
     )
-    groups = SimpleNamespace(GetGroupLimits=lambda _: limits)
-    [found] = doctor._limits(cast("Any", SimpleNamespace(groups=groups)))
-    assert (found.status, found.text) == (WARN, "max_members: 9 of 10 are used")
-    limits.used.max_members = 1
-    [found] = doctor._limits(cast("Any", SimpleNamespace(groups=groups)))
-    assert (found.status, found.text) == (OK, "3 are set for your group, none is nearly used up")
+    assert limits(found) == [(WARN, "max_members: 9 of 10 are used"), (OK, "1 of 2 in force are not nearly used up")]
+    found.used.max_members = 1
+    assert limits(found) == [(OK, "2 of 2 in force are not nearly used up")]
+
+
+def test_limits_that_allow_nothing_or_cannot_be_judged_are_named() -> None:
+    found = GetGroupLimitsResponse(
+        effective=GroupLimits(max_members=10, max_secrets=0, max_crews=5),
+        used=GroupLimits(max_members=1, max_secrets=0),
+    )
+    assert limits(found) == [
+        (WARN, "max_secrets is 0: it allows nothing"),
+        (OK, "1 of 3 in force are not nearly used up; how much is used of max_crews cannot be seen from here"),
+    ]
+
+
+def test_a_credential_of_another_address_is_not_called_absent() -> None:
+    elsewhere = ExplainCredentialResponse(resolvable=True, origin="https://models.example.com")
+    found = doctor._missing_credential("llm/openai", elsewhere)
+    assert found.text == "it belongs to https://models.example.com, and not to the address of a model that needs it"
+    assert "coxswain secret put llm/openai --origin" in found.remedy
+    assert doctor._missing_credential("llm/openai", ExplainCredentialResponse()).text == "there is none"
 
 
 def test_a_check_that_may_not_be_made_is_a_warning() -> None:
@@ -80,9 +152,44 @@ def test_a_check_that_may_not_be_made_is_a_warning() -> None:
     ]
 
 
+def test_a_failure_that_nobody_knows_has_a_remedy() -> None:
+    def check(error: CoxswainError) -> Finding:
+        def fail(_client: Any) -> Iterator[Finding]:
+            raise error
+
+        [found] = doctor._guarded("workers", fail, cast("Any", None))
+        return found
+
+    assert "--token" in check(Unauthenticated("refused", reason="CREDENTIAL_REJECTED")).remedy
+    assert "--timeout" in check(DeadlineExceeded("late")).remedy
+    assert "r-1" in check(Internal("it failed", reason="INTERNAL", request_id="r-1")).remedy
+    away = check(Unavailable("auth does not answer", reason="UNAVAILABLE", request_id="r-2"))
+    assert ("coxswain up" in away.remedy, "r-2" in away.remedy) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("target", "endpoint"),
+    [
+        ("example.com", ("example.com", 443)),
+        ("example.com:50051", ("example.com", 50051)),
+        ("dns:example.com:50051", ("example.com", 50051)),
+        ("dns:///example.com", ("example.com", 443)),
+        ("dns://192.0.2.1/example.com:50051", ("example.com", 50051)),
+        ("ipv4:192.0.2.1:50051,192.0.2.2:50051", ("192.0.2.1", 50051)),
+        ("ipv6:[2001:db8::1]:50051", ("2001:db8::1", 50051)),
+        ("[2001:db8::1]", ("2001:db8::1", 443)),
+        ("unix:/run/coxswain.sock", None),
+        ("xds:///coxswain", None),
+        ("example.com:many", None),
+    ],
+)
+def test_targets_are_read_as_grpc_reads_them(target: str, endpoint: tuple[str, int] | None) -> None:
+    assert encryption._endpoint(target) == endpoint
+
+
 def test_connections_are_judged_by_their_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def tls(address: str, **options: Any) -> Finding:
-        [found] = doctor._encryption(Connection(address=address, **options))
+        [found] = encryption.check_encryption(Connection(address=address, **options))
         return found
 
     assert tls("127.0.0.1:50051").status == OK
@@ -98,10 +205,14 @@ def test_connections_are_judged_by_their_encryption(tmp_path: Path, monkeypatch:
         address, trusted = f"127.0.0.1:{port}", Tls(root_certificates=(tmp_path / "tls" / "ca.pem").read_bytes())
         soon = tls(address, tls=trusted)
         assert (soon.status, soon.remedy) == (WARN, "renew it; replaced files are read at once")
-        monkeypatch.setattr(doctor, "_RENEW_DAYS", 0)
+        monkeypatch.setattr(encryption, "_RENEW_DAYS", 0)
         assert tls(address, tls=trusted).status == OK
         unknown = tls(address, tls=True)
         assert (unknown.status, unknown.remedy) == (FAIL, "give its authority with --ca-file")
+        other = tls(address, tls=replace(trusted, server_name="other.example.com"))
+        assert (other.status, other.remedy) == (FAIL, encryption._REMEDIES[62])
+        garbled = tls(address, tls=Tls(root_certificates=b"not PEM"))
+        assert (garbled.status, garbled.remedy) == (FAIL, "give a file in PEM with --ca-file")
     finally:
         server.stop(0).wait()
     assert tls(address, tls=trusted).status == FAIL

@@ -35,6 +35,7 @@ from coxswain.client.cli import (
     tools,
     usage,
 )
+from coxswain.client.cli.remedies import remedy_for
 from coxswain.client.cli.session import (
     EXIT_INTERRUPTED,
     EXIT_NOT_SUCCEEDED,
@@ -163,21 +164,11 @@ def _report_call(session: Session, error: CoxswainError) -> None:
         session.err.print(problem_table(faults))
     if error.retry_after is not None:
         session.say(f"try again in {error.retry_after:g} s")
-    if remedy := _REMEDIES.get(error.reason or error.code.name):
+    if remedy := remedy_for(error):
         session.say(remedy)
     if error.request_id:
         session.say(f"request id {error.request_id}", "dim")
 
-
-_REMEDIES = {
-    "UNAVAILABLE": "start a server with `coxswain up`, or give the address of another one with --address",
-    "UNIMPLEMENTED": "a service that runs on its own has its own address: give that with --address",
-    "CREDENTIAL_MISSING": "give a token with --token or COXSWAIN_TOKEN",
-    "CREDENTIAL_EXPIRED": "give a fresh token with --token or COXSWAIN_TOKEN",
-    "GROUP_REQUIRED": "choose one with --group or COXSWAIN_GROUP; `coxswain whoami` lists yours",
-    "EMBEDDING_MISMATCH": "`coxswain memory import --reembed` embeds the texts with the model of the namespace",
-    "DEADLINE_EXCEEDED": "give the call more time with --timeout",
-}
 
 system.register(app)
 doctor.register(app)

@@ -1,46 +1,34 @@
 """The command `doctor`: what keeps an installation from working for you, and what to do about it."""
 
-import socket
-import ssl
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import typer
 from rich.text import Text
 
-from coxswain.auth.v1.credential_pb2 import LinkOutcome
+from coxswain.auth.v1.credential_pb2 import ExplainCredentialResponse, LinkOutcome
 from coxswain.auth.v1.group_limits_pb2 import GetGroupLimitsRequest
 from coxswain.client.blocking import Client
+from coxswain.client.cli.encryption import check_encryption
+from coxswain.client.cli.findings import FAIL, OK, WARN, Finding
+from coxswain.client.cli.remedies import START, remedy_for
 from coxswain.client.cli.secrets import question_about
 from coxswain.client.cli.session import EXIT_NOT_SUCCEEDED, JsonOption, Session, add_row, one_line, session_of, table
 from coxswain.client.cli.system import ELSEWHERE, health_of, public_services, who
-from coxswain.client.connection import Connection, Tls, is_local
 from coxswain.client.errors import CoxswainError
 from coxswain.client.paging import pages
 from coxswain.models.v1.model_pb2 import CredentialAvailability, ListModelsRequest, Model, Provider
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState, ListExecutionsRequest
+from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState, ListExecutionsRequest, QueueReason
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "red"}
-_CONNECT_SECONDS = 5.0
-_RENEW_DAYS = 14
 _LONG_WAIT_SECONDS = 60
 _CLOCK_SECONDS = 5
+_PRINCIPAL_LIFETIME = timedelta(minutes=5)
+"""For how long a principal is valid at most."""
 _NEARLY = 0.9
 _PAGE = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report."""
-
-    check: str
-    status: str
-    text: str
-    remedy: str = ""
 
 
 def register(app: typer.Typer) -> None:
@@ -71,14 +59,19 @@ def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
 
 
 def _examine(session: Session) -> Iterator[Finding]:
-    yield from _encryption(session.connection)
+    yield from check_encryption(session.connection)
     with session.client() as client:
         reached = list(_guarded("services", _services, client))
         yield from reached
-        if any(found.remedy == _START for found in reached):
+        if any(found.remedy == START for found in reached):
+            return
+        identified = list(_guarded("identity", _identity, client))
+        yield from identified
+        # Every other call is refused for the same reason.
+        if any(found.status == FAIL for found in identified):
             return
         checks: dict[str, Callable[[Client], Iterable[Finding]]] = {
-            "identity": _identity,
+            "clock": _clock,
             "workers": _workers,
             "queue": _queue,
             "credentials": _credentials,
@@ -86,9 +79,6 @@ def _examine(session: Session) -> Iterator[Finding]:
         }
         for name, check in checks.items():
             yield from _guarded(name, check, client)
-
-
-_START = "start a server with `coxswain up`, or give the address of another one with --address"
 
 
 def _guarded(name: str, check: Callable[[Client], Iterable[Finding]], client: Client) -> Iterator[Finding]:
@@ -102,38 +92,21 @@ def _guarded(name: str, check: Callable[[Client], Iterable[Finding]], client: Cl
             case "UNIMPLEMENTED":
                 yield Finding(name, WARN, "not served at this address", "give the address of its service")
             case "UNAVAILABLE" if not error.reason:
-                yield Finding(name, FAIL, "the server cannot be reached", _START)
-            case _:
-                yield Finding(name, FAIL, f"{error.message} ({error.reason or error.code.name})")
+                yield Finding(name, FAIL, "the server cannot be reached", START)
+            case code:
+                yield Finding(name, FAIL, f"{error.message} ({error.reason or code})", _remedy(error))
 
 
-def _encryption(connection: Connection) -> Iterator[Finding]:
-    target = connection.target
-    if connection.credentials is None:
-        if is_local(target):
-            yield Finding("tls", OK, f"{target} is on this machine: no encryption is needed")
-        else:
-            yield Finding("tls", WARN, f"tokens and answers go to {target} unencrypted", "use --tls or --ca-file")
-        return
-    host, _, port = target.rpartition("/")[2].rpartition(":")
-    tls = connection.tls if isinstance(connection.tls, Tls) else Tls()
-    trust = ssl.create_default_context(cadata=(tls.root_certificates or b"").decode("ascii", "replace") or None)
-    trust.set_alpn_protocols(["h2"])
-    try:
-        with (
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS) as plain,
-            trust.wrap_socket(plain, server_hostname=tls.server_name or host.strip("[]")) as encrypted,
-        ):
-            expires = ssl.cert_time_to_seconds(str((encrypted.getpeercert() or {})["notAfter"]))
-    except ssl.SSLCertVerificationError as error:
-        yield Finding("tls", FAIL, f"{target}: {error.verify_message}", "give its authority with --ca-file")
-    except (OSError, ValueError) as error:
-        yield Finding("tls", FAIL, f"{target}: {error}", "check address and port, and that it speaks TLS")
-    else:
-        days = (expires - time.time()) / 86_400
-        text = f"the certificate of {target} is valid for {days:.0f} more days"
-        soon = days < _RENEW_DAYS
-        yield Finding("tls", WARN if soon else OK, text, "renew it; replaced files are read at once" if soon else "")
+def _remedy(error: CoxswainError) -> str:
+    match error.code.name:
+        # The server itself has been reached: another one that it needs has not.
+        case "UNAVAILABLE":
+            remedy = ""
+        case "UNAUTHENTICATED":
+            remedy = remedy_for(error) or "give another token with --token or COXSWAIN_TOKEN"
+        case _:
+            remedy = remedy_for(error)
+    return remedy or f"the logs of the services say more about request id {error.request_id or 'unknown'}"
 
 
 def _services(client: Client) -> Iterator[Finding]:
@@ -156,6 +129,27 @@ def _identity(client: Client) -> Iterator[Finding]:
     yield Finding("identity", status, f"you are {who(caller)}", remedy)
 
 
+def _clock(client: Client) -> Iterator[Finding]:
+    """Compare this machine's clock with what answers tell of the server's: no answer tells its time exactly."""
+    expires = client.whoami().principal.expire_time
+    newest = client.executions.ListExecutions(ListExecutionsRequest(page_size=1)).executions
+    now = datetime.now(UTC)
+    if not expires.seconds:
+        yield Finding("clock", OK, "not checked: no answer says what time it is at the server")
+        return
+    # A principal is valid for a while longer, and what exists has been created.
+    latest = expires.ToDatetime(UTC)
+    earliest = max([latest - _PRINCIPAL_LIFETIME, *(execution.create_time.ToDatetime(UTC) for execution in newest)])
+    behind, ahead = (earliest - now).total_seconds(), (now - latest).total_seconds()
+    if max(behind, ahead) > _CLOCK_SECONDS:
+        where = "behind" if behind > ahead else "ahead of"
+        text = f"the clock of this machine is at least {max(behind, ahead):.0f} s {where} the server's"
+        yield Finding("clock", WARN, text, "synchronise both: tokens and deadlines depend on it")
+    else:
+        most = max(-behind, -ahead, 0)
+        yield Finding("clock", OK, f"not checked to the second: it differs from the server's by {most:.0f} s at most")
+
+
 def _workers(client: Client) -> Iterator[Finding]:
     hosts = client.workers.ListWorkers(ListWorkersRequest())
     if hosts.worker_count:
@@ -170,21 +164,42 @@ def _workers(client: Client) -> Iterator[Finding]:
 
 
 def _queue(client: Client) -> Iterator[Finding]:
-    now = datetime.now(UTC)
     queued = ListExecutionsRequest(states=[ExecutionState.EXECUTION_STATE_QUEUED], page_size=_PAGE)
-    # Newest first.
     waiting = client.executions.ListExecutions(queued).executions
-    queued.max_create_time.FromDatetime(now - timedelta(seconds=_LONG_WAIT_SECONDS))
-    waiting_long = client.executions.ListExecutions(queued).executions
-    ahead = (waiting[0].create_time.ToDatetime(UTC) - now).total_seconds() if waiting else 0
-    if ahead > _CLOCK_SECONDS:
-        text = f"the clock of this machine is at least {ahead:.0f} s behind the server's"
-        yield Finding("clock", WARN, text, "synchronise both: tokens and deadlines depend on it")
-    if waiting_long:
-        text = f"{_counted(waiting_long)} of your group have waited for a worker for over {_LONG_WAIT_SECONDS} s"
-        yield Finding("queue", WARN, text, "run more worker hosts, or raise COXSWAIN_WORKER_SLOTS or _GROUP_LIMIT")
-    else:
-        yield Finding("queue", OK, f"{_counted(waiting)} of your group wait for a worker, none for long")
+    queued.max_create_time.FromDatetime(datetime.now(UTC) - timedelta(seconds=_LONG_WAIT_SECONDS))
+    by_reason: dict[QueueReason.ValueType, list[Execution]] = {}
+    for execution in client.executions.ListExecutions(queued).executions:
+        if execution.queue.reason in _WAITS and _waits_since_its_start(execution):
+            by_reason.setdefault(execution.queue.reason, []).append(execution)
+    for reason, executions in by_reason.items():
+        what, remedy = _WAITS[reason]
+        text = f"{_counted(executions)} of your group have waited {what} for over {_LONG_WAIT_SECONDS} s"
+        yield Finding("queue", WARN, text, remedy)
+    if not by_reason:
+        yield Finding("queue", OK, f"{_counted(waiting)} of your group wait, none of them is known to wait for long")
+
+
+_WAITS = {
+    QueueReason.QUEUE_REASON_NO_WORKER_HOST: ("for a worker host", "start one, or look at its log"),
+    QueueReason.QUEUE_REASON_GROUP_LIMIT: (
+        "at the group's limit",
+        "wait, or have an operator raise max_running_executions or COXSWAIN_WORKER_GROUP_LIMIT",
+    ),
+    QueueReason.QUEUE_REASON_SLOTS_BUSY: ("for a slot", "run more worker hosts, or raise COXSWAIN_WORKER_SLOTS"),
+    QueueReason.QUEUE_REASON_STARTING: ("to be taken by a worker host", "look at the logs of the worker hosts"),
+    QueueReason.QUEUE_REASON_TURN: (
+        "for their turn",
+        "wait for those with their concurrency_key, or end them with `coxswain cancel`",
+    ),
+}
+"""What executions wait for, by the reason that the server gives, and what to do about it."""
+
+
+def _waits_since_its_start(execution: Execution) -> bool:
+    """Whether it has waited for what it waits for now all the time, and not for an answer or its turn before."""
+    if execution.queue.reason == QueueReason.QUEUE_REASON_TURN:
+        return True
+    return not execution.claims and not execution.concurrency_key
 
 
 def _counted(executions: Sequence[Execution]) -> str:
@@ -198,13 +213,20 @@ def _credentials(client: Client) -> Iterator[Finding]:
         yield Finding("models", OK, f"{len(usable)} of {len(models)} enabled models can be called")
     else:
         yield Finding("models", FAIL, "no model can be called", "enable one, or store a key with `coxswain secret put`")
-    for name in sorted({_secret(model) for model in models} - {_secret(model) for model in usable}):
-        found = client.auth.ExplainCredential(question_about(name, ""))
-        broken = [link for link in found.links if link.outcome in _BROKEN]
-        text = "; ".join(f"{link.link}: {link.detail}" for link in broken) or "there is none"
-        yield Finding(
-            f"credential {name}", FAIL if broken else WARN, text, f"`coxswain secret explain {name}` says more"
-        )
+    missing = sorted({_secret(model) for model in models} - {_secret(model) for model in usable})
+    for name in missing:
+        yield _missing_credential(name, client.auth.ExplainCredential(question_about(name, "")))
+
+
+def _missing_credential(name: str, found: ExplainCredentialResponse) -> Finding:
+    if found.resolvable:
+        text = f"it belongs to {found.origin or 'another address'}, and not to the address of a model that needs it"
+        remedy = f"`coxswain secret put {name} --origin ADDRESS` stores one for the model's address"
+        return Finding(f"credential {name}", WARN, text, remedy)
+    broken = [link for link in found.links if link.outcome in _BROKEN]
+    text = "; ".join(f"{link.link}: {link.detail}" for link in broken) or "there is none"
+    remedy = f"`coxswain secret explain {name}` says more"
+    return Finding(f"credential {name}", FAIL if broken else WARN, text, remedy)
 
 
 def _secret(model: Model) -> str:
@@ -226,9 +248,16 @@ def _limits(client: Client) -> Iterator[Finding]:
     found = client.groups.GetGroupLimits(GetGroupLimitsRequest())
     used = {field.name: value for field, value in found.used.ListFields()}
     limited = {field.name: value for field, value in found.effective.ListFields()}
-    near = {name: (used[name], most) for name, most in limited.items() if used.get(name, 0) >= _NEARLY * most > 0}
-    for name, (amount, most) in near.items():
+    nothing = [name for name, most in limited.items() if most == 0]
+    near = [name for name, most in limited.items() if name in used and used[name] >= _NEARLY * most > 0]
+    unseen = [name for name, most in limited.items() if name not in used and most > 0]
+    for name in (*nothing, *near):
         remedy = f"an operator raises it with `coxswain limits set GROUP {name}=NUMBER`"
-        yield Finding("limits", WARN, f"{name}: {amount:,.15g} of {most:,.15g} are used", remedy)
-    if not near:
-        yield Finding("limits", OK, f"{len(limited)} are set for your group, none is nearly used up")
+        amount, most = used.get(name, 0), limited[name]
+        text = f"{name}: {amount:,.15g} of {most:,.15g} are used" if most else f"{name} is 0: it allows nothing"
+        yield Finding("limits", WARN, text, remedy)
+    fine = len(limited) - len(nothing) - len(near) - len(unseen)
+    text = f"{fine} of {len(limited)} in force are not nearly used up"
+    if unseen:
+        text += f"; how much is used of {', '.join(unseen)} cannot be seen from here"
+    yield Finding("limits", OK, text)

@@ -1,0 +1,19 @@
+"""What to do about failed calls."""
+
+from coxswain.client.errors import CoxswainError
+
+START = "start a server with `coxswain up`, or give the address of another one with --address"
+_REMEDIES = {
+    "UNAVAILABLE": START,
+    "UNIMPLEMENTED": "a service that runs on its own has its own address: give that with --address",
+    "CREDENTIAL_MISSING": "give a token with --token or COXSWAIN_TOKEN",
+    "CREDENTIAL_EXPIRED": "give a fresh token with --token or COXSWAIN_TOKEN",
+    "GROUP_REQUIRED": "choose one with --group or COXSWAIN_GROUP; `coxswain whoami` lists yours",
+    "EMBEDDING_MISMATCH": "`coxswain memory import --reembed` embeds the texts with the model of the namespace",
+    "DEADLINE_EXCEEDED": "give the call more time with --timeout",
+}
+
+
+def remedy_for(error: CoxswainError) -> str:
+    """What to do about an error; empty where only its message says so."""
+    return _REMEDIES.get(error.reason or error.code.name, "")
