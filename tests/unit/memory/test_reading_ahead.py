@@ -68,23 +68,3 @@ async def test_a_read_that_is_cancelled_twice_ends_with_its_generator_closed() -
         await reading
     assert connection.closed
     assert unheard == []
-
-
-async def test_a_failure_ahead_is_heard_of_where_nobody_reads_on() -> None:
-    unheard: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
-
-    class _Failing(_Connection):
-        async def partitions(self) -> AsyncIterator[list[int]]:
-            yield [1]
-            raise OSError("lost")
-
-    connection: Any = _Failing()
-    async with contextlib.aclosing(plain_chunks(connection, STATEMENT, 1)) as chunks:
-        first: Any = await anext(chunks)
-        assert first == [1]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-    del chunks
-    await asyncio.sleep(0)
-    assert unheard == []
