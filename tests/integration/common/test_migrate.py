@@ -24,6 +24,7 @@ from services.common.db.migrate import (
 from services.common.settings import SERVICES
 from tests.support.former_statements import insert_rows, use_rows
 from tests.support.previous_release import FormerTables, former_tables
+from tests.support.service_tables import make_service_tables
 
 
 @pytest.fixture(scope="module", params=SERVICES)
@@ -70,26 +71,26 @@ async def revision(database: Database, to: str = "") -> str:
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_schema_of_a_newer_release_is_accepted_and_left_alone(
-    service: str, empty_database_url: str, capsys: pytest.CaptureFixture[str]
+    service: str, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await upgrade_database(service, empty_database_url)
-    database = Database(empty_database_url, service)
+    make_service_tables(service, database_url)
+    database = Database(database_url, service)
     await revision(database, to="9999")
-    assert await schema_state(service, empty_database_url) is SchemaState.AHEAD
-    assert await upgrade_database(service, empty_database_url) is SchemaState.AHEAD
+    assert await schema_state(service, database_url) is SchemaState.AHEAD
+    assert await upgrade_database(service, database_url) is SchemaState.AHEAD
     for action, code in ("upgrade", 0), ("check", 0), ("downgrade", 1):
-        assert await asyncio.to_thread(main, [action, service, "--url", empty_database_url]) == code
+        assert await asyncio.to_thread(main, [action, service, "--url", database_url]) == code
     written = capsys.readouterr()
     assert written.out == f"{service}: ahead of this release; left as it is\n" * 2
     assert written.err == f"{service}: ahead of this release; downgrade with the release that made it\n"
     assert await revision(database) == "9999"
-    assert await schema_differences(service, empty_database_url) == []
+    assert await schema_differences(service, database_url) == []
     await database.close()
 
 
-async def test_a_check_waits_for_no_migration_and_may_change_nothing(empty_postgres_url: str) -> None:
-    await upgrade_database("auth", empty_postgres_url)
-    database = Database(empty_postgres_url, "auth")
+async def test_a_check_waits_for_no_migration_and_may_change_nothing(postgres_url: str) -> None:
+    make_service_tables("auth", postgres_url)
+    database = Database(postgres_url, "auth")
     user = f"reader_{uuid.uuid4().hex}"
     async with database.write() as connection:
         await connection.execute(text(f"CREATE ROLE {user} LOGIN"))
@@ -98,7 +99,7 @@ async def test_a_check_waits_for_no_migration_and_may_change_nothing(empty_postg
     try:
         async with database.write() as migrating:
             await migrating.execute(text("SELECT pg_advisory_xact_lock(hashtext('coxswain-migrate'))"))
-            url = make_url(empty_postgres_url).set(username=user).render_as_string()
+            url = make_url(postgres_url).set(username=user).render_as_string()
             assert await schema_state("auth", url) is SchemaState.CURRENT
     finally:
         async with database.write() as connection:

@@ -13,11 +13,11 @@ import structlog
 from sqlalchemy.engine import make_url
 
 from services.common.db.database import Database
-from services.common.db.migrate import upgrade_database
 from services.common.grpc.tls import server_credentials
 from services.common.hosting import Host
 from services.common.settings import CommonSettings
 from services.common.startup import StartError
+from tests.support.service_tables import make_service_tables
 
 
 async def failed_start(module: str, **variables: str) -> list[str]:
@@ -71,16 +71,16 @@ async def test_a_setting_is_named_by_a_real_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("migrate", ["auto", "check"])
-async def test_a_database_that_does_not_exist_is_named(empty_postgres_url: str, migrate: str, tmp_path: Path) -> None:
-    start, _, query = empty_postgres_url.partition("?")
+async def test_a_database_that_does_not_exist_is_named(postgres_server: str, migrate: str, tmp_path: Path) -> None:
+    start, _, query = postgres_server.partition("?")
     url = f"{start.rpartition('/')[0]}/nowhere?{query}"
     assert '/nowhere) cannot be used: database "nowhere" does not exist' in await refused_database(
         tmp_path, url, migrate
     )
 
 
-async def test_a_user_that_does_not_exist_is_named(empty_postgres_url: str, tmp_path: Path) -> None:
-    text = await refused_database(tmp_path, empty_postgres_url.replace("://postgres:", "://nobody:hunter2", 1))
+async def test_a_user_that_does_not_exist_is_named(postgres_server: str, tmp_path: Path) -> None:
+    text = await refused_database(tmp_path, postgres_server.replace("://postgres:", "://nobody:hunter2", 1))
     assert "nobody" in text
     assert "hunter2" not in text
 
@@ -110,13 +110,13 @@ async def test_a_file_of_tls_that_is_missing_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("migrate", ["auto", "check"])
 async def test_a_process_starts_on_the_schema_of_a_newer_release(
-    empty_database_url: str, migrate: Literal["auto", "check"], tmp_path: Path
+    database_url: str, migrate: Literal["auto", "check"], tmp_path: Path
 ) -> None:
-    await upgrade_database("auth", empty_database_url)
-    database = Database(empty_database_url, "auth")
+    make_service_tables("auth", database_url)
+    database = Database(database_url, "auth")
     async with database.write() as connection:
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    settings = CommonSettings(data_dir=tmp_path, database_url=empty_database_url, migrate=migrate)
+    settings = CommonSettings(data_dir=tmp_path, database_url=database_url, migrate=migrate)
     with structlog.testing.capture_logs() as logs:
         runtime = await Host(settings, {}).runtime("auth")
     assert [(entry["event"], entry["name"]) for entry in logs] == [("schema_ahead", "auth")]

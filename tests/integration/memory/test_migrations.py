@@ -17,6 +17,7 @@ from services.memory.domain.records import Body, Document, Entity, LongTerm, Mem
 from services.memory.domain.saves import SavedRecord, SaveOutcome
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.stores.sql.store import SqlMemoryStore
+from tests.support.service_tables import make_service_tables
 
 _BACKEND = (
     "INSERT INTO memory_backends (id, group_id, name, databricks, disabled_kinds, made_endpoint, created_at, "
@@ -58,9 +59,9 @@ async def test_requests_move_to_their_own_table_and_back_and_namespaces_stay(emp
     await database.close()
 
 
-async def test_records_of_earlier_versions_are_found_by_what_they_hold(empty_database_url: str) -> None:
-    await upgrade_database("memory", empty_database_url)
-    database = Database(empty_database_url, "memory", null_pool=True)
+async def test_records_of_earlier_versions_are_found_by_what_they_hold(database_url: str) -> None:
+    make_service_tables("memory", database_url)
+    database = Database(database_url, "memory", null_pool=True)
     store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
     bodies: list[Body] = [
         Unified("e\u0301 \n", scope="/a"),
@@ -82,19 +83,17 @@ async def test_records_of_earlier_versions_are_found_by_what_they_hold(empty_dat
         return saved
 
     first = await save()
-    await downgrade_database("memory", empty_database_url, "0003")
-    await upgrade_database("memory", empty_database_url)
+    await downgrade_database("memory", database_url, "0003")
+    await upgrade_database("memory", database_url)
     again = await save()
     assert [record.id for record in again] == [record.id for record in first]
     assert {record.outcome for record in again} == {SaveOutcome.EXISTING}
     await database.close()
 
 
-async def test_rows_are_read_in_portions_bounded_in_bytes(
-    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await upgrade_database("memory", empty_database_url)
-    database = Database(empty_database_url, "memory", null_pool=True)
+async def test_rows_are_read_in_portions_bounded_in_bytes(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_service_tables("memory", database_url)
+    database = Database(database_url, "memory", null_pool=True)
     store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
     texts = ["é" * 50, "a" * 10, "b" * 250, "", *["c" * 40] * 7]
     records = [
@@ -122,14 +121,14 @@ async def test_rows_are_read_in_portions_bounded_in_bytes(
     await database.close()
 
 
-async def test_the_index_of_words_is_made_of_rows_that_are_there(empty_postgres_url: str) -> None:
-    await upgrade_database("memory", empty_postgres_url)
-    database = Database(empty_postgres_url, "memory", null_pool=True)
+async def test_the_index_of_words_is_made_of_rows_that_are_there(postgres_url: str) -> None:
+    make_service_tables("memory", postgres_url)
+    database = Database(postgres_url, "memory", null_pool=True)
     store = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
     record = Record("r", Unified("words"), unit_vector([1, 0, 0]))
     await store.save(NamespaceKey("sales", "crew", MemoryKind.UNIFIED), EmbeddingSpace("m", 3), [record], utc_now())
     await database.close()
-    await downgrade_database("memory", empty_postgres_url, "0006")
+    await downgrade_database("memory", postgres_url, "0006")
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -138,7 +137,7 @@ async def test_the_index_of_words_is_made_of_rows_that_are_there(empty_postgres_
 
     sa.event.listen(sa.Engine, "before_cursor_execute", note)
     try:
-        await upgrade_database("memory", empty_postgres_url)
+        await upgrade_database("memory", postgres_url)
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", note)
     assert statements == ["CREATE TABLE", "INSERT INTO", "CREATE INDEX"]

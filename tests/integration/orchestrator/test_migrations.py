@@ -20,6 +20,7 @@ from services.orchestrator.tables import approvals, crews, executions, questions
 from services.orchestrator.worker.host.run_store import RunStore
 from tests.integration.orchestrator.use_cases import Orchestrator
 from tests.integration.worker.rows import claimed
+from tests.support.service_tables import make_service_tables
 
 SPEC = CrewSpec("c", (AgentSpec("a", "r", "g"),), (TaskSpec("t", "d", "e", "a"),))
 # As the release before knows it.
@@ -146,9 +147,9 @@ async def test_a_waiting_approval_is_a_question_after_the_step_and_its_execution
     await database.close()
 
 
-async def test_what_the_earlier_release_asks_during_a_rollout_becomes_a_question(empty_database_url: str) -> None:
-    await upgrade_database("orchestrator", empty_database_url)
-    database = Database(empty_database_url, "orchestrator", null_pool=True)
+async def test_what_the_earlier_release_asks_during_a_rollout_becomes_a_question(database_url: str) -> None:
+    make_service_tables("orchestrator", database_url)
+    database = Database(database_url, "orchestrator", null_pool=True)
     orchestrator = Orchestrator(database)
     earlier = EarlierRelease(database)
     await earlier.start(await columns_of(database, "executions"))
@@ -162,9 +163,9 @@ async def test_what_the_earlier_release_asks_during_a_rollout_becomes_a_question
     await database.close()
 
 
-async def test_a_host_takes_what_a_replica_of_the_earlier_release_was_answered(empty_database_url: str) -> None:
-    await upgrade_database("orchestrator", empty_database_url)
-    database = Database(empty_database_url, "orchestrator", null_pool=True)
+async def test_a_host_takes_what_a_replica_of_the_earlier_release_was_answered(database_url: str) -> None:
+    make_service_tables("orchestrator", database_url)
+    database = Database(database_url, "orchestrator", null_pool=True)
     await Orchestrator(database).prepare()
     earlier = EarlierRelease(database)
     await earlier.start(await columns_of(database, "executions"))
