@@ -1,6 +1,7 @@
 """Fixtures for every test: clean environments and real databases."""
 
 import asyncio
+import contextlib
 import os
 import tempfile
 import uuid
@@ -12,6 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
+
+_E2E = "tests/e2e/"
 
 # How fast examples come, and are tried, is the machine's affair.
 settings.register_profile("untimed", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
@@ -41,6 +45,16 @@ def _configure_without_cache(**options: Any) -> None:
 
 
 structlog.configure = cast("Any", _configure_without_cache)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Give whole files to processes, and all of `e2e` to one: its tests share installations that start slowly."""
+    return _Scheduling(config, log)
+
+
+class _Scheduling(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return _E2E if nodeid.startswith(_E2E) else super()._split_scope(nodeid)
 
 
 @pytest.fixture(scope="session")
@@ -73,23 +87,28 @@ def postgres_template(postgres_server: str) -> str:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str, postgres_template: str) -> str:
+def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
     """URL of a PostgreSQL database with the tables of every service."""
-    return new_database(postgres_server, postgres_template)
+    with lent_database(postgres_server, postgres_template) as url:
+        yield url
 
 
 @pytest.fixture
-def empty_postgres_url(postgres_server: str) -> str:
+def empty_postgres_url(postgres_server: str) -> Iterator[str]:
     """URL of an empty PostgreSQL database."""
-    return new_database(postgres_server)
+    with lent_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a database that a module shares, whose tests all run on both kinds; see `database_url`."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('database') / 'test.db'}"
-    return new_database(request.getfixturevalue("postgres_server"), request.getfixturevalue("postgres_template"))
+        yield f"sqlite:///{tmp_path_factory.mktemp('database') / 'test.db'}"
+        return
+    server, template = map(request.getfixturevalue, ("postgres_server", "postgres_template"))
+    with lent_database(server, template) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -115,8 +134,17 @@ def new_database(server: str, template: str = "") -> str:
     """Create a database and return its URL; a copy of the one that the URL `template` leads to, if there is one."""
     name = f"test_{uuid.uuid4().hex}"
     copied = f" TEMPLATE {urlsplit(template).path[1:]}" if template else ""
-    asyncio.run(_execute(server, f"CREATE DATABASE {name}{copied}"))
+    # By files, which costs less than through the log.
+    asyncio.run(_execute(server, f"CREATE DATABASE {name}{copied} STRATEGY FILE_COPY"))
     return server.replace("/postgres?", f"/{name}?")
+
+
+@contextlib.contextmanager
+def lent_database(server: str, template: str = "") -> Iterator[str]:
+    """Yield the URL of a new database, and remove it in the end; see `new_database`."""
+    url = new_database(server, template)
+    yield url
+    asyncio.run(_execute(server, f"DROP DATABASE {urlsplit(url).path[1:]} WITH (FORCE)"))
 
 
 async def _execute(url: str, statement: str) -> None:

@@ -13,7 +13,7 @@ _MOST_LOOKS = 50
 Looks are counted, not seconds: on a machine with other work a process that reads nothing may only wait for its turn.
 """
 _SHARE_OF_GRACE = 0.1
-_ACCEPTING_SECONDS = 5.0
+_ACCEPTING_SECONDS = 12.0
 """Clients that do not watch health get new calls accepted for so long."""
 _REFUSING_SECONDS = 0.3
 """For those that would never stop by themselves."""

@@ -45,7 +45,7 @@ def _pieces(text: str, start: int, end: int, room: int) -> Iterator[Span]:
 
 def _rows(text: str, delimiter: str) -> Iterator[tuple[int, int]]:
     """Yield where each row begins and ends; one may have several lines."""
-    csv.field_size_limit(len(text) + 1)
+    others_limit = csv.field_size_limit(len(text) + 1)
     position = 0
     reached = 0
 
@@ -61,6 +61,9 @@ def _rows(text: str, delimiter: str) -> Iterator[tuple[int, int]]:
             position = reached
     except csv.Error as error:
         raise ValueError(f"it is not a table of comma-separated values ({error}); save it as CSV again") from error
+    finally:
+        # It is the whole process's.
+        csv.field_size_limit(others_limit)
 
 
 def _delimiter(text: str) -> str:

@@ -244,6 +244,12 @@ async def test_changes_that_mean_nothing_are_refused(run: Run) -> None:
     )
 
 
+@pytest.fixture
+def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have schedules looked at each second, as nothing tells the scheduler that a test has changed its clock."""
+    monkeypatch.setattr("services.orchestrator.usecases.hinted_loop._LONGEST_PAUSE", 1)
+
+
 async def when_it_has(run: Run, field: str) -> Any:
     """The schedule as soon as it has a field."""
     async with asyncio.timeout(30):
@@ -252,6 +258,7 @@ async def when_it_has(run: Run, field: str) -> Any:
     return schedule
 
 
+@pytest.mark.usefixtures("looking_often")
 async def test_what_a_schedule_has_started_is_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     await create(run, "morning", "--time-zone", "Europe/Zurich")
     await create(run, "noon", "--paused")
@@ -278,6 +285,7 @@ async def test_what_a_schedule_has_started_is_found(run: Run, monkeypatch: pytes
     assert 'there is no schedule "morning"' in refused(await run("executions", "--schedule", "morning"), 15)
 
 
+@pytest.mark.usefixtures("looking_often")
 async def test_why_a_schedule_started_nothing_is_shown(
     run: Run, crew_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

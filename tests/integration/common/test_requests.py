@@ -108,14 +108,19 @@ async def make_crew(harness: Harness, request_id: str) -> Message:
     [("auth", make_group), ("memory", make_backend), ("models", make_model), ("orchestrator", make_crew)],
 )
 async def test_a_service_remembers_a_request_for_its_time_and_not_longer(
-    service: str, make: Callable[[Harness, str], Awaitable[Message]], tmp_path: Path, database_url: str
+    service: str,
+    make: Callable[[Harness, str], Awaitable[Message]],
+    tmp_path: Path,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("services.orchestrator.service._RETENTION_SECONDS", 0.02)
     cleaning: dict[str, Any] = {"cleaning_seconds": 0.02, "request_retention_seconds": 3600}
     settings = {
         "auth": AuthSettings(**cleaning),
         "memory": MemorySettings(sweep_seconds=0.02, request_retention_seconds=3600),
         "models": ModelsSettings(**cleaning),
-        "orchestrator": OrchestratorSettings(housekeeping_seconds=0.02, request_retention_seconds=3600),
+        "orchestrator": OrchestratorSettings(request_retention_seconds=3600),
     }
     url = f"sqlite:///{tmp_path / service}.db" if database_url.startswith("sqlite") else database_url
     requests = TABLES[service]

@@ -142,7 +142,7 @@ def test_the_packaged_file_holds_models_with_an_offline_pair_among_them() -> Non
         ("models:\n- {provider: openai}", "entry 1 (without a name): name is missing"),
         ("models:\n- x", "entry 1 (x)"),
         ("models:\n- {name: x, provider: openai}\n- {name: x, provider: openai}", "same name"),
-        ("{", "line 1"),
+        ("{", "line 2"),
     ],
 )
 def test_a_seed_file_that_is_wrong_is_refused_with_the_place(tmp_path: Path, content: str, says: str) -> None:
