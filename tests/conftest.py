@@ -52,9 +52,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     return _Scheduling(config, log)
 
 
-class _Scheduling(LoadFileScheduling):
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc,unused-ignore]
     def _split_scope(self, nodeid: str) -> str:
-        return _E2E if nodeid.startswith(_E2E) else super()._split_scope(nodeid)
+        return _E2E if nodeid.startswith(_E2E) else str(super()._split_scope(nodeid))
 
 
 @pytest.fixture(scope="session")
