@@ -28,12 +28,14 @@ async def every(
         await once(action, name)
 
 
-async def once(action: Callable[[], Awaitable[object]], name: str) -> None:
-    """Do `action`, and log a failure under `name` instead of raising it."""
+async def once(action: Callable[[], Awaitable[object]], name: str) -> bool:
+    """Do `action`, and log a failure under `name` instead of raising it; return whether there was none."""
     try:
         await action()
+        return True
     except (Unavailable, DeadlineExceeded) as error:
         # Another service or the database is away: a traceback would add nothing.
         logger.warning("periodic_postponed", name=name, reason=error.reason, error=error.message)
     except Exception:
         logger.exception("periodic_failed", name=name)
+    return False

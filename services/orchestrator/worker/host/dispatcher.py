@@ -27,6 +27,7 @@ _Key = tuple[str, int]
 """A claim: the execution's id and epoch. A host that was taken for dead may take anew what it still runs."""
 
 _REPAIR_SECONDS = 15.0
+_CAPACITY_SECONDS = 15.0
 _RUN_AGAIN_SECONDS = 1.0
 _STOP_SECONDS = 5.0
 _FOREVER = float("inf")
@@ -53,6 +54,7 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._repair_at = 0.0
+        self._capacity_at = 0.0
         self._idle_reads = idle_reads
         self._group_limit = context.settings.group_limit
         self._draining = False
@@ -64,11 +66,16 @@ class Dispatcher:
         with self._context.hints.subscribe(HintKind.EXECUTION_READY, HintKind.CANCEL_REQUESTED) as subscription:
             self._subscription = subscription
             while True:
-                await once(self._repair, "repair_executions")
-                await once(self._take, "take_executions")
-                await once(self._cancel, "cancel_executions")
+                await self._lease.held.wait()
+                done = [
+                    await once(self._repair, "repair_executions"),
+                    await once(self._follow_capacity, "follow_capacity"),
+                    await once(self._take, "take_executions"),
+                    await once(self._cancel, "cancel_executions"),
+                ]
                 seconds = self._context.settings.safety_read_seconds
-                await subscription.take(seconds if self._at_work else seconds * self._idle_reads)
+                # The hints that a failed round has heard do not come again.
+                await subscription.take(seconds if self._at_work or not all(done) else seconds * self._idle_reads)
 
     @property
     def running(self) -> int:
@@ -161,13 +168,20 @@ class Dispatcher:
             for execution_id in given_back:
                 logger.warning("execution_given_back", execution_id=execution_id)
             self._announce(given_back)
+        self._repair_at = now + _REPAIR_SECONDS
+
+    async def _follow_capacity(self) -> None:
+        """Share in the slots that all hosts have now, and say what this one has."""
+        now = asyncio.get_running_loop().time()
+        if now < self._capacity_at:
+            return
         settings = self._context.settings
         if settings.group_share is not None:
             slots = settings.slots + await self._store.slots_beside(self._executor_id)
             self._group_limit = group_limit_of(settings.group_share, slots, settings.group_limit)
         # Not once only: others may have taken this host for dead, and forgotten it.
         await self._store.can_run(self._executor_id, settings.slots, settings.reserved_slots, self._group_limit)
-        self._repair_at = now + _REPAIR_SECONDS
+        self._capacity_at = now + _CAPACITY_SECONDS
 
     def _announce(self, execution_ids: Iterable[str]) -> None:
         for execution_id in execution_ids:
