@@ -32,6 +32,7 @@ from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.worker.host import dispatcher
+from services.orchestrator.worker.host.host import IDLE_READS
 from services.orchestrator.worker.host.lease import LeaseKeeper
 from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from services.orchestrator.worker.host.run_store import Claim, RunStore
@@ -44,7 +45,6 @@ _GROUPS = 20
 _CREW_SECONDS = 3.0
 _SETTLING_SECONDS = 15
 _SLOTS = 4
-_IDLE_READS = 6
 
 
 class Progress:
@@ -101,7 +101,7 @@ class SimulatedHost:
         )
         context = SimpleNamespace(store=store, hints=self._bus, settings=settings)
         self._dispatcher = dispatcher.Dispatcher(
-            self.executor_id, cast("Any", context), self._lease, idle_reads=_IDLE_READS
+            self.executor_id, cast("Any", context), self._lease, idle_reads=IDLE_READS
         )
         self._background = BackgroundTasks()
 
@@ -114,7 +114,7 @@ class SimulatedHost:
         for work in (
             self._dispatcher.run(),
             every(lambda: recovery.seconds_to_look, recovery.take_over, name="take_over", first_pause=False),
-            every(lambda: recovery.seconds_to_read, recovery.wake, name="wake_executions"),
+            recovery.keep_waking(),
         ):
             self._background.start(work)
 

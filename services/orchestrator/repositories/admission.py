@@ -89,6 +89,12 @@ async def read_any_waiting(database: Database, *, of_idle_groups: bool = False) 
     return bool(await database.fetch(_ANY_OF_IDLE_GROUPS if of_idle_groups else _ANY_WAITING))
 
 
+async def read_first_in_line(database: Database) -> str | None:
+    """Return the first execution of the line that its group's own limit lets run."""
+    rows = await database.fetch(_FIRST_IN_LINE, {"without": [], "limit": 1})
+    return rows[0]["id"] if rows else None
+
+
 async def read_queue_length(database: Database) -> QueueLength:
     """Return how much waits."""
     (row,) = await database.fetch(_LENGTH)

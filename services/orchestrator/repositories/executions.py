@@ -320,15 +320,15 @@ async def read_is_claimed(database: Database, execution_id: str, epoch: int) -> 
     )
 
 
-async def read_waiting_or_due(database: Database, now: datetime) -> tuple[str | None, bool]:
-    """Return one of the executions that wait for a host, and whether others have waited for a model until now.
+async def read_waiting_or_due(database: Database, now: datetime) -> tuple[bool, bool]:
+    """Return whether executions wait for a host, and whether others have waited for a model until now.
 
     Hosts ask all the time: one statement for both.
     """
     waiting = select(executions.c.id).where(executions.c.ready.is_(True)).limit(1).scalar_subquery()
     due = select(executions.c.id).where(*_due(now)).limit(1).scalar_subquery()
     (row,) = await database.fetch(select(waiting.label("waiting"), due.label("due")))
-    return row["waiting"], row["due"] is not None
+    return row["waiting"] is not None, row["due"] is not None
 
 
 async def read_held(database: Database, executor_id: str) -> set[str]:

@@ -61,7 +61,7 @@ class WorkerSettings(BaseSettings):
         1.5,
         gt=0,
         description="Seconds between two searches for hosts that have died, by the two oldest hosts; younger ones "
-        "search up to 16 times less often.",
+        "search less often, but every 10 seconds.",
     )
     safety_read_seconds: float = Field(
         5,

@@ -50,12 +50,17 @@ async def test_a_host_with_reserved_slots_alone_looks_for_groups_that_have_nothi
 ) -> None:
     reserved = Room(0, 1, None)
     assert not await store.any_waiting(reserved)
-    await start(database, "g", 2)
+    assert await store.first_in_line() is None
+    _, second = await start(database, "g", 2)
     assert await store.any_waiting(reserved)
     assert len(await store.take("a", reserved)) == 1
     assert (await store.any_waiting(ROOM), await store.any_waiting(reserved)) == (True, False)
-    await start(database, "h")
+    assert await store.first_in_line() == second
+    (other,) = await start(database, "h")
     assert await store.any_waiting(reserved)
+    # However much of one group waits for a limit, it does not hide what may be taken.
+    assert await store.first_in_line() == other
+    assert await store.waiting_or_due() == (True, False)
 
 
 async def test_a_host_knows_the_slots_of_the_others_until_they_end(database: Database, store: RunStore) -> None:

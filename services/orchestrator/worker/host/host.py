@@ -43,7 +43,7 @@ from services.orchestrator.worker.settings import WorkerSettings
 logger = structlog.get_logger(__name__)
 
 _REVOKED_SECONDS = 2.0
-_IDLE_READS = 6
+IDLE_READS = 6
 """Hosts that run nothing leave it to `SegmentRecovery` of the oldest one to find what waits although no hint came."""
 _MOST_SPARES = 4
 """Crew processes that are forked ahead: with a batch, several slots become free at the same moment."""
@@ -114,7 +114,7 @@ class WorkerHost:
             context,
             self._lease,
             # Through a pooler alone, hints of one replica of the API do not reach those who listen at another one.
-            idle_reads=1 if direct is None else _IDLE_READS,
+            idle_reads=1 if direct is None else IDLE_READS,
         )
         self._recovery = SegmentRecovery(
             self._store,
@@ -147,7 +147,7 @@ class WorkerHost:
             self._dispatcher.run(),
             every(_REVOKED_SECONDS, self._store.store_revoked, name="store_revoked_grants"),
             every(lambda: recovery.seconds_to_look, recovery.take_over, name="take_over", first_pause=False),
-            every(lambda: recovery.seconds_to_read, recovery.wake, name="wake_executions"),
+            recovery.keep_waking(),
         ):
             self._background.start(work)
         logger.info("worker_ready", executor_id=self.executor_id)

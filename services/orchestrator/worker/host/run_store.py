@@ -19,7 +19,7 @@ from services.orchestrator.domain.execution import Execution, ExecutionState, Ta
 from services.orchestrator.domain.question import Question
 from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.events import new_event
-from services.orchestrator.repositories.admission import AdmissionRepository, read_any_waiting
+from services.orchestrator.repositories.admission import AdmissionRepository, read_any_waiting, read_first_in_line
 from services.orchestrator.repositories.artifact_uploads import read_uploads
 from services.orchestrator.repositories.artifacts import read_artifacts, read_chunk, read_group_bytes
 from services.orchestrator.repositories.crews import CrewRepository
@@ -94,9 +94,13 @@ class RunStore:
         """Return whether an execution waits for a host that there may be room for."""
         return await read_any_waiting(self._database, of_idle_groups=not room.free)
 
-    async def waiting_or_due(self) -> tuple[str | None, bool]:
-        """Return one of the executions that wait for a host, and whether others have waited for a model until now."""
+    async def waiting_or_due(self) -> tuple[bool, bool]:
+        """Return whether executions wait for a host, and whether others have waited for a model until now."""
         return await read_waiting_or_due(self._database, utc_now())
+
+    async def first_in_line(self) -> str | None:
+        """Return the execution that a host would take first, as far as its group's own limit lets it run."""
+        return await read_first_in_line(self._database)
 
     async def held(self, executor_id: str) -> set[str]:
         """Return the executions that a host has by their rows."""

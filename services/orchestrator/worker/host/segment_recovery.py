@@ -1,7 +1,11 @@
 """Gives executions to other hosts when theirs has died, and wakes those whose wait for a model is over."""
 
+import asyncio
+import contextlib
+
 import structlog
 
+from services.common.periodic import once
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.lease_store import LeaseStore
@@ -15,6 +19,8 @@ _PAGE = 100
 _LOOKS_BETWEEN_HOLDERS = 20
 """Executions are asked who has them less often than leases are read: hosts without a lease are long dead."""
 _MOST_DOUBLINGS = 4
+_LONGEST_LOOK_SECONDS = 10.0
+"""Between two looks of any host, unless the oldest one's are rarer: all older ones may die at once."""
 _SECOND_LOOK_SECONDS = 0.4
 """Until the look that proves a death, if looks are not more frequent anyway."""
 
@@ -46,6 +52,7 @@ class SegmentRecovery:
         self._read_seconds = read_seconds
         self._elders = 0
         self._suspects = False
+        self._reads_sooner = asyncio.Event()
         self._told_of: str | None = None
 
     @property
@@ -53,19 +60,32 @@ class SegmentRecovery:
         """How long to wait until `take_over` is called again. The second oldest looks for the oldest one."""
         if self._suspects:
             return min(self._look_seconds, _SECOND_LOOK_SECONDS)
-        return self._look_seconds * (1 << min(max(0, self._elders - 1), _MOST_DOUBLINGS))
+        seconds = self._look_seconds * (1 << min(max(0, self._elders - 1), _MOST_DOUBLINGS))
+        return min(seconds, max(_LONGEST_LOOK_SECONDS, self._look_seconds))
 
     @property
     def seconds_to_read(self) -> float:
-        """How long to wait until `wake` is called again."""
+        """How long to wait until `wake` is called again, unless older hosts turn out to be gone meanwhile."""
         return self._read_seconds * (1 << min(self._elders, _MOST_DOUBLINGS))
+
+    async def keep_waking(self) -> None:
+        """Call `wake` until cancelled: regularly, and at once when that has to be done more often than it was."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.seconds_to_read):
+                    await self._reads_sooner.wait()
+            self._reads_sooner.clear()
+            await once(self.wake, "wake_executions")
 
     async def take_over(self) -> None:
         """Let what dead hosts have wait for any host again."""
         holders = await self._store.holders() if self._looks % _LOOKS_BETWEEN_HOLDERS == 0 else ()
         self._looks += 1
         found = await self._dead_hosts.find(holders)
+        seconds_to_read = self.seconds_to_read
         self._elders, self._suspects = found.elders, found.suspects
+        if self.seconds_to_read < seconds_to_read:
+            self._reads_sooner.set()
         if not found.dead:
             return
         given_back = await self._store.take_over(found.dead)
@@ -76,11 +96,15 @@ class SegmentRecovery:
 
     async def wake(self) -> None:
         """Continue executions whose models are to be called again, and tell of one that waits: hints can be lost."""
-        waiting, due = await self._store.waiting_or_due()
-        if due:
-            self._announce(await self._store.wake_due(_PAGE))
-        elif waiting is not None and waiting != self._told_of:
-            # Once only: what its group's limit keeps waiting would have all hosts look for it again and again.
+        any_waiting, any_due = await self._store.waiting_or_due()
+        while any_due:
+            woken = await self._store.wake_due(_PAGE)
+            self._announce(woken)
+            any_due = len(woken) == _PAGE
+        # The first in line: when nobody may take that one, nobody may take any.
+        waiting = await self._store.first_in_line() if any_waiting else None
+        if waiting is not None and waiting != self._told_of:
+            # Once only: what a limit keeps waiting would have all hosts look for it again and again.
             self._announce([waiting])
         self._told_of = waiting
 
