@@ -9,6 +9,8 @@ from services.orchestrator.hints.bus import LocalHintBus, Subscription
 from services.orchestrator.hints.connection import Connected, keep_connected
 
 _PING_SECONDS = 30.0
+_ANSWER_SECONDS = 10.0
+"""Without an answer for that long the connection is taken for dead."""
 
 
 class PostgresHintBus(LocalHintBus):
@@ -26,7 +28,8 @@ class PostgresHintBus(LocalHintBus):
         self._background.start(keep_connected("postgresql", self._carry))
 
     def publish(self, hint: Hint) -> None:
-        """See `HintBus`."""
+        """See `HintBus`. Listeners of this process hear it twice: at once, whether or not the connection lives."""
+        super().publish(hint)
         self._outgoing.offer(hint)
 
     async def close(self) -> None:
@@ -50,7 +53,7 @@ class PostgresHintBus(LocalHintBus):
                         "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload",
                         self._channel,
                         payloads,
-                        timeout=_PING_SECONDS,
+                        timeout=_ANSWER_SECONDS,
                     )
                 except BaseException:
                     for hint in hints:

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coxswain.orchestrator.v1 import worker_pb2
+from services.common.db.database import Database
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import LocalHintBus, Subscription
+from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.messages.workers import hint_from_proto, hint_to_proto
 
 PUBLISHED = [kind for kind in HintKind if kind is not HintKind.RESYNC]
@@ -38,6 +40,13 @@ async def test_nothing_comes_after_the_listener_has_left() -> None:
         pass
     bus.publish(Hint(HintKind.EXECUTION_READY, "e"))
     assert await subscription.take(timeout=0) == []
+
+
+async def test_a_process_hears_its_own_hints_while_postgresql_carries_none() -> None:
+    bus = PostgresHintBus(Database("postgresql://localhost/none", "orchestrator"))
+    with bus.subscribe(HintKind.WORK_STORED) as subscription:
+        bus.publish(Hint(HintKind.WORK_STORED, "batch"))
+        assert await subscription.take(timeout=0) == [Hint(HintKind.WORK_STORED, "batch")]
 
 
 async def test_every_listener_hears_of_lost_hints() -> None:
