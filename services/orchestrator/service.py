@@ -22,6 +22,7 @@ from services.common.periodic import every, once
 from services.common.runtime import Runtime
 from services.common.schema_checks.checker import SchemaChecker
 from services.orchestrator.cron import time_zones
+from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.gateways import RemoteGrants, RemoteGroupLimits, RemoteMemories, RemoteModels
 from services.orchestrator.hints.bus import HintBus, LocalHintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
@@ -169,7 +170,11 @@ class OrchestratorService:
             self._bus, overlap.pass_turns, interval=settings.schedule_poll_seconds, name="turns"
         )
         self._schedule_loop = HintedLoop(
-            self._bus, self._scheduler.once, interval=settings.schedule_poll_seconds, name="schedules"
+            self._bus,
+            self._scheduler.once,
+            interval=settings.schedule_poll_seconds,
+            name="schedules",
+            hints=[HintKind.WORK_STORED],
         )
         self._batches = Batches(database, starter, grants, self._bus, max_inputs_bytes=settings.max_inputs_bytes)
         self._retention = ExecutionRetention(database, grants, default_seconds=settings.execution_retention_seconds)

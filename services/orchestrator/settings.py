@@ -36,13 +36,15 @@ class OrchestratorSettings(BaseSettings):
     housekeeping_seconds: float = Field(
         10,
         gt=0,
-        description="Seconds between searches for waiting executions past their timeout and forgotten grants.",
+        description="Seconds between searches for waiting executions past their timeout, questions past their "
+        "deadline and forgotten grants.",
     )
     schedule_poll_seconds: float = Field(
         1,
         gt=0,
         description="Seconds within which due schedules fire, and between looks at batches and executions that wait "
-        "for others; while there are none, looks without a hint are 30 times as far apart.",
+        "for others; while there are none, looks without a hint are 30 times as far apart, or 30 seconds "
+        "if that is less.",
     )
     request_retention_seconds: float = Field(
         7 * 24 * 3600,

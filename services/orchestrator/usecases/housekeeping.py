@@ -29,7 +29,17 @@ class Housekeeping:
         self._deadlines = deadlines
 
     async def once(self) -> None:
-        """Do what is due now."""
+        """Do all that is due now."""
+        full: set[tuple[str, ...]] = set()
+        while True:
+            pages = await self._do_pages()
+            before, full = full, {tuple(page) for page in pages if len(page) == _BATCH}
+            # What nothing could be done about is read again, and waits for the next time.
+            if full <= before:
+                return
+
+    async def _do_pages(self) -> tuple[list[str], ...]:
+        """Do up to `_BATCH` of each kind that is due, and return the ids of those that there may be more of."""
         now = utc_now()
         async with self._database.read() as connection:
             executions = ExecutionRepository(connection)
@@ -44,7 +54,9 @@ class Housekeeping:
         await self._deadlines.answer(unanswered)
         for execution_id in forgotten:
             if not await self._ender.revoke(execution_id):
+                forgotten = []  # there may be more, but auth is away
                 break
+        return overdue, [question.id for question in unanswered], forgotten
 
     async def _adopt_approvals(self, execution_id: str) -> None:
         async with self._database.write() as connection:

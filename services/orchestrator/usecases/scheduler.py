@@ -77,10 +77,13 @@ class Scheduler:
         ready = [schedule_id for schedule_id in due if self._postponed.get(schedule_id, (0, now))[1] <= now]
         random.shuffle(ready)
         await asyncio.gather(*map(self._fire, ready))
-        if due:
-            # What was fired has a new time, and what was postponed stays due.
+        if ready:
+            # What was fired has a new time, and what was postponed now has to wait.
             return Pending(seconds=0.0)
-        return Pending(seconds=None if following is None else (following - utc_now()).total_seconds())
+        pauses = [until - now for _, until in self._postponed.values()]
+        if following is not None:
+            pauses.append((following - utc_now()).total_seconds())
+        return Pending(seconds=min(pauses, default=None))
 
     async def _due(self, now: datetime) -> tuple[set[str], datetime | None]:
         """Return the schedules that have to fire, and when the first of the others has to."""

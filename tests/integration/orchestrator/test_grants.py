@@ -8,6 +8,7 @@ import pytest
 from services.common.clock import utc_now
 from services.common.errors import Unavailable
 from services.orchestrator.tables import executions
+from services.orchestrator.usecases import housekeeping
 from tests.integration.orchestrator.use_cases import ALICE, Orchestrator
 
 
@@ -27,7 +28,11 @@ async def test_who_loses_against_the_same_request_leaves_no_grant_behind(orchest
     assert [row.id for row in await orchestrator.rows()] == [made[0].id]
 
 
-async def test_an_end_does_not_wait_for_auth_which_is_asked_again_later(orchestrator: Orchestrator) -> None:
+async def test_an_end_does_not_wait_for_auth_which_is_asked_again_later(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More are forgotten than are read at once.
+    monkeypatch.setattr(housekeeping, "_BATCH", 2)
     made = [await orchestrator.start() for _ in range(3)]
     orchestrator.grants.away = True
     for execution in made:

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import select, update
 
@@ -10,6 +11,7 @@ from services.common.clock import utc_now
 from services.common.db.idempotency import forget_requests
 from services.orchestrator.domain.execution import ExecutionState, OverlapPolicy
 from services.orchestrator.tables import executions, requests
+from services.orchestrator.usecases import housekeeping
 from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from tests.integration.orchestrator.use_cases import ALICE, Orchestrator
 
@@ -72,6 +74,18 @@ async def test_what_waits_and_runs_and_who_is_there_are_metrics(orchestrator: Or
     assert queue() == [0, 0]
     assert REGISTRY.get_sample_value("coxswain_queue_oldest_seconds") == 0
     assert REGISTRY.get_sample_value("coxswain_worker_hosts") == 1
+
+
+async def test_however_many_wait_too_long_all_are_ended_at_once(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "_BATCH", 2)
+    for _ in range(5):
+        await orchestrator.start()
+    async with orchestrator.database.write() as connection:
+        await connection.execute(update(executions).values(deadline_at=utc_now() - timedelta(seconds=1)))
+    await orchestrator.housekeeping.once()
+    assert {row.state for row in await orchestrator.rows()} == {ExecutionState.FAILED}
 
 
 async def test_a_request_is_remembered_for_its_time_and_not_longer(orchestrator: Orchestrator) -> None:
