@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from services.common.group_turns import nobodys_context
+
 T = TypeVar("T")
 
 
@@ -16,7 +18,7 @@ class BackgroundTasks:
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run `work` as a task and return it."""
         # The loop itself holds tasks weakly.
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, context=nobodys_context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 from cachetools import TLRUCache
 
+from services.common.group_turns import nobodys_context
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -132,7 +134,7 @@ class AsyncCache(Generic[K, V]):
         """Start to load a value anew, unless that is being done, and return the load."""
         loading = self._loads.get(key)
         if loading is None:
-            loading = self._loads[key] = asyncio.create_task(self._load(key, load))
+            loading = self._loads[key] = asyncio.create_task(self._load(key, load), context=nobodys_context())
             loading.add_done_callback(lambda done: self._loaded(key, done))
         return loading
 

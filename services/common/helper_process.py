@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from services.common.background import BackgroundTasks
 from services.common.child_process import BadFrame, ChildProcess, ProcessGone, isolated_python
+from services.common.group_turns import GroupTurns
 
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 _LARGE_BYTES = 256 * 1024
@@ -29,13 +29,12 @@ class HelperProcess:
         self._program = program
         self._longest_seconds = longest_seconds
         self._process: ChildProcess | None = None
-        self._turn = asyncio.Lock()
-        self._groups: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._turns = GroupTurns(1)
         self._background = BackgroundTasks()
 
     def prepare(self) -> None:
         """Start the process beside what comes before a request, so that this one need not wait for it."""
-        if self._process is None and not self._turn.locked():
+        if self._process is None and not self._turns.full():
             self._background.start(self._prepare())
 
     async def ask(self, group_id: str, request: Mapping[str, Any], attached: bytes = b"") -> Mapping[str, Any]:
@@ -64,7 +63,7 @@ class HelperProcess:
     async def _run(self, group_id: str, exchange: "_Exchange") -> None:
         outcome = exchange.outcome
         try:
-            async with asyncio.timeout(self._longest_seconds), self._group(group_id), self._turn:
+            async with asyncio.timeout(self._longest_seconds), self._turns.place(group_id):
                 if outcome.done():
                     return
                 exchange.begun = True
@@ -102,7 +101,7 @@ class HelperProcess:
     async def _prepare(self) -> None:
         # A failure comes again when there is something to ask.
         with contextlib.suppress(OSError):
-            async with self._turn:
+            async with self._turns.place(""):
                 await self._started()
 
     async def _started(self) -> ChildProcess:
@@ -110,12 +109,6 @@ class HelperProcess:
             environment = {name: value for name in _KEPT_VARIABLES if (value := os.environ.get(name))}
             self._process = await ChildProcess.start(isolated_python(self._program), environment=environment)
         return self._process
-
-    def _group(self, group_id: str) -> asyncio.Lock:
-        lock = self._groups.get(group_id)
-        if lock is None:
-            lock = self._groups[group_id] = asyncio.Lock()
-        return lock
 
     async def _stop(self) -> None:
         process, self._process = self._process, None

@@ -15,12 +15,14 @@ from sqlalchemy.pool import NullPool, Pool
 
 from services.common.db.connection_budget import pool_name
 from services.common.db.connection_checks import ping_idle_connections
+from services.common.db.connection_turns import ConnectionTurns
 from services.common.db.failures import explained_errors, unavailable
 from services.common.db.point_reads import PlainPointRead, PointRead, SqlitePointRead
 from services.common.db.sessions import IDLE_SESSION, NOTHING_PREPARED, POSTGRES_SESSION, limit_transactions
 from services.common.db.snapshots import PostgresSnapshots, SqliteSnapshots
 from services.common.db.sqlite_connection import open_sqlite
 from services.common.db.statement import Statement
+from services.common.group_turns import GroupTurns, group_of_work
 
 _READ_ONLY = "coxswain_read_only"
 _URL_FORMS = "sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME"
@@ -71,12 +73,12 @@ class Database:
         """`schema` is the PostgreSQL schema; `null_pool` opens a connection for each transaction.
 
         With `pooler`, which costs some round trips, PostgreSQL may be behind one that gives sessions to transactions,
-        such as PgBouncer. `pool_size` bounds the connections to PostgreSQL in transactions, and those beside any.
+        such as PgBouncer. `pool_size` bounds the connections in transactions, and on PostgreSQL those beside any.
         """
         self.url = async_url(url)
         self.schema = schema
         self.dialect = self.url.get_backend_name()
-        self._write_lock = asyncio.Lock() if self.dialect == "sqlite" else None
+        self._writer = GroupTurns(1) if self.dialect == "sqlite" else None
         options: dict[str, Any] = {"poolclass": NullPool} if null_pool else {}
         self._snapshots: PostgresSnapshots | SqliteSnapshots
         if self.dialect == "sqlite":
@@ -104,6 +106,8 @@ class Database:
                 limit_transactions(self.engine.sync_engine)
             if not null_pool:
                 ping_idle_connections(self.engine.sync_engine)
+        # On SQLite too: the connections that its pool opens beyond these are closed after each use.
+        self._connections = ConnectionTurns(None if null_pool else pool_size)
         self._point_reads: list[PointRead] = []
         self._reader = self.engine.execution_options(**{_READ_ONLY: True})
 
@@ -142,7 +146,7 @@ class Database:
         Raises:
             Unavailable: the database does not answer.
         """
-        async with _connected(self._reader) as connection, connection.begin():
+        async with self._connected(self._reader) as connection, connection.begin():
             yield connection
 
     @contextlib.asynccontextmanager
@@ -153,8 +157,8 @@ class Database:
             Unavailable: the database does not answer, or did not confirm the commit.
         """
         async with (
-            self._write_lock or contextlib.nullcontext(),
-            _connected(self.engine) as connection,
+            self._writer.place(group_of_work()) if self._writer else contextlib.nullcontext(),
+            self._connected(self.engine) as connection,
             connection.begin(),
         ):
             yield connection
@@ -163,26 +167,26 @@ class Database:
         """Return the pools of connections by what they are for."""
         return {"transactions": self.engine.pool, "reads": self._snapshots.pool}
 
+    @contextlib.asynccontextmanager
+    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        async with self._connections.connection():
+            try:
+                connection = await engine.connect()
+            except (OSError, DBAPIError, PoolTimeoutError) as error:
+                raise unavailable() from error
+            with explained_errors():
+                try:
+                    yield connection
+                finally:
+                    # Shielded: the pool would close a connection whose return is cancelled, and log an error.
+                    await asyncio.shield(connection.close())
+
     async def close(self) -> None:
         """Close all connections."""
         for read in self._point_reads:
             await read.close()
         await self._snapshots.close()
         await self.engine.dispose()
-
-
-@contextlib.asynccontextmanager
-async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    try:
-        connection = await engine.connect()
-    except (OSError, DBAPIError, PoolTimeoutError) as error:
-        raise unavailable() from error
-    with explained_errors():
-        try:
-            yield connection
-        finally:
-            # Shielded: the pool would close a connection whose return is cancelled, and log an error.
-            await asyncio.shield(connection.close())
 
 
 def _configure_sqlite(engine: AsyncEngine) -> None:

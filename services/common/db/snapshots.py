@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import Pool
 
+from services.common.db.connection_turns import ConnectionTurns
 from services.common.db.failures import explained_errors, refusal, unavailable
 from services.common.db.postgres_reads import PostgresReads
 from services.common.db.reader_threads import ReaderThreads
@@ -120,6 +121,7 @@ class PostgresSnapshots:
         """
         isolation = {} if in_transactions else {"isolation_level": "AUTOCOMMIT"}
         self._engine = create_async_engine(url, **isolation, **options)
+        self._connections = ConnectionTurns(options.get("pool_size"))
         if in_transactions:
             limit_transactions(self._engine.sync_engine)
         self._plain = None if in_transactions else PostgresReads(self._engine.dialect)
@@ -158,15 +160,16 @@ class PostgresSnapshots:
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            connection = await self._engine.connect()
-        except (OSError, DBAPIError, PoolTimeoutError) as error:
-            raise unavailable() from error
-        try:
-            yield connection
-        finally:
-            # Shielded: the pool would close a connection whose return is cancelled, and log an error.
-            await asyncio.shield(connection.close())
+        async with self._connections.connection():
+            try:
+                connection = await self._engine.connect()
+            except (OSError, DBAPIError, PoolTimeoutError) as error:
+                raise unavailable() from error
+            try:
+                yield connection
+            finally:
+                # Shielded: the pool would close a connection whose return is cancelled, and log an error.
+                await asyncio.shield(connection.close())
 
     async def close(self) -> None:
         """See `Snapshots`."""

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from services.common.background import BackgroundTasks
 from services.common.errors import CoxswainError, Internal, ResourceExhausted
+from services.common.group_turns import working_for
 from services.common.grpc.admission import Admission
 from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.call import Call, current_call, enter_call
@@ -103,7 +104,7 @@ class Pipeline:
                 data = await self._reader.read_of_stranger(messages) if method.access.open_to_strangers else None
                 with self._capacity.calls.one_for():
                     await self._admission.admit(call, method, metadata)
-                with self._group_place(call):
+                with self._group_place(call), _work_of(call):
                     if data is None:
                         # Without a place of the listener: two groups that never end their requests would hold all.
                         data = await self._reader.read(messages, _bounded_group(call))
@@ -172,6 +173,7 @@ class Pipeline:
                     # Also where grpc drops the stream of a client that went away, see `_close`.
                     stream.task.add_done_callback(lambda _: places.close())
                 await self._admission.admit(call, method, metadata)
+                places.enter_context(_work_of(call))
                 if call.principal is not None and not call.service:
                     places.enter_context(self._capacity.stream_of(call.principal))
                     places.enter_context(self._traffic.stream_of(call.principal))
@@ -279,6 +281,11 @@ def _end(call: Call, method: Method) -> None:
 def _bounded_group(call: Call) -> str | None:
     """Return whose bounds a call counts among; None for calls of other services, which have no bounds."""
     return None if call.principal is None or call.service else call.principal.group_id
+
+
+def _work_of(call: Call) -> contextlib.AbstractContextManager[None]:
+    """Say whom the call works for, so that groups take turns where places are few."""
+    return working_for("" if call.principal is None else call.principal.group_id)
 
 
 def _fault(call: Call, error: Exception) -> Internal:

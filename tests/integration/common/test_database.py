@@ -21,6 +21,7 @@ from services.common.db.sessions import POSTGRES_SESSION
 from services.common.db.sqlite_connection import open_sqlite
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
 from services.common.errors import InvalidArgument, Unavailable
+from services.common.group_turns import working_for
 
 metadata = sa.MetaData(naming_convention=NAMING_CONVENTION)
 things = sa.Table(
@@ -507,4 +508,26 @@ async def test_a_call_that_is_cancelled_while_its_connection_goes_back_loses_non
     async with database.write() as connection:
         await connection.execute(things.insert().values(id=1))
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    await database.close()
+
+
+async def test_who_has_asked_for_every_connection_holds_others_up_for_one_turn(database: Database) -> None:
+    finished = list[str]()
+
+    async def work(group: str, number: int) -> None:
+        with working_for(group):
+            async with database.write() as connection:
+                await connection.execute(things.insert().values(id=number))
+            async with database.read() as connection:
+                await connection.execute(sa.select(things.c.id).where(things.c.id == number))
+            await database.fetch(sa.select(things.c.id).where(things.c.id == number))
+            finished.append(group)
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(30):
+            tasks.create_task(work("loud", number))
+        await asyncio.sleep(0)
+        tasks.create_task(work("quiet", 30))
+    # Those that came first have what there is at once; then each of its three steps waits for its turn once.
+    assert finished.index("quiet") < 15
     await database.close()
