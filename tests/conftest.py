@@ -47,9 +47,10 @@ def _configure_without_cache(**options: Any) -> None:
 structlog.configure = cast("Any", _configure_without_cache)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    """Give whole files to processes, and all of `e2e` to one: its tests share installations that start slowly."""
-    return _Scheduling(config, log)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """Where whole files go to processes, give all of `e2e` to one: its tests share installations that start slowly."""
+    return _Scheduling(config, log) if config.option.dist == "loadfile" else None
 
 
 class _Scheduling(LoadFileScheduling):  # type: ignore[misc,unused-ignore]

@@ -25,6 +25,8 @@ from services.common.db.statement import Statement
 from services.common.group_turns import GroupTurns, group_of_work
 
 _READ_ONLY = "coxswain_read_only"
+# In transactions, at once. SQLAlchemy's pool has fifteen connections; one is the writer's.
+_SQLITE_READS = 10
 _URL_FORMS = "sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME"
 
 
@@ -73,7 +75,7 @@ class Database:
         """`schema` is the PostgreSQL schema; `null_pool` opens a connection for each transaction.
 
         With `pooler`, which costs some round trips, PostgreSQL may be behind one that gives sessions to transactions,
-        such as PgBouncer. `pool_size` bounds the connections in transactions, and on PostgreSQL those beside any.
+        such as PgBouncer. `pool_size` bounds the connections to PostgreSQL in transactions, and those beside any.
         """
         self.url = async_url(url)
         self.schema = schema
@@ -106,8 +108,8 @@ class Database:
                 limit_transactions(self.engine.sync_engine)
             if not null_pool:
                 ping_idle_connections(self.engine.sync_engine)
-        # On SQLite too: the connections that its pool opens beyond these are closed after each use.
-        self._connections = ConnectionTurns(None if null_pool else pool_size)
+        connections = _SQLITE_READS if self.dialect == "sqlite" else pool_size
+        self._connections = ConnectionTurns(None if null_pool else connections)
         self._point_reads: list[PointRead] = []
         self._reader = self.engine.execution_options(**{_READ_ONLY: True})
 
@@ -146,7 +148,7 @@ class Database:
         Raises:
             Unavailable: the database does not answer.
         """
-        async with self._connected(self._reader) as connection, connection.begin():
+        async with self._connections.connection(), _connected(self._reader) as connection, connection.begin():
             yield connection
 
     @contextlib.asynccontextmanager
@@ -156,30 +158,14 @@ class Database:
         Raises:
             Unavailable: the database does not answer, or did not confirm the commit.
         """
-        async with (
-            self._writer.place(group_of_work()) if self._writer else contextlib.nullcontext(),
-            self._connected(self.engine) as connection,
-            connection.begin(),
-        ):
+        # Whoever is SQLite's writer waits in no other line: everybody waits for it.
+        turn = self._writer.place(group_of_work()) if self._writer else self._connections.connection()
+        async with turn, _connected(self.engine) as connection, connection.begin():
             yield connection
 
     def pools(self) -> dict[str, Pool]:
         """Return the pools of connections by what they are for."""
         return {"transactions": self.engine.pool, "reads": self._snapshots.pool}
-
-    @contextlib.asynccontextmanager
-    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        async with self._connections.connection():
-            try:
-                connection = await engine.connect()
-            except (OSError, DBAPIError, PoolTimeoutError) as error:
-                raise unavailable() from error
-            with explained_errors():
-                try:
-                    yield connection
-                finally:
-                    # Shielded: the pool would close a connection whose return is cancelled, and log an error.
-                    await asyncio.shield(connection.close())
 
     async def close(self) -> None:
         """Close all connections."""
@@ -187,6 +173,20 @@ class Database:
             await read.close()
         await self._snapshots.close()
         await self.engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    try:
+        connection = await engine.connect()
+    except (OSError, DBAPIError, PoolTimeoutError) as error:
+        raise unavailable() from error
+    with explained_errors():
+        try:
+            yield connection
+        finally:
+            # Shielded: the pool would close a connection whose return is cancelled, and log an error.
+            await asyncio.shield(connection.close())
 
 
 def _configure_sqlite(engine: AsyncEngine) -> None:

@@ -105,7 +105,7 @@ async def test_one_that_shows_no_life_is_killed_and_started_again(tmp_path: Path
     async with running(group_of(2, tmp_path, turn_seconds=0.01), state):
         silent = min(began(tmp_path))
         (tmp_path / f"{silent}.silent").touch()
-        await until(lambda: len(began(tmp_path)) == 3)
+        await until(lambda: len(began(tmp_path)) >= 3)
 
     assert silent not in ended(tmp_path)
 

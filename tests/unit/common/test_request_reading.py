@@ -79,11 +79,11 @@ async def test_of_slow_requests_of_a_group_the_oldest_are_waited_for_and_no_othe
 
 
 async def test_what_is_seen_soon_after_the_process_stood_still_is_not_slow() -> None:
-    reader = RequestReader(quick_seconds=0.1)
+    reader = RequestReader(quick_seconds=0.4)
     calls = [Unfinished() for _ in range(SLOW_AT_ONCE + 3)]
     reading = [asyncio.create_task(reader.read_of_stranger(call.messages)) for call in calls]
     await asyncio.sleep(0)
-    time.sleep(0.11)  # noqa: ASYNC251 - this is what is tested
+    time.sleep(0.41)  # noqa: ASYNC251 - this is what is tested
     for _ in range(4):
         await asyncio.sleep(0)
     for call in calls:
