@@ -135,8 +135,7 @@ def new_database(server: str, template: str = "") -> str:
     """Create a database and return its URL; a copy of the one that the URL `template` leads to, if there is one."""
     name = f"test_{uuid.uuid4().hex}"
     copied = f" TEMPLATE {urlsplit(template).path[1:]}" if template else ""
-    # By files, which costs less than through the log.
-    asyncio.run(_execute(server, f"CREATE DATABASE {name}{copied} STRATEGY FILE_COPY"))
+    asyncio.run(_execute(server, f"CREATE DATABASE {name}{copied}"))
     return server.replace("/postgres?", f"/{name}?")
 
 

@@ -45,6 +45,8 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
                 return await asyncio.to_thread(invoke, harness.address, *arguments, **more)
 
             run.address = harness.address  # type: ignore[attr-defined]
+            # Nothing tells the scheduler that a test has changed its clock.
+            run.fire_schedules = harness.services["orchestrator"]._scheduler.once  # type: ignore[attr-defined]
             yield run
 
 

@@ -244,12 +244,6 @@ async def test_changes_that_mean_nothing_are_refused(run: Run) -> None:
     )
 
 
-@pytest.fixture
-def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have schedules looked at each second, as nothing tells the scheduler that a test has changed its clock."""
-    monkeypatch.setattr("services.orchestrator.usecases.hinted_loop._LONGEST_PAUSE", 1)
-
-
 async def when_it_has(run: Run, field: str) -> Any:
     """The schedule as soon as it has a field."""
     async with asyncio.timeout(30):
@@ -258,7 +252,6 @@ async def when_it_has(run: Run, field: str) -> Any:
     return schedule
 
 
-@pytest.mark.usefixtures("looking_often")
 async def test_what_a_schedule_has_started_is_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     await create(run, "morning", "--time-zone", "Europe/Zurich")
     await create(run, "noon", "--paused")
@@ -267,6 +260,7 @@ async def test_what_a_schedule_has_started_is_found(run: Run, monkeypatch: pytes
 
     due = datetime.fromisoformat((await stored(run))["next_fire_time"])
     monkeypatch.setattr("services.orchestrator.usecases.scheduler.utc_now", lambda: due + timedelta(seconds=1))
+    await run.fire_schedules()  # type: ignore[attr-defined]
     schedule = await when_it_has(run, "last_execution_id")
     execution_id = schedule["last_execution_id"]
     for reference in ("morning", schedule["id"]):
@@ -285,7 +279,6 @@ async def test_what_a_schedule_has_started_is_found(run: Run, monkeypatch: pytes
     assert 'there is no schedule "morning"' in refused(await run("executions", "--schedule", "morning"), 15)
 
 
-@pytest.mark.usefixtures("looking_often")
 async def test_why_a_schedule_started_nothing_is_shown(
     run: Run, crew_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +287,7 @@ async def test_why_a_schedule_started_nothing_is_shown(
     await run("apply", "-f", crew_file)
     due = datetime.fromisoformat((await stored(run))["next_fire_time"])
     monkeypatch.setattr("services.orchestrator.usecases.scheduler.utc_now", lambda: due)
+    await run.fire_schedules()  # type: ignore[attr-defined]
     error = (await when_it_has(run, "last_error"))["last_error"]
     assert "topic" in error["message"]
     shown = said(await run("schedule", "get", "morning"))

@@ -134,7 +134,7 @@ async def test_a_memory_that_was_changed_in_between_is_left_alone(fork_server: F
     assert _stored(host) == [OLD, NEW]
 
 
-async def test_a_memory_that_is_rewritten_keeps_all_but_its_text(fork_server: ForkServer) -> None:
+async def test_a_memory_that_is_rewritten_keeps_all_but_its_text_and_its_end(fork_server: ForkServer) -> None:
     old = _record("old", OLD)
     old.revision, old.agent_id, old.llm_model = 7, "reader", "m"
     old.tools_used.append("calculator")
@@ -144,6 +144,8 @@ async def test_a_memory_that_is_rewritten_keeps_all_but_its_text(fork_server: Fo
     old.expire_time.FromJsonString("2126-01-01T00:00:00Z")
     expected = Record()
     expected.CopyFrom(old)
+    # What is written into it does not expire.
+    expected.ClearField("expire_time")
     old.embedding.append(1.0)
     host = _host(old, plan={"actions": [_action("update", BOTH)], "insert_new": False})
     await _run(fork_server, host, _crew(consolidation=ConsolidationSpec()))
