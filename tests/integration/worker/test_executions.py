@@ -366,7 +366,9 @@ async def test_cancelling_ends_a_hanging_model_call_and_keeps_what_is_finished(i
 
 
 async def test_an_execution_past_its_timeout_fails_and_says_so(installation: Installation) -> None:
-    answer_by_task(installation, hang=True)
+    installation.llm.on(Reply(text="First done."), last_contains="Do the first thing.")
+    # Every time: a host without CPU loses its lease, and the next one asks again.
+    installation.llm.on(Reply(hang=True), last_contains="Do the second thing.")
     execution = await installation.start(crew(*THREE), timeout=Duration(seconds=2))
     ended = await installation.finished(execution.id)
     assert ended.state == S.EXECUTION_STATE_FAILED
