@@ -148,6 +148,7 @@ budgets = Table(
     Column("tokens_per_day", BigInteger, nullable=False, server_default="0"),
     Column("tokens_per_month", BigInteger, nullable=False, server_default="0"),
     Column("alert_share", Float, nullable=False, server_default="0"),
+    Column("cost_per_minute", Float, nullable=False, server_default="0"),  # US dollars
 )
 
 budget_alerts = Table(

@@ -56,6 +56,7 @@ class SumLimit:
 SUM_LIMITS = (
     SumLimit("monthly_cost_limit", Measure.COST, Period.MONTH),
     SumLimit("daily_cost_limit", Measure.COST, Period.DAY),
+    SumLimit("cost_per_minute", Measure.COST, Period.MINUTE),
     SumLimit("tokens_per_minute", Measure.TOKENS, Period.MINUTE),
     SumLimit("tokens_per_day", Measure.TOKENS, Period.DAY),
     SumLimit("tokens_per_month", Measure.TOKENS, Period.MONTH),
@@ -76,6 +77,8 @@ class Budget:
     tokens_per_month: int = 0
     alert_share: float = 0.0
     """From 0 (no alerts) to 1: the share of a day's or a month's limit at which an alert is stored."""
+    cost_per_minute: float = 0.0
+    """US dollars in a calendar minute."""
 
     def value(self, limit: SumLimit) -> float:
         """Return what is allowed; 0 means no limit."""
@@ -83,9 +86,9 @@ class Budget:
         return allowed
 
     @property
-    def limits_cost(self) -> bool:
-        """Whether prices matter."""
-        return bool(self.monthly_cost_limit or self.daily_cost_limit)
+    def cost_limit(self) -> str:
+        """The name of a limit on cost that is set; empty when there is none, and prices do not matter."""
+        return next((limit.name for limit in SUM_LIMITS if limit.measure is Measure.COST and self.value(limit)), "")
 
     @property
     def limits_sums(self) -> bool:

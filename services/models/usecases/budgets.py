@@ -257,10 +257,11 @@ def _check_prices(model: Model, limits: list[tuple[ScopedBudget, Budget]]) -> No
     prices = model.prices
     if prices.known:
         return
-    limited = next((budget for budget, effective in limits if effective.limits_cost), None)
+    limited, name = next(
+        ((budget, found) for budget, effective in limits if (found := effective.cost_limit)), (None, "")
+    )
     if limited is None:
         return
-    name = "monthly_cost_limit" if limited.effective.monthly_cost_limit else "daily_cost_limit"
     missing = "input_cost_per_million_tokens" if prices.input is None else "output_cost_per_million_tokens"
     priced = (
         f"let the operator give it {missing} in the list of shared models"

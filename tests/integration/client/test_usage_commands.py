@@ -37,8 +37,8 @@ async def test_what_was_used_is_summed_by_what_is_asked_for(run: Run) -> None:
 
 async def test_limits_are_set_shown_listed_and_removed(run: Run) -> None:
     assert said(await run("budget", "list")) == "no limits"
-    words = said(await run("budget", "set", "--monthly-cost", "200", "--minute-calls", "60", "--alert-share", "0.8"))
-    assert words == "$200.00 a month, 60 calls a minute, alert at 80%"
+    words = said(await run("budget", "set", "--monthly-cost", "200", "--minute-cost", "2.5", "--alert-share", "0.8"))
+    assert words == "$200.00 a month, $2.50 a minute, alert at 80%"
     capped = await run(
         "budget", "set", "--ceiling-of", "sales", "--daily-tokens", "5000", "--model", "m", "--json", token=ROOT
     )
@@ -47,7 +47,7 @@ async def test_limits_are_set_shown_listed_and_removed(run: Run) -> None:
     assert "$ a month $200.00 $0.00" in shown
     listed = said(await run("budget", "list"))
     assert listed == (
-        "model subject set by limits all all group $200.00 a month, 60 calls a minute, alert at 80% "
+        "model subject set by limits all all group $200.00 a month, $2.50 a minute, alert at 80% "
         "m all operator 5,000 tokens a day"
     )
     assert said(await run("budget", "delete", "--yes")) == "removed"

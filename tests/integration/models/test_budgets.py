@@ -76,9 +76,15 @@ async def test_a_sum_that_is_used_up_ends_the_calls_that_follow(
     assert len(served.llm.calls) == 2
 
 
-async def test_tokens_of_a_minute_are_given_anew_each_minute(served: Installation) -> None:
+@pytest.mark.parametrize(
+    ("limits", "words"), [({"tokens_per_minute": 150}, "150 tokens"), ({"cost_per_minute": 0.0006}, "$0.0006")]
+)
+async def test_what_a_minute_allows_is_given_anew_each_minute(
+    served: Installation, limits: dict[str, Any], words: str
+) -> None:
     served.llm.on(SMALL, route="chat")
-    await limit(served, tokens_per_minute=150)
+    scope = pb.BudgetScope(model=CHAT, subject="dev|alice")
+    await limit(served, scope, **limits)
     failures = []
     for _ in range(6):
         try:
@@ -87,9 +93,19 @@ async def test_tokens_of_a_minute_are_given_anew_each_minute(served: Installatio
             failures.append(read_refusal(error))
     # A minute may end in between: then there are two more.
     assert 2 <= len(failures) <= 4
-    assert failures[0].metadata == {"budget": "tokens_per_minute"}
+    (name,) = limits
+    assert failures[0].metadata == {"budget": name, "budget_model": CHAT, "budget_subject": "dev|alice"}
+    assert f"of their {words} for this minute" in failures[0].message
     assert failures[0].retry_after is not None
     assert 0 < failures[0].retry_after <= 60
+    await complete(served, CAROL)
+    await complete(served, BOB)
+    # A limit on cost asks for prices.
+    await limit(served, pb.BudgetScope(model=REASONER), **limits)
+    if "cost_per_minute" in limits:
+        assert (await refusal(complete(served, model=REASONER))).metadata["budget"] == name
+    else:
+        await complete(served, model=REASONER)
 
 
 async def test_limits_of_a_model_and_of_a_subject_touch_no_other_calls(served: Installation) -> None:
@@ -196,7 +212,9 @@ async def test_a_price_that_nobody_knows_is_refused_under_a_cost_limit(served: I
 async def test_a_ceiling_counts_whatever_the_group_sets(served: Installation) -> None:
     served.llm.on(PRICED, route="chat")
     await limit(served, monthly_cost_limit=100.0, tokens_per_day=50_000_000)
-    await cap(served, "sales", monthly_cost_limit=5.0, calls_per_minute=1000)
+    await cap(served, "sales", monthly_cost_limit=5.0, calls_per_minute=1000, cost_per_minute=50.0)
+    above = await refusal(limit(served, cost_per_minute=50.5))
+    assert above.fields == ["budget.cost_per_minute"]
     above = await refusal(limit(served, monthly_cost_limit=5.01))
     assert (above.code, above.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["budget.monthly_cost_limit"])
     assert "5, the operator's ceiling" in above.message
@@ -206,8 +224,10 @@ async def test_a_ceiling_counts_whatever_the_group_sets(served: Installation) ->
     assert "SetBudgetCeiling" in failure.message
     state = await served.usage().GetBudget(pb.GetBudgetRequest())
     assert state.budget == pb.Budget(monthly_cost_limit=100.0, tokens_per_day=50_000_000)
-    assert state.ceiling == pb.Budget(monthly_cost_limit=5.0, calls_per_minute=1000)
-    assert state.effective == pb.Budget(monthly_cost_limit=5.0, calls_per_minute=1000, tokens_per_day=50_000_000)
+    assert state.ceiling == pb.Budget(monthly_cost_limit=5.0, calls_per_minute=1000, cost_per_minute=50.0)
+    assert state.effective == pb.Budget(
+        monthly_cost_limit=5.0, calls_per_minute=1000, tokens_per_day=50_000_000, cost_per_minute=50.0
+    )
     await served.usage().DeleteBudget(pb.DeleteBudgetRequest())
     await refused(served)
     await complete(served, BOB)
@@ -220,7 +240,14 @@ async def test_only_the_operator_sets_ceilings_and_only_admins_limits(models: In
     request = pb.SetBudgetCeilingRequest(group_id="sales", ceiling=pb.Budget(calls_per_minute=1))
     assert (await refusal(models.usage().SetBudgetCeiling(request))).reason == "ROLE_REQUIRED"
     assert (await refusal(models.usage(CAROL).DeleteBudget(pb.DeleteBudgetRequest()))).reason == "ROLE_REQUIRED"
-    for name, value in [("tokens_per_day", 2**63 - 1), ("daily_cost_limit", float("inf")), ("alert_share", 1.5)]:
+    for name, value in [
+        ("tokens_per_day", 2**63 - 1),
+        ("daily_cost_limit", float("inf")),
+        ("alert_share", 1.5),
+        ("cost_per_minute", float("inf")),
+        ("cost_per_minute", float("nan")),
+        ("cost_per_minute", -0.01),
+    ]:
         failure = await refusal(models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget(**{name: value}))))  # type: ignore[arg-type]
         assert failure.fields == [f"budget.{name}"]
     scope = pb.BudgetScope(subject="alice")

@@ -49,6 +49,7 @@ _GROUPINGS = {
 _LIMITS = {
     "monthly_cost_limit": "$ a month",
     "daily_cost_limit": "$ a day",
+    "cost_per_minute": "$ a minute",
     "tokens_per_month": "tokens a month",
     "tokens_per_day": "tokens a day",
     "tokens_per_minute": "tokens a minute",
@@ -163,6 +164,7 @@ def set_budget(
     subject: SubjectOption = "",
     monthly_cost: Annotated[float, typer.Option(min=0, help="US dollars in a month; 0 means no limit.")] = 0.0,
     daily_cost: Annotated[float, typer.Option(min=0, help="US dollars in a day; 0 means no limit.")] = 0.0,
+    minute_cost: Annotated[float, typer.Option(min=0, help="US dollars in a minute; 0 means no limit.")] = 0.0,
     monthly_tokens: Annotated[int, typer.Option(min=0, help="Tokens in a month; 0 means no limit.")] = 0,
     daily_tokens: Annotated[int, typer.Option(min=0, help="Tokens in a day; 0 means no limit.")] = 0,
     minute_tokens: Annotated[int, typer.Option(min=0, help="Tokens in a minute; 0 means no limit.")] = 0,
@@ -187,6 +189,7 @@ def set_budget(
     budget = Budget(
         monthly_cost_limit=monthly_cost,
         daily_cost_limit=daily_cost,
+        cost_per_minute=minute_cost,
         tokens_per_month=monthly_tokens,
         tokens_per_day=daily_tokens,
         tokens_per_minute=minute_tokens,
