@@ -158,6 +158,19 @@ proto-lint: protos ## Style, comments and format of the protos; breaking changes
 	@$(BIN)/buf lint gen/image.binpb
 	@if [ -f protos/baseline.binpb ]; then $(BIN)/buf breaking gen/image.binpb --against protos/baseline.binpb; fi
 
+##@ Call it from elsewhere
+
+# What a client is generated with needs a small part of the environment, and none of CrewAI.
+CODEGEN := build/codegen
+
+$(CODEGEN)/.stamp: requirements/codegen.txt requirements/bootstrap.txt tools/bootstrap.sh
+	@tools/bootstrap.sh $(PYTHON) $(CODEGEN) requirements/codegen.txt
+	@touch $@
+
+.PHONY: sdk
+sdk: $(CODEGEN)/.stamp ## Write build/coxswain-sdk-VERSION.zip: all protos with what they import, for clients in any language
+	@$(CODEGEN)/bin/python -m tools.sdk build
+
 ##@ Deploy it
 
 .PHONY: images

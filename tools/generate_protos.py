@@ -33,12 +33,17 @@ VALIDATE = "buf/validate/validate.proto"
 TYPED_HERE = ["google/rpc/code.proto", "google/rpc/error_details.proto", "google/rpc/status.proto"]
 
 
+def validate_files() -> list[bytes]:
+    """Returns the descriptors of the well-known types that buf/validate imports, and its own as the last."""
+    modules = (descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2)
+    return [*(module.DESCRIPTOR.serialized_pb for module in modules), validate_pb._DESC.proto.to_binary()]
+
+
 def write_validate_descriptor(path: Path) -> None:
     """Writes buf/validate with the well-known types it imports: what ``--descriptor_set_in`` wants."""
     files = descriptor_pb2.FileDescriptorSet()
-    for module in (descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2):
-        files.file.add().ParseFromString(module.DESCRIPTOR.serialized_pb)
-    files.file.add().ParseFromString(validate_pb._DESC.proto.to_binary())
+    for content in validate_files():
+        files.file.add().ParseFromString(content)
     path.write_bytes(files.SerializeToString())
 
 

@@ -212,6 +212,17 @@ def test_every_file_names_its_package_in_other_languages(package: str) -> None:
         ), file.name
 
 
+@every_package
+def test_no_class_of_a_file_is_called_like_a_message_in_java(package: str) -> None:
+    """Java makes a class of each file beside those of its messages and enums; protoc evades only those in the file."""
+    classes = [name for file in files(package) for name in (*file.message_types_by_name, *file.enum_types_by_name)]
+    for file in files(package):
+        own = {*file.message_types_by_name, *file.enum_types_by_name, *file.services_by_name}
+        derived = "".join(word.capitalize() for word in Path(file.name).stem.split("_"))
+        outer = file.GetOptions().java_outer_classname or (f"{derived}OuterClass" if derived in own else derived)
+        assert outer not in classes, file.name
+
+
 # W11
 
 
