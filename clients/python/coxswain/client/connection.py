@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from coxswain.client import policy
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_TIMEOUT = 30.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -50,7 +51,7 @@ class Connection:
     """Id of the group to act in; members of one group may leave it empty."""
     tls: Tls | bool = False
     """Whether to encrypt: True for the system's authorities, Tls for others."""
-    timeout: float = 30.0
+    timeout: float = DEFAULT_TIMEOUT
     """Default deadline of a unary call in seconds; calls of models have at least 600."""
 
     @classmethod

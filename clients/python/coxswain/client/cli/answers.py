@@ -57,11 +57,6 @@ _WAYS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(answer)
-
-
 def answer(
     context: typer.Context,
     id: Annotated[str, typer.Argument(metavar="ID", help="The question's id.")],  # noqa: A002

@@ -21,11 +21,6 @@ from coxswain.models.v1.inference_pb2 import (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(ask)
-
-
 def ask(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Name of the model, as `coxswain models` lists it.")],

@@ -49,9 +49,7 @@ from coxswain.memory.v1.memory_backend_pb2 import (
     VerifyMemoryBackendRequest,
 )
 
-backend_app = typer.Typer(
-    no_args_is_help=True, help="The stores that keep the memories of the group.", rich_markup_mode="markdown"
-)
+backend_app = typer.Typer(no_args_is_help=True, help="The stores that keep the memories of the group.")
 
 EMBEDDED = "default"
 """The name of the installation's embedded store, where a backend is expected."""

@@ -26,7 +26,7 @@ from coxswain.orchestrator.v1.batch_pb2 import (
 )
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionError
 
-app = typer.Typer(no_args_is_help=True, help="Run one crew with many inputs.", rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, help="Run one crew with many inputs.")
 
 BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id.")]
 

@@ -46,12 +46,6 @@ RequestIdOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (resume, fork, compare):
-        app.command()(command)
-
-
 def resume(
     context: typer.Context,
     id: IdArgument,  # noqa: A002 - what people see

@@ -26,12 +26,6 @@ from coxswain.orchestrator.v1.crew_pb2 import ListCrewsRequest, ValidateCrewRequ
 FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="The same as PATH.", exists=True)]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(apply)
-    app.command()(crews)
-
-
 def read(
     session: Session,
     path: Path,

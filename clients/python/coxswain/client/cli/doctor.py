@@ -31,11 +31,6 @@ _NEARLY = 0.9
 _PAGE = 1000
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(doctor)
-
-
 def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
     """Check address, TLS, services, identity, workers, queue, clock, credentials and limits, and say what to do.
 

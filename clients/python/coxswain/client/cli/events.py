@@ -16,11 +16,6 @@ _PREFIX = "EXECUTION_EVENT_KIND_"
 _KINDS = [name.removeprefix(_PREFIX).lower() for name in list(ExecutionEventKind.keys())[1:]]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(events)
-
-
 def events(
     context: typer.Context,
     crew: Annotated[str, typer.Option(help="Only of this crew, by name or id.")] = "",

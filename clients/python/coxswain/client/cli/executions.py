@@ -34,12 +34,6 @@ from coxswain.orchestrator.v1.execution_pb2 import (
 _STATES = [name.removeprefix("EXECUTION_STATE_").lower() for name in list(ExecutionState.keys())[1:]]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (executions, get, outputs, cancel, renew):
-        app.command()(command)
-
-
 def executions(
     context: typer.Context,
     state: Annotated[list[str] | None, typer.Option(help=f"Only in one of these states: {', '.join(_STATES)}.")] = None,

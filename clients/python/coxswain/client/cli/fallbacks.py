@@ -11,11 +11,6 @@ from coxswain.models.v1.model_pb2 import Fallbacks, GetModelRequest, Model, Upda
 _OCCASIONS = {"on_outage": "outage", "on_context_window": "context window", "on_content_filter": "content filter"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(fallbacks)
-
-
 def fallbacks(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Name of a model of your group.")],

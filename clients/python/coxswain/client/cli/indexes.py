@@ -20,7 +20,7 @@ from coxswain.memory.v1.vector_index_pb2 import (
     ResourceState,
 )
 
-index_app = typer.Typer(no_args_is_help=True, help="The group's vector search indexes.", rich_markup_mode="markdown")
+index_app = typer.Typer(no_args_is_help=True, help="The group's vector search indexes.")
 
 IndexArgument = Annotated[str, typer.Argument(metavar="INDEX", help="Full name: catalog, schema and index.")]
 

@@ -15,7 +15,7 @@ from coxswain.client.cli.roles import role_name, role_number
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of, table
 from coxswain.client.paging import pages
 
-app = typer.Typer(no_args_is_help=True, help="Say who may act in the group.", rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, help="Say who may act in the group.")
 
 SubjectArgument = Annotated[
     str, typer.Argument(metavar="SUBJECT", help="Issuer and subject joined by |, as `coxswain whoami` shows it.")

@@ -43,7 +43,7 @@ from coxswain.memory.v1.memory_pb2 import (
 )
 from coxswain.memory.v1.record_pb2 import MemoryKind
 
-app = typer.Typer(no_args_is_help=True, help="Search and manage the memories of crews.", rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, help="Search and manage the memories of crews.")
 app.add_typer(backend_app, name="backend")
 app.add_typer(index_app, name="index")
 app.add_typer(document_app, name="document")

@@ -25,11 +25,6 @@ _PRICES = {
 _ALWAYS_SHOWN = {"input_cost_per_million_tokens", "output_cost_per_million_tokens"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(models)
-
-
 def models(
     context: typer.Context,
     name: Annotated[

@@ -30,11 +30,6 @@ OPEN = QuestionState.QUESTION_STATE_OPEN
 _PREVIEW = 200
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(questions)
-
-
 def questions(
     context: typer.Context,
     every: Annotated[bool, typer.Option("--all", help="Also those that are not open any more.")] = False,

@@ -20,12 +20,6 @@ _AGE = re.compile(r"(\d{1,4})([hd])")
 _HOUR = 3600
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(delete)
-    app.command()(retention)
-
-
 def delete(
     context: typer.Context,
     id: IdArgument,  # noqa: A002 - what people see

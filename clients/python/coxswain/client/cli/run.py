@@ -38,12 +38,6 @@ WatchOption = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (run, watch):
-        app.command()(command)
-
-
 class ActAs(StrEnum):
     """Whom an execution acts as."""
 

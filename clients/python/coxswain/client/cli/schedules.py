@@ -42,7 +42,7 @@ from coxswain.orchestrator.v1.schedule_pb2 import (
     UpdateScheduleRequest,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Start crews at fixed times.", rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, help="Start crews at fixed times.")
 
 ScheduleArgument = Annotated[str, typer.Argument(metavar="SCHEDULE", help="The schedule's name or id.")]
 

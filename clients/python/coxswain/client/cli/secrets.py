@@ -24,7 +24,6 @@ from coxswain.orchestrator.v1.tool_source_pb2 import (
 app = typer.Typer(
     no_args_is_help=True,
     help="Keep what the group authenticates with: keys of models, secrets of tools.",
-    rich_markup_mode="markdown",
 )
 
 NameArgument = Annotated[

@@ -18,7 +18,6 @@ from coxswain.client.paging import pages
 app = typer.Typer(
     no_args_is_help=True,
     help="Make tokens for machines that have no identity provider, such as build jobs.",
-    rich_markup_mode="markdown",
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and -.")]

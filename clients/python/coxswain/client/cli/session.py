@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -19,15 +18,15 @@ from rich.table import Table
 from rich.text import Text
 
 from coxswain.client.blocking import Client
+from coxswain.client.cli.global_options import GlobalOptions
 from coxswain.client.cli.words import in_own_words, options_of
-from coxswain.client.connection import Connection, Tls
+from coxswain.client.connection import DEFAULT_TIMEOUT, Connection, Tls
 from coxswain.client.documents import Problem
 
 EXIT_NOT_SUCCEEDED = 1
 EXIT_USAGE = 2
 EXIT_STATUS = 10
 """Added to the number of a gRPC status code: NOT_FOUND (5) ends with 15."""
-EXIT_UNEXPECTED = 70
 EXIT_INTERRUPTED = 130
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -92,19 +91,29 @@ class Session:
 
 def session_of(context: typer.Context, as_json: bool = False) -> Session:
     """The session of a command; ``--json`` counts before and after its name."""
-    session = context.find_root().obj
+    root = context.find_root()
+    if isinstance(root.obj, GlobalOptions):
+        root.obj = _session_from(root.obj)
+    session = root.obj
     assert isinstance(session, Session)
     session.json = session.json or as_json
     session.options = options_of(context.command.params)
     return session
 
 
-def connection_from(
-    address: str, token: str, group: str, tls: bool, ca_file: Path | None, timeout: float
-) -> Connection:
-    """The connection of the global options. Raises OSError when the authorities' file cannot be read."""
-    encryption: Tls | bool = Tls(root_certificates=ca_file.read_bytes()) if ca_file is not None else tls
-    return Connection(address=address, token=token or None, group=group, tls=encryption, timeout=timeout)
+def _session_from(options: GlobalOptions) -> Session:
+    """The session of the global options. Raises OSError when the authorities' file cannot be read."""
+    tls: Tls | bool = bool(options.tls)
+    if options.ca_file:
+        tls = Tls(root_certificates=options.ca_file.read_bytes())
+    connection = Connection(
+        address=options.address or "",
+        token=options.token or None,
+        group=options.group or "",
+        tls=tls,
+        timeout=options.timeout or DEFAULT_TIMEOUT,
+    )
+    return Session(connection, bool(options.as_json), bool(options.raw))
 
 
 def plain(value: object) -> Any:

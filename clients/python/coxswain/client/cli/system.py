@@ -29,13 +29,6 @@ ELSEWHERE = "not served here"
 _HEALTH_STYLES = {"serving": "green", "not serving": "red", ELSEWHERE: "dim"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(up)
-    app.command()(status)
-    app.command()(whoami)
-
-
 def up(
     context: typer.Context,
     db: Annotated[str, typer.Option(help="sqlite, or postgres to start a PostgreSQL server as well.")] = "sqlite",

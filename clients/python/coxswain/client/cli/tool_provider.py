@@ -12,7 +12,7 @@ from coxswain.client.cli.session import EXIT_NOT_SUCCEEDED, JsonOption, Session,
 from coxswain.client.connection import MAX_MESSAGE_BYTES, Connection, Tls
 from coxswain.client.provider_check import Finding, ProviderCheck, Verdict
 
-app = typer.Typer(no_args_is_help=True, help="Try backends that provide tools over gRPC.", rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, help="Try backends that provide tools over gRPC.")
 
 _STYLES = {Verdict.CONFORMS: "green", Verdict.ALLOWED: "yellow", Verdict.FAULT: "red", Verdict.SKIPPED: "dim"}
 

@@ -25,7 +25,7 @@ from coxswain.orchestrator.v1.tool_source_pb2 import (
     UpdateToolSourceRequest,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Say where tools come from.", rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, help="Say where tools come from.")
 
 FileOption = Annotated[
     Path | None, typer.Option("--file", "-f", help="YAML or JSON file of the source; see docs/tools.md.")

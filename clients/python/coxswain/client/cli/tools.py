@@ -13,7 +13,7 @@ from coxswain.client.paging import pages
 from coxswain.client.values import to_value
 from coxswain.orchestrator.v1.tool_pb2 import ListToolsRequest, TestToolRequest, TestToolResponse, ToolApproval
 
-app = typer.Typer(no_args_is_help=True, help="List and try the tools of crews.", rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, help="List and try the tools of crews.")
 app.add_typer(tool_sources.app, name="source")
 app.add_typer(tool_provider.app, name="provider")
 app.command("usage")(tool_usage)

@@ -34,9 +34,7 @@ from coxswain.models.v1.usage_pb2 import (
     UsageGrouping,
 )
 
-budget_app = typer.Typer(
-    no_args_is_help=True, help="Limits on the model calls of the group.", rich_markup_mode="markdown"
-)
+budget_app = typer.Typer(no_args_is_help=True, help="Limits on the model calls of the group.")
 
 _GROUPINGS = {
     "model": UsageGrouping.USAGE_GROUPING_MODEL,
@@ -57,12 +55,6 @@ _LIMITS = {
 }
 
 ModelOption = Annotated[str, typer.Option("--model", help="Only calls of this model.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(usage)
-    app.add_typer(budget_app, name="budget")
 
 
 def usage(

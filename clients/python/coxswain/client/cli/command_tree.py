@@ -1,0 +1,151 @@
+"""Every command with what it does, known without loading any of them.
+
+Help and completion load only what they are asked about.
+"""
+
+import copy
+import importlib
+from collections.abc import Iterator, MutableMapping
+from typing import Any, NamedTuple
+
+import typer
+from typer._click.shell_completion import CompletionItem
+from typer.core import TyperGroup
+from typer.main import get_command_from_info, get_group_from_info
+from typer.models import CommandInfo, TyperInfo
+
+
+class Entry(NamedTuple):
+    """Where a command is, and the beginning of its help."""
+
+    module: str
+    """Below this package."""
+    attribute: str
+    """A function, or an application of typer with commands of its own."""
+    help: str
+
+
+SECTIONS: dict[str, dict[str, Entry]] = {
+    "Installation": {
+        "up": Entry("system", "up", "Serve all services on this machine until Ctrl-C."),
+        "status": Entry("system", "status", "Show whether each service is serving, and who you are."),
+        "whoami": Entry("system", "whoami", "Show subject, group, role, the groups you may choose"),
+        "doctor": Entry("doctor", "doctor", "Check address, TLS, services, identity, workers, queue"),
+    },
+    "Crews and executions": {
+        "apply": Entry("crews", "apply", "Create a crew, or store a new revision of the one of that name."),
+        "crews": Entry("crews", "crews", "List the group's crews, newest first."),
+        "run": Entry("run", "run", "Run a crew and print its result."),
+        "watch": Entry("run", "watch", "Show the events of an execution until it ends, then its result."),
+        "executions": Entry("executions", "executions", "List executions, newest first."),
+        "get": Entry("executions", "get", "Show the current state of an execution."),
+        "outputs": Entry("executions", "outputs", "Show what each task of an execution has produced so far."),
+        "events": Entry("events", "events", "Follow what happens in all executions of your group"),
+        "cancel": Entry("executions", "cancel", "Cancel an execution; outputs of finished tasks are kept."),
+        "resume": Entry("continuing", "resume", "Start a new execution from one that failed or was cancelled"),
+        "fork": Entry("continuing", "fork", "Run another course of an execution that has ended"),
+        "compare": Entry("continuing", "compare", "Show executions side by side"),
+        "renew": Entry("executions", "renew", "Let an execution that you started continue with your current token"),
+        "delete": Entry("retention", "delete", "Delete an execution that has ended, with its results and events."),
+        "retention": Entry("retention", "retention", "Show for how long executions of your group are kept"),
+        "questions": Entry("questions", "questions", "List what executions of the group ask people, newest first."),
+        "answer": Entry("answers", "answer", "Answer a question."),
+        "artifact": Entry("artifacts", "app", "List and download the files of executions."),
+        "batch": Entry("batches", "app", "Run one crew with many inputs."),
+        "schedule": Entry("schedules", "app", "Start crews at fixed times."),
+    },
+    "Memory, models and tools": {
+        "memory": Entry("memory", "app", "Search and manage the memories of crews."),
+        "models": Entry("models", "models", "List the models your group can see"),
+        "fallbacks": Entry("fallbacks", "fallbacks", "Show or choose the models that answer when one cannot"),
+        "ask": Entry("ask", "ask", "Ask a model a question, with files that it looks at, reads or listens to."),
+        "tool": Entry("tools", "app", "List and try the tools of crews."),
+    },
+    "Access and costs": {
+        "member": Entry("members", "app", "Say who may act in the group."),
+        "secret": Entry("secrets", "app", "Keep what the group authenticates with"),
+        "tokens": Entry("service_tokens", "app", "Make tokens for machines that have no identity provider"),
+        "usage": Entry("usage", "usage", "Show the calls, tokens and cost of the group's model calls."),
+        "budget": Entry("usage", "budget_app", "Limits on the model calls of the group."),
+        "limits": Entry("group_limits", "app", "What the operator allows groups."),
+    },
+}
+_ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+
+
+class CommandTree(TyperGroup):
+    """The group of all commands. Each takes the options of this group as well, wherever they stand on the line."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands(self)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as the class above says
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, entry.help.rstrip(".")) for name, entry in section.items()])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        found = [(name, entry) for name, entry in _ENTRIES.items() if name.startswith(incomplete)]
+        # What the class of groups itself adds are the names of its commands, each loaded for its help.
+        return [
+            *(CompletionItem(name, help=entry.help) for name, entry in found),
+            *super(TyperGroup, self).shell_complete(ctx, incomplete),
+        ]
+
+
+class _Commands(MutableMapping[str, Any]):
+    """The commands by their names, each loaded when it is first asked for."""
+
+    def __init__(self, tree: CommandTree) -> None:
+        self._tree = tree
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = _load(name, _ENTRIES[name])
+            _add_global_options(self._loaded[name], self._tree)
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_ENTRIES)
+
+    def __len__(self) -> int:
+        return len(_ENTRIES)
+
+
+def _load(name: str, entry: Entry) -> Any:
+    found = getattr(importlib.import_module(f"{__package__}.{entry.module}"), entry.attribute)
+    if isinstance(found, typer.Typer):
+        return get_group_from_info(
+            TyperInfo(found, name=name), pretty_exceptions_short=False, suggest_commands=True, rich_markup_mode=None
+        )
+    return get_command_from_info(
+        CommandInfo(name, callback=found), pretty_exceptions_short=False, rich_markup_mode=None
+    )
+
+
+def _add_global_options(command: Any, tree: CommandTree) -> None:
+    """Let a command and all below it take the options of the tree, unless it has one of that name itself."""
+    for inner in getattr(command, "commands", {}).values():
+        _add_global_options(inner, tree)
+    taken = {spelling for parameter in command.params for spelling in parameter.opts}
+    for option in tree.params:
+        if option.name in {"install_completion", "show_completion", "version"} or taken.intersection(option.opts):
+            continue
+        repeated: Any = copy.copy(option)
+        repeated.default, repeated.envvar, repeated.hidden = None, None, True
+        repeated.expose_value, repeated.callback = False, _override
+        command.params.append(repeated)
+
+
+def _override(context: Any, parameter: Any, value: Any) -> None:
+    """Let an option behind a command take the place of the same one before it."""
+    if value is not None and not context.resilient_parsing:
+        setattr(context.find_root().obj, parameter.name, value)

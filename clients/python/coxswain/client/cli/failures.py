@@ -1,0 +1,92 @@
+"""How a failed command ends: what it says, and its exit code."""
+
+import os
+import sys
+from dataclasses import replace
+
+import grpc
+
+from coxswain.client.cli.remedies import remedy_for
+from coxswain.client.cli.session import (
+    EXIT_INTERRUPTED,
+    EXIT_NOT_SUCCEEDED,
+    EXIT_STATUS,
+    EXIT_USAGE,
+    Session,
+    debugging,
+    problem_table,
+)
+from coxswain.client.cli.words import field_in_own_words
+from coxswain.client.documents import DocumentError, Problem
+from coxswain.client.errors import CoxswainError
+from coxswain.client.results import ExecutionNotSucceeded
+from coxswain.client.text_files import TextFileError
+
+
+def end_of(error: BaseException, state: object) -> int:
+    """Say what went wrong and return the exit code. Raises what is no failure of a kind that people can act on.
+
+    ``state`` is the session, once the command has one.
+    """
+    session = state if isinstance(state, Session) else Session()
+    match error:
+        case KeyboardInterrupt():
+            return EXIT_INTERRUPTED
+        case BrokenPipeError():
+            # The reader has closed the pipe; there is nothing left to flush to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_USAGE
+        case CoxswainError() | ExecutionNotSucceeded() | DocumentError() | TextFileError() | OSError() | ValueError():
+            if debugging():
+                raise error
+            return _report(session, error)
+        case _:
+            raise error
+
+
+def _report(session: Session, error: Exception) -> int:
+    """Print the error and what to do about it; return the exit code."""
+    match error:
+        case DocumentError():
+            own = [replace(problem, description=session.own(problem.description)) for problem in error.problems]
+            session.err.print(problem_table(own, f"{error.path} is not valid"))
+            return EXIT_USAGE
+        case ExecutionNotSucceeded():
+            session.say(str(error), "red")
+            return EXIT_NOT_SUCCEEDED
+        case CoxswainError():
+            _report_call(session, error)
+            return EXIT_STATUS + int(error.code.value[0])
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            session.say(f"error: {where}{error.strerror or error}", "red")
+            return EXIT_USAGE
+        case _:
+            session.say(f"error: {error}", "red")
+            return EXIT_USAGE
+
+
+def _report_call(session: Session, error: CoxswainError) -> None:
+    reason = f", {error.reason}" if error.reason not in {"", error.code.name} else ""
+    unnamed = [violation for violation in error.violations if violation.description not in error.message]
+    # The parts of a crew have no options.
+    own = session.options if error.reason != "CREW_INVALID" else {}
+    fields = {violation.field: field_in_own_words(violation.field, own) for violation in error.violations}
+    # The texts of gRPC itself about a lost connection or an unknown method are for its developers.
+    message = error.message
+    if not error.reason and error.code is grpc.StatusCode.UNAVAILABLE:
+        message = f"{session.connection.target} cannot be reached"
+    elif not error.reason and error.code is grpc.StatusCode.UNIMPLEMENTED:
+        message = f"{session.connection.target} does not serve this"
+    for path in sorted(fields, key=len, reverse=True):
+        message = message.replace(f"{path}: ", f"{fields[path]}: ")
+    session.say(f"error: {session.own(message)} ({error.code.name}{reason})", "red")
+    if unnamed:
+        faults = [Problem(fields[violation.field], session.own(violation.description)) for violation in unnamed]
+        session.err.print(problem_table(faults))
+    if error.retry_after is not None:
+        session.say(f"try again in {error.retry_after:g} s")
+    if remedy := remedy_for(error):
+        session.say(remedy)
+    if error.request_id:
+        session.say(f"request id {error.request_id}", "dim")
