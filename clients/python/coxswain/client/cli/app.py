@@ -1,7 +1,6 @@
 """The command ``coxswain``: its options, and how it ends.
 
-Help and completion cost what this module imports: no command, no gRPC. None as the default of every option spares them
-the check of its value, for which typer would import pydantic.
+Help and completion cost what this module imports: no command, no gRPC.
 """
 
 import os

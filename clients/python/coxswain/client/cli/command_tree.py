@@ -80,6 +80,14 @@ class CommandTree(TyperGroup):
         super().__init__(**attributes)
         self.commands = _Commands(self)
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        # Typer imports pydantic for the check of any value: completion does without that of switches nobody has given.
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if parameter.default is False:
+                parameter.default = None
+        return parameters
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as the class above says
         for title, section in SECTIONS.items():
             with formatter.section(title):
