@@ -81,11 +81,9 @@ class CommandTree(TyperGroup):
         self.commands = _Commands(self)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        # Typer imports pydantic for the check of any value: completion does without that of switches nobody has given.
         parameters = super().get_params(ctx)
         for parameter in parameters:
-            if parameter.default is False:
-                parameter.default = None
+            _skip_when_absent(parameter)
         return parameters
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as the class above says
@@ -150,10 +148,20 @@ def _add_global_options(command: Any, tree: CommandTree) -> None:
         repeated: Any = copy.copy(option)
         repeated.default, repeated.envvar, repeated.hidden = None, None, True
         repeated.expose_value, repeated.callback = False, _override
+        _skip_when_absent(repeated)
         command.params.append(repeated)
+
+
+def _skip_when_absent(parameter: Any) -> None:
+    """Check a parameter's value only where there is one: typer imports pydantic for any check."""
+
+    def process_value(context: Any, value: Any) -> Any:
+        return None if value is None else type(parameter).process_value(parameter, context, value)
+
+    parameter.process_value = process_value
 
 
 def _override(context: Any, parameter: Any, value: Any) -> None:
     """Let an option behind a command take the place of the same one before it."""
-    if value is not None and not context.resilient_parsing:
+    if not context.resilient_parsing:
         setattr(context.find_root().obj, parameter.name, value)
