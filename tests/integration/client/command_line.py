@@ -1,7 +1,8 @@
 """Runs commands as a person in a pipe does."""
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,15 @@ def invoke(address: str, *arguments: str, token: str = ALICE, stdin: str | None 
     return CliRunner().invoke(app, ["--address", address, "--token", token, *arguments], input=stdin)
 
 
-Run = Callable[..., Awaitable[Result]]
+@dataclass(frozen=True)
+class Run:
+    """Runs commands against one installation, as an admin of one group unless a token says otherwise."""
+
+    address: str
+    token: str = ALICE
+
+    async def __call__(self, *arguments: str, token: str = "", stdin: str | None = None) -> Result:
+        return await asyncio.to_thread(invoke, self.address, *arguments, token=token or self.token, stdin=stdin)
 
 
 def rows(result: Result) -> list[Any]:

@@ -1,17 +1,17 @@
 """An installation for each test, held in memory or of real services."""
 
-import asyncio
+import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+import pytest_asyncio
 import structlog
-from typer.testing import Result
 
-from tests.integration.client.command_line import CREW, Run, invoke
+from tests.integration.client.command_line import CREW, Run
 from tests.integration.client.installation import Installation, Relay, Server
-from tests.support.harness import serve_services
+from tests.support.harness import ALICE, serve_services
 
 
 @pytest.fixture
@@ -34,20 +34,37 @@ def relay(server: Server) -> Iterator[Relay]:
     relay.close()
 
 
+@contextlib.asynccontextmanager
+async def _services(data_dir: Path) -> AsyncIterator[Run]:
+    """Auth, models, memory and orchestrator; no worker takes executions."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Nothing tells the loops of a service that a test has changed its clock: they look each second.
+        patch.setattr("services.orchestrator.usecases.hinted_loop._LONGEST_PAUSE", 1)
+        # Logs of services in this process would stand in what the command prints.
+        with structlog.testing.capture_logs():
+            async with serve_services(data_dir, "models", "memory", "orchestrator") as harness:
+                yield Run(harness.address)
+
+
 @pytest.fixture
-async def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Run]:
-    """Runs a command against auth, models, memory and orchestrator; no worker takes executions."""
-    # Nothing tells the loops of a service that a test has changed its clock: they look each second.
-    monkeypatch.setattr("services.orchestrator.usecases.hinted_loop._LONGEST_PAUSE", 1)
-    # Logs of services in this process would stand in what the command prints.
-    with structlog.testing.capture_logs():
-        async with serve_services(tmp_path / "data", "models", "memory", "orchestrator") as harness:
+async def run(tmp_path: Path) -> AsyncIterator[Run]:
+    """Runs commands against services of the test's own."""
+    async with _services(tmp_path / "data") as run:
+        yield run
 
-            async def run(*arguments: str, **more: Any) -> Result:
-                return await asyncio.to_thread(invoke, harness.address, *arguments, **more)
 
-            run.address = harness.address  # type: ignore[attr-defined]
-            yield run
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_services(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run]:
+    """Services for all tests of a module that runs in one loop."""
+    async with _services(tmp_path_factory.mktemp("data")) as run:
+        yield run
+
+
+@pytest.fixture
+def run_in_own_group(shared_services: Run, request: pytest.FixtureRequest) -> Run:
+    """Runs commands against the services of the module, in a group that no other test has."""
+    digest = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
+    return Run(shared_services.address, ALICE.replace("sales", f"sales-{digest}"))
 
 
 @pytest.fixture

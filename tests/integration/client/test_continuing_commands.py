@@ -98,7 +98,7 @@ async def test_the_client_continues_and_compares(run: Run, crew_file: str) -> No
     ended = await cancelled(run, crew_file)
 
     def call() -> None:
-        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+        with Client(run.address, token=ALICE) as client:
             resumed = client.resume(ended, {"text": "Other."}, model="offline/extract", timeout=5, labels={"a": "b"})
             assert (resumed.model, resumed.timeout.seconds, resumed.labels["a"]) == ("offline/extract", 5, "b")
             with pytest.raises(FailedPrecondition) as refused:

@@ -16,7 +16,7 @@ MODEL = Model(name="sales/chat", provider=Provider.PROVIDER_OPENAI, capabilities
 @pytest.fixture
 async def group_model(run: Run) -> None:
     def create() -> None:
-        with Client(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+        with Client(run.address, token=ALICE) as client:
             client.models.CreateModel(CreateModelRequest(model=MODEL))
 
     await asyncio.to_thread(create)

@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[3]
 
 async def test_a_watch_of_the_group_outlives_cut_connections(run: Run, crew_file: str) -> None:
     assert (await run("apply", "-f", crew_file)).exit_code == 0
-    relay = Relay(run.address)  # type: ignore[attr-defined]
+    relay = Relay(run.address)
     try:
-        async with AsyncClient(relay.address, token=ALICE) as watching, AsyncClient(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+        async with AsyncClient(relay.address, token=ALICE) as watching, AsyncClient(run.address, token=ALICE) as client:
             seen: list[tuple[str, str | None]] = []
             made: list[str] = []
             async with aclosing(watching.watch_executions(labels={"team": "a"})) as responses:
@@ -51,7 +51,7 @@ async def test_the_events_of_a_group_are_lines_until_one_has_seen_enough(run: Ru
         sys.executable,
         *("-c", INTERRUPTIBLE, "--token", ALICE, "events", "--crew", "brief", "--kind", "execution_cancelled"),
         "--json",
-        env={**os.environ, "COXSWAIN_ADDRESS": run.address, "PYTHONUNBUFFERED": "1"},  # type: ignore[attr-defined]
+        env={**os.environ, "COXSWAIN_ADDRESS": run.address, "PYTHONUNBUFFERED": "1"},
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -68,7 +68,7 @@ async def test_the_events_of_a_group_are_lines_until_one_has_seen_enough(run: Ru
     wrong = await run("events", "--kind", "llm_chunk")
     assert wrong.exit_code == 2
     assert "expected one of execution_queued" in wrong.stderr
-    async with AsyncClient(run.address, token=ALICE) as client:  # type: ignore[attr-defined]
+    async with AsyncClient(run.address, token=ALICE) as client:
         old = encode_page_token("group_events", {"group": "sales"}, [0, 0, 0])
         with pytest.raises(FailedPrecondition) as caught:
             async for _ in client.watch_executions(old):

@@ -9,17 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from typer.testing import Result
 
 from tests.integration.client.command_line import CREW, Run, rows
-from tests.support.harness import ALICE, BOB
+from tests.support.harness import BOB
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 # Never fires during a test.
 NEW_YEAR = "0 0 1 1 *"
 UNKNOWN_ID = "0198c0de-0000-7000-8000-000000000000"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
+def run(run_in_own_group: Run) -> Run:
+    return run_in_own_group
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def _a_crew(run: Run, crew_file: str) -> None:
     assert (await run("apply", "-f", crew_file)).exit_code == 0
 
@@ -99,9 +106,9 @@ async def test_on_a_terminal_deletion_asks_by_a_name_that_commands_nothing(
     schedule = await stored(run, "mor\x9b2Jning")
     person, terminal = os.openpty()
     os.write(person, f"{answer}\n".encode())
-    address = run.address  # type: ignore[attr-defined]
+    address = run.address
     deletion = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "coxswain.client", "--address", address, "--token", ALICE],
+        *[sys.executable, "-m", "coxswain.client", "--address", address, "--token", run.token],
         *["schedule", "delete", schedule["id"]],
         stdin=terminal,
         stdout=subprocess.DEVNULL,

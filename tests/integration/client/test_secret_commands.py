@@ -65,7 +65,7 @@ async def test_what_a_source_names_is_stored_for_its_origin_and_other_names_are_
 
 
 async def test_on_a_terminal_the_value_is_asked_for_and_not_shown(run: Run) -> None:
-    address = run.address  # type: ignore[attr-defined]
+    address = run.address
     person, terminal = os.openpty()
     # In a session of its own it has no other terminal to ask on.
     process = await asyncio.create_subprocess_exec(

@@ -1,16 +1,14 @@
 """Tools and their sources on the command line, against real services; the tool gateway is played."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
 from typer.testing import Result
 
 from services.common.errors import FailedPrecondition
-from tests.integration.client.command_line import CREW, Run, invoke, rows
+from tests.integration.client.command_line import CREW, Run, rows
 from tests.support.fake_tool_gateway import FakeToolGateway, serve_fake_gateway, tool
 from tests.support.harness import serve_services
 
@@ -55,11 +53,7 @@ async def run(tmp_path: Path, gateway: FakeToolGateway) -> AsyncIterator[Run]:
             serve_services(tmp_path / "data", "models", "memory", "orchestrator") as harness,
         ):
             harness.host._addresses["tools"] = address  # type: ignore[index]
-
-            async def run(*arguments: str, **more: Any) -> Result:
-                return await asyncio.to_thread(invoke, harness.address, *arguments, **more)
-
-            yield run
+            yield Run(harness.address)
 
 
 def said(result: Result) -> str:

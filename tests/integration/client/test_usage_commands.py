@@ -27,7 +27,7 @@ def call_model(address: str) -> None:
 
 async def test_what_was_used_is_summed_by_what_is_asked_for(run: Run) -> None:
     assert said(await run("usage")) == "nothing used"
-    await asyncio.to_thread(call_model, run.address)  # type: ignore[attr-defined]
+    await asyncio.to_thread(call_model, run.address)
     [found] = rows(await run("usage", "--by", "crew", "--by", "model", "--crew", "brief", "--json"))
     assert [(row["model"], row["crew"], row["calls"]) for row in found] == [("offline/extract", "brief", "1")]
     shown = said(await run("usage", "--by", "crew", "--by", "subject", "--by", "day", "--since", "1d"))

@@ -153,10 +153,11 @@ def _add_global_options(command: Any, tree: CommandTree) -> None:
 
 
 def _skip_when_absent(parameter: Any) -> None:
-    """Check a parameter's value only where there is one: typer imports pydantic for any check."""
+    """Check a parameter's value only where there is one to act on: typer imports pydantic for any check."""
 
     def process_value(context: Any, value: Any) -> Any:
-        return None if value is None else type(parameter).process_value(parameter, context, value)
+        unchecked = value is None or context.resilient_parsing
+        return value if unchecked else type(parameter).process_value(parameter, context, value)
 
     parameter.process_value = process_value
 
