@@ -39,6 +39,7 @@ from services.models.servicers.models import ModelServicer
 from services.models.servicers.usage import UsageServicer
 from services.models.settings import ModelsSettings
 from services.models.tables import requests
+from services.models.usecases.budget_alert_feed import BudgetAlertFeed
 from services.models.usecases.budget_alerts import BudgetAlerts
 from services.models.usecases.budgets import Budgets
 from services.models.usecases.catalogue import Catalogue
@@ -91,7 +92,8 @@ class ModelsService:
             runtime.peers.channel("auth"), credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, settings.keyless
         )
         self._providers = _providers(settings, credentials, addresses, self._helpers)
-        self._alerts = BudgetAlerts(runtime.database)
+        self._alert_feed = BudgetAlertFeed(runtime.database)
+        self._alerts = BudgetAlerts(runtime.database, self._alert_feed)
         self._budgets = Budgets(runtime.database, Ledger(runtime.database, self._recorder), self._alerts, max_age)
         metering = Metering(self._recorder, self._budgets)
         checks = CompletionChecks(frozenset(settings.extra_parameters), PartChecks(settings.max_part_bytes))
@@ -137,7 +139,7 @@ class ModelsService:
         self._reports = UsageReports(
             runtime.database, self._recorder, retention_seconds=settings.usage_retention_seconds
         )
-        self._usage_servicer = UsageServicer(self._reports, self._budgets, self._alerts)
+        self._usage_servicer = UsageServicer(self._reports, self._budgets, self._alerts, self._alert_feed)
 
     def register(self, registry: Registry) -> None:
         """Register the three servicers."""
@@ -153,6 +155,9 @@ class ModelsService:
             self._prepare(Provider.LITELLM)
         self._recorder.start()
         self._background.start(self._refresh_budgets())
+        self._background.start(
+            every(self._settings.budget_refresh_seconds, self._alert_feed.look, name="read_budget_alerts")
+        )
         self._background.start(
             forget_old_requests(
                 self._database,
@@ -183,7 +188,8 @@ class ModelsService:
         await every(self._settings.budget_refresh_seconds, act, name="refresh_budgets")
 
     async def drain(self) -> None:
-        """Running calls continue: there is nothing to hand over."""
+        """Running calls continue; those who watch alerts have to watch elsewhere."""
+        self._alert_feed.drain()
 
     async def close(self) -> None:
         """Store what is left of usage, then close connections and processes."""

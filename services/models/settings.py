@@ -202,7 +202,8 @@ class ModelsSettings(BaseSettings):
         3,
         gt=0,
         description="On PostgreSQL: seconds between two readings of what calls of other replicas have used of limits "
-        "on cost and tokens. Replicas together may pass a limit by what they use in this time.",
+        "on cost and tokens. Replicas together may pass a limit by what they use in this time. WatchBudgetAlerts tells "
+        "alerts of other replicas as late.",
     )
     stored_answer_seconds: float = Field(
         6 * 3600,

@@ -165,7 +165,18 @@ budget_alerts = Table(
     Column("used", Float, nullable=False),
     Column("alert_share", Float, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    # 0: stored by the release before, while it ran beside this one. Such an alert is listed, and in no stream.
+    Column("sequence", BigInteger, nullable=False, server_default="0"),
     Index("ix_budget_alerts_group_id_id", "group_id", "id"),
+    Index("ix_budget_alerts_group_id_sequence", "group_id", "sequence"),
+)
+
+# Locked while an alert is stored: those of a group become visible in the order of their sequences.
+budget_alert_sequences = Table(
+    "budget_alert_sequences",
+    metadata,
+    Column("group_id", _GROUP, primary_key=True),
+    Column("last_sequence", BigInteger, nullable=False),
 )
 
 # Calls counted in the present minute of scopes that have a limit on them.

@@ -350,6 +350,7 @@ def _models(world: World) -> None:
     ok("UsageService.SetBudgetCeiling", group_id="another", ceiling={"calls_per_minute": 100_000})
     ok("UsageService.ListBudgets")
     ok("UsageService.ListBudgetAlerts")
+    assert world.all("UsageService.WatchBudgetAlerts", take=1)
     ok("UsageService.DeleteBudget")
     ok("ModelService.DeleteModel", name="team/own")
 

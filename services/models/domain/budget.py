@@ -251,3 +251,5 @@ class BudgetAlert:
     ceiling: bool
     """Whether the limit is the operator's."""
     created_at: datetime
+    sequence: int = 0
+    """Its position among the group's alerts; 0 until it is stored."""

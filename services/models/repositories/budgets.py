@@ -1,6 +1,6 @@
 """Rows of budgets, of the calls counted against them, and of alerts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.upsert import insert_ignore, insert_or_update
+from services.common.db.upsert import insert_ignore, insert_or_add, insert_or_update
 from services.models.domain.budget import Budget, BudgetAlert, Scope, ScopedBudget
-from services.models.tables import budget_alerts, budgets, call_counts
+from services.models.tables import budget_alert_sequences, budget_alerts, budgets, call_counts
 
 _LIMITS = tuple(each.name for each in fields(Budget))
 
@@ -75,8 +75,16 @@ class BudgetRepository:
             calls = (await self._connection.execute(statement)).scalar_one()
         return int(calls)
 
-    async def add_alert(self, group_id: str, alert: BudgetAlert) -> bool:
-        """Store an alert; return False when its limit has one in its period already."""
+    async def add_alert(self, group_id: str, alert: BudgetAlert) -> int:
+        """Store an alert and return its sequence; 0 when its limit has one in its period already."""
+        counted = await insert_or_add(
+            self._connection,
+            budget_alert_sequences,
+            {"group_id": group_id, "last_sequence": 1},
+            key=("group_id",),
+            add=("last_sequence",),
+        )
+        sequence = int(counted.last_sequence)
         row = {
             "group_id": group_id,
             **_columns(alert.scope),
@@ -88,8 +96,9 @@ class BudgetRepository:
             "used": alert.used,
             "alert_share": alert.alert_share,
             "created_at": alert.created_at,
+            "sequence": sequence,
         }
-        return await insert_ignore(self._connection, budget_alerts, row)
+        return sequence if await insert_ignore(self._connection, budget_alerts, row) else 0
 
     async def alerts(self, group_id: str, before: str | None, limit: int) -> list[BudgetAlert]:
         """Return alerts of a group, newest first: those before an id."""
@@ -97,20 +106,7 @@ class BudgetRepository:
         if before is not None:
             statement = statement.where(budget_alerts.c.id < before)
         rows = await self._connection.execute(statement.order_by(budget_alerts.c.id.desc()).limit(limit))
-        return [
-            BudgetAlert(
-                id=row["id"],
-                scope=Scope(row["model"], row["subject"]),
-                limit=row["limit_name"],
-                period=row["period"],
-                allowed=row["allowed"],
-                used=row["used"],
-                alert_share=row["alert_share"],
-                ceiling=row["ceiling"],
-                created_at=row["created_at"],
-            )
-            for row in rows.mappings()
-        ]
+        return [_alert(row) for row in rows.mappings()]
 
 
 async def read_budgets(database: Database, group_id: str, model: str, subject: str) -> list[ScopedBudget]:
@@ -130,6 +126,35 @@ async def read_budget(database: Database, group_id: str, scope: Scope) -> Scoped
     """Return the limits of one scope."""
     found = _scoped(await database.fetch(_of_scope(group_id, scope)))
     return found[0] if found else ScopedBudget(scope)
+
+
+async def read_alerts_after(database: Database, group_id: str, sequence: int, limit: int) -> list[BudgetAlert]:
+    """Return up to `limit` alerts of a group after a sequence, in order."""
+    columns = budget_alerts.c
+    statement = select(budget_alerts).where(columns.group_id == group_id, columns.sequence > sequence)
+    return [_alert(row) for row in await database.fetch(statement.order_by(columns.sequence).limit(limit))]
+
+
+async def read_last_sequences(database: Database, group_ids: Collection[str]) -> dict[str, int]:
+    """Return the sequence of the newest alert of each of these groups that has any."""
+    columns = budget_alert_sequences.c
+    rows = await database.fetch(select(budget_alert_sequences).where(columns.group_id.in_(group_ids)))
+    return {row["group_id"]: row["last_sequence"] for row in rows}
+
+
+def _alert(row: Mapping[Any, Any]) -> BudgetAlert:
+    return BudgetAlert(
+        id=row["id"],
+        scope=Scope(row["model"], row["subject"]),
+        limit=row["limit_name"],
+        period=row["period"],
+        allowed=row["allowed"],
+        used=row["used"],
+        alert_share=row["alert_share"],
+        ceiling=row["ceiling"],
+        created_at=row["created_at"],
+        sequence=row["sequence"],
+    )
 
 
 def _of_scope(group_id: str, scope: Scope) -> Select[Any]:

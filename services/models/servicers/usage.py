@@ -1,5 +1,7 @@
 """`coxswain.models.v1.UsageService`."""
 
+from collections.abc import AsyncIterator
+
 from coxswain.models.v1 import usage_pb2 as pb
 from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceServicer
 from services.common.grpc.call import current_principal
@@ -14,6 +16,7 @@ from services.models.servicers.messages.usage import (
     usage_query_from_proto,
     usage_row_to_proto,
 )
+from services.models.usecases.budget_alert_feed import BudgetAlertFeed
 from services.models.usecases.budget_alerts import BudgetAlerts
 from services.models.usecases.budgets import Budgets
 from services.models.usecases.usage import UsageReports
@@ -22,10 +25,13 @@ from services.models.usecases.usage import UsageReports
 class UsageServicer(UsageServiceServicer):
     """Usage and budgets over gRPC."""
 
-    def __init__(self, reports: UsageReports, budgets: Budgets, alerts: BudgetAlerts) -> None:
+    def __init__(
+        self, reports: UsageReports, budgets: Budgets, alerts: BudgetAlerts, alert_feed: BudgetAlertFeed
+    ) -> None:
         self._reports = reports
         self._budgets = budgets
         self._alerts = alerts
+        self._alert_feed = alert_feed
 
     async def QueryUsage(self, request: pb.QueryUsageRequest, context: Context) -> pb.QueryUsageResponse:
         """See the proto."""
@@ -74,3 +80,14 @@ class UsageServicer(UsageServiceServicer):
         return pb.ListBudgetAlertsResponse(
             alerts=map(budget_alert_to_proto, page.items), next_page_token=page.next_page_token
         )
+
+    async def WatchBudgetAlerts(
+        self, request: pb.WatchBudgetAlertsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchBudgetAlertsResponse]:
+        """See the proto."""
+        after = request.after_sequence if request.HasField("after_sequence") else None
+        async for position, alerts in self._alert_feed.follow(current_principal(), after):
+            if not alerts:
+                yield pb.WatchBudgetAlertsResponse(sequence=position)
+            for alert in alerts:
+                yield pb.WatchBudgetAlertsResponse(sequence=alert.sequence, alert=budget_alert_to_proto(alert))

@@ -15,6 +15,7 @@ from services.common.ids import new_id
 from services.common.paging import Page, Pager
 from services.models.domain.budget import SUM_LIMITS, Budget, BudgetAlert, Period, Scope, ScopedBudget, Spending
 from services.models.repositories.budgets import BudgetRepository
+from services.models.usecases.budget_alert_feed import BudgetAlertFeed
 
 logger = structlog.get_logger(__name__)
 
@@ -42,8 +43,9 @@ class _Watched:
 class BudgetAlerts:
     """Stores an alert, once in each day or month, when a limit's share has been used."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, feed: BudgetAlertFeed) -> None:
         self._database = database
+        self._feed = feed
         self._watched: dict[str, dict[_Key, _Watched]] = {}
         """By group; those without limits to watch are left out."""
         self._size = 0
@@ -111,14 +113,15 @@ class BudgetAlerts:
     async def _store(self, group_id: str, alert: BudgetAlert, watched: _Watched) -> None:
         try:
             async with self._database.write() as connection:
-                new = await BudgetRepository(connection).add_alert(group_id, alert)
+                sequence = await BudgetRepository(connection).add_alert(group_id, alert)
         except Exception:
             # The next call that uses something tries again.
             watched.alerted.pop(alert.limit, None)
             logger.exception("budget_alert_not_stored", group_id=group_id, limit=alert.limit)
             return
-        if not new:
+        if not sequence:
             return
+        self._feed.stored(group_id, sequence)
         _ALERTS.labels(alert.limit).inc()
         logger.warning(
             "budget_alert",

@@ -8,12 +8,12 @@ import structlog
 
 from services.common.background import BackgroundTasks
 from services.common.errors import NotFound
+from services.common.feed_topics import Tail, Topics
 from services.common.periodic import once
 from services.orchestrator.domain.event import CHUNK, TERMINAL_KINDS, StoredEvent
 from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.events import EventReader
-from services.orchestrator.usecases.feed_topics import Tail, Topics
 
 _PAGE = 200
 _READ_AT_ONCE = 1000

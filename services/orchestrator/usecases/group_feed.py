@@ -12,12 +12,12 @@ import structlog
 from services.common.background import BackgroundTasks
 from services.common.backoff import Backoff
 from services.common.clock import utc_now
+from services.common.feed_topics import Tail, Topics
 from services.common.periodic import once
 from services.orchestrator.domain.group_event import EventFilter, GroupEvent, Position
 from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.group_events import GroupEventReader
-from services.orchestrator.usecases.feed_topics import Tail, Topics
 
 logger = structlog.get_logger(__name__)
 

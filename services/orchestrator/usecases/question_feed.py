@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from services.common.background import BackgroundTasks
+from services.common.feed_topics import Topic, Topics
 from services.common.periodic import once
 from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.domain.question import QuestionChange
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.questions import QuestionChangeReader
-from services.orchestrator.usecases.feed_topics import Topic, Topics
 
 _PAGE = 100
 

@@ -217,6 +217,7 @@ REQUESTS: Mapping[str, Callable[[Group], Fields | Sequence[Fields]]] = {
     "UsageService.DeleteBudget": _none,
     "UsageService.SetBudgetCeiling": lambda own: {"ceiling": {"calls_per_minute": 1_000_000}},
     "UsageService.ListBudgetAlerts": _none,
+    "UsageService.WatchBudgetAlerts": _none,
     "ArtifactService.ListArtifacts": _of("execution_id", "execution_id"),
     "ArtifactService.GetArtifact": _file,
     "ArtifactService.DownloadArtifact": _file,
@@ -271,5 +272,10 @@ REQUESTS: Mapping[str, Callable[[Group], Fields | Sequence[Fields]]] = {
 }
 UNENDING = frozenset(
     # Streams that go on for as long as there may be something to tell.
-    {"ExecutionService.WatchExecution", "ExecutionService.WatchExecutions", "QuestionService.WatchQuestions"}
+    {
+        "ExecutionService.WatchExecution",
+        "ExecutionService.WatchExecutions",
+        "QuestionService.WatchQuestions",
+        "UsageService.WatchBudgetAlerts",
+    }
 )

@@ -11,6 +11,7 @@ from services.common.errors import Unavailable
 from services.models.domain.budget import WHOLE_GROUP, Budget, BudgetAlert, ScopedBudget, Spending
 from services.models.domain.usage import Usage
 from services.models.repositories.budgets import BudgetRepository
+from services.models.usecases.budget_alert_feed import BudgetAlertFeed
 from services.models.usecases.budget_alerts import BudgetAlerts
 from tests.support.service_tables import make_service_tables
 
@@ -44,7 +45,7 @@ async def test_an_alert_is_tried_again_until_it_is_stored_and_then_not_any_more(
     away = True
     done = asyncio.Event()
 
-    async def add_or_fail(self: BudgetRepository, group_id: str, alert: BudgetAlert) -> bool:
+    async def add_or_fail(self: BudgetRepository, group_id: str, alert: BudgetAlert) -> int:
         tries.append(alert.limit)
         if away:
             raise Unavailable("the database does not answer")
@@ -53,7 +54,7 @@ async def test_an_alert_is_tried_again_until_it_is_stored_and_then_not_any_more(
         return new
 
     monkeypatch.setattr(BudgetRepository, "add_alert", add_or_fail)
-    alerts, spending = BudgetAlerts(database), Spending()
+    alerts, spending = BudgetAlerts(database, BudgetAlertFeed(database)), Spending()
     alerts.watch("g", ScopedBudget(WHOLE_GROUP, LIMITS))
     spending.add(utc_now(), Usage(4))
     alerts.check("g", WHOLE_GROUP, spending)
@@ -76,7 +77,7 @@ async def test_an_alert_is_tried_again_until_it_is_stored_and_then_not_any_more(
     await asyncio.sleep(0)
     assert len(tries) == before
     # Another process knows nothing of it, and stores no second one.
-    another = BudgetAlerts(database)
+    another = BudgetAlerts(database, BudgetAlertFeed(database))
     another.watch("g", ScopedBudget(WHOLE_GROUP, LIMITS))
     done.clear()
     another.check("g", WHOLE_GROUP, spending)
@@ -88,7 +89,7 @@ async def test_an_alert_is_tried_again_until_it_is_stored_and_then_not_any_more(
 
 
 async def test_limits_without_a_share_tell_nothing(database: Database) -> None:
-    alerts, spending = BudgetAlerts(database), Spending()
+    alerts, spending = BudgetAlerts(database, BudgetAlertFeed(database)), Spending()
     spending.add(utc_now(), Usage(100))
     alerts.watch("g", ScopedBudget(WHOLE_GROUP, LIMITS))
     alerts.watch("g", ScopedBudget(WHOLE_GROUP, Budget(tokens_per_day=10)))

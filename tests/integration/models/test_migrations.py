@@ -8,9 +8,14 @@ from sqlalchemy import text
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import downgrade_database, upgrade_database
-from services.models.domain.budget import WHOLE_GROUP, Budget, Period, Scope, Sums
+from services.models.domain.budget import WHOLE_GROUP, Budget, BudgetAlert, Period, Scope, Sums
 from services.models.domain.usage import UsageGrouping, UsageQuery
-from services.models.repositories.budgets import BudgetRepository, read_budget
+from services.models.repositories.budgets import (
+    BudgetRepository,
+    read_alerts_after,
+    read_budget,
+    read_last_sequences,
+)
 from services.models.repositories.usage import UsageRepository, read_sums
 
 
@@ -85,6 +90,33 @@ async def test_a_price_of_nothing_becomes_unknown_and_what_refers_to_a_model_sta
         ("none", 0.0, 0.0),
     ]
     assert await found("model_id", "disabled_models") == [("none",)]
+    await database.close()
+
+
+async def test_alerts_of_earlier_releases_are_numbered_by_group(empty_database_url: str) -> None:
+    await upgrade_database("models", empty_database_url, "0011")
+    database = Database(empty_database_url, "models", null_pool=True)
+    now = utc_now()
+    moment = now.replace(tzinfo=None).isoformat(" ") if database.dialect == "sqlite" else now
+    insert = (
+        "INSERT INTO budget_alerts (group_id, model, subject, ceiling, limit_name, period, id, allowed, used, "
+        "alert_share, created_at) VALUES (:group, '', '', false, 'daily_cost_limit', :id, :id, 1, 1, 1, :at)"
+    )
+    async with database.write() as connection:
+        for group, alert_id in (("sales", "2"), ("other", "9"), ("sales", "1")):
+            await connection.execute(text(insert), {"group": group, "id": alert_id, "at": moment})
+    await upgrade_database("models", empty_database_url)
+    # The release before may still store one, which is in no stream.
+    async with database.write() as connection:
+        await connection.execute(text(insert), {"group": "sales", "id": "3", "at": moment})
+        alert = BudgetAlert("4", WHOLE_GROUP, "daily_cost_limit", "4", 1, 1, 1, False, now)
+        assert await BudgetRepository(connection).add_alert("sales", alert) == 3
+    found = await read_alerts_after(database, "sales", 0, 10)
+    assert [(each.id, each.sequence) for each in found] == [("1", 1), ("2", 2), ("4", 3)]
+    assert await read_last_sequences(database, ["sales", "other", "none"]) == {"sales": 3, "other": 1}
+    await downgrade_database("models", empty_database_url, "0011")
+    await upgrade_database("models", empty_database_url)
+    assert [each.id for each in await read_alerts_after(database, "sales", 0, 10)] == ["1", "2", "3", "4"]
     await database.close()
 
 

@@ -115,6 +115,7 @@ def budget_alert_to_proto(alert: BudgetAlert) -> pb.BudgetAlert:
         alert_share=alert.alert_share,
         ceiling=alert.ceiling,
         create_time=timestamp_to_proto(alert.created_at),
+        sequence=alert.sequence,
     )
 
 
