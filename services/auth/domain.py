@@ -192,6 +192,19 @@ class CredentialPurpose(StrEnum):
     POSTGRESQL = "POSTGRESQL"
 
 
+@dataclass(frozen=True, slots=True)
+class CredentialReference:
+    """Which credential a caller asks for."""
+
+    purpose: CredentialPurpose
+    destination: str = ""
+    """The origin it will be sent to; empty: the one it belongs to."""
+    provider: str = ""
+    """The LLM provider; it counts for that purpose alone."""
+    secret_name: str = ""
+    """The group's secret of a tool or of a database; it counts for these purposes alone."""
+
+
 class LinkOutcome(StrEnum):
     """The result of asking one link of a chain."""
 
@@ -222,3 +235,12 @@ class LinkExplanation:
     link: str
     outcome: LinkOutcome
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialExplanation:
+    """The results of the links of a chain, in order. No links: it was not known in time."""
+
+    links: tuple[LinkExplanation, ...] = ()
+    origin: str | None = None
+    """The origin the credential belongs to, None when there is none; empty where it is not the caller's to know."""

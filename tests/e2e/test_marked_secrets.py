@@ -301,6 +301,7 @@ def _people_and_secrets(world: World) -> None:
                 world.service("AuthService.ResolveCredential"),
                 world.caller.message("AuthService.ResolveCredential", **fields),
             )
+            ok("AuthService.ExplainCredentials", credentials=[fields])
 
 
 def _completion(model: str, text: str) -> dict[str, Any]:

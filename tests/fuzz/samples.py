@@ -86,6 +86,9 @@ SAMPLES: dict[str, tuple[Sample, ...]] = {
         {"name": "tools/shop", "value": "a-value", "allowed_origins": ["https://example.com"]},
     ),
     "AuthService.ExplainCredential": ({"purpose": "CREDENTIAL_PURPOSE_LLM_PROVIDER", "provider": "openai"},),
+    "AuthService.ExplainCredentials": (
+        {"credentials": [{"purpose": "CREDENTIAL_PURPOSE_LLM_PROVIDER", "provider": "openai"}]},
+    ),
     "AuthService.ResolveCredential": (
         {
             "purpose": "CREDENTIAL_PURPOSE_LLM_PROVIDER",

@@ -3,7 +3,7 @@
 from services.auth.chains.link import Answer, CredentialRequest, for_destination
 from services.auth.keys import bindings
 from services.auth.keys.vault import Vault
-from services.auth.repositories.secrets import SecretRepository
+from services.auth.repositories.secrets import read_secret
 from services.common.db.database import Database
 
 
@@ -20,8 +20,7 @@ class StoredSecretLink:
     async def ask(self, request: CredentialRequest) -> Answer:
         """Return the group's secret; see `Link`."""
         name = self._secret_name.format(provider=request.provider, secret_name=request.secret_name)
-        async with self._database.read() as connection:
-            secret = await SecretRepository(connection).get(request.principal.group_id, name)
+        secret = await read_secret(self._database, request.principal.group_id, name)
         if secret is None:
             return Answer.absent(f'your group has no secret "{name}"; an admin can store one with PutSecret')
         token = self._vault.open(bindings.secret(secret), secret.sealed).decode()

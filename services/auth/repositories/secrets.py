@@ -8,23 +8,30 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
 from services.auth.domain import Sealed, Secret
+from services.common.db.database import Database
 from services.common.db.upsert import insert_ignore
 
 _TABLE = tables.secrets
 
 
-def _secret(row: Any) -> Secret:
+def _secret(row: Mapping[Any, Any]) -> Secret:
     return Secret(
-        id=row.id,
-        group_id=row.group_id,
-        name=row.name,
-        version=row.version,
-        fingerprint=row.fingerprint,
-        allowed_origins=tuple(row.allowed_origins),
-        sealed=Sealed(row.key_id, row.sealed),
-        created_at=row.created_at,
-        updated_at=row.updated_at,
+        id=row["id"],
+        group_id=row["group_id"],
+        name=row["name"],
+        version=row["version"],
+        fingerprint=row["fingerprint"],
+        allowed_origins=tuple(row["allowed_origins"]),
+        sealed=Sealed(row["key_id"], row["sealed"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
     )
+
+
+async def read_secret(database: Database, group_id: str, name: str) -> Secret | None:
+    """Return a group's secret by name. One statement needs no transaction."""
+    rows = await database.fetch(select(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name))
+    return _secret(rows[0]) if rows else None
 
 
 def _values(secret: Secret) -> Mapping[str, Any]:
@@ -51,7 +58,8 @@ class SecretRepository:
     async def get(self, group_id: str, name: str, *, lock: bool = False) -> Secret | None:
         """Return a group's secret by name; `lock` keeps other writers waiting until the transaction ends."""
         query = select(_TABLE).where(_TABLE.c.group_id == group_id, _TABLE.c.name == name)
-        row = (await self._connection.execute(query.with_for_update() if lock else query)).one_or_none()
+        result = await self._connection.execute(query.with_for_update() if lock else query)
+        row = result.mappings().one_or_none()
         return _secret(row) if row else None
 
     async def add(self, secret: Secret) -> bool:
@@ -81,7 +89,7 @@ class SecretRepository:
             .order_by(_TABLE.c.name)
             .limit(limit)
         )
-        return [_secret(row) for row in rows]
+        return [_secret(row) for row in rows.mappings()]
 
     async def delete(self, group_id: str, name: str) -> bool:
         """Remove a group's secret and return whether it was there."""

@@ -15,7 +15,7 @@ from services.auth.servicers.messages import (
     key_to_proto,
     membership_to_proto,
     principal_to_proto,
-    purpose_from_proto,
+    reference_from_proto,
 )
 from services.auth.servicers.traffic_messages import shared_to_proto, traffic_from_proto
 from services.auth.usecases.access import Access
@@ -94,28 +94,22 @@ class AuthServicer(AuthServiceServicer):
         self, request: credential_pb2.ExplainCredentialRequest, context: Context
     ) -> credential_pb2.ExplainCredentialResponse:
         """See the proto."""
-        links, origin = await self._credentials.explain(
-            current_principal(),
-            purpose_from_proto(request.purpose),
-            request.destination_origin,
-            request.provider,
-            request.secret_name,
-        )
-        return credential_pb2.ExplainCredentialResponse(
-            links=map(explanation_to_proto, links), resolvable=origin is not None, origin=origin or ""
-        )
+        explanation = await self._credentials.explain(current_principal(), reference_from_proto(request))
+        return explanation_to_proto(explanation)
+
+    async def ExplainCredentials(
+        self, request: credential_pb2.ExplainCredentialsRequest, context: Context
+    ) -> credential_pb2.ExplainCredentialsResponse:
+        """See the proto."""
+        references = list(map(reference_from_proto, request.credentials))
+        explanations = await self._credentials.explain_all(current_principal(), references)
+        return credential_pb2.ExplainCredentialsResponse(explanations=map(explanation_to_proto, explanations))
 
     async def ResolveCredential(
         self, request: credential_pb2.ResolveCredentialRequest, context: Context
     ) -> credential_pb2.ResolveCredentialResponse:
         """See the proto."""
-        credential = await self._credentials.resolve(
-            current_principal(),
-            purpose_from_proto(request.purpose),
-            request.destination_origin,
-            request.provider,
-            request.secret_name,
-        )
+        credential = await self._credentials.resolve(current_principal(), reference_from_proto(request))
         return credential_to_proto(credential)
 
     async def CreateDelegation(

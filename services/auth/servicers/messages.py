@@ -16,7 +16,9 @@ from coxswain.auth.v1 import (
 )
 from coxswain.common.v1 import access_pb2
 from services.auth.domain import (
+    CredentialExplanation,
     CredentialPurpose,
+    CredentialReference,
     ExecutionIdentity,
     Grant,
     Group,
@@ -64,13 +66,24 @@ def key_to_proto(kid: str, key: Ed25519PublicKey) -> principal_pb2.JsonWebKey:
     return principal_pb2.JsonWebKey(kid=kid, kty="OKP", alg="EdDSA", crv="Ed25519", x=x, use="sig")
 
 
-def purpose_from_proto(number: credential_pb2.CredentialPurpose.ValueType) -> CredentialPurpose:
-    """Return the purpose of a credential."""
-    return enum_from_proto(CredentialPurpose, credential_pb2.CredentialPurpose, number)
+def reference_from_proto(
+    request: credential_pb2.ResolveCredentialRequest | credential_pb2.ExplainCredentialRequest,
+) -> CredentialReference:
+    """Return which credential a request is about."""
+    purpose = enum_from_proto(CredentialPurpose, credential_pb2.CredentialPurpose, request.purpose)
+    return CredentialReference(purpose, request.destination_origin, request.provider, request.secret_name)
 
 
-def explanation_to_proto(link: LinkExplanation) -> credential_pb2.LinkExplanation:
-    """Return the result of one link."""
+def explanation_to_proto(explanation: CredentialExplanation) -> credential_pb2.ExplainCredentialResponse:
+    """Return the results of the links of a chain."""
+    return credential_pb2.ExplainCredentialResponse(
+        links=map(_link_to_proto, explanation.links),
+        resolvable=explanation.origin is not None,
+        origin=explanation.origin or "",
+    )
+
+
+def _link_to_proto(link: LinkExplanation) -> credential_pb2.LinkExplanation:
     return credential_pb2.LinkExplanation(
         link=link.link, outcome=enum_to_proto(credential_pb2.LinkOutcome, link.outcome), detail=link.detail
     )

@@ -1,5 +1,6 @@
 """The outbound credential of a principal, for one purpose and one destination."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -9,7 +10,14 @@ from prometheus_client import Counter
 from services.auth.chains import names
 from services.auth.chains.chain import Chain, Step
 from services.auth.chains.link import Answer, CredentialRequest
-from services.auth.domain import CredentialPurpose, LinkExplanation, LinkOutcome, ResolvedCredential
+from services.auth.domain import (
+    CredentialExplanation,
+    CredentialPurpose,
+    CredentialReference,
+    LinkExplanation,
+    LinkOutcome,
+    ResolvedCredential,
+)
 from services.auth.identity.cache import EXPIRY_MARGIN
 from services.common.cache import AsyncCache
 from services.common.clock import utc_now
@@ -33,11 +41,12 @@ _ASKED = Counter(
 )
 _OUTCOMES = sorted(set(LinkOutcome) - {LinkOutcome.NOT_REACHED})
 _SIZE = 10_000
+_EXPLAIN_SECONDS = 0.5
 _OPERATORS_LINKS = frozenset({"environment", "sdk_default"})
 """Links with the operator's own credentials."""
 _FOR_ONE_ORIGIN = frozenset({CredentialPurpose.TOOL, CredentialPurpose.TOOL_CALLER})
 _SECRETS_OF = {CredentialPurpose.TOOL: "tools/", CredentialPurpose.POSTGRESQL: "postgresql/"}
-_Key = tuple[str, str, CredentialKind, str, CredentialPurpose, str, str, str]
+_Key = tuple[str, str, CredentialKind, str, CredentialReference]
 
 
 class Credentials:
@@ -52,14 +61,7 @@ class Credentials:
             _SIZE, lambda credential: (credential.expires_at - utc_now()).total_seconds(), clock=time.time
         )
 
-    async def resolve(
-        self,
-        principal: Principal,
-        purpose: CredentialPurpose,
-        destination: str,
-        provider: str,
-        secret_name: str = "",
-    ) -> ResolvedCredential:
+    async def resolve(self, principal: Principal, reference: CredentialReference) -> ResolvedCredential:
         """Return the credential and the only origin it may be sent to.
 
         Raises:
@@ -75,14 +77,9 @@ class Credentials:
             principal.group_id,
             principal.credential_kind,
             principal.session_id,
-            purpose,
-            destination,
-            provider,
-            secret_name,
+            reference,
         )
-        return await self._resolved.get(
-            key, lambda: self._resolve(_request(principal, purpose, destination, provider, secret_name))
-        )
+        return await self._resolved.get(key, lambda: self._resolve(_request(principal, reference)))
 
     async def _resolve(self, request: CredentialRequest) -> ResolvedCredential:
         chain = self._chains[request.purpose]
@@ -129,22 +126,33 @@ class Credentials:
         latest = utc_now() + self._keep
         return latest if expires_at is None else min(latest, expires_at - EXPIRY_MARGIN)
 
-    async def explain(
-        self,
-        principal: Principal,
-        purpose: CredentialPurpose,
-        destination: str,
-        provider: str,
-        secret_name: str = "",
-    ) -> tuple[list[LinkExplanation], str | None]:
-        """Return the result of each link, in order, and the origin the credential belongs to, None when there is none.
-
-        The origin is empty where it is not the principal's to know.
+    async def explain(self, principal: Principal, reference: CredentialReference) -> CredentialExplanation:
+        """Return the result of each link.
 
         Raises:
             InvalidArgument: the destination is not an origin, or what the purpose needs besides is missing.
         """
-        request = _request(principal, purpose, destination, provider, secret_name)
+        return await self._explain(_request(principal, reference))
+
+    async def explain_all(
+        self, principal: Principal, references: Sequence[CredentialReference]
+    ) -> list[CredentialExplanation]:
+        """Return an explanation for each reference, in that order; what takes too long has no links.
+
+        Raises:
+            InvalidArgument: as `explain`.
+        """
+        requests = [_request(principal, reference) for reference in references]
+        asking = [asyncio.create_task(self._explain(request)) for request in requests]
+        try:
+            await asyncio.wait(asking, timeout=_EXPLAIN_SECONDS)
+            return [each.result() if each.done() else CredentialExplanation() for each in asking]
+        finally:
+            for each in asking:
+                each.cancel()
+
+    async def _explain(self, request: CredentialRequest) -> CredentialExplanation:
+        principal = request.principal
         chain = self._chains[request.purpose]
         explained: list[LinkExplanation] = []
         origin: str | None = None
@@ -159,7 +167,7 @@ class Credentials:
             explained.append(_explained(failed, principal))
         for link in chain.links[len(explained) :]:
             explained.append(LinkExplanation(link, LinkOutcome.NOT_REACHED, "the chain ended before this link"))
-        return explained, origin
+        return CredentialExplanation(tuple(explained), origin)
 
     def forget(self, group_id: str) -> None:
         """Resolve everything of a group anew: one of its secrets has changed."""
@@ -191,9 +199,9 @@ def _check_secret_name(purpose: CredentialPurpose, secret_name: str) -> None:
         raise InvalidArgument.field("secret_name", f"must begin with {prefix} for this purpose")
 
 
-def _request(
-    principal: Principal, purpose: CredentialPurpose, destination: str, provider: str, secret_name: str
-) -> CredentialRequest:
+def _request(principal: Principal, reference: CredentialReference) -> CredentialRequest:
+    purpose, destination = reference.purpose, reference.destination
+    provider, secret_name = reference.provider, reference.secret_name
     if purpose is CredentialPurpose.LLM_PROVIDER and not provider:
         raise InvalidArgument.field("provider", "must name the provider whose key is requested; example: openai")
     if purpose is CredentialPurpose.TOOL and not secret_name:

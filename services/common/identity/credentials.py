@@ -1,7 +1,7 @@
 """Credentials for outbound calls: auth gives them for one destination."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -17,6 +17,7 @@ from services.common.grpc.call import current_principal, outlast_caller
 from services.common.grpc.status import from_rpc_error
 
 _CACHE_SIZE = 10_000
+_EXPLAINED_AT_ONCE = 100
 _KEYLESS_SECONDS = 5.0
 _OPERATORS_LINKS = frozenset({"environment", "sdk_default"})
 _NO_LINK = "none"
@@ -51,6 +52,16 @@ class CredentialAvailability(Enum):
     """None is configured, or what is configured cannot be used there."""
     UNKNOWN = "unknown"
     """Auth did not say in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where calls go, and whose credential they carry."""
+
+    origin: str
+    """Empty means wherever the credential belongs."""
+    provider: str
+    """Auth's name of the provider."""
 
 
 class CredentialSource(Protocol):
@@ -138,26 +149,51 @@ class AuthCredentials:
         expires_at = response.expire_time.ToNanoseconds() / 1e9
         return _Resolved(response.token, response.on_behalf_of_user, expires_at, response.link)
 
-    async def availability(self, origin: str, provider: str = "") -> CredentialAvailability:
-        """Return whether `resolve` would succeed; the credential itself stays where it is.
+    async def availability(self, destinations: Collection[Destination]) -> dict[Destination, CredentialAvailability]:
+        """Return of each destination whether `resolve` would succeed; the credentials themselves stay where they are.
+
+        Auth is asked once for all that is not known here. What it does not say in time is UNKNOWN.
 
         Raises:
             CoxswainError: auth cannot be asked.
         """
-        known = self._resolved.peek(_cache_key(origin, provider))
-        if known is not None:
-            return CredentialAvailability.AVAILABLE if known.token else CredentialAvailability.NOT_NEEDED
-        request = credential_pb2.ExplainCredentialRequest(
-            purpose=self._purpose, provider=provider, destination_origin=origin
-        )
+        found = {place: self._known_availability(place) for place in destinations}
+        asked = [place for place, availability in found.items() if availability is CredentialAvailability.UNKNOWN]
+        for first in range(0, len(asked), _EXPLAINED_AT_ONCE):
+            portion = asked[first : first + _EXPLAINED_AT_ONCE]
+            found.update(zip(portion, await self._explain(portion), strict=True))
+        return found
+
+    def _known_availability(self, place: Destination) -> CredentialAvailability:
+        known = self._resolved.peek(_cache_key(place.origin, place.provider))
+        if known is None:
+            return CredentialAvailability.UNKNOWN
+        return CredentialAvailability.AVAILABLE if known.token else CredentialAvailability.NOT_NEEDED
+
+    async def _explain(self, places: Sequence[Destination]) -> list[CredentialAvailability]:
+        questions = [
+            credential_pb2.ExplainCredentialRequest(
+                purpose=self._purpose, provider=place.provider, destination_origin=place.origin
+            )
+            for place in places
+        ]
         try:
-            response = await self._stub.ExplainCredential(request)
+            response = await self._stub.ExplainCredentials(
+                credential_pb2.ExplainCredentialsRequest(credentials=questions)
+            )
         except grpc.RpcError as error:
             raise from_rpc_error(error, "auth") from error
-        if response.resolvable:
+        return [self._availability(*pair) for pair in zip(places, response.explanations, strict=True)]
+
+    def _availability(
+        self, place: Destination, explanation: credential_pb2.ExplainCredentialResponse
+    ) -> CredentialAvailability:
+        if explanation.resolvable:
             return CredentialAvailability.AVAILABLE
-        configured = any(link.outcome != credential_pb2.LINK_OUTCOME_ABSENT for link in response.links)
-        keyless = origin in self._keyless_origins and not configured
+        if not explanation.links:
+            return CredentialAvailability.UNKNOWN
+        configured = any(link.outcome != credential_pb2.LINK_OUTCOME_ABSENT for link in explanation.links)
+        keyless = place.origin in self._keyless_origins and not configured
         return CredentialAvailability.NOT_NEEDED if keyless else CredentialAvailability.MISSING
 
     def forget(self, origin: str, provider: str = "", secret_name: str = "") -> None:

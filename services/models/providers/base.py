@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.identity.credentials import Destination
 from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model
@@ -16,16 +17,6 @@ class TokenCount:
     tokens: int
     exact: bool
     """Whether the model's own tokenizer counted them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where a model's calls go, and whose credential they carry."""
-
-    origin: str
-    """Empty means wherever the credential belongs."""
-    provider: str
-    """Auth's name of the provider."""
 
 
 TakeBatch = Callable[[Sequence[int], Embeddings], None]

@@ -16,6 +16,8 @@ from services.common.resource_key import ResourceKey
 from services.models.domain.model import SHARED_GROUP, Capabilities, Deployment, Fallbacks, Model, ModelSpec, Provider
 from services.models.tables import disabled_models, models
 
+_OWN = models.alias("own")
+
 
 class ModelRepository:
     """Models by group: a group sees its own and the shared ones it has not hidden behind its own of the same name."""
@@ -33,13 +35,6 @@ class ModelRepository:
         query = _visible(group_id).where(models.c.group_id == group_id, _is(key)).with_for_update(of=models)
         row = (await self._connection.execute(query)).mappings().one_or_none()
         return None if row is None else _model(row)
-
-    async def page(self, group_id: str, after: str, limit: int, *, enabled_only: bool) -> list[Model]:
-        """Return models in the order of their names, from the first one after `after`."""
-        query = _visible(group_id).where(models.c.name > after).order_by(models.c.name).limit(limit)
-        if enabled_only:
-            query = query.where(disabled_models.c.model_id.is_(null()))
-        return [_model(row) for row in (await self._connection.execute(query)).mappings()]
 
     async def names(self, group_id: str) -> list[str]:
         """Return the names of all models a group sees."""
@@ -102,6 +97,14 @@ async def read_model(database: Database, group_id: str, name: str) -> Model | No
     return _model(rows[0]) if rows else None
 
 
+async def read_models(database: Database, group_id: str, after: str, limit: int, *, enabled_only: bool) -> list[Model]:
+    """Return models that a group sees in the order of their names, from the first one after `after`."""
+    query = _visible(group_id).where(models.c.name > after).order_by(models.c.name).limit(limit)
+    if enabled_only:
+        query = query.where(disabled_models.c.model_id.is_(null()))
+    return list(map(_model, await database.fetch(query)))
+
+
 async def has_models_of(database: Database, provider: Provider, *, shared: bool) -> bool:
     """Return whether any group has a model of a provider; with `shared` those of all groups count too."""
     query = select(models.c.id).where(models.c.provider == provider.value).limit(1)
@@ -114,8 +117,7 @@ def _is(key: ResourceKey) -> ColumnElement[bool]:
 
 def _visible(group_id: str) -> Select[Any]:
     """Select what a group sees: nothing else decides it."""
-    own = models.alias("own")
-    hidden = exists().where(own.c.group_id == group_id, own.c.name == models.c.name)
+    hidden = exists().where(_OWN.c.group_id == group_id, _OWN.c.name == models.c.name)
     sees: ColumnElement[bool] = or_(models.c.group_id == group_id, and_(models.c.group_id == SHARED_GROUP, ~hidden))
     switched_off = and_(disabled_models.c.model_id == models.c.id, disabled_models.c.group_id == group_id)
     return (

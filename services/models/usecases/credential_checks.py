@@ -2,19 +2,19 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from services.common.errors import CoxswainError
-from services.common.identity.credentials import CredentialAvailability
+from services.common.identity.credentials import CredentialAvailability, Destination
 from services.models.domain.model import Model, Provider
-from services.models.providers.base import Destination, ModelProvider
+from services.models.providers.base import ModelProvider
 
 _SECONDS = 1.0
-_AT_ONCE = 8
+_NOT_NEEDED = CredentialAvailability.NOT_NEEDED
 _BEST = (
     CredentialAvailability.AVAILABLE,
-    CredentialAvailability.NOT_NEEDED,
+    _NOT_NEEDED,
     CredentialAvailability.UNKNOWN,
     CredentialAvailability.MISSING,
 )
@@ -23,8 +23,8 @@ _BEST = (
 class AvailabilitySource(Protocol):
     """Says whether the calling principal has a credential."""
 
-    async def availability(self, origin: str, provider: str = "") -> CredentialAvailability:
-        """Return whether there is one for a destination.
+    async def availability(self, destinations: Collection[Destination]) -> dict[Destination, CredentialAvailability]:
+        """Return of each destination whether there is one.
 
         Raises:
             CoxswainError: nobody can be asked.
@@ -33,7 +33,7 @@ class AvailabilitySource(Protocol):
 
 
 class CredentialChecks:
-    """Asks auth once for each destination of some models, and takes no answer for an answer."""
+    """Asks auth once about all destinations of some models, and takes no answer for an answer."""
 
     def __init__(self, credentials: AvailabilitySource, providers: Mapping[Provider, ModelProvider]) -> None:
         self._credentials = credentials
@@ -49,20 +49,14 @@ class CredentialChecks:
             model.id: [self._providers[model.spec.provider].destination(place) for place in model.places]
             for model in models
         }
-        found: dict[Destination | None, CredentialAvailability] = {None: CredentialAvailability.NOT_NEEDED}
-        slots = asyncio.Semaphore(_AT_ONCE)
+        asked = {place for places in destinations.values() for place in places if place is not None}
+        found: dict[Destination, CredentialAvailability] = {}
+        if asked:
+            with contextlib.suppress(TimeoutError, CoxswainError):
+                async with asyncio.timeout(_SECONDS):
+                    found = await self._credentials.availability(asked)
 
-        async def ask(destination: Destination) -> None:
-            async with slots:
-                with contextlib.suppress(CoxswainError):
-                    found[destination] = await self._credentials.availability(destination.origin, destination.provider)
+        def availability(place: Destination | None) -> CredentialAvailability:
+            return _NOT_NEEDED if place is None else found.get(place, CredentialAvailability.UNKNOWN)
 
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SECONDS), asyncio.TaskGroup() as asking:
-                for destination in {place for places in destinations.values() for place in places} - found.keys():
-                    if destination is not None:
-                        asking.create_task(ask(destination))
-        return {
-            model_id: min((found.get(place, CredentialAvailability.UNKNOWN) for place in places), key=_BEST.index)
-            for model_id, places in destinations.items()
-        }
+        return {model_id: min(map(availability, places), key=_BEST.index) for model_id, places in destinations.items()}

@@ -20,7 +20,7 @@ from services.models.domain.model import Capabilities, Model, ModelSpec, Provide
 from services.models.domain.provider_options import DIRECT_PROVIDERS, is_model_of_litellm, wrong_options
 from services.models.price_list import complete_model
 from services.models.providers.offline.provider import UPSTREAM_MODELS as OFFLINE_MODELS
-from services.models.repositories.models import ModelRepository
+from services.models.repositories.models import ModelRepository, read_models
 from services.models.tables import models as models_table
 from services.models.tables import requests
 from services.models.usecases.catalogue import Catalogue, model_not_found
@@ -57,15 +57,13 @@ class Models:
         Raises:
             InvalidArgument: the token is not of this listing.
         """
-        async with self._database.read() as connection:
-            models = ModelRepository(connection)
 
-            async def read(after: list[Any] | None, limit: int) -> Sequence[Model]:
-                first = after[0] if after else ""
-                return await models.page(principal.group_id, first, limit, enabled_only=enabled_only)
+        async def read(after: list[Any] | None, limit: int) -> Sequence[Model]:
+            first = after[0] if after else ""
+            return await read_models(self._database, principal.group_id, first, limit, enabled_only=enabled_only)
 
-            filters = {"group": principal.group_id, "enabled_only": enabled_only}
-            page = await _PAGER.page(size, token, filters, read, lambda model: [model.name])
+        filters = {"group": principal.group_id, "enabled_only": enabled_only}
+        page = await _PAGER.page(size, token, filters, read, lambda model: [model.name])
         return Page(list(map(complete_model, page.items)), page.next_page_token)
 
     async def get(self, principal: Principal, key: ResourceKey) -> Model:

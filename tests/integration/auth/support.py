@@ -100,7 +100,7 @@ def llm(destination: str = "", provider: str = "openai") -> dict[str, Any]:
 
 def calling_service(method: str) -> str:
     """Return a service that may call a method of auth on the internal listener."""
-    return "models" if method.endswith("ResolveCredential") else "orchestrator"
+    return "models" if method.endswith(("ResolveCredential", "ExplainCredentials")) else "orchestrator"
 
 
 def internal(harness: Harness, service: str = "orchestrator") -> "AuthServiceAsyncStub":

@@ -63,6 +63,12 @@ INTERNAL_METHODS: list[tuple[str, Message]] = [
         AUTH + "ResolveCredential",
         credential_pb2.ResolveCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS),
     ),
+    (
+        AUTH + "ExplainCredentials",
+        credential_pb2.ExplainCredentialsRequest(
+            credentials=[credential_pb2.ExplainCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_DATABRICKS)]
+        ),
+    ),
     (AUTH + "CreateDelegation", delegation_pb2.CreateDelegationRequest(execution_id="stolen")),
     (AUTH + "RenewDelegation", delegation_pb2.RenewDelegationRequest(execution_id="bobs-run")),
     (AUTH + "RevokeDelegation", delegation_pb2.RevokeDelegationRequest(execution_id="bobs-run")),

@@ -21,7 +21,7 @@ from services.auth.chains.oauth_client import ClientCredentials, OAuthClientLink
 from services.auth.chains.sdk_default import SdkDefaultLink
 from services.auth.chains.stored_secret import StoredSecretLink
 from services.auth.chains.user_token import UserTokenLink
-from services.auth.domain import CredentialPurpose, LinkOutcome, VerifiedIdentity
+from services.auth.domain import CredentialPurpose, CredentialReference, LinkOutcome, VerifiedIdentity
 from services.auth.http import JsonClient
 from services.auth.identity.sessions import SessionStore
 from services.auth.keys.ring import KeyRing
@@ -169,7 +169,7 @@ def expected(states: list[tuple[str, str]]) -> tuple[str, str]:
 
 async def outcome(credentials: Credentials, principal: Principal, purpose: CredentialPurpose, **asked: str) -> Any:
     try:
-        found = await credentials.resolve(principal, purpose, asked["destination"], asked.get("provider", ""))
+        found = await credentials.resolve(principal, CredentialReference(purpose, **asked))
     except CoxswainError as error:
         return error.metadata.get("key_id") or error.metadata.get("link", ""), error.reason
     assert found.origin == asked["destination"]
@@ -188,7 +188,10 @@ async def check(
     want = expected(steps)
     got = await outcome(credentials, principal, purpose, **asked)
     assert got[:2] == want, (steps, got[:2])
-    explained, origin = await credentials.explain(principal, purpose, asked["destination"], asked.get("provider", ""))
+    reference = CredentialReference(purpose, **asked)
+    explanation = await credentials.explain(principal, reference)
+    assert await credentials.explain_all(principal, [reference, reference]) == [explanation] * 2
+    explained, origin = explanation.links, explanation.origin
     assert [link.link for link in explained] == [name for name, _ in steps]
     assert (origin is not None) == (want[1] == "used")
     ended = [link.link for link in explained if link.outcome not in (LinkOutcome.ABSENT, LinkOutcome.NOT_REACHED)]
@@ -390,7 +393,7 @@ async def test_a_lost_user_token_is_never_replaced_by_the_environments(world: Wo
     async with world.database.write() as connection:
         await connection.exec_driver_sql("DELETE FROM credential_sessions")
     with pytest.raises(Unauthenticated):
-        await credentials.resolve(principal, CredentialPurpose.VECTOR_SEARCH, "", "")
+        await credentials.resolve(principal, CredentialReference(CredentialPurpose.VECTOR_SEARCH))
 
 
 # OAuth client credentials

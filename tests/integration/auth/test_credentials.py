@@ -1,5 +1,6 @@
 """Outbound credentials from the environment: for whom, and where they may be sent."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,8 +8,12 @@ import pytest
 from grpc import StatusCode
 
 from coxswain.auth.v1 import credential_pb2
+from services.auth.chains.environment import EnvironmentLink
+from services.auth.chains.link import Answer, CredentialRequest
 from services.auth.settings import AuthSettings
-from tests.integration.auth.support import llm, public, refused, resolve
+from services.auth.usecases import credentials
+from services.common.grpc.call import acting_as
+from tests.integration.auth.support import internal, llm, public, refused, resolve, token_of
 from tests.support.harness import Harness, serve_services
 
 KEY = "sk-marked-provider-key"
@@ -80,6 +85,36 @@ async def test_explanations_report_each_link_without_the_secret(auth: Harness) -
     assert refused_explanation.links[-1].outcome == credential_pb2.LINK_OUTCOME_REJECTED
     assert not refused_explanation.resolvable
     assert KEY not in str(explained) + str(refused_explanation)
+
+
+async def test_several_explanations_come_in_the_order_of_the_questions_and_tell_what_one_would(
+    auth: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [
+        credential_pb2.ExplainCredentialRequest(**llm(destination, provider))
+        for destination, provider in [("", "openai"), ("https://example.com", "openai"), ("", "groq"), ("", "openai")]
+    ]
+    with acting_as(await token_of(auth, ALICE)):
+        together = await internal(auth, "models").ExplainCredentials(
+            credential_pb2.ExplainCredentialsRequest(credentials=questions)
+        )
+    assert list(together.explanations) == [await public(auth, ALICE).ExplainCredential(each) for each in questions]
+    assert KEY not in str(together)
+
+    # One that hangs keeps no other back.
+    async def hang(link: EnvironmentLink, request: CredentialRequest) -> Answer:
+        if request.provider == "groq":
+            await asyncio.Event().wait()
+        return await ask(link, request)
+
+    ask = EnvironmentLink.ask
+    monkeypatch.setattr(EnvironmentLink, "ask", hang)
+    monkeypatch.setattr(credentials, "_EXPLAIN_SECONDS", 0.2)
+    with acting_as(await token_of(auth, ALICE)):
+        told = await internal(auth, "models").ExplainCredentials(
+            credential_pb2.ExplainCredentialsRequest(credentials=questions[2:])
+        )
+    assert [(bool(each.links), each.resolvable) for each in told.explanations] == [(False, False), (True, True)]
 
 
 async def test_only_groups_the_operator_names_share_the_environment(

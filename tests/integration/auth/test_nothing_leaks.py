@@ -184,7 +184,10 @@ async def every_method(world: World) -> None:
         for destination in ("", home, "https://example.com", f"https://{PAT}@example.com"):
             wanted: dict[str, Any] = {"purpose": purpose, "provider": provider, "destination_origin": destination}
             await call("ResolveCredential", credential_pb2.ResolveCredentialRequest(**wanted), internal=True)
-            await call("ExplainCredential", credential_pb2.ExplainCredentialRequest(**wanted))
+            explain = credential_pb2.ExplainCredentialRequest(**wanted)
+            await call("ExplainCredential", explain)
+            several = credential_pb2.ExplainCredentialsRequest(credentials=[explain])
+            await call("ExplainCredentials", several, internal=True)
     granted = await call(
         "CreateDelegation", delegation_pb2.CreateDelegationRequest(execution_id="run-1"), internal=True
     )

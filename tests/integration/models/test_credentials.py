@@ -87,7 +87,7 @@ async def test_an_auth_that_does_not_answer_fails_no_listing(
             raise Unavailable("auth is away")
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(AuthServicer, "ExplainCredential", explain)
+    monkeypatch.setattr(AuthServicer, "ExplainCredentials", explain)
     monkeypatch.setattr(credential_checks, "_SECONDS", 0.2)
     async with serve_models(tmp_path, monkeypatch, seed=SEED) as installation:
         found = await credentials(installation)

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from services.auth.chains.chain import Chain
 from services.auth.chains.link import Answer, CredentialRequest
-from services.auth.domain import CredentialPurpose
+from services.auth.domain import CredentialPurpose, CredentialReference
 from services.auth.usecases.credentials import Credentials
 from services.common.errors import Unavailable
 from services.common.identity.principal import CredentialKind, Principal, Role
@@ -48,7 +48,7 @@ def credentials(link: GatedLink) -> Credentials:
 
 
 async def resolve(credentials: Credentials, principal: Principal) -> str:
-    return (await credentials.resolve(principal, PURPOSE, ORIGIN, "")).token
+    return (await credentials.resolve(principal, CredentialReference(PURPOSE, ORIGIN))).token
 
 
 async def test_calls_of_one_principal_share_a_resolution_that_outlives_a_cancelled_one(

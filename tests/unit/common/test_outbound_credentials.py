@@ -14,11 +14,13 @@ from services.common.clock import utc_now
 from services.common.errors import FailedPrecondition, PermissionDenied
 from services.common.grpc.call import Call, enter_call
 from services.common.grpc.status import DETAILS_KEY, to_status
-from services.common.identity.credentials import AuthCredentials, CredentialAvailability
+from services.common.identity.credentials import AuthCredentials, CredentialAvailability, Destination
 from services.common.identity.principal import CredentialKind, Principal, Role
 
 ORIGIN = "https://upstream.example.com"
 KEYLESS = "http://keyless.example.com"
+ELSEWHERE = "https://elsewhere.example.com"
+SLOW = "https://slow.example.com"
 
 
 class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
@@ -29,7 +31,7 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
         self.lifetime = timedelta(minutes=5)
         self.answers_origin = ORIGIN
         self.has = {"", ORIGIN}
-        self.explained: list[str] = []
+        self.explained: list[list[str]] = []
         self.outcome = credential_pb2.LINK_OUTCOME_ABSENT
 
     async def ResolveCredential(
@@ -46,11 +48,16 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
         response.expire_time.FromDatetime(utc_now() + self.lifetime)
         return response
 
-    async def ExplainCredential(
-        self, request: credential_pb2.ExplainCredentialRequest, context: Any
-    ) -> credential_pb2.ExplainCredentialResponse:
-        self.explained.append(request.destination_origin)
-        used = request.destination_origin in {"", ORIGIN}
+    async def ExplainCredentials(
+        self, request: credential_pb2.ExplainCredentialsRequest, context: Any
+    ) -> credential_pb2.ExplainCredentialsResponse:
+        self.explained.append([each.destination_origin for each in request.credentials])
+        return credential_pb2.ExplainCredentialsResponse(explanations=map(self._explanation, request.credentials))
+
+    def _explanation(self, asked: credential_pb2.ExplainCredentialRequest) -> credential_pb2.ExplainCredentialResponse:
+        if asked.destination_origin == SLOW:
+            return credential_pb2.ExplainCredentialResponse()
+        used = asked.destination_origin in {"", ORIGIN}
         outcome = credential_pb2.LINK_OUTCOME_USED if used else self.outcome
         return credential_pb2.ExplainCredentialResponse(
             links=[credential_pb2.LinkExplanation(link="a", outcome=outcome)], resolvable=used
@@ -71,6 +78,11 @@ async def auth() -> AsyncIterator[tuple[ToyAuth, grpc.aio.Channel]]:
 
 def credentials(channel: grpc.aio.Channel) -> AuthCredentials:
     return AuthCredentials(channel, credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, frozenset({KEYLESS}))
+
+
+async def availability(source: AuthCredentials, origin: str, provider: str = "") -> CredentialAvailability:
+    place = Destination(origin, provider)
+    return (await source.availability([place]))[place]
 
 
 @contextmanager
@@ -162,7 +174,7 @@ async def test_auth_is_asked_now_and_then_whether_a_keyless_origin_has_got_a_key
         for _ in range(3):
             assert (await source.resolve(KEYLESS)).token == ""
         assert len(toy.asked) == 1
-        assert await source.availability(KEYLESS) is CredentialAvailability.NOT_NEEDED
+        assert await availability(source, KEYLESS) is CredentialAvailability.NOT_NEEDED
     with called_by("bob", "legal"):
         await source.resolve(KEYLESS)
         assert len(toy.asked) == 2, "one group's lack of a key is nothing to another"
@@ -170,24 +182,41 @@ async def test_auth_is_asked_now_and_then_whether_a_keyless_origin_has_got_a_key
     now += 10
     with called_by("ann", "sales"):
         assert (await source.resolve(KEYLESS)).token
-        assert await source.availability(KEYLESS) is CredentialAvailability.AVAILABLE
+        assert await availability(source, KEYLESS) is CredentialAvailability.AVAILABLE
 
 
-async def test_whether_there_is_a_credential_is_told_without_fetching_it(
+async def test_whether_there_are_credentials_is_told_in_one_call_without_fetching_them(
     auth: tuple[ToyAuth, grpc.aio.Channel],
 ) -> None:
     toy, channel = auth
     source = credentials(channel)
+    places = [Destination(origin, "openai") for origin in (ORIGIN, ELSEWHERE, KEYLESS, SLOW)]
     with called_by("ann", "sales"):
-        assert await source.availability(ORIGIN, "openai") is CredentialAvailability.AVAILABLE
-        assert await source.availability("https://elsewhere.example.com") is CredentialAvailability.MISSING
-        assert await source.availability(KEYLESS) is CredentialAvailability.NOT_NEEDED
+        assert [each.name for each in (await source.availability(places)).values()] == [
+            "AVAILABLE",
+            "MISSING",
+            "NOT_NEEDED",
+            "UNKNOWN",
+        ]
+        assert toy.explained == [[ORIGIN, ELSEWHERE, KEYLESS, SLOW]]
         # A key that is configured and cannot be used is missed, even where calls without any are taken.
         toy.outcome = credential_pb2.LINK_OUTCOME_REJECTED
-        assert await source.availability(KEYLESS) is CredentialAvailability.MISSING
+        assert await availability(source, KEYLESS) is CredentialAvailability.MISSING
         assert toy.asked == []
-        # One that was fetched for a call is known to be there.
+        # One that was fetched for a call is known to be there, for its group alone.
         await source.resolve(ORIGIN, "openai")
         asked = len(toy.explained)
-        assert await source.availability(ORIGIN, "openai") is CredentialAvailability.AVAILABLE
+        assert await availability(source, ORIGIN, "openai") is CredentialAvailability.AVAILABLE
         assert len(toy.explained) == asked
+    with called_by("bob", "legal"):
+        await availability(source, ORIGIN, "openai")
+        assert len(toy.explained) == asked + 1
+
+
+async def test_many_destinations_are_asked_about_in_portions(auth: tuple[ToyAuth, grpc.aio.Channel]) -> None:
+    toy, channel = auth
+    places = [Destination(f"https://{number}.example.com", "openai") for number in range(230)]
+    with called_by("ann", "sales"):
+        found = await credentials(channel).availability(places)
+    assert set(found) == set(places)
+    assert [len(each) for each in toy.explained] == [100, 100, 30]

@@ -1,7 +1,7 @@
 """Whether callers have the credentials of models: asked once each, and never the failure of a listing."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,11 +11,10 @@ import pytest
 from coxswain.models.v1 import model_pb2 as pb
 from services.common.errors import Unavailable
 from services.common.grpc.call import Call, enter_call
-from services.common.identity.credentials import CredentialAvailability
+from services.common.identity.credentials import CredentialAvailability, Destination
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.resource_key import ResourceKey
 from services.models.domain.model import Deployment, Model, ModelSpec, Provider
-from services.models.providers.base import Destination
 from services.models.servicers.models import ModelServicer
 from services.models.usecases import credential_checks
 from services.models.usecases.credential_checks import CredentialChecks
@@ -37,20 +36,17 @@ class Auth:
 
     def __init__(self, answer: Callable[[str], CredentialAvailability]) -> None:
         self.answer = answer
-        self.asked: list[tuple[str, str]] = []
-        self.waiting = self.most_waiting = 0
-        self.silent = ""
+        self.asked: list[list[tuple[str, str]]] = []
+        self.waiting = 0
+        self.silent = False
 
-    async def availability(self, origin: str, provider: str = "") -> CredentialAvailability:
-        self.asked.append((origin, provider))
+    async def availability(self, destinations: Collection[Destination]) -> dict[Destination, CredentialAvailability]:
+        self.asked.append(sorted((each.origin, each.provider) for each in destinations))
         self.waiting += 1
-        self.most_waiting = max(self.most_waiting, self.waiting)
         try:
-            for _ in range(3):
-                await asyncio.sleep(0)
-            if origin == self.silent:
+            if self.silent:
                 await asyncio.Event().wait()
-            return self.answer(origin)
+            return {each: self.answer(each.origin) for each in destinations}
         finally:
             self.waiting -= 1
 
@@ -65,12 +61,12 @@ def checks(auth: Auth) -> CredentialChecks:
     return CredentialChecks(auth, providers)
 
 
-async def test_each_destination_is_asked_for_once_however_many_models_it_has() -> None:
+async def test_auth_is_asked_once_about_each_destination_however_many_models_it_has() -> None:
     auth = Auth(lambda origin: CredentialAvailability.MISSING if "b" in origin else AVAILABLE)
     models = [model(number, "https://ab"[: 9 + number % 2]) for number in range(100)]
     models.append(model(100, "https://a", Provider.DATABRICKS))
     found = await checks(auth).check([*models, model(101, "")])
-    assert sorted(auth.asked) == [("https://a", "databricks"), ("https://a", "openai"), ("https://ab", "openai")]
+    assert auth.asked == [[("https://a", "databricks"), ("https://a", "openai"), ("https://ab", "openai")]]
     assert [found[str(number)].name for number in (0, 1, 100, 101)] == [
         "AVAILABLE",
         "MISSING",
@@ -79,25 +75,16 @@ async def test_each_destination_is_asked_for_once_however_many_models_it_has() -
     ]
 
 
-async def test_only_a_few_are_asked_for_at_once() -> None:
-    auth = Auth(lambda _origin: AVAILABLE)
-    found = await checks(auth).check([model(number, f"https://{number}") for number in range(50)])
-    assert set(found.values()) == {AVAILABLE}
-    assert 1 < auth.most_waiting <= 8
-
-
-async def test_what_auth_does_not_say_is_unknown_and_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(origin: str) -> CredentialAvailability:
-        if origin == "https://fails":
-            raise Unavailable("auth is away")
-        return AVAILABLE
+@pytest.mark.parametrize("silent", [False, True])
+async def test_what_auth_does_not_say_is_unknown(silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_origin: str) -> CredentialAvailability:
+        raise Unavailable("auth is away")
 
     monkeypatch.setattr(credential_checks, "_SECONDS", 0.05)
     auth = Auth(fail)
-    auth.silent = "https://silent"
-    addresses = ["https://fails", "https://silent", "https://works"]
-    found = await checks(auth).check([model(number, address) for number, address in enumerate(addresses)])
-    assert list(found.values()) == [UNKNOWN, UNKNOWN, AVAILABLE]
+    auth.silent = silent
+    found = await checks(auth).check([model(1, "https://a"), model(2, "")])
+    assert list(found.values()) == [UNKNOWN, CredentialAvailability.NOT_NEEDED]
     assert auth.waiting == 0
 
 
@@ -108,7 +95,7 @@ async def test_of_several_deployments_one_with_a_credential_is_enough() -> None:
     models = [replace(spread, id=str(n), spec=replace(spread.spec, deployments=d)) for n, d in enumerate(places)]
     found = await checks(auth).check(models)
     assert [found["0"].name, found["1"].name] == ["AVAILABLE", "MISSING"]
-    assert sorted(auth.asked) == [("https://mine", "openai"), ("https://none", "openai")]
+    assert auth.asked == [[("https://mine", "openai"), ("https://none", "openai")]]
 
 
 @pytest.mark.parametrize(("service", "told"), [("", "AVAILABLE"), ("orchestrator", "UNSPECIFIED")])

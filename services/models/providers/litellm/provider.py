@@ -12,12 +12,12 @@ from typing import Any
 from services.common.child_process import BadFrame, ProcessGone
 from services.common.errors import CoxswainError, InvalidArgument, PermissionDenied
 from services.common.grpc.call import current_principal
-from services.common.identity.credentials import CredentialSource, OutboundCredential
+from services.common.identity.credentials import CredentialSource, Destination, OutboundCredential
 from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_prompt_tokens
-from services.models.providers.base import Destination, TakeBatch, TokenCount
+from services.models.providers.base import TakeBatch, TokenCount
 from services.models.providers.batches import Batches
 from services.models.providers.fault_reading import holds_fault, read_fault
 from services.models.providers.group_shares import GroupShares

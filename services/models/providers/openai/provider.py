@@ -7,12 +7,12 @@ from services.common.egress import origin_of, required_origin
 from services.common.errors import CoxswainError, FailedPrecondition
 from services.common.grpc.call import current_principal
 from services.common.http import EgressClient
-from services.common.identity.credentials import CredentialSource
+from services.common.identity.credentials import CredentialSource, Destination
 from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_prompt_tokens
-from services.models.providers.base import Destination, TakeBatch, TokenCount
+from services.models.providers.base import TakeBatch, TokenCount
 from services.models.providers.batches import Batches
 from services.models.providers.group_shares import GroupShares
 from services.models.providers.learned_from_refusals import Learned
