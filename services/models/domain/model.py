@@ -9,6 +9,8 @@ from services.models.domain.prices import FREE, Prices, dearest
 
 SHARED_GROUP = ""
 """The group id of models that every group sees."""
+OWN_MODELS = "own"
+"""What metrics count all models of groups as: these have any names, and there is no end of them."""
 
 
 class Provider(StrEnum):
@@ -213,3 +215,8 @@ class Model:
     def shared(self) -> bool:
         """Whether every group sees it; its address is then the operator's and trusted."""
         return self.group_id == SHARED_GROUP
+
+    @property
+    def counted_as(self) -> str:
+        """The name that metrics have for it."""
+        return self.name if self.shared else OWN_MODELS

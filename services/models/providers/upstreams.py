@@ -25,8 +25,8 @@ from services.common.errors import (
 )
 from services.common.grpc.call import current_principal
 from services.common.ids import new_id
-from services.models.domain.model import Model, Provider
-from services.models.providers.circuits import UpstreamCircuits, UpstreamKey, UpstreamTrial
+from services.models.domain.model import OWN_MODELS, Model, Provider
+from services.models.providers.circuits import UpstreamCircuits, UpstreamKey, UpstreamTrial, begin_counts
 from services.models.providers.lost_work import report_answering
 from services.models.providers.retries import RetryableError, RetryLimits
 
@@ -34,14 +34,16 @@ logger = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+_RETRIED = ("UPSTREAM_UNAVAILABLE", "UPSTREAM_RATE_LIMITED")
 _RETRIES = from_the_start(
     Counter(
         "coxswain_models_retries_total",
-        "Calls of upstreams repeated after a pause, by provider and reason.",
-        ("provider", "reason"),
+        "Calls of upstreams repeated after a pause, by provider, model and reason.",
+        ("provider", "model", "reason"),
     ),
     Provider,
-    ("UPSTREAM_UNAVAILABLE", "UPSTREAM_RATE_LIMITED"),
+    (OWN_MODELS,),
+    _RETRIED,
 )
 _ATTEMPTS = from_the_start(
     Counter(
@@ -223,6 +225,7 @@ class Upstreams:
         longest_wait: float | None = None,
     ) -> tuple[T, UpstreamTrial]:
         """Return the first success, and the trial in which to say how it went on."""
+        _begin_counts(model.spec.provider.value, model.counted_as)
         deadline = self._limits.deadline() if deadline is None else deadline
         routes = _routes(current_principal().group_id, model)
         most_attempts = self._limits.max_attempts
@@ -293,7 +296,7 @@ class Upstreams:
             if attempts >= most_attempts or waited + wait > longest_wait or out_of_time:
                 raise failure
             waited += wait
-            _RETRIES.labels(model.spec.provider.value, failure.reason).inc()
+            _RETRIES.labels(model.spec.provider.value, model.counted_as, failure.reason).inc()
             logger.info("upstream_retried", model=model.name, reason=failure.reason, attempt=attempts)
             await asyncio.sleep(pause)
 
@@ -319,13 +322,22 @@ class Upstreams:
         return max(0.0, self._cool_until.get(key, 0.0) - self._clock())
 
 
+@functools.cache
+def _begin_counts(provider: str, counted_as: str) -> None:
+    for reason in _RETRIED:
+        _RETRIES.labels(provider, counted_as, reason)
+    begin_counts(provider, counted_as)
+
+
 def _routes(group_id: str, model: Model) -> list[_Route]:
     """Return the model as it is at each of its deployments."""
     weights = [deployment.weight or 1 for deployment in model.spec.deployments] or [1]
     return [
         _Route(
             place,
-            UpstreamKey(group_id, place.spec.provider.value, place.spec.base_url, place.spec.upstream_name),
+            UpstreamKey(
+                group_id, place.spec.provider.value, place.spec.base_url, place.spec.upstream_name, model.counted_as
+            ),
             weight,
             number,
         )

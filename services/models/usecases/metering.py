@@ -25,8 +25,6 @@ _USUAL_OUTPUT_TOKENS = 1000
 # What a stream keeps of its text.
 _MOST_PIECES = 1000
 _TEXTS = (TextDelta, ReasoningDelta)
-# Groups name their own models as they like: there is no end of such names.
-_OWN_MODELS = "own"
 
 _CALLS = Counter(
     "coxswain_models_calls_total", "Model calls by model and outcome: OK or a status code.", ("model", "outcome")
@@ -72,7 +70,7 @@ class CallMeter:
 
     def first_part(self, model: Model) -> None:
         """Take note of the first part of a streamed answer."""
-        _first_part_seconds(_label(model)).observe(self.seconds)
+        _first_part_seconds(model.counted_as).observe(self.seconds)
 
     @property
     def seconds(self) -> float:
@@ -154,7 +152,7 @@ class _MeteredCall:
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._reservation.release()
-        _seconds(_label(self._model)).observe(self._meter.seconds)
+        _seconds(self._model.counted_as).observe(self._meter.seconds)
         self._count(error)
 
     def _count(self, error: BaseException | None) -> None:
@@ -164,7 +162,7 @@ class _MeteredCall:
             outcome = error.code
         else:
             outcome = "INTERNAL" if isinstance(error, Exception) else "CANCELLED"
-        _calls(_label(self._model), outcome).inc()
+        _calls(self._model.counted_as, outcome).inc()
 
 
 def expected_usage(model: Model, completion: Completion) -> Usage:
@@ -210,7 +208,7 @@ class WrittenTokens:
 
 
 def _count(model: Model, usage: Usage) -> None:
-    label = _label(model)
+    label = model.counted_as
     for kind, tokens in (
         ("input", usage.input_tokens),
         ("output", usage.output_tokens),
@@ -222,7 +220,3 @@ def _count(model: Model, usage: Usage) -> None:
             _tokens(label, kind).inc(tokens)
     if usage.cost:
         _cost(label).inc(usage.cost)
-
-
-def _label(model: Model) -> str:
-    return model.name if model.shared else _OWN_MODELS

@@ -118,7 +118,6 @@ def test_every_metric_is_on_the_dashboard_or_alarming_but_those_that_only_a_sear
     assert set(counted()) - shown == {
         "coxswain_memory_unreadable_rows_total",
         "coxswain_models_budget_alerts_total",
-        "coxswain_models_circuit_openings_total",
         "coxswain_models_seconds",
     }
 

@@ -125,20 +125,29 @@ def test_the_metric_counts_open_circuits_and_names_no_group(
     def opened() -> float:
         return REGISTRY.get_sample_value("coxswain_models_circuits_open") or 0.0
 
+    def changes() -> list[float]:
+        labels = {"provider": "openai", "model": "own"}
+        names = (f"coxswain_models_circuit_{change}_total" for change in ("openings", "closings"))
+        return [REGISTRY.get_sample_value(name, labels) or 0.0 for name in names]
+
     monkeypatch.setattr(circuit_breaker, "_SIZE", 2)
-    before = opened()
+    before, (openings, closings) = opened(), changes()
     fail(breaker, 3)
     assert opened() == before + 1
+    assert changes() == [openings + 1, closings]
     clock.now += 1.0
     fail(breaker)
     assert opened() == before + 1
     clock.now += 2.0
     breaker.begin(KEY).succeeded()
     assert opened() == before
+    assert changes() == [openings + 2, closings + 1]
     # Those that were not used for the longest time are forgotten.
     for number in range(4):
         fail(breaker, 3, UpstreamKey(f"group {number}", "openai", "", "chat"))
     assert opened() == before + 2
+    # What is forgotten was not used again.
+    assert changes() == [openings + 6, closings + 1]
 
 
 def test_a_probe_that_takes_long_keeps_others_waiting_for_a_pause_only(

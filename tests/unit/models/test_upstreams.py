@@ -110,11 +110,17 @@ async def test_outages_are_tried_again_after_growing_pauses(clock: _Clock, pause
         labels = {"provider": "openai", "outcome": outcome}
         return REGISTRY.get_sample_value("coxswain_models_upstream_attempts_total", labels) or 0.0
 
+    def retries() -> float:
+        labels = {"provider": "openai", "model": model().counted_as, "reason": "UPSTREAM_UNAVAILABLE"}
+        return REGISTRY.get_sample_value("coxswain_models_retries_total", labels) or 0.0
+
     script = Script(outage(), outage())
+    retried = retries()
     before = attempts("UPSTREAM_UNAVAILABLE"), attempts("OK")
     assert await upstreams(clock, threshold=0).call(model(), script) == "answer"
     assert pauses == [0.5, 1.0]
     assert (attempts("UPSTREAM_UNAVAILABLE"), attempts("OK")) == (before[0] + 2, before[1] + 1)
+    assert retries() == retried + 2
     assert len({attempt.idempotency_key for attempt in script.attempts}) == 1
 
 
