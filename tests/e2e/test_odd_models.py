@@ -152,8 +152,14 @@ def test_a_stream_that_fails_once_costs_a_crew_nothing_but_time(
     execution = alice.orchestrator.run(scene.crew("risky"))
     assert (execution.state, execution.result.text) == (SUCCEEDED, "Whole.")
     assert len(scene.calls("risky")) == 2
-    written = [json.loads(line) for line in installation.logs.splitlines() if execution.id in line]
-    lines = {line["event"]: line for line in written}
+
+    def lines_written() -> dict[str, Any]:
+        written = [json.loads(line) for line in installation.logs.splitlines() if execution.id in line]
+        return {line["event"]: line for line in written}
+
+    # The result can be read a moment before the host has said that the execution has ended.
+    wait_until(lambda: "execution_ended" in lines_written(), "the log has the end")
+    lines = lines_written()
     # One of the models service, whether it asks again by itself or the crew does.
     failed = lines.get("upstream_retried") or lines["call_refused"]
     ended, accepted = lines["execution_ended"], lines["execution_accepted"]

@@ -15,8 +15,8 @@ Looks are counted, not seconds: on a machine with other work a process that read
 _SHARE_OF_GRACE = 0.1
 _ACCEPTING_SECONDS = 12.0
 """Clients that do not watch health get new calls accepted for so long."""
-_REFUSING_SECONDS = 0.3
-"""For those that would never stop by themselves."""
+_REFUSING_SECONDS = 3.0
+"""What has waited is refused after that, which clients may repeat: some hundred calls on a busy machine."""
 _RETRY_SECONDS = 0.1
 
 
