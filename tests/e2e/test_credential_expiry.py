@@ -29,10 +29,11 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     StartExecutionRequest,
 )
 from services.common.identity.service_identity import ServiceIdentity
+from services.common.settings import PARTS, SERVICES
 from tests.e2e.support import CANCELLED, SUCCEEDED, Scene, finish, get, kinds, outputs, refused
 from tests.support.databricks_identity import WORKSPACE_ID, User
 from tests.support.databricks_workspace import DatabricksWorkspace
-from tests.support.installation import SERVICES, Caller, crew_processes, wait_until
+from tests.support.installation import Caller, crew_processes, wait_until
 from tests.support.suite_process import SuiteProcess
 
 MODEL = "databricks/databricks-meta-llama-3-3-70b-instruct"
@@ -69,7 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with DatabricksWorkspace() as workspace:
         identity = workspace.identity
         people = {name: identity.add_user(f"{name}@example.com") for name in ("ann", "bob", "olga", "operator", "bot")}
-        for service in SERVICES:
+        for service in (*SERVICES, *PARTS):
             ServiceIdentity.load(directory / "data" / "keys", service, create=True)
         environment = {
             "COXSWAIN_IDENTITY_MODE": "databricks",
