@@ -14,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from services.common.egress import AddressPolicy, CheckedResolver
+from services.common.tracing.http_spans import note_status, request_span, traced_headers
 
 _DNS_CACHE_SECONDS = 10
 _KEEPALIVE_SECONDS = 60
@@ -83,16 +84,19 @@ class EgressClient:
         timeout = self._timeout
         if total_timeout is not None:
             timeout = aiohttp.ClientTimeout(total=total_timeout, sock_connect=timeout.sock_connect)
-        return await self._session(url, trusted=trusted, once=before_send is not None).request(
-            method,
-            URL(url, encoded=True) if encoded else url,
-            data=data,
-            headers=headers,
-            ssl=tls or True,
-            allow_redirects=False,
-            timeout=timeout,
-            trace_request_ctx=before_send,
-        )
+        with request_span(method, url) as request:
+            response = await self._session(url, trusted=trusted, once=before_send is not None).request(
+                method,
+                URL(url, encoded=True) if encoded else url,
+                data=data,
+                headers=traced_headers(url, headers or {}),
+                ssl=tls or True,
+                allow_redirects=False,
+                timeout=timeout,
+                trace_request_ctx=before_send,
+            )
+            note_status(request, response.status)
+            return response
 
     def _session(self, url: str, *, trusted: bool, once: bool) -> aiohttp.ClientSession:
         scheme = "trusted" if trusted else urlsplit(url).scheme.lower()

@@ -34,6 +34,7 @@ from services.common.settings import (
     public_port,
 )
 from services.common.startup import StartError
+from services.common.tracing.spans import switch_off, switch_on
 from services.common.unknown_variables import log_unknown_variables
 
 logger = structlog.get_logger(__name__)
@@ -65,14 +66,23 @@ def run(main: Callable[[CommonSettings, ProcessState], Coroutine[Any, Any, None]
         common = read_settings(CommonSettings)
         configure_logging(common.log_level, service=name, about=log_fields)
         configure_audit(common.audit_log, common.data_dir, service=name)
+        _configure_traces(common, name)
         obstacle = uvloop.run(supervised())
     except StartError as error:
         obstacle = str(error)
     finally:
+        switch_off()
         stop_audit()
     if obstacle:
         print(f"{name} cannot start: {obstacle}", file=sys.stderr)
         sys.exit(2)
+
+
+def _configure_traces(common: CommonSettings, name: str) -> None:
+    if common.traces == "otlp":
+        from services.common.tracing.otlp import OtlpTracer
+
+        switch_on(OtlpTracer(name, common.trace_upstreams))
 
 
 def settle() -> None:

@@ -88,6 +88,16 @@ class CommonSettings(BaseSettings):
         None, description="PEM authorities of the services' certificates; switches mutual TLS on between services."
     )
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of Prometheus metrics over HTTP; 0 means none.")
+    traces: Literal["off", "otlp"] = Field(
+        "off",
+        description='"otlp" sends traces by OpenTelemetry to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names '
+        "(docs/tracing.md).",
+    )
+    trace_upstreams: list[str] = Field(
+        [],
+        description="Hosts outside of the installation that get the traceparent of requests to them, as a JSON list; "
+        '"*.example.com" names all below a domain. Others learn nothing of traces.',
+    )
     null_pool: bool | None = Field(
         None,
         validation_alias=AliasChoices("USE_NULLPOOL", "COXSWAIN_NULL_POOL"),

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from services.common.errors import Unauthenticated
 from services.common.identity.authenticator import NO_CREDENTIAL, Credential
 from services.common.identity.principal import Principal, subject_hash
+from services.common.tracing.spans import NO_SPAN, Span, current_span
 
 
 @dataclass(slots=True)
@@ -49,6 +50,8 @@ class Call:
     """What was asked, of an audited call; of a stream the first request."""
     response: Message | None = None
     """What an audited unary call was answered."""
+    span: Span = NO_SPAN
+    """What traces show of it, until it has ended."""
 
     def time_remaining(self) -> float | None:
         """Return the seconds left, or None when the caller waits for ever."""
@@ -121,7 +124,8 @@ def log_fields() -> dict[str, str]:
             "execution_id": work.execution_id,
         }
     else:
-        return {}
+        fields = {}
+    fields["trace_id"] = current_span().trace_id
     return {name: value for name, value in fields.items() if value}
 
 

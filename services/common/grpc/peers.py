@@ -1,7 +1,7 @@
 """Channels to the other services.
 
-Each call carries this service's token, the principal it is made for, the request id, and no more time than the caller
-has left.
+Each call carries this service's token, the principal it is made for, the request id, the trace it belongs to, and no
+more time than the caller has left.
 """
 
 import functools
@@ -22,6 +22,7 @@ from services.common.grpc.tls import ChannelTls
 from services.common.identity.authenticator import PRINCIPAL, REQUEST_ID, SERVICE
 from services.common.identity.service_identity import ServiceIdentity
 from services.common.settings import message_bytes, service_of
+from services.common.tracing.spans import TRACEPARENT, current_span
 
 
 class Peers:
@@ -84,6 +85,8 @@ class Peers:
             metadata.add(PRINCIPAL, principal_token)
         if request_id:
             metadata.add(REQUEST_ID, request_id)
+        if traceparent := current_span().traceparent:
+            metadata.add(TRACEPARENT, traceparent)
         # A stream may last as long as its caller; a unary call without a limit of its own gets the default.
         limits = [limit for limit in (details.timeout, remaining) if limit is not None]
         timeout = min(limits) if limits else (None if stream else self._timeout_seconds)

@@ -23,6 +23,7 @@ from services.common.grpc.admission import Admission
 from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.call import Call, current_call, enter_call
 from services.common.grpc.call_audit import record_call
+from services.common.grpc.call_spans import begin_call_span, end_call_span
 from services.common.grpc.capacity import Capacity
 from services.common.grpc.decoding import decode, note_for_audit, requests_of_stream
 from services.common.grpc.group_traffic import GroupTraffic
@@ -265,6 +266,7 @@ def _enter(call: Call, context: Context) -> Mapping[str, str]:
     call.request_id = metadata.get(REQUEST_ID, "")[:_MAX_REQUEST_ID] or new_id()
     call.group_header = metadata.get(GROUP, "")
     enter_call(call)
+    begin_call_span(call, metadata)
     refuse_ambiguous(key for key, _ in sent)
     remaining = context.time_remaining()
     if remaining is not None:
@@ -276,6 +278,7 @@ def _end(call: Call, method: Method) -> None:
     """Count and record a call that has ended, if that has not been done."""
     count_call(call)
     record_call(call, method.access)
+    end_call_span(call)
 
 
 def _bounded_group(call: Call) -> str | None:

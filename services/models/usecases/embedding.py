@@ -118,7 +118,9 @@ class _Call:
             self._check_dimension(embeddings.vectors.shape[1])
             take(positions, embeddings)
 
-        metered = self._metering.call(self._principal, self._model, lambda: _estimate(texts), self._labels)
+        metered = self._metering.call(
+            self._principal, self._model, lambda: _estimate(texts), self._labels, operation="embeddings"
+        )
         async with metered as meter:
             try:
                 await self._provider.embed(self._model, texts, self._dimensions, checked)

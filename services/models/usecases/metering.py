@@ -18,6 +18,7 @@ from services.models.domain.tokens import estimate_prompt_tokens, estimate_token
 from services.models.domain.usage import Usage, UsageRecord
 from services.models.providers.lost_work import listen_for_work
 from services.models.usecases.budgets import Budgets
+from services.models.usecases.model_spans import Operation, UsedTokens, model_span
 from services.models.usecases.usage_recorder import UsageRecorder
 
 # What an answer is expected to be as long as when its call sets no limit.
@@ -63,6 +64,8 @@ class CallMeter:
         self._called_at = utc_now()
         self._began = time.perf_counter()
         self._place: Model | None = None
+        self.tokens = UsedTokens()
+        """What traces show of them."""
 
     def answers(self, place: Model) -> None:
         """Take note of the deployment that answers: what is used from now on has its prices."""
@@ -97,6 +100,7 @@ class CallMeter:
         self._recorder.record(record)
         self._budgets.spent(record)
         _count(model, priced)
+        self.tokens.add(place, priced)
         return priced
 
 
@@ -108,7 +112,13 @@ class Metering:
         self._budgets = budgets
 
     def call(
-        self, principal: Principal, model: Model, expected: Callable[[], Usage], labels: Mapping[str, str]
+        self,
+        principal: Principal,
+        model: Model,
+        expected: Callable[[], Usage],
+        labels: Mapping[str, str],
+        *,
+        operation: Operation = "chat",
     ) -> "_MeteredCall":
         """Admit a call of a model, and measure it until the block of `async with` ends.
 
@@ -120,28 +130,43 @@ class Metering:
             FailedPrecondition: its cost is limited, and the model has no price.
         """
         return _MeteredCall(
-            self._budgets, principal, model, expected, CallMeter(principal, labels, self._recorder, self._budgets)
+            self._budgets,
+            principal,
+            model,
+            expected,
+            CallMeter(principal, labels, self._recorder, self._budgets),
+            operation,
         )
 
 
 class _MeteredCall:
     """A call from its admission to its end."""
 
-    __slots__ = ("_budgets", "_expected", "_meter", "_model", "_principal", "_reservation")
+    __slots__ = ("_budgets", "_expected", "_meter", "_model", "_operation", "_principal", "_reservation", "_span")
 
     def __init__(
-        self, budgets: Budgets, principal: Principal, model: Model, expected: Callable[[], Usage], meter: CallMeter
+        self,
+        budgets: Budgets,
+        principal: Principal,
+        model: Model,
+        expected: Callable[[], Usage],
+        meter: CallMeter,
+        operation: Operation,
     ) -> None:
         self._budgets = budgets
         self._principal = principal
         self._model = model
         self._expected = expected
         self._meter = meter
+        self._operation = operation
 
     async def __aenter__(self) -> CallMeter:
+        self._span = model_span(self._operation, self._model)
+        self._meter.tokens.span = self._span.__enter__()
         try:
             self._reservation = await self._budgets.admit(self._principal, self._model, self._expected)
         except BaseException as error:
+            self._span.__exit__(type(error), error, None)
             self._count(error)
             raise
         meter, expected = self._meter, self._expected
@@ -149,8 +174,9 @@ class _MeteredCall:
         return meter
 
     async def __aexit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._span.__exit__(kind, error, trace)
         self._reservation.release()
         _seconds(self._model.counted_as).observe(self._meter.seconds)
         self._count(error)

@@ -253,6 +253,8 @@ class Execution:
     """The models it waits for, the longest one first."""
     open_question_ids: tuple[str, ...] = ()
     """Oldest first."""
+    traceparent: str = ""
+    """The trace that whoever runs it continues, as W3C writes it; empty where traces were off when it was started."""
 
 
 PLAN_INDEX = -1

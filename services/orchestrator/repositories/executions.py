@@ -83,6 +83,7 @@ class ExecutionRepository:
                 limits=to_document(execution.limits),
                 used_before=to_document(execution.used_before),
                 created_at=execution.created_at,
+                traceparent=execution.traceparent,
                 **usage_columns(execution.usage),
             )
         )
@@ -397,6 +398,7 @@ def _execution(columns: Any) -> Execution:
         last_sequence=columns["last_sequence"],
         usage=usage_of(columns),
         created_at=columns["created_at"],
+        traceparent=columns["traceparent"],
         started_at=columns["started_at"],
         ended_at=columns["ended_at"],
         cancel_requested_at=columns["cancel_requested_at"],

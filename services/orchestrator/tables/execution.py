@@ -64,6 +64,8 @@ executions = Table(
     Column("wake_at", UtcDateTime),
     Column("error_reason", String(64), nullable=False, server_default=""),
     Column("created_at", UtcDateTime, nullable=False),
+    # The trace it was started in; the default is for rows of earlier releases.
+    Column("traceparent", String(64), nullable=False, server_default=""),
     Column("started_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
     Index("ix_executions_ready", "ready", "group_id", "priority", "created_at"),

@@ -23,6 +23,7 @@ from services.common.errors import (
 )
 from services.common.identity.group_limits import GroupLimits
 from services.common.ids import new_id
+from services.common.tracing.spans import SpanKind, span
 from services.orchestrator import tables
 from services.orchestrator.domain.batch import BatchPlace
 from services.orchestrator.domain.crew import Crew, CrewSpec
@@ -278,6 +279,19 @@ class ExecutionStarter:
             AlreadyExists: the request_id was used with another body.
             ResourceExhausted: QUOTA_EXCEEDED, the group has as many open executions as it may.
         """
+        with span("queue execution", SpanKind.PRODUCER, {"coxswain.execution.id": execution.id}) as queuing:
+            execution = replace(execution, traceparent=queuing.traceparent)
+            return await self._queue(execution, tasks, request, also_store, events, limits)
+
+    async def _queue(
+        self,
+        execution: Execution,
+        tasks: list[TaskRun],
+        request: RequestKey | None,
+        also_store: AlsoStore | None,
+        events: Sequence[Message],
+        limits: GroupLimits,
+    ) -> Execution:
         # Before anything is queued: a worker must never find an execution that may not act.
         grant = await self._grants.create(execution.id, execution.identity, execution.on_credential_expiry)
         execution = replace(execution, grant_id=grant.id, identity=grant.identity)

@@ -6,6 +6,7 @@ if __name__ == "__main__":
     end_on_signals()
 
 import argparse
+import asyncio
 import contextlib
 import os
 import sys
@@ -19,6 +20,7 @@ from services.common.process_state import ProcessState
 from services.common.runner import run
 from services.common.settings import PARTS, SERVICES, CommonSettings, peer_address
 from services.common.startup import StartError
+from services.common.tracing.spans import is_on, switch_off
 from services.common.unknown_variables import log_unknown_variables
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.worker.host.crew_process import ForkServerLost, NotContained
@@ -55,6 +57,8 @@ async def serve(common: CommonSettings, state: ProcessState, *, supervised: bool
         worker.announce(repeatedly=supervised)
         await state.stop.wait()
         await worker.drain()
+    if is_on():
+        await asyncio.to_thread(switch_off)
     sys.stderr.flush()
     # At once: what still runs is other hosts' now.
     os._exit(0)

@@ -12,6 +12,7 @@ from services.common.backoff import Backoff
 from services.common.circuit_breaker import Trial
 from services.common.errors import CoxswainError, DeadlineExceeded, Unauthenticated, Unavailable
 from services.common.storable import storable, storable_json
+from services.common.tracing.spans import span
 from services.orchestrator.domain.tool_outcome import Failed, Outcome, Returned, Unknown
 from services.orchestrator.domain.tool_source import SourceKind, ToolSourceSpec
 from services.orchestrator.tool_gateway.ports import (
@@ -127,6 +128,15 @@ class CallRunner:
 
         What is raised besides CancelledError says nothing of the source, and no outcome is known then.
         """
+        attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": order.name}
+        with span(f"execute_tool {order.name}", attributes=attributes) as made:
+            outcome = await self._made(order, call, handle)
+            made.note("coxswain.tool.outcome", outcome.kind)
+            if isinstance(outcome, Failed):
+                made.fail(outcome.reason)
+            return outcome
+
+    async def _made(self, order: CallOrder, call: RunningCall, handle: str | None) -> Outcome:
         request = order.request
         key = SourceKey(request.principal.group_id, order.source_name)
         try:

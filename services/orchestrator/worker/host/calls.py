@@ -8,6 +8,7 @@ from coxswain.models.v1 import inference_service_pb2_grpc
 from coxswain.orchestrator.v1 import tool_gateway_service_pb2_grpc
 from coxswain.orchestrator.worker.link_pb2 import CrewRequest, HostReply
 from services.common.errors import CoxswainError
+from services.common.tracing.spans import within
 from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.metrics import CALLS
@@ -67,9 +68,9 @@ class CrewCalls:
     async def serve(self, request: CrewRequest) -> HostReply:
         """Answer one call of the crew process."""
         try:
-            kind = request.WhichOneof("request")
-            with CALLS.labels(kind).track_inprogress(), self._activity.work(request.task):
-                return await self._serve(self._journals[request.task], request)
+            kind, journal = request.WhichOneof("request"), self._journals[request.task]
+            with CALLS.labels(kind).track_inprogress(), self._activity.work(request.task), within(journal.span):
+                return await self._serve(journal, request)
         except CoxswainError as error:
             if request.HasField("complete"):
                 # The calls had all patience already, and an agent that tries again starts over. It can say less.

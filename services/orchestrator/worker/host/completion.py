@@ -11,6 +11,7 @@ from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
 from services.common.grpc.large_messages import beside_if_large
+from services.common.tracing.spans import current_span
 from services.orchestrator.artifact_contents import output_file_name, result_content
 from services.orchestrator.domain.artifact import BadFileName
 from services.orchestrator.domain.execution import ExecutionError, ExecutionState, TaskOutput, TaskState
@@ -149,6 +150,10 @@ class Completion:
 
     async def _ended(self, state: ExecutionState, reason: str = "") -> None:
         logger.info("execution_ended", execution_id=self._execution.id, state=state, reason=reason)
+        run = current_span()
+        run.note("coxswain.execution.state", state)
+        if reason:
+            run.fail(reason)
         if any(_may_have_asked(task) for task in self._state.tasks):
             # They were closed with it.
             self._context.hints.publish(Hint(HintKind.QUESTIONS_CHANGED, self._execution.id))

@@ -10,6 +10,7 @@ import structlog
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.worker.link_pb2 import EvaluateCondition, RunTask
 from services.common.clock import utc_now
+from services.common.tracing.spans import apart, within
 from services.orchestrator.domain.crew import OnCutOff, Process
 from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput
 from services.orchestrator.messages.executions import output_from_proto, output_to_proto
@@ -94,22 +95,31 @@ class CrewSession:
         for _ in range(self._context.settings.crew_process_attempts):
             journal = await (begin or self._begin)(task)
             crew: Crew | None = None
+            # The task's name is the group's own text.
+            attributes = {"coxswain.task.index": task.index, "coxswain.task.attempt": task.attempt}
+            journal.span = apart("run task", attributes=attributes)
             try:
-                crew = await self._open()
-                crew.calls.begin_task(task.index, journal)
-                with self._opener.activity.task(task.index):
-                    return await work(crew.process)
+                with within(journal.span):
+                    crew = await self._open()
+                    crew.calls.begin_task(task.index, journal)
+                    with self._opener.activity.task(task.index):
+                        return await work(crew.process)
             except TaskError as error:
                 if error.reason == WAITS_FOR_PERSON:
                     # Other calls of the task may be under way.
                     await self._remote.settled(task.index)
                     raise TaskWaits from error
+                journal.span.fail("TASK_FAILED")
                 raise _failed(task, error.reason, error.message) from error
             except CrewProcessLost as lost:
+                journal.span.fail("CREW_PROCESS_LOST")
                 cause = await self._lose(task, crew, lost)
             except ForkServerLost:
+                journal.span.fail("CREW_PROCESS_LOST")
                 cause = "fork server"
                 await asyncio.sleep(_FORK_AGAIN_SECONDS)
+            finally:
+                journal.span.end()
         raise _failed(
             task,
             "TASK_FAILED",

@@ -11,6 +11,7 @@ from services.common.background import BackgroundTasks
 from services.common.grpc.call import BackgroundWork, enter_work
 from services.common.ids import new_id
 from services.common.periodic import once
+from services.common.tracing.spans import SpanKind, Value, span
 from services.orchestrator.domain.admission import Room, group_limit_of, room_of
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import Subscription
@@ -212,6 +213,16 @@ class Dispatcher:
             self._note_idle()
 
     async def _run(self, claim: Claim) -> None:
+        execution = claim.execution
+        attributes: dict[str, Value] = {
+            "coxswain.execution.id": execution.id,
+            "coxswain.execution.claim": execution.epoch,
+            "coxswain.execution.lost_hosts": execution.lost_hosts,
+        }
+        with span("run execution", SpanKind.CONSUMER, attributes, remote_parent=execution.traceparent):
+            await self._run_claimed(claim)
+
+    async def _run_claimed(self, claim: Claim) -> None:
         execution = claim.execution
         run = self._runs[_key(claim)] = ExecutionRun(claim, self._context, lambda: self._free(claim))
         try:

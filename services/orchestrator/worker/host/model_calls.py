@@ -13,6 +13,7 @@ from coxswain.orchestrator.worker.link_pb2 import Complete
 from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecondition, Unavailable
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
+from services.common.tracing.spans import span
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.model_messages import Answer, fault_of, question_hash, request_hash
 from services.orchestrator.worker.host.model_waits import ModelWaits
@@ -111,7 +112,8 @@ class ModelCalls:
         return answer
 
     async def _call(self, journal: TaskJournal, request: Complete, key: tuple[str, int]) -> Answer:
-        with self._usage.model_call():
+        # What is asked of the model, and what it used, is on the span of the service that calls it.
+        with self._usage.model_call(), span("call model", attributes={"coxswain.model": request.completion.model}):
             return await self._ask(journal, request, key)
 
     async def _ask(self, journal: TaskJournal, request: Complete, key: tuple[str, int]) -> Answer:

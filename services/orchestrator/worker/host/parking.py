@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from coxswain.orchestrator.v1 import execution_pb2
+from services.common.tracing.spans import current_span
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.events import new_event
@@ -72,6 +73,7 @@ class Parking:
 
         await self._recorder.commit([], park)
         if parked:
+            current_span().note("coxswain.execution.state", state)
             await self._on_rest()
         if cancelled:
             await self._completion.cancel()

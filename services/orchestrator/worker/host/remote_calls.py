@@ -20,6 +20,7 @@ from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError
 from services.common.storable import storable
+from services.common.tracing.spans import Span, span
 from services.orchestrator.domain.execution import Execution
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.domain.tool_question import Decision
@@ -187,6 +188,10 @@ class RemoteCalls:
 
     async def _follow(self, call: RemoteCall, row: ToolCall, *, begun_before: bool) -> ToolAnswer:
         """Have the gateway make a call, or find out what has become of it."""
+        with span("call tool", attributes={"coxswain.tool": call.tool.name}) as made:
+            return await self._followed(call, row, made, begun_before=begun_before)
+
+    async def _followed(self, call: RemoteCall, row: ToolCall, made: Span, *, begun_before: bool) -> ToolAnswer:
         self._begun[call.key] = call, row
         self._admitted[call.key] = call.tool.cost
         listener = Listener(self._recorder, self._questions, call.journal, call.questioned(row))
@@ -197,6 +202,8 @@ class RemoteCalls:
             raise waits_for_person() from None
         finally:
             listener.flush()
+        if outcome.HasField("failure"):
+            made.fail(outcome.failure.reason)
         return await self._end(call, row, outcome, asyncio.get_running_loop().time() - begun)
 
     async def _outcome(

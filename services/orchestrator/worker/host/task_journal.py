@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from services.common.tracing.spans import NO_SPAN, Span
 from services.orchestrator.domain.execution import PLAN_INDEX
 from services.orchestrator.repositories.journal import ToolCall
 from services.orchestrator.worker.host.recorder import TaskRef
@@ -20,6 +21,8 @@ class TaskJournal:
     """Makes the requests of a task that a person has declined differ from those before."""
     journaled_responses: dict[tuple[str, int], bytes] = field(default_factory=dict)
     tool_calls: dict[str, ToolCall] = field(default_factory=dict)
+    span: Span = NO_SPAN
+    """What traces show of the attempt: calls of the crew process are recorded below it."""
 
     @property
     def index(self) -> int:

@@ -6,6 +6,7 @@ from google.protobuf.message import Message
 
 from coxswain.orchestrator.worker.link_pb2 import BeginTool, EndTool, ToolPermission
 from services.common.clock import utc_now
+from services.common.tracing.spans import NO_SPAN, Span, apart
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.repositories.journal import ToolCall
 from services.orchestrator.worker.host.call_outcomes import call_id
@@ -27,11 +28,13 @@ class ToolCalls:
         self._execution_id = execution_id
         self._recorder = recorder
         self._meter = meter
-        self._under_way: dict[tuple[int, str], datetime] = {}
-        """When each began."""
+        self._under_way: dict[tuple[int, str], tuple[datetime, Span]] = {}
+        """When each began, and what traces show of it."""
 
     def begin_task(self, index: int) -> None:
         """Forget calls of the attempt before: if it has not told of their end, it does so no more."""
+        for _, call in (begun for key, begun in self._under_way.items() if key[0] == index):
+            call.end()
         self._under_way = {key: begun for key, begun in self._under_way.items() if key[0] != index}
 
     async def begin_tool(self, journal: TaskJournal, request: BeginTool) -> ToolPermission:
@@ -52,7 +55,8 @@ class ToolCalls:
                 fatal=True,
             )
         self._meter.check(_COST, [_COST] * len(self._under_way))
-        self._under_way[journal.index, request.key] = utc_now()
+        call = apart("call tool", attributes={"coxswain.tool": request.tool})
+        self._under_way[journal.index, request.key] = utc_now(), call
         if not request.idempotent:
 
             async def intend(write: FencedWrite) -> None:
@@ -64,7 +68,10 @@ class ToolCalls:
     async def end_tool(self, journal: TaskJournal, request: EndTool) -> None:
         """Keep the outcome of a tool call; of one that must not run twice, before this returns."""
         state = ToolCallState.FAILED if request.error else ToolCallState.COMPLETED
-        begun = self._under_way.pop((journal.index, request.key), None)
+        begun, span = self._under_way.pop((journal.index, request.key), (None, NO_SPAN))
+        if request.error:
+            span.fail("TOOL_FAILED")
+        span.end()
         call = ToolCall(
             state,
             request.output,

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from services.common.identity.principal import Principal
+from services.common.tracing.http_spans import traced_headers
 from services.orchestrator.domain.tool_source import AuthKind, GrpcProvider, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import shown
 from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import ChannelKey, ProviderChannels
@@ -74,7 +75,8 @@ class ProviderClient:
             ProviderUnreachable: it cannot be reached.
         """
         secret = await self._headers()
-        metadata = _metadata(self._source, {**self._source.headers, **secret})
+        headers = traced_headers(f"https://{self._address}/", {**self._source.headers, **secret})
+        metadata = _metadata(self._source, headers)
         digest = hashlib.sha256(repr(sorted(secret.items())).encode()).digest() if secret else b""
         key = ChannelKey(self._principal.group_id, self._source.name, self._address, self._provider.plaintext, digest)
         async with self._channels.connected(key) as channel:

@@ -15,6 +15,7 @@ from services.common.errors import CoxswainError
 from services.common.http import BeforeSend, EgressClient, iter_body, read_limited
 from services.common.identity.principal import Principal
 from services.common.storable import storable
+from services.common.tracing.http_spans import traced_headers
 from services.orchestrator.domain.tool_source import ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.mcp.faults import CredentialRefused, HttpRefusal, RpcError
 from services.orchestrator.tool_gateway.adapters.mcp.messages import error_in, messages_in
@@ -90,6 +91,11 @@ class Endpoint:
         headers = await self._credential(self.url)
         parts = sorted((name.lower(), value) for name, value in {**self.source.headers, **headers}.items())
         return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def traced(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the parameters of a request with the trace it belongs to, if its host is to continue that."""
+        meta = traced_headers(self.url, {})
+        return {**params, "_meta": {**params.get("_meta", {}), **meta}} if meta else params
 
     async def send(
         self,

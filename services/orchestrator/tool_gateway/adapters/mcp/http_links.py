@@ -73,7 +73,7 @@ class StatelessLink:
             response = await self._endpoint.send(
                 "POST",
                 {**_POST_HEADERS, **(headers or {})},
-                request_message(1, method, params),
+                request_message(1, method, self._endpoint.traced(params)),
                 before_send=None if repeatable else before_send,
             )
         except HttpRefusal as refusal:
@@ -135,7 +135,7 @@ class SessionLink:
             await before_send()
         try:
             response = await self._post(
-                request_message(request_id, method, params),
+                request_message(request_id, method, self._endpoint.traced(params)),
                 headers=headers or {},
                 before_send=None if repeatable else before_send,
             )

@@ -1,0 +1,178 @@
+"""One execution is one trace, from its caller to the model's upstream, whatever happens to its hosts."""
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from coxswain.auth.v1.principal_pb2 import WhoAmIRequest
+from coxswain.client import Client
+from coxswain.orchestrator.v1.crew_pb2 import CreateCrewRequest, CrewSpec
+from coxswain.orchestrator.v1.execution_pb2 import Execution, StartExecutionRequest
+from tests.e2e.support import ALICE, MODEL, Scene, finish, get, kinds
+from tests.support.installation import Caller, busy_host, wait_until
+from tests.support.llm_emulator import LlmEmulator
+from tests.support.llm_script import ToolCall
+from tests.support.otlp_receiver import OtlpReceiver, ReceivedSpan
+from tests.support.suite_process import SuiteProcess
+
+_START = "coxswain.orchestrator.v1.ExecutionService/StartExecution"
+_STREAM_COMPLETE = "coxswain.models.v1.InferenceService/StreamComplete"
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[OtlpReceiver]:
+    with OtlpReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def traced(
+    tmp_path_factory: pytest.TempPathFactory, collector: OtlpReceiver, model_environment: dict[str, str]
+) -> Iterator[SuiteProcess]:
+    """An installation that sends traces, and lets the model's upstream continue them."""
+    environment = model_environment | collector.environment | {"COXSWAIN_TRACE_UPSTREAMS": '["127.0.0.1"]'}
+    with SuiteProcess(tmp_path_factory.mktemp("traced") / "data", environment=environment).running() as suite:
+        yield suite
+
+
+@pytest.fixture
+def alice(traced: SuiteProcess) -> Iterator[Caller]:
+    with traced.caller(ALICE) as caller:
+        yield caller
+
+
+class Start:
+    """An execution that a caller has started within a trace of its own."""
+
+    def __init__(self, client: Client, spec: CrewSpec) -> None:
+        self.trace_id, self.span_id = secrets.token_hex(16), secrets.token_hex(8)
+        crew = client.crews.CreateCrew(CreateCrewRequest(spec=spec)).crew
+        self.execution: Execution = client.executions.StartExecution(
+            StartExecutionRequest(crew_id=crew.id),
+            metadata=[("traceparent", f"00-{self.trace_id}-{self.span_id}-01")],
+        ).execution
+
+    def spans(self, collector: OtlpReceiver, *, runs: int = 1) -> list[ReceivedSpan]:
+        """Wait until that many runs of the execution have ended, and return the trace."""
+
+        def ended() -> bool:
+            found = collector.trace(self.trace_id)
+            return _names(found).count("run execution") == runs and _START in _names(found)
+
+        wait_until(ended, "the spans of the execution have come")
+        return collector.trace(self.trace_id)
+
+
+def _names(spans: list[ReceivedSpan]) -> list[str]:
+    return [span.name for span in spans]
+
+
+def _one(spans: list[ReceivedSpan], name: str, **attributes: object) -> ReceivedSpan:
+    [found] = [
+        span
+        for span in spans
+        if span.name == name and all(span.attributes.get(key) == value for key, value in attributes.items())
+    ]
+    return found
+
+
+def _path(spans: list[ReceivedSpan], leaf: ReceivedSpan) -> list[str]:
+    """Return the names of the spans from the caller's down to `leaf`."""
+    by_id = {span.span_id: span for span in spans}
+    path = [leaf.name]
+    while (parent := by_id.get(leaf.parent_id)) is not None:
+        path.insert(0, parent.name)
+        leaf = parent
+    return path
+
+
+def test_an_execution_is_one_trace_from_its_caller_to_the_upstream(
+    alice: Caller, collector: OtlpReceiver, llm: LlmEmulator
+) -> None:
+    scene = Scene(llm)
+    count = ToolCall(name="text_statistics", arguments={"text": "a secret-text"})
+    scene.answers("look", tool=count, last_role="user")
+    scene.answers("look", "It was looked at.")
+    spec = scene.crew("look")
+    spec.agents[0].tools.add(name="text_statistics")
+    start = Start(alice.orchestrator, spec)
+    assert kinds(finish(alice.orchestrator, start.execution))[-1] == "execution_succeeded"
+
+    spans = start.spans(collector)
+    served = _one(spans, _START)
+    assert (served.parent_id, served.kind, served.service) == (start.span_id, "SERVER", "suite")
+    run = _one(spans, "run execution")
+    assert (run.service, run.kind, run.failed) == ("worker", "CONSUMER", False)
+    assert run.attributes["coxswain.execution.id"] == start.execution.id
+    assert run.attributes["coxswain.execution.state"] == "SUCCEEDED"
+    assert _path(spans, run) == [_START, "queue execution", "run execution"]
+
+    upstream = [call.headers["traceparent"].split("-") for call in scene.calls("look")]
+    requests = [span for span in spans if span.name == "POST"]
+    assert [(version, trace, flags) for version, trace, _, flags in upstream] == [("00", start.trace_id, "01")] * 2
+    assert [span_id for _, _, span_id, _ in upstream] == [span.span_id for span in requests]
+    below_run = [_START, "queue execution", "run execution", "run task"]
+    for request in requests:
+        model = MODEL.partition("/")[2]
+        assert _path(spans, request) == [*below_run, "call model", _STREAM_COMPLETE, f"chat {model}", "POST"]
+        assert request.attributes["server.address"] == "127.0.0.1"
+        assert request.attributes["http.response.status_code"] == 200
+    chat = next(span for span in spans if span.name.startswith("chat "))
+    assert chat.kind == "CLIENT"
+    assert chat.attributes["gen_ai.operation.name"] == "chat"
+    assert chat.attributes["gen_ai.provider.name"] == "openai"
+    assert chat.attributes["gen_ai.usage.input_tokens"] > 0
+    assert chat.attributes["gen_ai.usage.output_tokens"] > 0
+    assert _path(spans, _one(spans, "call tool")) == [*below_run, "call tool"]
+
+    told = [f"{span.name} {span.attributes}" for span in collector.spans()]
+    for private in ("secret-text", "looked at", "alice", scene.mark, "Seasoned"):
+        assert not [line for line in told if private in line]
+
+
+def test_a_host_that_takes_over_continues_the_trace(
+    alice: Caller, traced: SuiteProcess, collector: OtlpReceiver, llm: LlmEmulator
+) -> None:
+    scene = Scene(llm)
+    scene.answers("first", "First result.")
+    scene.answers("second", "Second result.", hang=True, times=1)
+    scene.answers("second", "Second result.")
+    start = Start(alice.orchestrator, scene.crew("first", "second"))
+    scene.wait_until_hanging("second")
+    wait_until(lambda: "run task" in _names(collector.trace(start.trace_id)), "the first task has been told")
+    host, _ = busy_host(traced)
+
+    host.kill()
+    assert kinds(finish(alice.orchestrator, start.execution))[-1] == "execution_succeeded"
+
+    assert get(alice.orchestrator, start.execution).claims == 2
+    spans = start.spans(collector)
+    run = _one(spans, "run execution")
+    assert run.attributes["coxswain.execution.claim"] == 2
+    assert _path(spans, run) == [_START, "queue execution", "run execution"]
+    # What the host that died had open is missing, and what had ended by then is there.
+    first, second = (_one(spans, "run task", **{"coxswain.task.index": index}) for index in (0, 1))
+    assert first.parent_id != run.span_id
+    assert second.parent_id == run.span_id
+    assert second.attributes["coxswain.task.attempt"] == 2
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        "odd",
+        "00-" + "0" * 32 + "-" + "1" * 16 + "-01",
+        "ff-" + "1" * 32 + "-" + "1" * 16 + "-01",
+        "00-" + "1" * 32 + "-" + "1" * 16 + "-01-more",
+        "01-" + "1" * 32 + "-" + "1" * 16 + "-01-" + "x" * 6000,
+        "00-" + "A" * 32 + "-" + "1" * 16 + "-01",
+    ],
+)
+def test_what_names_no_trace_is_ignored(alice: Caller, collector: OtlpReceiver, traceparent: str) -> None:
+    method = "coxswain.auth.v1.AuthService/WhoAmI"
+    before = len(collector.spans(lambda span: span.name == method))
+    assert alice.auth.auth.WhoAmI(WhoAmIRequest(), metadata=[("traceparent", traceparent)]).principal.subject
+    wait_until(lambda: len(collector.spans(lambda span: span.name == method)) > before, "its span has come")
+    assert collector.spans(lambda span: span.name == method)[-1].parent_id == ""
