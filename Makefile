@@ -226,6 +226,10 @@ providers: protos ## Try every provider's features and write what works to docs/
 settings-table: protos ## Write the table of the models service's settings into docs/models.md
 	@$(PY) tools/write_settings_table.py
 
+.PHONY: trace-picture
+trace-picture: protos ## Draw the trace of an execution that is run for it, into docs/trace.svg
+	@$(PY) -m tools.draw_trace
+
 .PHONY: migrate
 migrate: protos ## Bring every service's database to the newest schema
 	@$(PY) -m services.common.db.migrate upgrade

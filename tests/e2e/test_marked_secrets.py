@@ -36,6 +36,7 @@ from tests.support.installation import SERVICES, crew_processes
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Fault, Reply
 from tests.support.marked_secrets import MarkedSecrets
+from tests.support.otlp_receiver import OtlpReceiver
 from tests.support.private_files import private_file
 from tests.support.suite_process import SuiteProcess
 
@@ -79,6 +80,7 @@ class World:
     marked: MarkedSecrets
     services: Mapping[str, ServiceIdentity]
     metrics_port: int
+    collector: OtlpReceiver
     group: str = "house"
     principal: str = ""
     process_secrets: list[str] = field(default_factory=list)
@@ -144,6 +146,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, marked: MarkedSecrets) -> It
         contextlib.ExitStack() as stack,
         DatabricksWorkspace() as workspace,
         LlmEmulator(accepted_keys=[OPENAI_KEY, GATEWAY_KEY, OPERATORS_OPENAI_KEY]) as llm,
+        OtlpReceiver() as collector,
     ):
         workspace.llm.dimensions["databricks-gte-large-en"] = 1024
         llm.dimensions["text-embedding-3-small"] = 1536
@@ -154,7 +157,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, marked: MarkedSecrets) -> It
         identity.add_service_principal("cid", CLIENT_SECRET)
         identity.add_service_principal("operators-cid", OPERATORS_CLIENT_SECRET)
         suite = SuiteProcess(
-            directory / "data", workers=0, environment=_environment(workspace, llm, metrics_port=metrics_port)
+            directory / "data",
+            workers=0,
+            environment=_environment(workspace, llm, metrics_port=metrics_port) | collector.environment,
         )
         services = {name: ServiceIdentity.load(keys, name, create=True) for name in (*SERVICES, *PARTS)}
         stack.enter_context(suite.running())
@@ -168,7 +173,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, marked: MarkedSecrets) -> It
             {**dict.fromkeys(SERVICES, internal), "tools": gateway},
             GIVE_SECRETS,
         )
-        world = World(suite, worker, workspace, llm, caller, ann, token, marked, services, metrics_port)
+        world = World(suite, worker, workspace, llm, caller, ann, token, marked, services, metrics_port, collector)
         _play(world)
         for process in reversed(world.processes):
             process.signal(signal.SIGTERM)
@@ -773,6 +778,16 @@ def test_nothing_logged_tells_a_secret(world: World) -> None:
         assert '"level": "debug"' in program.output
         lines = {f"{what}: {line[:600]}" for line in program.lines for what in world.marked.found_in(line)}
         assert lines == set()
+
+
+def test_no_trace_tells_a_secret_or_a_person(world: World) -> None:
+    recorded = world.collector.spans()
+    assert {span.service for span in recorded} == {"suite", "tools", "worker"}
+    methods = {f"{method.containing_service.full_name}/{method.name}" for method in every_rpc().values()}
+    assert {span.name for span in recorded} >= methods
+    sent = b"".join(world.collector.messages)
+    assert world.marked.found_in(sent) == []
+    assert b"ann@example.com" not in sent
 
 
 def test_no_file_holds_a_secret(world: World) -> None:

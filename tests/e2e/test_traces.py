@@ -50,7 +50,7 @@ class Start:
         crew = client.crews.CreateCrew(CreateCrewRequest(spec=spec)).crew
         self.execution: Execution = client.executions.StartExecution(
             StartExecutionRequest(crew_id=crew.id),
-            metadata=[("traceparent", f"00-{self.trace_id}-{self.span_id}-01")],
+            metadata=(("traceparent", f"00-{self.trace_id}-{self.span_id}-01"),),
         ).execution
 
     def spans(self, collector: OtlpReceiver, *, runs: int = 1) -> list[ReceivedSpan]:
@@ -173,6 +173,6 @@ def test_a_host_that_takes_over_continues_the_trace(
 def test_what_names_no_trace_is_ignored(alice: Caller, collector: OtlpReceiver, traceparent: str) -> None:
     method = "coxswain.auth.v1.AuthService/WhoAmI"
     before = len(collector.spans(lambda span: span.name == method))
-    assert alice.auth.auth.WhoAmI(WhoAmIRequest(), metadata=[("traceparent", traceparent)]).principal.subject
+    assert alice.auth.auth.WhoAmI(WhoAmIRequest(), metadata=(("traceparent", traceparent),)).principal.subject
     wait_until(lambda: len(collector.spans(lambda span: span.name == method)) > before, "its span has come")
     assert collector.spans(lambda span: span.name == method)[-1].parent_id == ""

@@ -299,7 +299,7 @@ def with_operators(tmp_path_factory: pytest.TempPathFactory) -> list[Document]:
     def listed(*paths: Path) -> str:
         return "".join(f"  - {os.path.relpath(path, directory)}\n" for path in paths)
 
-    components = listed(K8S / "components" / "monitoring", K8S / "components" / "keda")
+    components = listed(*(K8S / "components" / name for name in ("monitoring", "keda", "tracing")))
     (directory / "kustomization.yaml").write_text(f"resources:\n{listed(PROD)}components:\n{components}")
     return render(directory)
 
@@ -319,6 +319,23 @@ def test_with_its_operator_prometheus_scrapes_all_that_run_and_none_that_end(
         assert endpoint["port"] in {port["name"] for port in pods[name]["spec"]["containers"][0]["ports"]}
     (dashboard,) = (d for d in with_operators if d["metadata"]["name"] == "coxswain-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_with_a_collector_every_process_sends_traces_and_may_reach_it(
+    with_operators: list[Document], pods: dict[str, Document]
+) -> None:
+    settings = next(
+        d for d in with_operators if d["kind"] == "ConfigMap" and d["metadata"]["name"].startswith("coxswain-settings")
+    )
+    assert settings["data"]["COXSWAIN_TRACES"] == "otlp"
+    host, _, port = settings["data"]["OTEL_EXPORTER_OTLP_ENDPOINT"].removeprefix("http://").rpartition(":")
+    (policy,) = (d["spec"] for d in with_operators if d["metadata"]["name"] == "traces-reach-the-collector")
+    for name in DEPLOYMENTS:
+        assert policy["podSelector"]["matchLabels"].items() <= pods[name]["metadata"]["labels"].items()
+    (rule,) = policy["egress"]
+    assert rule["ports"] == [{"port": int(port)}]
+    (peer,) = rule["to"]
+    assert host.endswith(f".{peer['namespaceSelector']['matchLabels']['kubernetes.io/metadata.name']}")
 
 
 def test_with_keda_each_deployment_has_one_autoscaler(with_operators: list[Document], of_kind: Named) -> None:
