@@ -14,7 +14,7 @@ TARGET = SOURCE.with_name("blocking.py")
 REPLACEMENTS = {
     "AsyncClient": "Client",
     "contextlib.aclosing": "contextlib.closing",
-    "coxswain.client.aio_channel.open_aio_channel": "coxswain.client.blocking_channel.open_blocking_channel",
+    "coxswain.client.aio_channel.open_aio_channels": "coxswain.client.blocking_channel.open_blocking_channels",
 }
 
 

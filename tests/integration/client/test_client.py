@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
 
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.auth.v1.principal_pb2 import WhoAmIRequest
@@ -281,6 +282,47 @@ async def test_health_is_told_for_the_whole_and_for_each_service(connect: Connec
         # The channel may hear of it after the first calls.
         while not await client.call("healthy"):
             pass
+
+
+async def test_calls_go_to_the_address_of_their_service(
+    connect: Connect, server: Server, installation: Installation
+) -> None:
+    elsewhere = Installation()  # type: ignore[abstract]
+    other = elsewhere.serve()
+    try:
+        client = connect(
+            f"auth={other.address},memory={other.address},models={other.address},orchestrator={server.address}"
+        )
+        await client.call("auth.WhoAmI", WhoAmIRequest())
+        started = await client.call("start", "0123456789abcdef", {})
+        installation.emit(success(1))
+        assert [event.sequence async for event in client.watch()] == [1]
+        assert started.id == "e0"
+        assert (set(elsewhere.calls), "WhoAmI" in installation.calls) == ({"WhoAmI"}, False)
+        assert await client.call("healthy")
+        other.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        # The channel may hear of it after the first calls.
+        with pytest.raises(Unavailable, match="unhealthy"):
+            while not await client.call("healthy"):
+                pass
+    finally:
+        other.stop()
+
+
+async def test_calls_go_in_turn_to_the_replicas_that_serve(
+    connect: Connect, server: Server, installation: Installation
+) -> None:
+    replicas = [Installation(), Installation()]  # type: ignore[abstract]
+    others = [replica.serve() for replica in replicas]
+    others[1].health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    try:
+        client = connect("ipv4:" + ",".join(each.address for each in (server, *others)))
+        while not (installation.calls and replicas[0].calls):
+            await client.call("auth.WhoAmI", WhoAmIRequest())
+        assert not replicas[1].calls
+    finally:
+        for other in others:
+            other.stop()
 
 
 async def test_a_watch_shows_what_was_and_follows_until_the_end(

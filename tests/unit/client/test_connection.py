@@ -2,7 +2,7 @@
 
 import pytest
 
-from coxswain.client import Connection, Tls
+from coxswain.client import Client, Connection, Tls
 from coxswain.client.connection import with_request_id
 from coxswain.orchestrator.v1.execution_pb2 import GetExecutionRequest, StartExecutionRequest
 
@@ -35,6 +35,44 @@ def test_addresses_are_read_as_people_write_them(address: str, target: str, encr
 def test_an_address_that_is_more_than_a_place_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="host and port"):
         _ = Connection(address=address).target
+
+
+FOUR = "auth=a:1,memory=https://m:2,models=ipv4:127.0.0.1:3,127.0.0.1:4, orchestrator=dns:///o:5"
+AS_MAPPING = {
+    "auth": "a:1",
+    "memory": "https://m:2",
+    "models": "ipv4:127.0.0.1:3,127.0.0.1:4",
+    "orchestrator": "dns:///o:5",
+}
+
+
+@pytest.mark.parametrize("address", [FOUR, AS_MAPPING, ""])
+def test_each_service_may_have_an_address_of_its_own(
+    address: str | dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COXSWAIN_ADDRESS", FOUR)
+    found = Connection(address=address, token="t", timeout=7).of_services()
+    assert {service: connection.target for service, connection in found.items()} == AS_MAPPING | {"memory": "m:2"}
+    assert [service for service, connection in found.items() if connection.credentials is not None] == ["memory"]
+    assert {(connection.token, connection.timeout) for connection in found.values()} == {("t", 7)}
+
+
+def test_one_address_is_that_of_every_service() -> None:
+    connection = Connection(address="dns:///coxswain:50051")
+    assert set(connection.of_services().values()) == {connection}
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("auth=a:1,models=b:2", "none for memory, orchestrator; add memory=host:port"),
+        ("auth=a:1,memory=,models=b:2,orchestrator=o:3", "none for memory"),
+        (f"{FOUR},worker=w:1", "no service is called 'worker'; there are auth, memory, models, orchestrator"),
+    ],
+)
+def test_a_list_of_addresses_that_is_not_complete_is_refused_before_any_call(address: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Client(address)
 
 
 def test_the_environment_fills_in_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:

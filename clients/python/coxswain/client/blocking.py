@@ -16,7 +16,7 @@ from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.principal_pb2 import WhoAmIRequest, WhoAmIResponse
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.auth.v1.service_token_service_pb2_grpc import ServiceTokenServiceStub
-from coxswain.client.blocking_channel import open_blocking_channel
+from coxswain.client.blocking_channel import open_blocking_channels
 from coxswain.client.connection import Connection, Tls
 from coxswain.client.document_upload import document_requests
 from coxswain.client.downloads import DownloadCursor
@@ -77,7 +77,7 @@ from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 
 
 class Client:
-    """All services of one installation.
+    """All services of one installation, behind one address or each at its own.
 
     Each attribute named after a service is its generated stub: ``client.executions.GetExecution(request)``. Every
     call of one carries identity and a default deadline, is repeated where that is safe, and raises a CoxswainError.
@@ -86,41 +86,48 @@ class Client:
 
     def __init__(
         self,
-        address: str = "",
+        address: str | Mapping[str, str] = "",
         *,
         token: str | Callable[[], str] | None = None,
         group: str = "",
         tls: Tls | bool = False,
         timeout: float = 30.0,
     ) -> None:
-        """Prepare a connection; the first call makes it. The parameters are those of Connection."""
+        """Prepare the connections; the first call makes one. The parameters are those of Connection.
+
+        Raises ValueError for addresses that are none, or not complete.
+        """
         self.connection = Connection(address=address, token=token, group=group, tls=tls, timeout=timeout)
-        self._channel = open_blocking_channel(self.connection)
-        self.auth = AuthServiceStub(self._channel)
-        self.groups = GroupServiceStub(self._channel)
-        self.secrets = SecretServiceStub(self._channel)
-        self.service_tokens = ServiceTokenServiceStub(self._channel)
-        self.models = ModelServiceStub(self._channel)
-        self.inference = InferenceServiceStub(self._channel)
-        self.usage = UsageServiceStub(self._channel)
-        self.memory = MemoryServiceStub(self._channel)
-        self.documents = DocumentServiceStub(self._channel)
-        self.memory_backends = MemoryBackendServiceStub(self._channel)
-        self.vector_indexes = VectorIndexServiceStub(self._channel)
-        self.crews = CrewServiceStub(self._channel)
-        self.executions = ExecutionServiceStub(self._channel)
-        self.artifacts = ArtifactServiceStub(self._channel)
-        self.questions = QuestionServiceStub(self._channel)
-        self.batches = BatchServiceStub(self._channel)
-        self.schedules = ScheduleServiceStub(self._channel)
-        self.tools = ToolServiceStub(self._channel)
-        self.tool_sources = ToolSourceServiceStub(self._channel)
-        self.workers = WorkerServiceStub(self._channel)
-        self._check_health = self._channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=HealthCheckRequest.SerializeToString,
-            response_deserializer=HealthCheckResponse.FromString,
-        )
+        channels = open_blocking_channels(self.connection)
+        self.auth = AuthServiceStub(channels["auth"])
+        self.groups = GroupServiceStub(channels["auth"])
+        self.secrets = SecretServiceStub(channels["auth"])
+        self.service_tokens = ServiceTokenServiceStub(channels["auth"])
+        self.models = ModelServiceStub(channels["models"])
+        self.inference = InferenceServiceStub(channels["models"])
+        self.usage = UsageServiceStub(channels["models"])
+        self.memory = MemoryServiceStub(channels["memory"])
+        self.documents = DocumentServiceStub(channels["memory"])
+        self.memory_backends = MemoryBackendServiceStub(channels["memory"])
+        self.vector_indexes = VectorIndexServiceStub(channels["memory"])
+        self.crews = CrewServiceStub(channels["orchestrator"])
+        self.executions = ExecutionServiceStub(channels["orchestrator"])
+        self.artifacts = ArtifactServiceStub(channels["orchestrator"])
+        self.questions = QuestionServiceStub(channels["orchestrator"])
+        self.batches = BatchServiceStub(channels["orchestrator"])
+        self.schedules = ScheduleServiceStub(channels["orchestrator"])
+        self.tools = ToolServiceStub(channels["orchestrator"])
+        self.tool_sources = ToolSourceServiceStub(channels["orchestrator"])
+        self.workers = WorkerServiceStub(channels["orchestrator"])
+        self._channels = channels
+        self._health_checks = {
+            channel: channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=HealthCheckRequest.SerializeToString,
+                response_deserializer=HealthCheckResponse.FromString,
+            )
+            for channel in channels.values()
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -131,21 +138,27 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End the connection and every call on it."""
-        self._channel.close()
+        """End the connections and every call on them."""
+        for channel in self._health_checks:
+            channel.close()
 
     def whoami(self) -> WhoAmIResponse:
         """The caller as the server sees them, and the groups they may choose."""
         return self.auth.WhoAmI(WhoAmIRequest())
 
     def healthy(self, service: str = "", *, timeout: float = 5.0) -> bool:
-        """Whether a service reports that it is serving; an empty name asks about the whole server.
+        """Whether a service, by its full name, reports that it is serving; an empty name asks about every server.
 
         Raises NotFound for a service the server does not have, and Unavailable when it cannot be reached or is about to
         stop: calls go to servers alone that say they serve.
         """
-        response = self._check_health(HealthCheckRequest(service=service), timeout=timeout)
-        return bool(response.status == response.SERVING)
+        package = service.split(".")[1] if service.startswith("coxswain.") else ""
+        asked = [self._channels[package]] if package in self._channels else list(self._health_checks)
+        for channel in asked:
+            response = self._health_checks[channel](HealthCheckRequest(service=service), timeout=timeout)
+            if response.status != response.SERVING:
+                return False
+        return True
 
     def get_crew(self, reference: str) -> Crew:
         """A stored crew by id or by name. Raises NotFound."""

@@ -11,8 +11,17 @@ from coxswain.client.errors import from_rpc_error
 from coxswain.client.policy import default_timeout
 
 
-def open_blocking_channel(connection: Connection) -> grpc.Channel:
-    """A channel whose calls carry what the connection says and raise CoxswainError."""
+def open_blocking_channels(connection: Connection) -> dict[str, grpc.Channel]:
+    """The channel of each service, by its name, whose calls carry what the connection says and raise CoxswainError.
+
+    Services at one address share a channel. Raises ValueError for addresses that are none, or not complete.
+    """
+    of_services = connection.of_services()
+    channels = {each: _open_channel(each) for each in dict.fromkeys(of_services.values())}
+    return {service: channels[each] for service, each in of_services.items()}
+
+
+def _open_channel(connection: Connection) -> grpc.Channel:
     credentials = connection.credentials
     if credentials is None:
         channel = grpc.insecure_channel(connection.target, options=connection.options)

@@ -1,10 +1,11 @@
-"""Address, identity and encryption of a client, and the metadata of its calls."""
+"""Addresses, identity and encryption of a client, and the metadata of its calls."""
 
 import ipaddress
 import os
+import re
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,6 +17,10 @@ from coxswain.client import policy
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 30.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+SERVICES = ("auth", "memory", "models", "orchestrator")
+
+# Targets of gRPC have commas of their own: ipv4:10.0.0.1:50051,10.0.0.2:50051
+_NAMED = re.compile(r"(?:^|,)\s*([a-z]+)=")
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 RequestT = TypeVar("RequestT")
@@ -42,9 +47,12 @@ class Tls:
 class Connection:
     """The settings of a client."""
 
-    address: str = ""
-    """``host:port``, ``https://host:port`` (means TLS), ``unix:path`` or any gRPC target. Empty: COXSWAIN_ADDRESS, else
-    127.0.0.1:50051."""
+    address: str | Mapping[str, str] = ""
+    """``host:port``, ``https://host:port`` (means TLS), ``unix:path`` or any gRPC target. With ``dns:///host:port``
+    calls go in turn to all hosts of that name that say they serve. Empty: COXSWAIN_ADDRESS, else 127.0.0.1:50051.
+
+    Services at addresses of their own: ``auth=host:port,memory=host:port,models=host:port,orchestrator=host:port``, or
+    a mapping of the same."""
     token: str | Callable[[], str] | None = field(default=None, repr=False)
     """The bearer token, or a function that returns a fresh one for each call."""
     group: str = ""
@@ -64,9 +72,36 @@ class Connection:
         )
 
     @property
+    def _address(self) -> str | Mapping[str, str]:
+        return self.address or os.environ.get("COXSWAIN_ADDRESS") or DEFAULT_ADDRESS
+
+    def of_services(self) -> dict[str, "Connection"]:
+        """The connection to each service, by its name: this one for all, unless the address names several.
+
+        Raises ValueError for a list of addresses that leaves one out, or names a service that is not there.
+        """
+        address = self._address
+        named = dict(address) if isinstance(address, Mapping) else _named_addresses(address)
+        if not named:
+            return dict.fromkeys(SERVICES, self)
+        if unknown := sorted(set(named) - set(SERVICES)):
+            raise ValueError(f"address: no service is called {unknown[0]!r}; there are {', '.join(SERVICES)}")
+        if missing := [service for service in SERVICES if not named.get(service)]:
+            given = f"{missing[0]}=host:port"
+            raise ValueError(
+                f"address: none for {', '.join(missing)}; add {given}, or give one address for all services"
+            )
+        return {service: replace(self, address=named[service]) for service in SERVICES}
+
+    @property
     def target(self) -> str:
-        """The gRPC target. Raises ValueError for an address with a path, a user or no host."""
-        address = self.address or os.environ.get("COXSWAIN_ADDRESS") or DEFAULT_ADDRESS
+        """The gRPC target; several addresses as they are written.
+
+        Raises ValueError for an address with a path, a user or no host.
+        """
+        address = self._address
+        if isinstance(address, Mapping):
+            return ",".join(f"{service}={each}" for service, each in address.items())
         if not address.startswith(("http://", "https://")):
             return address
         parts = urlsplit(address)
@@ -79,15 +114,16 @@ class Connection:
 
     @property
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """TLS credentials; None means no encryption."""
+        """TLS credentials of a connection with one address; None means no encryption."""
         if isinstance(self.tls, Tls):
             return self.tls.credentials()
-        address = self.address or os.environ.get("COXSWAIN_ADDRESS", "")
-        return Tls().credentials() if self.tls or address.startswith("https://") else None
+        address = self._address
+        encrypted = self.tls or (isinstance(address, str) and address.startswith("https://"))
+        return Tls().credentials() if encrypted else None
 
     @property
     def options(self) -> list[tuple[str, Any]]:
-        """Channel options: message sizes, retries, liveness."""
+        """Channel options of a connection with one address: message sizes, retries, liveness."""
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -119,6 +155,12 @@ class Connection:
         if "x-request-id" not in names:
             entries.append(("x-request-id", uuid.uuid4().hex))
         return tuple(entries)
+
+
+def _named_addresses(address: str) -> dict[str, str]:
+    """The addresses of ``auth=...,memory=...`` by name; empty for a single address."""
+    _, *parts = _NAMED.split(address)
+    return {name: each.strip() for name, each in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def is_local(target: str) -> bool:

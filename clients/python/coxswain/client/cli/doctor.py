@@ -54,7 +54,8 @@ def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
 
 
 def _examine(session: Session) -> Iterator[Finding]:
-    yield from check_encryption(session.connection)
+    for connection in dict.fromkeys(session.connection.of_services().values()):
+        yield from check_encryption(connection)
     with session.client() as client:
         reached = list(_guarded("services", _services, client))
         yield from reached
