@@ -171,6 +171,12 @@ $(CODEGEN)/.stamp: requirements/codegen.txt requirements/bootstrap.txt tools/boo
 sdk: $(CODEGEN)/.stamp ## Write build/coxswain-sdk-VERSION.zip: all protos with what they import, for clients in any language
 	@$(CODEGEN)/bin/python -m tools.sdk build
 
+.PHONY: client
+client: $(CODEGEN)/.stamp ## Write build/coxswain_client-VERSION.whl: the Python client with its generated code and the command line
+	@SOURCE_DATE_EPOCH=315532800 $(CODEGEN)/bin/uv build --offline --wheel --no-build-isolation \
+		--python $(CODEGEN)/bin/python --out-dir build --quiet clients/python
+	@ls build/coxswain_client-*.whl
+
 ##@ Deploy it
 
 .PHONY: images

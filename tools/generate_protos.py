@@ -16,6 +16,7 @@ import argparse
 import fcntl
 import filecmp
 import os
+import shutil
 import sysconfig
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -54,6 +55,15 @@ def run_protoc(arguments: Iterable[str]) -> None:
         raise SystemExit(code)
 
 
+def plugin(name: str) -> str:
+    """Returns the option that names a plugin: beside the interpreter, or on PATH, as in environments for builds."""
+    directories = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    found = shutil.which(name, path=directories)
+    if found is None:
+        raise SystemExit(f"error: {name} is not installed")
+    return f"--plugin={name}={found}"
+
+
 def generate(protos: Path, own: Mapping[str, Path], output: Path, scratch: Path) -> None:
     """Generates all of ``protos`` and the directories of ``own`` into the empty directory ``output``."""
     sources = sorted(path.relative_to(protos).as_posix() for path in protos.rglob("*.proto"))
@@ -64,7 +74,6 @@ def generate(protos: Path, own: Mapping[str, Path], output: Path, scratch: Path)
         raise SystemExit(f"error: no .proto file under one of {', '.join(map(str, own.values()))}")
     validate = scratch / "validate.binpb"
     write_validate_descriptor(validate)
-    scripts = Path(sysconfig.get_path("scripts"))
     inputs = [
         f"--descriptor_set_in={validate}",
         f"--proto_path={protos}",
@@ -73,8 +82,17 @@ def generate(protos: Path, own: Mapping[str, Path], output: Path, scratch: Path)
         f"--proto_path={Path(grpc_tools.__file__).parent / '_proto'}",
     ]
     run_protoc([*inputs, f"--python_out={output}", *sources, *own_sources, VALIDATE])
-    mypy_plugin = f"--plugin=protoc-gen-mypy={scripts / 'protoc-gen-mypy'}"
-    run_protoc([*inputs, mypy_plugin, f"--mypy_out=quiet:{output}", *sources, *own_sources, VALIDATE, *TYPED_HERE])
+    run_protoc(
+        [
+            *inputs,
+            plugin("protoc-gen-mypy"),
+            f"--mypy_out=quiet:{output}",
+            *sources,
+            *own_sources,
+            VALIDATE,
+            *TYPED_HERE,
+        ]
+    )
     run_protoc(
         [*inputs, "--include_imports", "--include_source_info", f"--descriptor_set_out={output / IMAGE}", *sources]
     )
@@ -84,7 +102,7 @@ def generate(protos: Path, own: Mapping[str, Path], output: Path, scratch: Path)
         run_protoc(
             [
                 *inputs,
-                f"--plugin=protoc-gen-mypy_grpc={scripts / 'protoc-gen-mypy_grpc'}",
+                plugin("protoc-gen-mypy_grpc"),
                 f"--grpc_python_out={output}",
                 f"--mypy_grpc_out=quiet:{output}",
                 *with_services,

@@ -21,7 +21,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    return [line for line in blocks("sh")[0].splitlines() if line.startswith("coxswain ")]
+    return [line for block in blocks("sh") for line in block.splitlines() if line.startswith("coxswain ")]
 
 
 def end(installation: Installation) -> None:
@@ -42,16 +42,12 @@ def test_the_blocking_example_prints_the_result(
     assert capsys.readouterr().out == "The brief.\n"
 
 
-async def test_the_asyncio_example_shows_the_events(
+def test_the_asyncio_example_shows_the_events(
     server: Server, installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installation.crews["1"] = pb_crew()
     end(installation)
-    code = blocks("python")[1].replace("https://example.com:443", server.address)
-    body = "\n".join(f"    {line}" for line in code.splitlines())
-    names: dict[str, Any] = {"fresh_token": lambda: "t", "text": "..."}
-    exec(f"async def example():\n{body}", names)
-    await names["example"]()
+    exec(blocks("python")[1].replace("127.0.0.1:50051", server.address), {})
     assert capsys.readouterr().out == "1 execution_succeeded\n"
 
 

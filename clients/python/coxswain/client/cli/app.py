@@ -12,6 +12,7 @@ import typer
 
 from coxswain.client.cli.command_tree import CommandTree
 from coxswain.client.cli.global_options import GlobalOptions
+from coxswain.client.version import VERSION
 
 EXIT_UNEXPECTED = 70
 
@@ -40,6 +41,12 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"coxswain {VERSION}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     context: typer.Context,
@@ -47,7 +54,8 @@ def options(
         str | None,
         typer.Option(
             envvar="COXSWAIN_ADDRESS",
-            help="host:port of the server, by default 127.0.0.1:50051; https:// before it means TLS.",
+            help="host:port of the server, by default 127.0.0.1:50051; https:// before it means TLS. "
+            "Several: auth=host:port,memory=...,models=...,orchestrator=...",
         ),
     ] = None,
     token: Annotated[
@@ -68,6 +76,9 @@ def options(
     raw: Annotated[
         bool | None, typer.Option("--raw", help="Print results as they are, control characters included.")
     ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
 ) -> None:
     """Run AI crews, watch their executions, and search their memories.
 

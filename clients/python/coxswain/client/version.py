@@ -1,0 +1,3 @@
+"""The version of the client: one number for the services and the client of a checkout."""
+
+VERSION = "0.1.0"
