@@ -55,6 +55,7 @@ print("loaded:", *sorted(loaded))
         "cli.app",
         "cli.command_tree",
         "cli.global_options",
+        "version",
     }
 
 

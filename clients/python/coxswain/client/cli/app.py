@@ -76,7 +76,7 @@ def options(
     raw: Annotated[
         bool | None, typer.Option("--raw", help="Print results as they are, control characters included.")
     ] = None,
-    _version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback prints it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
