@@ -685,28 +685,9 @@ def page(findings: Mapping[tuple[str, str], Finding], reasons: Mapping[tuple[str
     lines += [f"| {title} | {' | '.join(mark(title, column) for column in titles)} |" for title in FEATURES]
     lines.append("")
     lines += [f"[^{number}]: {note}" for number, note in enumerate(notes, start=1)]
-    return "\n".join(lines) + "\n" + _ELSEWHERE
+    return "\n".join(lines) + "\n"
 
 
-_ELSEWHERE = """
-## Bedrock and Vertex AI
-
-Both are reached through litellm too. They have tests of their own, in
-`tests/integration/models/test_litellm_providers.py`, before emulators of Converse and of Vertex AI's addresses.
-
-| | Bedrock | Vertex AI |
-|---|---|---|
-| credential | AWS keys that sign for its region, or a key of Bedrock | a service account, exchanged for a token |
-| whole and streamed answers | yes | yes |
-| tool calls, whole and streamed, and their results | yes | yes |
-| signed thoughts of tool calls go back | yes | yes |
-| answers that a limit, a stop or a guardrail ended | yes | yes |
-| errors: context window, rate limit, credential | yes | yes |
-| error within a stream | yes | yes |
-| files | yes | yes |
-| schemas, reasoning | yes | yes |
-| embeddings | yes | yes |
-"""
 _HEAD = """# What works with which provider
 
 <!-- Written by `make providers`; a test fails when it differs from what the tests find. -->
@@ -717,5 +698,7 @@ read the same emulators. "yes" means that the test passes, "–" that the provid
 not work through Coxswain; the notes say why.
 
 Anthropic, Gemini and "Ollama (own)", Ollama's own interface, are reached through litellm, which knows others too; all
-else is called directly. "Gemini (OpenAI)" is Google's own address that speaks as OpenAI does.
+else is called directly. "Gemini (OpenAI)" is Google's own address that speaks as OpenAI does. Bedrock and Vertex AI are
+reached through litellm as well and have no column: [their tests](../tests/integration/models/test_litellm_providers.py)
+say what works.
 """
