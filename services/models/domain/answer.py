@@ -24,6 +24,8 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
     CONTENT_FILTER = "content_filter"
+    SCHEMA_NOT_FOLLOWED = "schema_not_followed"
+    """Of streams alone, whose text has been passed on when it is checked; no interface of a provider has it."""
 
 
 @dataclass(slots=True)

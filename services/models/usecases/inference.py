@@ -142,6 +142,7 @@ class Inference:
         if fitted.dropped or verdict.violations or verdict.unchecked:
             finish = replace(
                 finish,
+                reason=FinishReason.SCHEMA_NOT_FOLLOWED if verdict.violations else finish.reason,
                 dropped_parameters=(*fitted.dropped, *finish.dropped_parameters),
                 schema_violations=verdict.violations,
                 schema_unchecked=verdict.unchecked,

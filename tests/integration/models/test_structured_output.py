@@ -112,13 +112,14 @@ async def test_a_stream_says_at_its_end_what_does_not_follow(models: Installatio
     models.llm.on(Reply(text=GOOD))
     text, finish = await _stream(models, response_format=FORMAT)
     assert (text, list(finish.schema_violations)) == ('{"price": "x"}', ["price: has to be of type number"])
-    assert finish.reason == pb.FINISH_REASON_STOP
+    assert finish.reason == pb.FINISH_REASON_SCHEMA_NOT_FOLLOWED
     _, fenced = await _stream(models, response_format=FORMAT)
+    assert fenced.reason == pb.FINISH_REASON_SCHEMA_NOT_FOLLOWED
     assert list(fenced.schema_violations) == ["the answer: has to be JSON alone, without a code fence or thoughts"]
     _, good = await _stream(models, response_format=FORMAT)
-    assert not good.schema_violations
+    assert (good.reason, list(good.schema_violations)) == (pb.FINISH_REASON_STOP, [])
     _, free = await _stream(models)
-    assert not free.schema_violations
+    assert (free.reason, list(free.schema_violations)) == (pb.FINISH_REASON_STOP, [])
     assert len(models.llm.calls) == 4, "a stream is not asked again"
 
 
