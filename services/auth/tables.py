@@ -78,6 +78,15 @@ group_limits = Table(
     Column("updated_at", UtcDateTime, nullable=False),
 )
 
+# What groups' admins have lowered; NULL: it is as the operator has it.
+lowered_group_limits = Table(
+    "lowered_group_limits",
+    metadata,
+    Column("group_id", String(128), primary_key=True),
+    *(Column(name, Float if name == "monthly_cost_ceiling" else BigInteger) for name in LIMIT_NAMES),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
 # Calls that are left to groups whose calls are limited, over all processes.
 group_calls = Table(
     "group_calls",

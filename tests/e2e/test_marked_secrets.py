@@ -265,6 +265,7 @@ def _people_and_secrets(world: World) -> None:
     ok("GroupService.GetGroupLimits")
     limits = {"limits": {"max_crews": 100}, "update_mask": {"paths": ["max_crews"]}}
     ok("GroupService.SetGroupLimits", group_id=world.group, **limits)
+    ok("GroupService.LowerGroupLimits", **limits)
     for method in ("RevokeAccess", "RevokeAccessEverywhere"):
         ok(f"GroupService.{method}", subject=member)
         world.no(f"GroupService.{method}", subject="")

@@ -60,6 +60,7 @@ class GroupRepository:
             tables.grants,
             tables.requests,
             tables.group_limits,
+            tables.lowered_group_limits,
             tables.group_calls,
             tables.group_streams,
         ):

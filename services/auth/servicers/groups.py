@@ -97,6 +97,16 @@ class GroupServicer(GroupServiceServicer):
             set=limits_to_proto(limits.set), effective=limits_to_proto(limits.effective)
         )
 
+    async def LowerGroupLimits(
+        self, request: group_limits_pb2.LowerGroupLimitsRequest, context: Context
+    ) -> group_limits_pb2.LowerGroupLimitsResponse:
+        """See the proto."""
+        names = mask_paths(request.update_mask, LIMIT_NAMES)
+        limits = await self._limits.lower(current_principal().group_id, limits_from_proto(request.limits), names)
+        return group_limits_pb2.LowerGroupLimitsResponse(
+            lowered=limits_to_proto(limits.lowered), effective=limits_to_proto(limits.effective)
+        )
+
     async def GetGroupLimits(
         self, request: group_limits_pb2.GetGroupLimitsRequest, context: Context
     ) -> group_limits_pb2.GetGroupLimitsResponse:
@@ -107,4 +117,5 @@ class GroupServicer(GroupServiceServicer):
             effective=limits_to_proto(limits.effective),
             set=limits_to_proto(limits.set),
             used=limits_to_proto(limits.used),
+            lowered=limits_to_proto(limits.lowered),
         )

@@ -130,6 +130,7 @@ REQUESTS: Mapping[str, Callable[[Group], Fields | Sequence[Fields]]] = {
     "GroupService.RevokeAccessEverywhere": lambda _own: {"subject": f"dev|{fresh()}"},
     "GroupService.ListMembers": _none,
     "GroupService.GetGroupLimits": _none,
+    "GroupService.LowerGroupLimits": lambda own: {"limits": {}, "update_mask": EVERYTHING},
     "GroupService.SetGroupLimits": lambda own: {"limits": {}, "update_mask": EVERYTHING},
     "SecretService.PutSecret": lambda own: {"name": fresh(), "value": "v", "allowed_origins": ["https://example.com"]},
     "SecretService.ListSecrets": _none,

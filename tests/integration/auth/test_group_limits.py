@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from coxswain.auth.v1.group_limits_pb2 import (
     GetGroupLimitsResponse,
     GroupLimits,
     GroupTraffic,
+    LowerGroupLimitsRequest,
     SetGroupLimitsRequest,
     ShareGroupTrafficRequest,
 )
@@ -25,7 +27,7 @@ from services.auth.service import build
 from services.auth.settings import AuthSettings
 from services.common.hosting import Host
 from tests.integration.auth.support import groups, internal, refused, secrets
-from tests.support.group_limits import OPERATOR, limit
+from tests.support.group_limits import ADMIN, OPERATOR, limit, lower
 from tests.support.harness import ALICE, BOB, Harness, serve_services
 
 LIST = group_pb2.ListMembersRequest()
@@ -78,6 +80,71 @@ async def test_only_the_operator_changes_limits_and_looks_at_those_of_others(aut
         await groups(auth, OPERATOR).SetGroupLimits(change)
     assert refusal.fields == ["limits.max_crews"]
     assert (await limits_of(auth)).set == GroupLimits()
+
+
+async def test_an_admin_lowers_the_limits_of_the_group_and_of_both_the_smaller_counts(auth: Harness) -> None:
+    await limit(auth, max_crews=5, calls_per_minute=600, monthly_cost_ceiling=9.5)
+    lowered = await lower(auth, max_crews=3, max_secrets=1, calls_burst=200, monthly_cost_ceiling=2.5)
+    assert lowered.lowered == GroupLimits(max_crews=3, max_secrets=1, calls_burst=200, monthly_cost_ceiling=2.5)
+    assert lowered.effective == GroupLimits(
+        max_crews=3, max_secrets=1, calls_burst=200, calls_per_minute=600, monthly_cost_ceiling=2.5
+    )
+    shown = await limits_of(auth, ALICE)
+    assert (shown.lowered, shown.effective) == (lowered.lowered, lowered.effective)
+    assert shown.set == GroupLimits(max_crews=5, calls_per_minute=600, monthly_cost_ceiling=9.5)
+    assert (await limits_of(auth, BOB)).effective == GroupLimits()
+    # Obeyed at once, by that group alone.
+    await secrets(auth, ADMIN).PutSecret(a_secret("one"))
+    with refused(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+        await secrets(auth, ADMIN).PutSecret(a_secret("two"))
+    assert refusal.metadata == {"quota": "max_secrets", "limit": "1", "used": "1"}
+    # The operator's later changes: theirs count where they are smaller, and lift nothing that the group has lowered.
+    assert (await limit(auth, max_crews=2)).effective.max_crews == 2
+    assert (await limit(auth, max_crews=-1)).effective.max_crews == 3
+    assert (await limit(auth, calls_per_minute=100)).effective.calls_burst == 100
+    # An absent field is the operator's again.
+    back = await lower(auth, max_secrets=None, calls_burst=None)
+    assert back.lowered == GroupLimits(max_crews=3, monthly_cost_ceiling=2.5)
+    everything = LowerGroupLimitsRequest(update_mask=FieldMask(paths=["*"]))
+    assert (await groups(auth, ADMIN).LowerGroupLimits(everything)).lowered == GroupLimits()
+    assert (await limits_of(auth)).set == GroupLimits(max_crews=-1, calls_per_minute=100, monthly_cost_ceiling=9.5)
+
+
+async def test_no_admin_lifts_a_limit_above_the_operators(auth: Harness) -> None:
+    await limit(auth, max_crews=5, max_schedules=0, calls_per_minute=600, monthly_cost_ceiling=9.5)
+    before = await limits_of(auth, ADMIN)
+    wrong: list[tuple[str, Any]] = [
+        ("max_crews", 6),
+        ("max_crews", -1),
+        ("max_crews", 10**9),
+        ("max_secrets", -1),
+        ("max_schedules", 1),
+        ("calls_per_minute", 601),
+        ("calls_per_minute", 0),
+        ("calls_burst", 601),
+        ("monthly_cost_ceiling", 9.6),
+        ("monthly_cost_ceiling", -0.5),
+    ]
+    for name, value in wrong:
+        with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+            # With one that would be allowed: nothing of a wrong request is kept.
+            await lower(auth, max_members=1, **{name: value})
+        assert refusal.fields == [f"limits.{name}"]
+    with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await lower(auth)
+    assert refusal.fields == ["update_mask"]
+    assert await limits_of(auth, ADMIN) == before
+
+
+async def test_who_is_no_admin_of_the_group_lowers_nothing_of_it(auth: Harness) -> None:
+    before = await limits_of(auth, ADMIN)
+    request = LowerGroupLimitsRequest(limits=GroupLimits(max_crews=0), update_mask=FieldMask(paths=["max_crews"]))
+    for bearer in ("dev:olaf:sales=operator", "dev:ed:sales=editor", "dev:bob:legal=admin", "dev:mallory", OPERATOR):
+        headers = (("authorization", f"Bearer {bearer}"), ("x-group-id", "sales"))
+        call = GroupServiceStub(auth.channel("")).LowerGroupLimits(request, metadata=headers)
+        assert await call.code() is StatusCode.PERMISSION_DENIED, bearer
+    await lower(auth, "dev:bob:legal=admin", max_crews=0)
+    assert await limits_of(auth, ADMIN) == before
 
 
 async def test_calls_over_the_limit_are_refused_to_that_group_alone_until_it_is_lifted(auth: Harness) -> None:

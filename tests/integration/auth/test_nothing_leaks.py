@@ -209,6 +209,7 @@ async def every_method(world: World) -> None:
     await call("GetGroupLimits", group_limits_pb2.GetGroupLimitsRequest())
     await call("SetGroupLimits", group_limits_pb2.SetGroupLimitsRequest(group_id="sales"))
     await call("ShareGroupTraffic", group_limits_pb2.ShareGroupTrafficRequest(process_id="p"), internal=True)
+    await call("LowerGroupLimits", group_limits_pb2.LowerGroupLimitsRequest())
     await call("GetLimitsOfGroups", group_limits_pb2.GetLimitsOfGroupsRequest(group_ids=["sales"]), internal=True)
     await call("RevokeAccess", access_change_pb2.RevokeAccessRequest(subject="x|y"))
     await call("RevokeAccessEverywhere", access_change_pb2.RevokeAccessEverywhereRequest(subject="x|y"))

@@ -10,7 +10,7 @@ from coxswain.memory.v1 import record_pb2
 from tests.integration.auth.support import refused
 from tests.integration.memory.documents import save
 from tests.integration.memory.support import EmbeddingModels, place, stub, unified
-from tests.support.group_limits import limit
+from tests.support.group_limits import limit, lower
 from tests.support.harness import BOB, Harness
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -50,7 +50,7 @@ async def test_records_are_limited_for_that_group_alone(served: tuple[Harness, E
 async def test_saves_at_the_same_time_do_not_pass_the_limit(served: tuple[Harness, EmbeddingModels]) -> None:
     harness, _ = served
     sales = harness.channel()
-    await limit(harness, max_records=3)
+    await lower(harness, max_records=3)
 
     async def saved(number: int) -> None:
         if number % 5:

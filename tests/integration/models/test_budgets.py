@@ -24,6 +24,7 @@ from tests.integration.models.support import (
     text,
 )
 from tests.support.group_limits import limit as group_limit
+from tests.support.group_limits import lower
 from tests.support.harness import ALICE, BOB
 from tests.support.llm_script import Reply, Usage
 
@@ -471,7 +472,7 @@ async def test_what_the_operator_allows_the_group_is_a_ceiling_too(served: Insta
 
 
 async def test_models_of_the_groups_own_are_limited(served: Installation) -> None:
-    await group_limit(served.harness, max_models=1)
+    await lower(served.harness, max_models=1)
     made = [
         model_pb2.CreateModelRequest(
             model=model_pb2.Model(
