@@ -97,7 +97,8 @@ def session_of(context: typer.Context, as_json: bool = False) -> Session:
     session = root.obj
     assert isinstance(session, Session)
     session.json = session.json or as_json
-    session.options = options_of(context.command.params)
+    # Options of all commands fill no field of a request.
+    session.options = options_of(parameter for parameter in context.command.params if parameter.expose_value)
     return session
 
 
