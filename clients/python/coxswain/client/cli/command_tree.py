@@ -31,6 +31,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "status": Entry("system", "status", "Show whether each service is serving, and who you are."),
         "whoami": Entry("system", "whoami", "Show subject, group, role, the groups you may choose"),
         "doctor": Entry("doctor", "doctor", "Check address, TLS, services, identity, workers, queue"),
+        "call": Entry("call", "call", "Call any method of the API with JSON"),
     },
     "Crews and executions": {
         "apply": Entry("crews", "apply", "Create a crew, or store a new revision of the one of that name."),
@@ -143,7 +144,8 @@ def _add_global_options(command: Any, tree: CommandTree) -> None:
         _add_global_options(inner, tree)
     taken = {spelling for parameter in command.params for spelling in parameter.opts}
     for option in tree.params:
-        if option.name in {"install_completion", "show_completion", "version"} or taken.intersection(option.opts):
+        # Eager ones are about the program: completion and version.
+        if option.is_eager or taken.intersection(option.opts):
             continue
         repeated: Any = copy.copy(option)
         repeated.default, repeated.envvar, repeated.hidden = None, None, True

@@ -67,6 +67,18 @@ def _report(session: Session, error: Exception) -> int:
 
 
 def _report_call(session: Session, error: CoxswainError) -> None:
+    if session.json_errors:
+        violations = [{"field": fault.field, "description": fault.description} for fault in error.violations]
+        told = {
+            "code": error.code.name,
+            "message": error.message,
+            "reason": error.reason,
+            "metadata": error.metadata,
+            "violations": violations,
+            "retryAfter": error.retry_after,
+            "requestId": error.request_id,
+        }
+        return session.print_json({name: value for name, value in told.items() if value}, to_errors=True)
     reason = f", {error.reason}" if error.reason not in {"", error.code.name} else ""
     unnamed = [violation for violation in error.violations if violation.description not in error.message]
     # The parts of a crew have no options.
@@ -90,3 +102,4 @@ def _report_call(session: Session, error: CoxswainError) -> None:
         session.say(remedy)
     if error.request_id:
         session.say(f"request id {error.request_id}", "dim")
+    return None

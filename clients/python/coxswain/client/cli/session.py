@@ -54,6 +54,8 @@ class Session:
     """Whether results are printed as they are, control characters included."""
     out: Console = field(default_factory=lambda: _console(stderr=False))
     err: Console = field(default_factory=lambda: _console(stderr=True))
+    json_errors: bool = False
+    """Whether a failed call is told as JSON, with all details."""
     options: dict[str, str] = field(default_factory=dict)
     """What people type for the parameters of the command that runs; see `words`."""
 
@@ -66,11 +68,12 @@ class Session:
         ) as client:
             yield client
 
-    def print_json(self, value: object) -> None:
-        """One line of JSON on standard output, with control characters escaped."""
+    def print_json(self, value: object, *, to_errors: bool = False) -> None:
+        """One line of JSON on standard output or standard error, with control characters escaped."""
+        stream = sys.stderr if to_errors else sys.stdout
         line = json.dumps(plain(value), ensure_ascii=False)
-        sys.stdout.write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n")
-        sys.stdout.flush()
+        stream.write(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line) + "\n")
+        stream.flush()
 
     def say(self, text: str, style: str = "") -> None:
         """Print a message on standard error; standard output is for results."""
