@@ -33,7 +33,8 @@ from coxswain.orchestrator.v1.crew_pb2 import (
     ToolSpec,
 )
 
-_NAMED = frozenset({message.DESCRIPTOR.full_name for message in (AgentSpec, TaskSpec, KnowledgeSpec)})
+NAMED_PARTS = frozenset({message.DESCRIPTOR.full_name for message in (AgentSpec, TaskSpec, KnowledgeSpec)})
+"""Kinds of parts that a file may hold as a mapping by their names."""
 _NOT_PART_OF_A_CREW = {
     "inputs": "inputs belong to an execution: give them when you run the crew",
     "apiVersion": "a crew file is the plain document: leave apiVersion, kind and metadata out",
@@ -93,7 +94,7 @@ def crew_from(root: Node, path: Path | str) -> CrewDocument:
 
 
 class _CrewReader(MessageReader):
-    named = _NAMED
+    named = NAMED_PARTS
     elsewhere = _NOT_PART_OF_A_CREW
 
     def spelled_out(self, message: Message, node: Node) -> Node:

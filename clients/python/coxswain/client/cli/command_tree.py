@@ -35,7 +35,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
     "Crews and executions": {
         "apply": Entry("crews", "apply", "Create a crew, or store a new revision of the one of that name."),
-        "crews": Entry("crews", "crews", "List the group's crews, newest first."),
+        "crews": Entry("stored_crews", "app", "List the group's crews, newest first; show, export, compare one."),
         "run": Entry("run", "run", "Run a crew and print its result."),
         "watch": Entry("run", "watch", "Show the events of an execution until it ends, then its result."),
         "executions": Entry("executions", "executions", "List executions, newest first."),
@@ -57,12 +57,13 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
     "Memory, models and tools": {
         "memory": Entry("memory", "app", "Search and manage the memories of crews."),
-        "models": Entry("models", "models", "List the models your group can see"),
+        "models": Entry("models", "app", "List the models your group can see; show, create, enable, try one."),
         "fallbacks": Entry("fallbacks", "fallbacks", "Show or choose the models that answer when one cannot"),
         "ask": Entry("ask", "ask", "Ask a model a question, with files that it looks at, reads or listens to."),
         "tool": Entry("tools", "app", "List and try the tools of crews."),
     },
     "Access and costs": {
+        "groups": Entry("groups", "app", "List, create and delete groups"),
         "member": Entry("members", "app", "Say who may act in the group."),
         "secret": Entry("secrets", "app", "Keep what the group authenticates with"),
         "tokens": Entry("service_tokens", "app", "Make tokens for machines that have no identity provider"),
@@ -71,6 +72,20 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "limits": Entry("group_limits", "app", "What the operator allows groups."),
     },
 }
+_ALIASES = {
+    "approvals": "questions",
+    "artifacts": "artifact",
+    "batches": "batch",
+    "crew": "crews",
+    "logs": "watch",
+    "members": "member",
+    "model": "models",
+    "schedules": "schedule",
+    "secrets": "secret",
+    "token": "tokens",
+    "tools": "tool",
+}
+"""Other names of commands, which help does not show."""
 _ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
@@ -109,6 +124,7 @@ class _Commands(MutableMapping[str, Any]):
         self._loaded: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
+        name = _ALIASES.get(name, name)
         if name not in self._loaded:
             self._loaded[name] = _load(name, _ENTRIES[name])
             _add_global_options(self._loaded[name], self._tree)

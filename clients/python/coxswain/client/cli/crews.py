@@ -1,4 +1,4 @@
-"""Commands about crews: apply, crews."""
+"""The command that stores crews: apply."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,18 +10,15 @@ from coxswain.client.cli.session import (
     EXIT_NOT_SUCCEEDED,
     JsonOption,
     Session,
-    add_row,
     problem_table,
     session_of,
-    table,
 )
 from coxswain.client.crew_file import CrewDocument, read_crew
 from coxswain.client.crewai_project import load_crewai_project
 from coxswain.client.documents import DocumentError
 from coxswain.client.errors import InvalidArgument
-from coxswain.client.paging import pages
 from coxswain.client.results import AppliedCrew
-from coxswain.orchestrator.v1.crew_pb2 import ListCrewsRequest, ValidateCrewRequest
+from coxswain.orchestrator.v1.crew_pb2 import ValidateCrewRequest
 
 FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="The same as PATH.", exists=True)]
 
@@ -145,26 +142,3 @@ def _check(session: Session, client: Client, document: CrewDocument, file: Path)
             session.show(f"{document.spec.name} can run")
     if found.faults:
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
-
-
-def crews(
-    context: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
-    as_json: JsonOption = False,
-) -> None:
-    """List the group's crews, newest first.
-
-    Example: `coxswain crews --json`
-    """
-    session = session_of(context, as_json)
-    with session.client() as client:
-        request = ListCrewsRequest(page_size=min(limit, 1000))
-        found = list(pages(client.crews.ListCrews, request, "crews", limit))
-    if session.json:
-        return session.print_json(found)
-    made = table("name", ">revision", ">agents", ">tasks", "updated", "id")
-    for crew in found:
-        updated = crew.update_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
-        add_row(made, crew.spec.name, crew.revision, len(crew.spec.agents), len(crew.spec.tasks), updated, crew.id)
-    session.out.print(made)
-    return None

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from coxswain.client.blocking import Client
-from coxswain.client.cli import memory_history, memory_search, memory_transfer
+from coxswain.client.cli import memory_history, memory_records, memory_search, memory_transfer
 from coxswain.client.cli.adoption import adopt
 from coxswain.client.cli.backends import backend_app
 from coxswain.client.cli.entity_tree import entity_tree
@@ -49,6 +49,8 @@ app.add_typer(index_app, name="index")
 app.add_typer(document_app, name="document")
 app.command()(adopt)
 app.command()(memory_search.search)
+app.command()(memory_records.save)
+app.command()(memory_records.delete)
 
 
 @app.command("list")

@@ -1,13 +1,39 @@
-"""The command `models`: all that the group can see, or one with its prices and limits."""
+"""Commands about models: models list, get, create, enable, disable, test, delete."""
 
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coxswain.client.cli.session import JsonOption, add_row, session_of, table
+from coxswain.client.cli.listing_group import NamingGroup
+from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
+from coxswain.client.documents import DocumentError, read_document
+from coxswain.client.message_reader import MessageReader
 from coxswain.client.paging import pages
-from coxswain.models.v1.model_pb2 import CredentialAvailability, GetModelRequest, ListModelsRequest, Model, Provider
+from coxswain.models.v1.inference_pb2 import (
+    CompleteRequest,
+    Completion,
+    ContentPart,
+    EmbedRequest,
+    Message,
+    MessageRole,
+)
+from coxswain.models.v1.model_pb2 import (
+    CreateModelRequest,
+    CredentialAvailability,
+    DeleteModelRequest,
+    GetModelRequest,
+    ListModelsRequest,
+    Model,
+    Provider,
+    SetModelEnabledRequest,
+)
 
+app = typer.Typer(cls=NamingGroup, help="List the models your group can see; show, create, enable, try one.")
+
+NameArgument = Annotated[str, typer.Argument(help="Name of the model, as `coxswain models` lists it.")]
+_PROVIDERS = [name.removeprefix("PROVIDER_").lower() for name in list(Provider.keys())[1:]]
 _CREDENTIALS = {"NOT_NEEDED": "not needed", "AVAILABLE": "yes", "MISSING": "no"}
 _CAPABILITIES = ("chat", "embeddings", "tools", "json_schema", "reasoning", "images", "documents", "audio")
 _LIMITS = {
@@ -25,38 +51,170 @@ _PRICES = {
 _ALWAYS_SHOWN = {"input_cost_per_million_tokens", "output_cost_per_million_tokens"}
 
 
-def models(
+@app.command("list")
+def list_models(
     context: typer.Context,
-    name: Annotated[
-        str, typer.Argument(help="Name of one model, to see its prices and limits; empty: all models.")
-    ] = "",
     enabled: Annotated[bool, typer.Option("--enabled", help="Only models your group may call.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models your group can see, or show one with its prices and where they come from.
+    """List the models your group can see.
+
+    Example: `coxswain models --enabled`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        found = list(pages(client.models.ListModels, ListModelsRequest(enabled_only=enabled), "models"))
+    if session.json:
+        return session.print_json(found)
+    made = table("name", "provider", "can", ">context", "enabled", "credential", "what")
+    for model in found:
+        window = f"{model.context_window:,}" if model.context_window else ""
+        key, usable = _credential(model), "yes" if model.enabled else "no"
+        add_row(made, model.name, _provider(model), _can(model), window, usable, key, model.description)
+    return session.out.print(made)
+
+
+@app.command()
+def get(context: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+    """Show a model with its prices and limits, and where they come from.
 
     Example: `coxswain models openai/gpt-5`
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        if name:
-            found = [client.models.GetModel(GetModelRequest(name=name)).model]
-        else:
-            found = list(pages(client.models.ListModels, ListModelsRequest(enabled_only=enabled), "models"))
+        model = client.models.GetModel(GetModelRequest(name=name)).model
     if session.json:
-        return session.print_json(found[0] if name else found)
-    if name:
-        made = table("what", "value", "from")
-        for row in _details(found[0]):
-            add_row(made, *row)
-    else:
-        made = table("name", "provider", "can", ">context", "enabled", "credential", "what")
-        for model in found:
-            window = f"{model.context_window:,}" if model.context_window else ""
-            key, usable = _credential(model), "yes" if model.enabled else "no"
-            add_row(made, model.name, _provider(model), _can(model), window, usable, key, model.description)
+        return session.print_json(model)
+    return _show(session, model)
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: NameArgument,
+    provider: Annotated[str, typer.Option(help=f"One of {', '.join(_PROVIDERS)}.")] = "",
+    upstream: Annotated[str, typer.Option("--upstream-model", help="The provider's name of it, if another.")] = "",
+    base_url: Annotated[str, typer.Option(help="Address of the provider, if not its usual one.")] = "",
+    can: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"What it can, where the packaged list does not know it: {', '.join(_CAPABILITIES)}; repeatable."
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help="YAML or JSON in the shape of Model, for all else.", exists=True),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model known to the group (admins). What it can and costs comes from the packaged list, if that has it.
+
+    Examples:
+
+        coxswain models create local/llama --provider ollama --upstream-model llama3.2 --base-url http://example.com
+
+        coxswain models create local/embed -f model.yaml
+    """
+    session = session_of(context, as_json)
+    model = _from_file(file) if file else Model()
+    model.name = name
+    if provider:
+        if provider not in _PROVIDERS:
+            raise typer.BadParameter(f"expected one of {', '.join(_PROVIDERS)}", param_hint="--provider")
+        model.provider = Provider.Value(f"PROVIDER_{provider.upper()}")
+    for capability in can or ():
+        if capability not in _CAPABILITIES:
+            raise typer.BadParameter(f"expected {', '.join(_CAPABILITIES)}", param_hint="--can")
+        setattr(model.capabilities, capability, True)
+    model.upstream_model = upstream or model.upstream_model
+    model.base_url = base_url or model.base_url
+    with session.client() as client:
+        made = client.models.CreateModel(CreateModelRequest(model=model)).model
+    return session.print_json(made) if session.json else _show(session, made)
+
+
+@app.command()
+def enable(context: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+    """Let the group call a model (admins).
+
+    Example: `coxswain models enable openai/gpt-5`
+    """
+    _set_enabled(session_of(context, as_json), name, enabled=True)
+
+
+@app.command()
+def disable(context: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+    """Keep the group from calling a model (admins).
+
+    Example: `coxswain models disable openai/gpt-5`
+    """
+    _set_enabled(session_of(context, as_json), name, enabled=False)
+
+
+@app.command("test")
+def call_once(context: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+    """Call a model once with a few tokens, to see that address, name and credential are right. It is billed.
+
+    Example: `coxswain models test openai/gpt-5`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        model = client.models.GetModel(GetModelRequest(name=name)).model
+        begun = time.monotonic()
+        if model.capabilities.embeddings and not model.capabilities.chat:
+            embedded = client.inference.Embed(EmbedRequest(model=name, texts=["ready?"]))
+            said, usage = f"{len(embedded.embeddings[0].values)} dimensions", embedded.usage
+        else:
+            message = Message(role=MessageRole.MESSAGE_ROLE_USER, content=[ContentPart(text="Answer with: ready")])
+            completion = Completion(model=name, messages=[message])
+            answer = client.inference.Complete(CompleteRequest(completion=completion))
+            said, usage = answer.text, answer.usage
+        seconds = time.monotonic() - begun
+    if session.json:
+        return session.print_json({"model": name, "seconds": round(seconds, 3), "answer": said, "usage": usage})
+    cost = f", ${usage.cost:.6f}" if usage.cost else ""
+    return session.show(f"{name} answers in {seconds:.2f} s{cost}: {one_line(said)[:200]}")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a model of the group (admins). Asks first.
+
+    Example: `coxswain models delete local/llama --yes`
+    """
+    session = session_of(context, as_json)
+    confirm(session, f"the model {name}", "delete", yes=yes)
+    with session.client() as client:
+        client.models.DeleteModel(DeleteModelRequest(name=name))
+    return session.print_json({"deleted": name}) if session.json else session.show(f"{name} deleted")
+
+
+def _from_file(path: Path) -> Model:
+    reader, model, root = MessageReader(), Model(), read_document(path)
+    reader.fill(model, root, "")
+    if reader.problems:
+        raise DocumentError(path, reader.problems)
+    return model
+
+
+def _set_enabled(session: Session, name: str, *, enabled: bool) -> None:
+    with session.client() as client:
+        model = client.models.SetModelEnabled(SetModelEnabledRequest(name=name, enabled=enabled)).model
+    if session.json:
+        return session.print_json(model)
+    return session.show(f"{name} is {'enabled' if model.enabled else 'disabled'}")
+
+
+def _show(session: Session, model: Model) -> None:
+    made = table("what", "value", "from")
+    for row in _details(model):
+        add_row(made, *row)
     session.out.print(made)
-    return None
 
 
 def _details(model: Model) -> list[tuple[str, str, str]]:

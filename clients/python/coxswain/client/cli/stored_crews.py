@@ -1,0 +1,188 @@
+"""Commands about stored crews: crews list, get, export, diff, delete."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from rich.text import Text
+
+from coxswain.client.cli.listing_group import ListingGroup
+from coxswain.client.cli.session import (
+    EXIT_NOT_SUCCEEDED,
+    JsonOption,
+    Session,
+    add_row,
+    confirm,
+    session_of,
+    table,
+)
+from coxswain.client.crew_file import NAMED_PARTS, read_crew
+from coxswain.client.message_writer import document_of, yaml_of
+from coxswain.client.paging import pages
+from coxswain.client.results import crew_key
+from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec, DeleteCrewRequest, GetCrewRequest, ListCrewsRequest
+
+app = typer.Typer(cls=ListingGroup, help="List the group's crews, newest first; show, export, compare one.")
+
+CrewArgument = Annotated[str, typer.Argument(metavar="CREW", help="The crew, by name or id.")]
+RevisionOption = Annotated[int, typer.Option(min=0, help="Revision to take; by default the newest.")]
+_STYLES = {"+": "green", "-": "red", "@": "dim"}
+
+
+@app.command("list")
+def list_crews(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List the group's crews, newest first.
+
+    Example: `coxswain crews --json`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        request = ListCrewsRequest(page_size=min(limit, 1000))
+        found = list(pages(client.crews.ListCrews, request, "crews", limit))
+    if session.json:
+        return session.print_json(found)
+    made = table("name", ">revision", ">agents", ">tasks", "updated", "id")
+    for crew in found:
+        updated = crew.update_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
+        add_row(made, crew.spec.name, crew.revision, len(crew.spec.agents), len(crew.spec.tasks), updated, crew.id)
+    session.out.print(made)
+    return None
+
+
+@app.command()
+def get(context: typer.Context, crew: CrewArgument, revision: RevisionOption = 0, as_json: JsonOption = False) -> None:
+    """Show what a crew consists of: its agents, tasks and inputs.
+
+    Example: `coxswain crews get brief`
+    """
+    session = session_of(context, as_json)
+    found = _stored(session, crew, revision)
+    if session.json:
+        return session.print_json(found)
+    spec = found.spec
+    session.show(f"{spec.name}, revision {found.revision} of {found.update_time.ToDatetime():%Y-%m-%d %H:%M} UTC")
+    if spec.description:
+        session.show(spec.description)
+    session.show(f"id         {found.id}")
+    session.show(f"memory     {found.memory_id or 'off'}")
+    session.show(f"inputs     {', '.join(found.input_names) or 'none'}")
+    if found.changed_tools:
+        session.show(f"its tools changed: {', '.join(found.changed_tools)}; `coxswain tool changes` shows how")
+    agents, tasks = table("agent", "model", "role"), table("task", "agent", "what")
+    for agent in spec.agents:
+        add_row(agents, agent.name, agent.model or spec.model, " ".join(agent.role.split()))
+    for task in spec.tasks:
+        add_row(tasks, task.name, task.agent, " ".join(task.description.split()))
+    session.out.print(agents)
+    session.out.print(tasks)
+    return None
+
+
+@app.command()
+def export(
+    context: typer.Context, crew: CrewArgument, revision: RevisionOption = 0, as_json: JsonOption = False
+) -> None:
+    """Print a crew as a file that `coxswain apply` takes.
+
+    Example: `coxswain crews export brief >crew.yaml`
+    """
+    session = session_of(context, as_json)
+    spec = _stored(session, crew, revision).spec
+    if session.json:
+        return session.print_json(document_of(spec))
+    typer.echo(_file(spec), nl=False)
+    return None
+
+
+@app.command()
+def diff(
+    context: typer.Context,
+    crew: Annotated[str, typer.Argument(metavar="CREW|FILE", help="A crew file, or a stored crew by name or id.")],
+    revision: Annotated[
+        int, typer.Option(min=0, help="Revision to compare with; by default the newest, or the one before it.")
+    ] = 0,
+) -> None:
+    """Show what a file would change of the stored crew of its name, or what the newest revision of a crew changed.
+
+    A number or a choice that the file leaves out counts as the stored one, because the server fills in its defaults.
+    Exit code 1 means that there is a difference.
+
+    Examples:
+
+        coxswain crews diff crew.yaml
+
+        coxswain crews diff brief --revision 3
+    """
+    session = session_of(context)
+    if Path(crew).is_file():
+        spec, title = read_crew(crew).spec, crew
+        old = _stored(session, spec.name, revision)
+        _fill_in(spec, old.spec)
+    else:
+        new = _stored(session, crew, 0)
+        spec, title = new.spec, f"{new.spec.name} r{new.revision}"
+        old = _stored(session, new.id, revision or max(new.revision - 1, 1))
+    before, after = _file(old.spec).splitlines(), _file(spec).splitlines()
+    lines = list(difflib.unified_diff(before, after, f"{old.spec.name} r{old.revision}", title, lineterm=""))
+    for line in lines:
+        style = "bold" if line.startswith(("+++", "---")) else _STYLES.get(line[0], "")
+        session.out.print(Text(session.safe(line), style=style), soft_wrap=True)
+    if lines:
+        raise typer.Exit(EXIT_NOT_SUCCEEDED)
+    session.say("no difference")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    crew: CrewArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a crew with all its revisions (editors). Asks first.
+
+    Example: `coxswain crews delete brief --yes`
+    """
+    session = session_of(context, as_json)
+    found = _stored(session, crew, 0)
+    confirm(session, f"the crew {found.spec.name} with {found.revision} revisions", "delete", yes=yes)
+    with session.client() as client:
+        client.crews.DeleteCrew(DeleteCrewRequest(id=found.id))
+    if session.json:
+        return session.print_json({"deleted": found.id})
+    return session.show(f"{found.spec.name} deleted")
+
+
+def _stored(session: Session, reference: str, revision: int) -> Crew:
+    request = GetCrewRequest(revision=revision)
+    request.MergeFrom(crew_key(reference))
+    with session.client() as client:
+        return client.crews.GetCrew(request).crew
+
+
+def _file(spec: CrewSpec) -> str:
+    return yaml_of(document_of(spec, NAMED_PARTS))
+
+
+def _fill_in(spec: Message, stored: Message) -> None:
+    """Give a document of a file the numbers and choices that it leaves out and that the server has filled in."""
+    for field, value in stored.ListFields():
+        mine: Any = getattr(spec, field.name)
+        if field.is_repeated:
+            if field.message_type is not None and field.message_type.full_name in NAMED_PARTS:
+                by_name = {part.name: part for part in value}
+                for part in mine:
+                    if part.name in by_name:
+                        _fill_in(part, by_name[part.name])
+        elif field.message_type is not None:
+            if spec.HasField(field.name):
+                _fill_in(mine, value)
+        elif field.cpp_type != FieldDescriptor.CPPTYPE_STRING and mine == field.default_value:
+            setattr(spec, field.name, value)
