@@ -12,7 +12,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from coxswain.client.blocking_channel import open_blocking_channel
+from coxswain.client.blocking_channel import open_blocking_channels
 from coxswain.client.cli.roles import role_name
 from coxswain.client.cli.session import Session, add_row, session_of, table
 from coxswain.client.policy import methods
@@ -63,9 +63,15 @@ def call(
     found = _method(method, known)
     session.json_errors = True
     requests = list(_requests(found, _text(request)))
-    with open_blocking_channel(session.connection) as channel:
+    channels = open_blocking_channels(session.connection)
+    try:
+        # The second part of a package names the service: coxswain.models.v1.
+        channel = channels[found.full_name.split(".")[1]]
         for answer in _answers(channel, found, requests):
             session.print_json(json_format.MessageToDict(answer))
+    finally:
+        for channel in channels.values():
+            channel.close()
     return None
 
 
