@@ -67,6 +67,14 @@ def options(
     group: Annotated[
         str | None, typer.Option(envvar="COXSWAIN_GROUP", help="Group to act in, for members of several.")
     ] = None,
+    named_context: Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            envvar="COXSWAIN_CONTEXT",
+            help="An installation that you have logged in to, instead of the one in use.",
+        ),
+    ] = None,
     tls: Annotated[bool | None, typer.Option("--tls", envvar="COXSWAIN_TLS", help="Encrypt the connection.")] = None,
     ca_file: Annotated[
         Path | None, typer.Option(envvar="COXSWAIN_CA_FILE", help="PEM of the authorities to trust; means TLS.")
@@ -97,7 +105,7 @@ def options(
     Exit codes: 0 success, 1 the execution did not succeed, 2 wrong usage or file, 10 + n a call failed with gRPC
     status n, 70 a fault of this program, 130 interrupted.
     """
-    context.obj = GlobalOptions(address, token, group, tls, ca_file, timeout, as_json, raw)
+    context.obj = GlobalOptions(address, token, group, tls, ca_file, timeout, as_json, raw, named_context)
 
 
 def main() -> None:

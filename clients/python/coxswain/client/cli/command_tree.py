@@ -28,6 +28,9 @@ class Entry(NamedTuple):
 SECTIONS: dict[str, dict[str, Entry]] = {
     "Installation": {
         "up": Entry("system", "up", "Serve all services on this machine until Ctrl-C."),
+        "login": Entry("login", "login", "Remember an installation with your token, and use it from now on."),
+        "logout": Entry("login", "logout", "Forget the token of an installation."),
+        "context": Entry("login", "app", "List, choose and delete the installations that you have logged in to."),
         "status": Entry("system", "status", "Show whether each service is serving, and who you are."),
         "whoami": Entry("system", "whoami", "Show subject, group, role, the groups you may choose"),
         "doctor": Entry("doctor", "doctor", "Check address, TLS, services, identity, workers, queue"),
@@ -76,6 +79,7 @@ _ALIASES = {
     "approvals": "questions",
     "artifacts": "artifact",
     "batches": "batch",
+    "contexts": "context",
     "crew": "crews",
     "logs": "watch",
     "members": "member",
@@ -183,4 +187,4 @@ def _skip_when_absent(parameter: Any) -> None:
 def _override(context: Any, parameter: Any, value: Any) -> None:
     """Let an option behind a command take the place of the same one before it."""
     if not context.resilient_parsing:
-        setattr(context.find_root().obj, parameter.name, value)
+        setattr(context.find_root().obj, parameter.name.removeprefix("named_"), value)

@@ -6,7 +6,7 @@ START = "start a server with `coxswain up`, or give the address of another one w
 _REMEDIES = {
     "UNAVAILABLE": START,
     "UNIMPLEMENTED": "a service that runs on its own has its own address: give that with --address",
-    "CREDENTIAL_MISSING": "give a token with --token or COXSWAIN_TOKEN",
+    "CREDENTIAL_MISSING": "give a token with --token or COXSWAIN_TOKEN, or keep one with `coxswain login`",
     "CREDENTIAL_EXPIRED": "give a fresh token with --token or COXSWAIN_TOKEN",
     "GROUP_REQUIRED": "choose one with --group or COXSWAIN_GROUP; `coxswain whoami` lists yours",
     "EMBEDDING_MISMATCH": "`coxswain memory import --reembed` embeds the texts with the model of the namespace",

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coxswain.client.blocking import Client
+from coxswain.client.cli.contexts import with_context
 from coxswain.client.cli.global_options import GlobalOptions
 from coxswain.client.cli.words import in_own_words, options_of
 from coxswain.client.connection import DEFAULT_TIMEOUT, Connection, Tls
@@ -96,7 +97,7 @@ def session_of(context: typer.Context, as_json: bool = False) -> Session:
     """The session of a command; ``--json`` counts before and after its name."""
     root = context.find_root()
     if isinstance(root.obj, GlobalOptions):
-        root.obj = _session_from(root.obj)
+        root.obj = session_from(root.obj)
     session = root.obj
     assert isinstance(session, Session)
     session.json = session.json or as_json
@@ -105,8 +106,12 @@ def session_of(context: typer.Context, as_json: bool = False) -> Session:
     return session
 
 
-def _session_from(options: GlobalOptions) -> Session:
-    """The session of the global options. Raises OSError when the authorities' file cannot be read."""
+def session_from(options: GlobalOptions) -> Session:
+    """The session of the global options.
+
+    Raises OSError when the authorities' file cannot be read, and ValueError for a context that cannot be used.
+    """
+    options = with_context(options)
     tls: Tls | bool = bool(options.tls)
     if options.ca_file:
         tls = Tls(root_certificates=options.ca_file.read_bytes())
