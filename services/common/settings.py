@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, Field
+from pydantic import AfterValidator, AliasChoices, Field, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.db.database import async_url
@@ -29,6 +29,8 @@ def _check_url(url: str) -> str:
 
 
 DatabaseUrl = Annotated[str, AfterValidator(_check_url)]
+UpstreamHost = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+"""A host's name or address without scheme, port and path; `*.example.com` stands for all below a domain."""
 
 
 class CommonSettings(BaseSettings):
@@ -93,7 +95,7 @@ class CommonSettings(BaseSettings):
         description='"otlp" sends traces by OpenTelemetry to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names '
         "(docs/tracing.md).",
     )
-    trace_upstreams: list[str] = Field(
+    trace_upstreams: list[UpstreamHost] = Field(
         [],
         description="Hosts outside of the installation that get the traceparent of requests to them, as a JSON list; "
         '"*.example.com" names all below a domain. Others learn nothing of traces.',

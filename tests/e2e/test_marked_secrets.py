@@ -98,6 +98,7 @@ class World:
         return [
             ("x-coxswain-service", self.services[caller].token_for(service_of(method))),
             ("x-coxswain-principal", self.principal),
+            ("traceparent", f"00-{'a' * 32}-{'b' * 16}-01"),
         ]
 
     def metadata(self, name: str) -> list[tuple[str, str]]:

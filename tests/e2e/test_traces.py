@@ -1,6 +1,7 @@
 """One execution is one trace, from its caller to the model's upstream, whatever happens to its hosts."""
 
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,8 @@ from coxswain.auth.v1.principal_pb2 import WhoAmIRequest
 from coxswain.client import Client
 from coxswain.orchestrator.v1.crew_pb2 import CreateCrewRequest, CrewSpec
 from coxswain.orchestrator.v1.execution_pb2 import Execution, StartExecutionRequest
-from tests.e2e.support import ALICE, MODEL, Scene, finish, get, kinds
+from coxswain.orchestrator.v1.tool_source_pb2 import CreateToolSourceRequest, HttpApi, ToolSourceSpec
+from tests.e2e.support import MODEL, Scene, finish, get, kinds
 from tests.support.installation import Caller, busy_host, wait_until
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import ToolCall
@@ -17,6 +19,7 @@ from tests.support.otlp_receiver import OtlpReceiver, ReceivedSpan
 from tests.support.suite_process import SuiteProcess
 
 _START = "coxswain.orchestrator.v1.ExecutionService/StartExecution"
+_EXECUTE_TOOL_CALL = "coxswain.orchestrator.v1.ToolGatewayService/ExecuteToolCall"
 _STREAM_COMPLETE = "coxswain.models.v1.InferenceService/StreamComplete"
 
 
@@ -38,7 +41,7 @@ def traced(
 
 @pytest.fixture
 def alice(traced: SuiteProcess) -> Iterator[Caller]:
-    with traced.caller(ALICE) as caller:
+    with traced.caller("dev:alice:sales=admin") as caller:
         yield caller
 
 
@@ -53,14 +56,13 @@ class Start:
             metadata=(("traceparent", f"00-{self.trace_id}-{self.span_id}-01"),),
         ).execution
 
-    def spans(self, collector: OtlpReceiver, *, runs: int = 1) -> list[ReceivedSpan]:
-        """Wait until that many runs of the execution have ended, and return the trace."""
+    def spans(self, collector: OtlpReceiver, *expected: str) -> list[ReceivedSpan]:
+        """Wait until spans of these names have come, from whichever process, and return the trace."""
 
-        def ended() -> bool:
-            found = collector.trace(self.trace_id)
-            return _names(found).count("run execution") == runs and _START in _names(found)
+        def complete() -> bool:
+            return not Counter(expected) - Counter(_names(collector.trace(self.trace_id)))
 
-        wait_until(ended, "the spans of the execution have come")
+        wait_until(complete, "the spans of the execution have come")
         return collector.trace(self.trace_id)
 
 
@@ -87,19 +89,31 @@ def _path(spans: list[ReceivedSpan], leaf: ReceivedSpan) -> list[str]:
     return path
 
 
+def _make_source(client: Client, llm: LlmEmulator) -> None:
+    """Make a source of one tool, which asks the emulator."""
+    source = ToolSourceSpec(name="shop", http=HttpApi(base_url=llm.url))
+    look = source.http.operations.add(name="look", description="Looks.", method="GET", path="/v1/models/{id}")
+    look.arguments_schema.update({"type": "object", "properties": {"id": {"type": "string"}}})
+    client.tool_sources.CreateToolSource(CreateToolSourceRequest(spec=source))
+
+
 def test_an_execution_is_one_trace_from_its_caller_to_the_upstream(
     alice: Caller, collector: OtlpReceiver, llm: LlmEmulator
 ) -> None:
     scene = Scene(llm)
+    _make_source(alice.orchestrator, llm)
     count = ToolCall(name="text_statistics", arguments={"text": "a secret-text"})
+    ask = ToolCall(name="shop_look", arguments={"id": "secret-text"})
     scene.answers("look", tool=count, last_role="user")
+    scene.answers("look", tool=ask, times=1)
     scene.answers("look", "It was looked at.")
     spec = scene.crew("look")
-    spec.agents[0].tools.add(name="text_statistics")
+    for tool in ("text_statistics", "shop/look"):
+        spec.agents[0].tools.add(name=tool)
     start = Start(alice.orchestrator, spec)
     assert kinds(finish(alice.orchestrator, start.execution))[-1] == "execution_succeeded"
 
-    spans = start.spans(collector)
+    spans = start.spans(collector, _START, "run execution", "GET", "call tool", "call tool", "POST", "POST", "POST")
     served = _one(spans, _START)
     assert (served.parent_id, served.kind, served.service) == (start.span_id, "SERVER", "suite")
     run = _one(spans, "run execution")
@@ -110,7 +124,7 @@ def test_an_execution_is_one_trace_from_its_caller_to_the_upstream(
 
     upstream = [call.headers["traceparent"].split("-") for call in scene.calls("look")]
     requests = [span for span in spans if span.name == "POST"]
-    assert [(version, trace, flags) for version, trace, _, flags in upstream] == [("00", start.trace_id, "01")] * 2
+    assert [(version, trace, flags) for version, trace, _, flags in upstream] == [("00", start.trace_id, "01")] * 3
     assert [span_id for _, _, span_id, _ in upstream] == [span.span_id for span in requests]
     below_run = [_START, "queue execution", "run execution", "run task"]
     for request in requests:
@@ -124,7 +138,10 @@ def test_an_execution_is_one_trace_from_its_caller_to_the_upstream(
     assert chat.attributes["gen_ai.provider.name"] == "openai"
     assert chat.attributes["gen_ai.usage.input_tokens"] > 0
     assert chat.attributes["gen_ai.usage.output_tokens"] > 0
-    assert _path(spans, _one(spans, "call tool")) == [*below_run, "call tool"]
+    assert _path(spans, _one(spans, "call tool", **{"coxswain.tool": "text_statistics"})) == [*below_run, "call tool"]
+    tool_path = [*below_run, "call tool", _EXECUTE_TOOL_CALL, "execute_tool shop/look", "GET"]
+    assert _path(spans, _one(spans, "GET")) == tool_path
+    assert _one(spans, "execute_tool shop/look").service == "tools"
 
     told = [f"{span.name} {span.attributes}" for span in collector.spans()]
     for private in ("secret-text", "looked at", "alice", scene.mark, "Seasoned"):
@@ -140,6 +157,8 @@ def test_a_host_that_takes_over_continues_the_trace(
     scene.answers("second", "Second result.")
     start = Start(alice.orchestrator, scene.crew("first", "second"))
     scene.wait_until_hanging("second")
+    events = alice.orchestrator.watch(start.execution.id)
+    next(event for event in events if event.HasField("task_started") and event.task_name == "second")
     wait_until(lambda: "run task" in _names(collector.trace(start.trace_id)), "the first task has been told")
     host, _ = busy_host(traced)
 
@@ -147,7 +166,7 @@ def test_a_host_that_takes_over_continues_the_trace(
     assert kinds(finish(alice.orchestrator, start.execution))[-1] == "execution_succeeded"
 
     assert get(alice.orchestrator, start.execution).claims == 2
-    spans = start.spans(collector)
+    spans = start.spans(collector, _START, "run execution", "run task", "run task")
     run = _one(spans, "run execution")
     assert run.attributes["coxswain.execution.claim"] == 2
     assert _path(spans, run) == [_START, "queue execution", "run execution"]

@@ -1,7 +1,9 @@
 """A collector of traces: takes OTLP over gRPC on loopback and keeps what came."""
 
+import contextlib
+import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +21,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from services.common.tracing.spans import switch_off
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,21 @@ class OtlpReceiver(TraceServiceServicer):
             self._spans += spans
             self.messages.append(request.SerializeToString())
         return ExportTraceServiceResponse()
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[OtlpReceiver]:
+    """Serve a collector that this process sends to once traces are switched on in it; they are off afterwards."""
+    before = dict(os.environ)
+    with OtlpReceiver() as receiver:
+        os.environ |= receiver.environment
+        try:
+            yield receiver
+        finally:
+            switch_off()
+            for name in receiver.environment:
+                os.environ.pop(name)
+            os.environ |= before
 
 
 def _received(span: SpanMessage, service: str) -> ReceivedSpan:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from services.common.grpc.call import Call
+from services.common.identity.authenticator import SERVICE
 from services.common.tracing.spans import NO_SPAN, TRACEPARENT, SpanKind, begin, is_on
 
 # Codes that say that the server failed, not that the caller asked for what is not to be had.
@@ -10,8 +11,11 @@ _FAILURES = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNA
 
 
 def begin_call_span(call: Call, metadata: Mapping[str, str]) -> None:
-    """Record a call in the trace of its caller, if it has one; what is done for the call is recorded below it."""
-    if is_on():
+    """Record a call in the trace of its caller, else as a trace; what is done for the call is recorded below it.
+
+    What another service asks for without a trace is its background work, day and night, and is not recorded.
+    """
+    if is_on() and (TRACEPARENT in metadata or SERVICE not in metadata):
         method = call.method.removeprefix("/")
         attributes = {"rpc.system.name": "grpc", "rpc.method": method}
         call.span = begin(method, SpanKind.SERVER, attributes, remote_parent=metadata.get(TRACEPARENT, ""))

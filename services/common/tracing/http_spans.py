@@ -4,15 +4,29 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from urllib.parse import urlsplit
 
-from services.common.tracing.spans import TRACEPARENT, Span, SpanKind, Value, is_on, span, upstream_traceparent
+from services.common.tracing.spans import (
+    NO_SPAN,
+    TRACEPARENT,
+    Span,
+    SpanKind,
+    Value,
+    current_span,
+    is_on,
+    span,
+    upstream_traceparent,
+    within,
+)
 
 _FIRST_ERROR = 400
 
 
 def request_span(method: str, url: str) -> AbstractContextManager[Span]:
-    """Record the block as a request. Of its address only the host is told: some have secrets in their paths."""
-    if not is_on():
-        return span(method)
+    """Record the block as a request, if it belongs to a trace.
+
+    Of its address only the host is told: some have secrets in their paths.
+    """
+    if current_span() is NO_SPAN:
+        return within(NO_SPAN)
     address = urlsplit(url)
     attributes: dict[str, Value] = {"http.request.method": method, "server.address": address.hostname or ""}
     if address.port is not None:

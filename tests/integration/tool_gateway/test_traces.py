@@ -1,0 +1,33 @@
+"""MCP servers continue the trace of a call where the operator names their hosts, and nowhere else."""
+
+import pytest
+
+from services.common.tracing.otlp import OtlpTracer
+from services.common.tracing.spans import span, switch_on
+from tests.support.mcp_calls import calling, over_http
+from tests.support.mcp_emulator import McpEmulator
+from tests.support.otlp_receiver import collecting
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["modern", "legacy"])
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+async def test_a_server_learns_of_a_trace_where_the_operator_says_so(told: bool, legacy: bool) -> None:
+    with collecting() as collector, McpEmulator() as server:
+        if legacy:
+            server.legacy()
+        switch_on(OtlpTracer("test", ["127.0.0.1"] if told else []))
+        async with calling() as caller:
+            with span("work") as work:
+                assert (await caller.call(over_http(server.address), "pay")).text == "paid"
+                trace_id = work.trace_id
+        [call] = [seen for seen in server.seen if seen.method == "tools/call"]
+        meta = call.message["params"]["_meta"]
+        assert "progressToken" in meta
+        if not told:
+            assert "traceparent" not in call.headers
+            assert "traceparent" not in meta
+            return
+        assert call.headers["traceparent"].split("-")[1] == trace_id
+        assert meta["traceparent"].split("-")[1] == trace_id
+    posts = [found for found in collector.spans() if found.name == "POST"]
+    assert call.headers["traceparent"].split("-")[2] in {post.span_id for post in posts}
