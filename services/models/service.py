@@ -28,8 +28,9 @@ from services.models.providers.litellm.pool import LitellmHelpers
 from services.models.providers.litellm.provider import LitellmProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.provider import OfflineProvider
-from services.models.providers.openai.client import ResponseLimits
+from services.models.providers.openai.client import OpenAIClient, ResponseLimits
 from services.models.providers.openai.provider import OpenAICompatibleProvider
+from services.models.providers.provider_counters import ProviderCounters
 from services.models.providers.retries import RetryLimits
 from services.models.providers.upstreams import Upstreams
 from services.models.repositories.models import has_models_of
@@ -60,6 +61,8 @@ from services.models.usecases.usage_recorder import UsageRecorder
 
 _SQLITE_CATALOGUE_SECONDS = 5.0
 _CLOSE_SECONDS = 10.0
+# Of a provider's answer that holds a number.
+_COUNT_BYTES = 64 * 1024
 # Between searches for usage that is older than it is kept: they ask for each group.
 _RETENTION_SECONDS = 3600.0
 # Between attempts at an upstream that asks for no pause of its own.
@@ -255,6 +258,15 @@ def _providers(
         Provider.VLLM: openai,
         Provider.LITELLM: LitellmProvider(
             credentials,
+            ProviderCounters(
+                OpenAIClient(
+                    egress,
+                    credentials,
+                    ResponseLimits(_COUNT_BYTES, settings.first_byte_seconds, settings.idle_seconds),
+                    shares,
+                ),
+                settings.litellm_base_urls,
+            ),
             settings.litellm_base_urls,
             upstreams,
             batches,

@@ -18,6 +18,7 @@ from coxswain.models.v1 import inference_pb2 as pb
 from services.common.grpc.json_values import to_struct
 from tests.integration.models.support import Installation, Refusal, ask, ask_stream, refusal, text
 from tests.support.llm_emulator import Call, LlmEmulator
+from tests.support.llm_replies import split_tokens
 from tests.support.llm_script import Fault, Reply, ToolCall, Usage
 from tests.support.media_samples import PDF, PNG
 
@@ -419,6 +420,24 @@ async def _usage(cell: Cell) -> None:
     for stream in (False, True):
         usage = (await cell.say(stream=stream)).usage
         assert (usage.input_tokens, usage.output_tokens, usage.estimated) == (100, 20, False)
+
+
+@feature("tokens counted before a call")
+async def _counted(cell: Cell) -> None:
+    if cell.column.wire == "vllm":
+        raise NotOffered("counts outside of the interface that is called")
+    if cell.column.wire not in ("anthropic", "gemini"):
+        raise NotOffered("has no counter")
+    said = [
+        text("You are terse.", role="SYSTEM"),
+        text("One, two"),
+        text("three", role="ASSISTANT"),
+        text("and", " then?"),
+    ]
+    count = await cell.models.inference().CountTokens(pb.CountTokensRequest(model=cell.column.chat, messages=said))
+    words = ("You are terse.", "One, two", "three", "and then?")
+    assert (count.tokens, count.exact) == (sum(len(split_tokens(each)) for each in words), True)
+    assert cell.sent.route == "count"
 
 
 @feature("cached tokens")

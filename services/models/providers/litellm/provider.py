@@ -30,6 +30,7 @@ from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.answers import read_document, read_stream, read_whole
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request, embeddings_request
+from services.models.providers.provider_counters import ProviderCounters
 from services.models.providers.retries import RetryableError, too_late
 from services.models.providers.upstream_errors import (
     bad_response,
@@ -59,6 +60,7 @@ class LitellmProvider:
     def __init__(
         self,
         credentials: CredentialSource,
+        counters: ProviderCounters,
         base_urls: Mapping[str, str],
         upstreams: Upstreams,
         batches: Batches,
@@ -72,6 +74,7 @@ class LitellmProvider:
         `timeout_seconds` is how long a provider may send nothing.
         """
         self._credentials = credentials
+        self._counters = counters
         self._base_urls = base_urls
         self._upstreams = upstreams
         self._batches = batches
@@ -121,9 +124,10 @@ class LitellmProvider:
 
         await self._batches.embed(model, texts, fetch, take)
 
-    async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
-        """Return an estimate."""
-        return TokenCount(estimate_prompt_tokens(messages), exact=False)
+    async def count_tokens(self, model: Model, messages: Sequence[Message]) -> TokenCount:
+        """Return what the provider counts where it has a counter that answers, and an estimate elsewhere."""
+        counted = await self._counters.count(model, messages)
+        return counted or TokenCount(estimate_prompt_tokens(messages), exact=False)
 
     def destination(self, model: Model) -> Destination:
         """Return the origin of the provider's address, or of the operator's in its place."""

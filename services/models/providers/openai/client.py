@@ -58,6 +58,8 @@ class Target:
     """Header that holds the key; empty means `Authorization`."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """What else the upstream wants to know."""
+    credential_of: str = ""
+    """Whose credential it takes; empty means the model's provider."""
 
     @property
     def model(self) -> Model:
@@ -210,7 +212,7 @@ class OpenAIClient:
 
     async def _send(self, target: Target, body: bytes, take: _Take[T]) -> T:
         """Send, and once more with a fresh credential where a remembered one is refused."""
-        provider = target.model.spec.provider.value
+        provider = target.credential_of or target.model.spec.provider.value
         credential = await self._credentials.resolve(target.origin, provider)
         try:
             return await self._attempt(target, body, credential, take)
