@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from services.common.db.connection_budget import read_connection_budget
 from services.common.db.database import Database, described_url, sqlite_file
-from services.common.db.migrate import SchemaState, schema_state
+from services.common.db.migrate import SchemaState, newest_revision, schema_revision, state_of
 from services.common.db.start import database_faults, wait_for_database
 from services.common.environment import read_settings
 from services.common.settings import SERVICES, CommonSettings, database_url, direct_database_url
@@ -22,12 +22,6 @@ from services.common.startup import StartError
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _CLOCK_SECONDS = 2.0
-
-_SCHEMAS = {
-    SchemaState.CURRENT: (OK, "at the newest revision", ""),
-    SchemaState.AHEAD: (WARN, "of a newer release, which this one works on", "end the rollout, or the way back"),
-    SchemaState.BEHIND: (FAIL, "not at the newest revision", "run: make migrate"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +47,12 @@ async def examine(common: CommonSettings, service: str) -> AsyncIterator[Finding
     try:
         with database_faults(service, url):
             reached = await wait_for_database(url, service, 0)
-            state = await schema_state(service, url)
+            revision = await schema_revision(service, url)
     except StartError as error:
         yield Finding(service, "database", FAIL, str(error), "mend that; processes wait for it and then end")
         return
     yield Finding(service, "database", OK, described_url(url))
-    yield Finding(service, "schema", *_SCHEMAS[state])
+    yield _of_schema(service, revision)
     if reached.pooler and service == "orchestrator" and not direct_database_url(common, service):
         remedy = "set COXSWAIN_ORCHESTRATOR_DIRECT_DATABASE_URL"
         yield Finding(service, "pooler", WARN, "executions start late, and dead hosts are noticed late", remedy)
@@ -67,6 +61,20 @@ async def examine(common: CommonSettings, service: str) -> AsyncIterator[Finding
         async for finding in _of_server(database, service):
             yield finding
     await database.close()
+
+
+def _of_schema(service: str, revision: str | None) -> Finding:
+    newest = newest_revision(service)
+    match state_of(service, revision):
+        case SchemaState.CURRENT:
+            return Finding(service, "schema", OK, f"at revision {newest}, the newest of this release")
+        case SchemaState.AHEAD:
+            text = f"at revision {revision} of a newer release; this one knows {newest}, and works on it"
+            return Finding(service, "schema", WARN, text, "finish the rollout; after a rollback nothing has to be done")
+        case SchemaState.BEHIND:
+            stands = "empty" if revision is None else f"at revision {revision}"
+            text = f"{stands}, and this release needs {newest}: its processes do not start"
+            return Finding(service, "schema", FAIL, text, "run: make migrate")
 
 
 async def _of_server(database: Database, service: str) -> AsyncIterator[Finding]:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -67,7 +67,7 @@ async def upgrade_database(service: str, url: str, revision: str = "head") -> Sc
     states: list[SchemaState] = []
 
     def upgrade(connection: Connection) -> None:
-        states.append(_state(service, connection))
+        states.append(state_of(service, _current_revision(connection)))
         if states[0] is SchemaState.BEHIND:
             command.upgrade(alembic_config(service, connection), revision)
 
@@ -81,23 +81,40 @@ async def downgrade_database(service: str, url: str, revision: str = "base") -> 
 
 
 async def schema_state(service: str, url: str) -> SchemaState:
-    """Return how a schema stands. It only reads: it needs no right to change anything, and waits for no migration."""
+    """Return how a schema stands; see `schema_revision`."""
+    return state_of(service, await schema_revision(service, url))
+
+
+async def schema_revision(service: str, url: str) -> str | None:
+    """Return the revision that a schema is at, None when it is empty.
+
+    It only reads: it needs no right to change anything, and waits for no migration.
+    """
     database = Database(url, service, null_pool=True, pooler=True)
     try:
         async with database.read() as connection:
             if database.dialect == "postgresql":
                 await connection.execute(text(f'SET LOCAL search_path = "{service}"'))
-            return await connection.run_sync(partial(_state, service))
+            return await connection.run_sync(_current_revision)
     finally:
         await database.close()
 
 
-def _state(service: str, connection: Connection) -> SchemaState:
-    current = MigrationContext.configure(connection).get_current_revision()
+def state_of(service: str, revision: str | None) -> SchemaState:
+    """Return how a schema stands that is at a revision."""
     newest, *older = _revisions(service)
-    if current == newest:
+    if revision == newest:
         return SchemaState.CURRENT
-    return SchemaState.BEHIND if current in {None, *older} else SchemaState.AHEAD
+    return SchemaState.BEHIND if revision in {None, *older} else SchemaState.AHEAD
+
+
+def newest_revision(service: str) -> str:
+    """Return the newest revision that this release knows of a service."""
+    return _revisions(service)[0]
+
+
+def _current_revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 @cache

@@ -11,7 +11,7 @@ from services.common.db.access import DatabaseAccess
 from services.common.db.connection_budget import ConnectionBudget
 from services.common.db.database import Database
 from services.common.db.doctor import Finding, examine, main
-from services.common.db.migrate import upgrade_database
+from services.common.db.migrate import newest_revision, upgrade_database
 from services.common.settings import CommonSettings
 from tests.support.service_tables import make_service_tables
 
@@ -24,6 +24,8 @@ async def findings(url: str) -> dict[str, Finding]:
 async def test_postgresql_is_looked_at(empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = await findings(empty_postgres_url)
     assert (empty["schema"].status, empty["schema"].remedy) == ("fail", "run: make migrate")
+    newest = newest_revision("auth")
+    assert empty["schema"].text == f"empty, and this release needs {newest}: its processes do not start"
     assert "the server allows " in empty["connections"].text
     await upgrade_database("auth", empty_postgres_url)
     budget = ConnectionBudget(allowed=97, pooled=90, others=7)
@@ -36,6 +38,7 @@ async def test_postgresql_is_looked_at(empty_postgres_url: str, monkeypatch: pyt
     found = await findings(empty_postgres_url)
     assert {finding.status for finding in found.values()} == {"ok"}
     assert list(found) == ["database", "schema", "clock", "connections"]
+    assert found["schema"].text == f"at revision {newest}, the newest of this release"
     database = Database(empty_postgres_url, "auth")
     async with database.write() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -49,6 +52,8 @@ async def test_postgresql_is_looked_at(empty_postgres_url: str, monkeypatch: pyt
         "clock": "warn",
         "connections": "warn",
     }
+    ahead = f"at revision 9999 of a newer release; this one knows {newest}, and works on it"
+    assert found["schema"].text == ahead
     assert found["connections"].text == ("5 are missing: the server allows 97; pools may open 90, 12 others are open")
 
 
@@ -77,7 +82,8 @@ def test_the_command_tells_of_each_service(
         ["fail", "memory", "database"],
         ["fail", "orchestrator", "database"],
     ]
-    assert lines[3].endswith("not at the newest revision; run: make migrate")
+    newest = newest_revision("models")
+    assert lines[3].endswith(f"empty, and this release needs {newest}: its processes do not start; run: make migrate")
     assert f"{tmp_path / 'memory.db'} is not there; " in lines[4]
     assert main(["--json"]) == 1
     assert len(json.loads(capsys.readouterr().out)["findings"]) == len(lines)
