@@ -10,6 +10,12 @@ from typing import Self
 
 from services.common.resource_key import ResourceKey
 
+_WAITING = "waiting"
+_REASONS_OF_LIMITS = frozenset(
+    {"QUOTA_EXCEEDED", "BUDGET_EXCEEDED", "OVERLOADED", "ARTIFACT_LIMIT_REACHED", "EXECUTION_LIMIT_REACHED"}
+)
+# The metadata that names a limit, by these reasons.
+_NAMES_OF_LIMITS = ("quota", "budget", "counted", "limit")
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -150,9 +156,29 @@ class Unauthenticated(CoxswainError):
 
 
 class ResourceExhausted(CoxswainError):
-    """A limit is reached."""
+    """A limit is reached. The text says so where waiting does not help: where there is no time to wait for."""
 
     code = "RESOURCE_EXHAUSTED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence[FieldViolation] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        if retry_after is None and _WAITING not in message:
+            message = f"{message}; {_WAITING} does not help"
+        super().__init__(message, reason=reason, metadata=metadata, violations=violations, retry_after=retry_after)
+
+    @property
+    def limit(self) -> str:
+        """The name of the limit that is reached; empty where it is not one of this installation's."""
+        if self.reason not in _REASONS_OF_LIMITS:
+            return ""
+        return next((self.metadata[key] for key in _NAMES_OF_LIMITS if key in self.metadata), "")
 
 
 class Unavailable(CoxswainError):

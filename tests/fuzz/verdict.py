@@ -6,6 +6,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from services.common.grpc.status import DETAILS_KEY, DOMAIN
+from tests.support.exhausted import fault_of_exhausted
 
 # What clients of usual settings take; larger trailers end a call before its status is read.
 _MOST_TRAILER_BYTES = 8 * 1024
@@ -62,4 +63,4 @@ def _fault_of_details(outcome: Outcome) -> str:
         return f"{outcome.code.name} without ErrorInfo: {outcome.message[:300]}"
     if info.domain != DOMAIN or not info.reason:
         return f"{outcome.code.name} with an ErrorInfo of nobody: {info}"
-    return ""
+    return fault_of_exhausted(status)

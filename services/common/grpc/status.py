@@ -85,6 +85,12 @@ def to_status(error: CoxswainError, request_id: str) -> tuple[grpc.StatusCode, s
                 ]
             ),
         )
+    if isinstance(error, ResourceExhausted) and error.limit:
+        violation = error_details_pb2.QuotaFailure.Violation(
+            subject=f"limit:{_shortened(error.limit, _MAX_PATH_BYTES)}",
+            description=_shortened(error.message, _MAX_VALUE_BYTES),
+        )
+        _add(status, error_details_pb2.QuotaFailure(violations=[violation]))
     if error.retry_after is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))

@@ -298,6 +298,8 @@ def _exceeded(
     )
     # Nobody waits for the end of a month.
     wait = None if limit.period is Period.MONTH else limit.period.remaining(moment)
+    if wait is None:
+        raised += ", and waiting helps only when the next month begins"
     return _refusal(
         budget,
         limit.name,

@@ -18,11 +18,11 @@ from services.common.errors import (
     FieldViolation,
     InvalidArgument,
     NotFound,
-    ResourceExhausted,
 )
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
+from services.common.quotas import quota_exceeded
 from services.common.resource_key import ResourceKey
 from services.orchestrator import tables
 from services.orchestrator.domain.document import to_document
@@ -103,10 +103,11 @@ class ToolSources:
                     return self._shown(await _first(connection, principal, first_id))
             await sources.insert(source, principal.subject)
             if await sources.count(principal.group_id) > MAX_SOURCES:
-                raise ResourceExhausted(
+                raise quota_exceeded(
+                    "tool_sources",
+                    MAX_SOURCES,
+                    MAX_SOURCES,
                     f"the group has {MAX_SOURCES} sources and may not have more; delete one that nobody uses",
-                    reason="QUOTA_EXCEEDED",
-                    metadata={"limit": str(MAX_SOURCES)},
                 )
         return self._shown(await self._listed(principal, source))
 

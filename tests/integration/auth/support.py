@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from coxswain.auth.v1 import credential_pb2, principal_pb2
@@ -18,6 +18,7 @@ from services.auth.settings import AuthSettings
 from services.common.grpc.call import acting_as
 from services.common.identity.service_identity import ServiceIdentity
 from services.common.settings import PARTS, SERVICES
+from tests.support.exhausted import fault_of_exhausted
 from tests.support.harness import Harness
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def refused(code: grpc.StatusCode, reason: str) -> Iterator[Refusal]:
     except grpc.aio.AioRpcError as error:
         refusal.code, refusal.message = error.code(), error.details() or ""
         status = rpc_status.from_call(cast("Any", error))
+        assert not fault_of_exhausted(status or status_pb2.Status())
         for detail in status.details if status else ():
             info = error_details_pb2.ErrorInfo()
             if detail.Unpack(info):

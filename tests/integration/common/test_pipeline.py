@@ -56,6 +56,7 @@ from services.common.identity.principal_token import encode_principal
 from services.common.ids import new_id
 from services.common.settings import SERVICES, CommonSettings
 from services.common.startup import StartError
+from tests.support.exhausted import fault_of_exhausted
 
 ROOM = Capacity.of(calls=100, group_calls=100, streams=100, group_streams=100, subject_streams=100)
 
@@ -241,6 +242,7 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, str, list[tuple[str, str]
 def explain(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str, list[tuple[str, str]], str]:
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     assert status is not None, f"no details in {error}"
+    assert not fault_of_exhausted(status)
     info, bad, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RequestInfo()
     for detail in status.details:
         for message in (info, bad, request):

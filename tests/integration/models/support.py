@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import inference_service_pb2_grpc, model_service_pb2_grpc, usage_service_pb2_grpc
 from services.models.settings import ModelsSettings
+from tests.support.exhausted import fault_of_exhausted
 from tests.support.harness import ALICE, Harness, serve_services
 from tests.support.llm_emulator import LlmEmulator
 
@@ -133,6 +134,7 @@ def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             status = status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode())
+    assert not fault_of_exhausted(status)
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     for detail in status.details:
         for message in (info, bad, retry):

@@ -32,6 +32,7 @@ from services.orchestrator.hints.remote import RemoteHintBus
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.tables import execution_events, executions, task_runs
+from tests.support.exhausted import fault_of_exhausted
 from tests.support.harness import ALICE, Harness
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def refused(code: grpc.StatusCode, reason: str) -> Iterator[Refusal]:
         yield refusal
     refusal.message = caught.value.details() or ""
     status = rpc_status.from_call(cast("Any", caught.value))
+    assert status is None or not fault_of_exhausted(status)
     for detail in status.details if status else ():
         info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
         if detail.Unpack(info):

@@ -46,6 +46,7 @@ _MAX_PAGES = 600
 _PAGE_SIZE = 100
 _MAX_LIST_BYTES = 8 * 1024 * 1024
 _LIST_SECONDS = 30.0
+_LIST_RETRY_SECONDS = 1.0
 _CANCEL_SECONDS = 10.0
 _ROOM_FOR_THE_REST = 64 * 1024
 """Bytes of a message beside the result that it carries."""
@@ -228,7 +229,9 @@ def _list_error(client: ProviderClient, error: grpc.aio.AioRpcError) -> Coxswain
     if code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
         return PermissionDenied(f"{client.name} refused the credential: {text}", reason="UPSTREAM_CREDENTIAL_REJECTED")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return ResourceExhausted(f"{client.name} did not list its tools: {text}", reason="TOOL_RATE_LIMITED")
+        return ResourceExhausted(
+            f"{client.name} did not list its tools: {text}", reason="TOOL_RATE_LIMITED", retry_after=_LIST_RETRY_SECONDS
+        )
     return Unavailable(f"{client.name} did not list its tools: {code.name}: {text}", reason="TOOL_UNAVAILABLE")
 
 
