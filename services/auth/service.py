@@ -83,7 +83,7 @@ class AuthService:
             publish=timedelta(seconds=settings.signing_key_publish_seconds),
             retire=timedelta(seconds=settings.signing_key_retire_seconds),
         )
-        self._sessions = SessionStore(database, self._vault)
+        self._sessions = SessionStore(database, self._vault, most=settings.sessions_per_subject)
         self._access = Access(
             database,
             contradicted=principal_lifetime + _CACHED,

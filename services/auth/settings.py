@@ -205,6 +205,12 @@ class AuthSettings(BaseSettings):
     service_tokens_per_group: int = Field(
         100, ge=0, description="Tokens for machines that a group may have, expired ones among them."
     )
+    sessions_per_subject: int = Field(
+        1000,
+        ge=1,
+        description="Credentials of one subject that may be in use at the same time; of each is kept, until it "
+        "expires, what it proves, and the token where it is a user's own.",
+    )
     revocation_retention_seconds: int = Field(
         2 * 366 * 24 * 3600,
         ge=24 * 3600,

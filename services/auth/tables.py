@@ -206,6 +206,7 @@ credential_sessions = Table(
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("credential_hash"),
     Index(None, "expires_at"),
+    Index(None, "subject"),
 )
 
 grants = Table(

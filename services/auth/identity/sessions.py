@@ -18,6 +18,7 @@ from services.common.db.database import Database
 from services.common.identity.authenticator import NO_CREDENTIAL, Credential
 from services.common.identity.principal import CredentialKind
 from services.common.ids import new_id
+from services.common.quotas import quota_exceeded
 
 _SIZE = 10_000
 
@@ -40,15 +41,20 @@ class OpenSession:
 class SessionStore:
     """Opens one session for each credential and finds it again."""
 
-    def __init__(self, database: Database, vault: Vault) -> None:
+    def __init__(self, database: Database, vault: Vault, *, most: int) -> None:
+        """`most` is how many sessions a subject may have at the same time."""
         self._database = database
         self._vault = vault
+        self._most = most
         self._known: LRUCache[str, _Known] = LRUCache(_SIZE)
 
     async def open(self, credential: Credential, identity: VerifiedIdentity) -> OpenSession:
         """Return the credential's session, storing it when it is new or lasts much longer than was known.
 
         The token itself is kept, sealed, only when it is a user's own.
+
+        Raises:
+            ResourceExhausted: QUOTA_EXCEEDED, the subject has as many sessions as it may.
         """
         credential_hash = self._vault.hash(self._vault.sealing, "credential", _identifying(credential))
         known = self._known.get(credential_hash)
@@ -73,6 +79,8 @@ class SessionStore:
             sessions = SessionRepository(connection)
             stored_id, since, has_token = await sessions.put(credential_hash, session, known_since)
             opened = OpenSession(stored_id, since)
+            if stored_id == session_id:
+                await self._check_count(sessions, identity.subject)
             if sealed is not None and not has_token and not await self._revoked_everywhere(connection, identity, since):
                 # Sessions that tell of a revocation are kept without their token when they have expired.
                 binding = bindings.user_token(stored_id)
@@ -81,6 +89,20 @@ class SessionStore:
                 )
         self._known[credential_hash] = _Known(opened, identity)
         return opened
+
+    async def _check_count(self, sessions: SessionRepository, subject: str) -> None:
+        """Refuse the session that has just been stored when it is one too many."""
+        count, first_end = await sessions.of_subject(subject)
+        if count > self._most:
+            raise quota_exceeded(
+                "sessions_per_subject",
+                self._most,
+                count - 1,
+                f"you use {count - 1:,} credentials at the same time, which is as many as may "
+                "(COXSWAIN_AUTH_SESSIONS_PER_SUBJECT); call with one that you have used before, or wait until one "
+                "expires",
+                retry_after=max(1.0, (first_end - utc_now()).total_seconds()),
+            )
 
     async def _revoked_everywhere(
         self, connection: AsyncConnection, identity: VerifiedIdentity, since: datetime

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, exists, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth import tables
 from services.auth.domain import Sealed, Session
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.db.named_locks import lock_name
 from services.common.db.upsert import insert_or_update
 from services.common.identity.principal import Role
 
@@ -63,6 +64,18 @@ class SessionRepository:
             update=("subject", "kind", "origin", "claimed_roles", "expires_at"),
         )
         return str(stored.id), stored.created_at, stored.sealed is not None
+
+    async def of_subject(self, subject: str) -> tuple[int, datetime]:
+        """Return how many sessions of a subject have not expired, and when the first of them does; others wait."""
+        await lock_name(self._connection, f"sessions/{subject}")
+        now = utc_now()
+        result = await self._connection.execute(
+            select(func.count(), func.min(_TABLE.c.expires_at)).where(
+                _TABLE.c.subject == subject, _TABLE.c.expires_at > now
+            )
+        )
+        count, first = result.one()
+        return count, first or now
 
     async def keep_token(self, session_id: str, sealed: Sealed) -> None:
         """Store the token of a session that was kept without it."""

@@ -114,7 +114,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     database = Database(url, "auth")
     vault = Vault(database, KeyRing([("k1", b"1" * 32)]))
     await vault.start()
-    sessions = SessionStore(database, vault)
+    sessions = SessionStore(database, vault, most=100)
     policy = AddressPolicy([ip_network("127.0.0.0/8")], setting="X")
     http = JsonClient(policy, timeout_seconds=10)
     async with DatabricksIdentity() as identity:

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import StatusCode
+from sqlalchemy import update
 
 from coxswain.auth.v1 import group_pb2, secret_pb2
 from coxswain.auth.v1.group_limits_pb2 import (
@@ -23,8 +24,11 @@ from coxswain.auth.v1.group_limits_pb2 import (
 )
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.common.v1 import access_pb2
+from services.auth import tables
 from services.auth.service import build
 from services.auth.settings import AuthSettings
+from services.common.clock import utc_now
+from services.common.db.database import Database
 from services.common.hosting import Host
 from tests.integration.auth.support import groups, internal, refused, secrets
 from tests.support.group_limits import ADMIN, OPERATOR, limit, lower
@@ -287,3 +291,25 @@ async def test_two_replicas_share_the_calls_of_a_group(auth: Harness) -> None:
                 call = elsewhere.ListMembers(LIST, metadata=(("authorization", f"Bearer {ALICE}"),))
                 refusals += await call.code() is StatusCode.RESOURCE_EXHAUSTED
                 await asyncio.sleep(0.3)
+
+
+async def test_a_subject_uses_so_many_credentials_at_the_same_time(tmp_path: Path, database_url: str) -> None:
+    settings = {"auth": AuthSettings(sessions_per_subject=2)}
+    async with serve_services(tmp_path, settings=settings, database_url=database_url) as auth:
+        one, two, three = (f"dev:alice:sales=operator,team{number}=operator" for number in range(3))
+        for bearer in (one, two, one):
+            await groups(auth, bearer, "sales").ListMembers(LIST)
+        for bearer in (three, three):
+            with refused(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+                await groups(auth, bearer, "sales").ListMembers(LIST)
+            assert refusal.metadata == {"quota": "sessions_per_subject", "limit": "2", "used": "2"}
+            assert refusal.retry_seconds is not None
+            assert refusal.retry_seconds >= 1
+        # What is in use stays so, and others are not concerned.
+        for bearer in (one, two, "dev:olaf:sales=operator"):
+            await groups(auth, bearer, "sales").ListMembers(LIST)
+        # One that has expired makes room.
+        database: Database = auth.services["auth"]._database  # type: ignore[attr-defined]
+        async with database.write() as connection:
+            await connection.execute(update(tables.credential_sessions).values(expires_at=utc_now()))
+        await groups(auth, three, "sales").ListMembers(LIST)

@@ -54,17 +54,17 @@ async def test_sessions_of_before_a_revocation_stay_without_their_token_and_othe
     vault = Vault(database, KeyRing([("k1", b"1" * 32)]))
     await vault.start()
     before, after = Credential("Bearer an-old-token", ""), Credential("Bearer a-new-token", "")
-    first = await SessionStore(database, vault).open(before, identity())
+    first = await SessionStore(database, vault, most=100).open(before, identity())
     await access.revoke(ANN, "some-group")
-    second = await SessionStore(database, vault).open(after, identity())
+    second = await SessionStore(database, vault, most=100).open(after, identity())
     await pass_by(database)
-    assert await SessionStore(database, vault).clean() == 1
+    assert await SessionStore(database, vault, most=100).clean() == 1
     async with database.read() as connection:
         [kept] = await connection.execute(sa.select(tables.credential_sessions))
     assert (kept.id, kept.sealed, kept.key_id) == (first.id, None, None)
 
     # Other groups did not revoke it: the user's token serves there again, as old as it was.
-    sessions = SessionStore(database, vault)
+    sessions = SessionStore(database, vault, most=100)
     assert await sessions.open(before, identity()) == first
     assert (await sessions.open(after, identity())).id != second.id
     session = await sessions.get(first.id)
@@ -72,7 +72,7 @@ async def test_sessions_of_before_a_revocation_stay_without_their_token_and_othe
     assert sessions.token(session) == "an-old-token"
 
     await access.revoke(ANN, "")
-    sessions = SessionStore(database, vault)
+    sessions = SessionStore(database, vault, most=100)
     await sessions.open(before, identity())
     session = await sessions.get(first.id)
     assert session is not None

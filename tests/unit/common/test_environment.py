@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from services.auth.limit_settings import LimitSettings
 from services.auth.settings import AuthSettings
 from services.common.environment import SettingsError, read_settings
 from services.common.process_state import ProcessState
@@ -34,6 +35,7 @@ OF_SERVICES: dict[str, type[BaseSettings]] = {
 READERS: list[tuple[type[BaseSettings], str]] = [
     (CommonSettings, "COXSWAIN_"),
     (SuiteSettings, "COXSWAIN_"),
+    (LimitSettings, "COXSWAIN_LIMIT_"),
     (WorkerSettings, "COXSWAIN_WORKER_"),
     (ToolGatewaySettings, "COXSWAIN_TOOLS_"),
     *((kind, f"COXSWAIN_{service.upper()}_") for service, kind in OF_SERVICES.items()),
