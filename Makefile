@@ -114,6 +114,10 @@ previous-release: $(ENVIRONMENT) ## Write the code of the release before this on
 chaos: protos ## Kill processes under load and check that nothing is lost or doubled
 	@$(PYTEST) -m chaos --timeout 3600 tests
 
+.PHONY: soak
+soak: protos ## Load all services while processes are killed, stopped, frozen and replaced (MINUTES=10 SEED=7)
+	@PYTHONPATH=.:gen:clients/python $(PY) -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
 .PHONY: fuzz
 fuzz: protos ## Call every RPC with odd requests, on both databases, and speak odd HTTP/2 (CALLS=100000 SEED=7 DB=sqlite METHODS=Crew REPEAT=file)
 	@PYTHONPATH=.:gen:clients/python $(PY) -m tests.fuzz $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED)) \
