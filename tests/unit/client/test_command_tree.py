@@ -76,3 +76,4 @@ def test_options_of_all_commands_stand_before_and_behind_them() -> None:
     assert "127.0.0.1:1 cannot be reached" in end("--address", "127.0.0.1:2", "whoami", "--address", "127.0.0.1:1")
     assert "127.0.0.1:1 cannot be reached" in end("tool", "list", "--timeout", "5", "--address", "127.0.0.1:1")
     assert "--address" in end("whoami", "--addres", "127.0.0.1:1")
+    assert "127.0.0.1:1 cannot be reached" in end("limits", "show", "sales", "--address", "127.0.0.1:1")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
+from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.schedule_view import moment, schedule_details, schedule_table
 from coxswain.client.results import start_request
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionError
@@ -19,7 +20,7 @@ from coxswain.orchestrator.v1.schedule_pb2 import Schedule
 REFUSED = ExecutionError(reason="NOT_FOUND", message="crew c does not exist;\ncreate it")
 
 
-def shown(table: Table) -> str:
+def shown(table: Table | Listing) -> str:
     console = Console(file=StringIO(), width=500)
     console.print(table)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]

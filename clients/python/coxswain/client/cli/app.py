@@ -81,6 +81,9 @@ def options(
     ] = None,
     timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds a call may take, by default 30.")] = None,
     as_json: Annotated[bool | None, typer.Option("--json", help="Print JSON instead of text.")] = None,
+    wide: Annotated[
+        bool | None, typer.Option("--wide", help="Print lists whole, also where the terminal is too narrow.")
+    ] = None,
     raw: Annotated[
         bool | None, typer.Option("--raw", help="Print results as they are, control characters included.")
     ] = None,
@@ -105,7 +108,7 @@ def options(
     Exit codes: 0 success, 1 the execution did not succeed, 2 wrong usage or file, 10 + n a call failed with gRPC
     status n, 70 a fault of this program, 130 interrupted.
     """
-    context.obj = GlobalOptions(address, token, group, tls, ca_file, timeout, as_json, raw, named_context)
+    context.obj = GlobalOptions(address, token, group, tls, ca_file, timeout, as_json, raw, named_context, wide)
 
 
 def main() -> None:

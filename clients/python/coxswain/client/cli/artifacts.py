@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
 
 from coxswain.client.blocking import Client
-from coxswain.client.cli.session import JsonOption, add_row, session_of, table
+from coxswain.client.cli.listing import Listing, When
+from coxswain.client.cli.session import JsonOption, add_row, session_of
 from coxswain.client.paging import pages
 from coxswain.orchestrator.v1.artifact_pb2 import GetArtifactRequest, ListArtifactsRequest
 
@@ -40,10 +40,10 @@ def list_artifacts(
         found = list(pages(client.artifacts.ListArtifacts, request, "artifacts", limit))
     if session.json:
         return session.print_json(found)
-    shown = table("name", ">bytes", "type", "task", "stored")
+    shown = Listing("name", ">bytes", "type", "task", "stored")
     for artifact in found:
-        stored = f"{artifact.store_time.ToDatetime(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        add_row(shown, artifact.name, f"{artifact.size_bytes:,}", artifact.media_type, artifact.task_name, stored)
+        size, stored = f"{artifact.size_bytes:,}", When(artifact.store_time)
+        add_row(shown, artifact.name, size, artifact.media_type, artifact.task_name, stored)
     if found:
         session.out.print(shown)
     else:

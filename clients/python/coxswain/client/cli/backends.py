@@ -21,6 +21,7 @@ from coxswain.client.cli.databases import (
     database_fields,
     described,
 )
+from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.session import (
     EXIT_NOT_SUCCEEDED,
     JsonOption,
@@ -83,7 +84,7 @@ def list_backends(context: typer.Context, as_json: JsonOption = False) -> None:
         found = list(_backends(client))
     if session.json:
         return session.print_json(found)
-    made = table("name", "active", "store", "disabled kinds", "id")
+    made = Listing("name", "active", "store", "disabled kinds", "id")
     for backend in found:
         active = Text("active", style="green") if backend.active else ""
         disabled = ", ".join(kind_name(kind) for kind in backend.disabled_kinds)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from
+from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of, table
 from coxswain.client.paging import pages
 from coxswain.client.progress import state_words
@@ -94,10 +95,9 @@ def list_batches(
         found = list(_batches(client, limit))
     if session.json:
         return session.print_json(found)
-    made = table("id", "crew", "created", ">total", "state", "progress")
+    made = Listing("id", "crew", "created", ">total", "state", "progress")
     for batch in found:
-        created = batch.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
-        add_row(made, batch.id, batch.crew_name, created, batch.total, _state(batch), _counts(batch))
+        add_row(made, batch.id, batch.crew_name, When(batch.create_time), batch.total, _state(batch), _counts(batch))
     session.out.print(made)
     return None
 

@@ -13,8 +13,9 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from coxswain.client.blocking_channel import open_blocking_channels
+from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.roles import role_name
-from coxswain.client.cli.session import Session, add_row, session_of, table
+from coxswain.client.cli.session import Session, add_row, session_of
 from coxswain.client.policy import methods
 from coxswain.common.v1.access_pb2 import Access, access, role
 
@@ -87,7 +88,7 @@ def _list(session: Session, known: dict[str, MethodDescriptor]) -> None:
     if session.json:
         needed = {path: role_name(method.GetOptions().Extensions[role]) for path, method in known.items()}
         return session.print_json([{"method": path, "role": name} for path, name in needed.items()])
-    made = table("method", "role")
+    made = Listing("method", "role")
     for path, method in known.items():
         add_row(made, path, role_name(method.GetOptions().Extensions[role]).replace("_", " "))
     session.out.print(made)

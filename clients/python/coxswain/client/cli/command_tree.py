@@ -14,6 +14,8 @@ from typer.core import TyperGroup
 from typer.main import get_command_from_info, get_group_from_info
 from typer.models import CommandInfo, TyperInfo
 
+from coxswain.client.cli.global_options import GlobalOptions
+
 
 class Entry(NamedTuple):
     """Where a command is, and the beginning of its help."""
@@ -90,6 +92,7 @@ _ALIASES = {
     "tools": "tool",
 }
 """Other names of commands, which help does not show."""
+_BEHIND = "behind_the_command_"
 _ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
@@ -168,6 +171,8 @@ def _add_global_options(command: Any, tree: CommandTree) -> None:
         if option.is_eager or taken.intersection(option.opts):
             continue
         repeated: Any = copy.copy(option)
+        # A command may have an argument of the same name.
+        repeated.name = f"{_BEHIND}{option.name}"
         repeated.default, repeated.envvar, repeated.hidden = None, None, True
         repeated.expose_value, repeated.callback = False, _override
         _skip_when_absent(repeated)
@@ -187,4 +192,6 @@ def _skip_when_absent(parameter: Any) -> None:
 def _override(context: Any, parameter: Any, value: Any) -> None:
     """Let an option behind a command take the place of the same one before it."""
     if not context.resilient_parsing:
-        setattr(context.find_root().obj, parameter.name.removeprefix("named_"), value)
+        root = context.find_root()
+        root.obj = root.obj or GlobalOptions()
+        setattr(root.obj, parameter.name.removeprefix(_BEHIND), value)

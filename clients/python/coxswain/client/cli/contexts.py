@@ -86,12 +86,12 @@ def with_context(options: GlobalOptions) -> GlobalOptions:
     A context counts at its own address alone: its token goes to no other server. One that is named counts before
     COXSWAIN_ADDRESS. Raises ValueError for an unknown context, and for one that is named beside another address.
     """
-    if options.context and options.address == os.environ.get("COXSWAIN_ADDRESS"):
+    if options.named_context and options.address == os.environ.get("COXSWAIN_ADDRESS"):
         options = replace(options, address=None)
-    if options.address and not options.context:
+    if options.address and not options.named_context:
         return options
     contexts = load_contexts()
-    name = options.context or contexts.current
+    name = options.named_context or contexts.current
     if not name:
         return options
     context = contexts.get(name)

@@ -8,6 +8,7 @@ from rich.text import Text
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.cli.inputs import LabelsOption, labels_from
 from coxswain.client.cli.limits import limits_text
+from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.run import IdArgument
 from coxswain.client.cli.schedules import schedule_id
 from coxswain.client.cli.session import (
@@ -77,17 +78,17 @@ def executions(
         found = list(pages(client.executions.ListExecutions, request, "executions", limit))
     if session.json:
         return session.print_json(found)
-    made = table("id", "crew", "state", "acts as", "created", ">seconds", ">tokens")
+    made = Listing("id", "crew", "state", "created", ">seconds", ">tokens", "acts as")
     for execution in found:
         add_row(
             made,
             execution.id,
             f"{execution.crew_name} r{execution.crew_revision}",
             state_words(execution.state),
-            _acts_as(execution),
-            execution.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"),
+            When(execution.create_time),
             _duration(execution),
             f"{execution.usage.input_tokens + execution.usage.output_tokens:,}",
+            _acts_as(execution),
         )
     session.out.print(made)
     return None

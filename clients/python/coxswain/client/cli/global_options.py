@@ -16,6 +16,6 @@ class GlobalOptions:
     timeout: float | None = None
     as_json: bool | None = None
     raw: bool | None = None
-    context: str | None = None
+    named_context: str | None = None
     """Name of a context; it stands for the address and the identity that are not given."""
     wide: bool | None = None

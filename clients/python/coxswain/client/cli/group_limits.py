@@ -7,7 +7,8 @@ import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.auth.v1.group_limits_pb2 import GetGroupLimitsRequest, GroupLimits, SetGroupLimitsRequest
-from coxswain.client.cli.session import JsonOption, add_row, session_of, table
+from coxswain.client.cli.listing import Listing
+from coxswain.client.cli.session import JsonOption, add_row, session_of
 
 app = typer.Typer(no_args_is_help=True, help="What the operator allows groups.")
 
@@ -31,7 +32,7 @@ def show(
         found = client.groups.GetGroupLimits(GetGroupLimitsRequest(group_id=group))
     if session.json:
         return session.print_json(found)
-    made = table("limit", ">allowed", ">used", "from")
+    made = Listing("limit", ">allowed", ">used", "from")
     effective, used, chosen = _present(found.effective), _present(found.used), _present(found.set)
     for name in _FIELDS:
         add_row(made, name, _shown(effective, name, "unlimited"), _shown(used, name, ""), _origin(name in chosen))

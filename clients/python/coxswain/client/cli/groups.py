@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from coxswain.auth.v1.group_pb2 import CreateGroupRequest, DeleteGroupRequest, ListGroupsRequest
+from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
-from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of, table
+from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of
 from coxswain.client.paging import pages
 
 app = typer.Typer(cls=ListingGroup, help="List, create and delete groups (platform admins).")
@@ -16,16 +17,16 @@ app = typer.Typer(cls=ListingGroup, help="List, create and delete groups (platfo
 def list_groups(context: typer.Context, as_json: JsonOption = False) -> None:
     """List all groups of the installation (platform admins); `coxswain whoami` lists your own.
 
-    Example: `coxswain groups`
+    Example: `coxswain groups list`
     """
     session = session_of(context, as_json)
     with session.client() as client:
         found = list(pages(client.groups.ListGroups, ListGroupsRequest(page_size=1000), "groups"))
     if session.json:
         return session.print_json(found)
-    made = table("id", "name", "created")
+    made = Listing("id", "name", "created")
     for group in found:
-        add_row(made, group.id, group.display_name, f"{group.create_time.ToDatetime():%Y-%m-%d %H:%M}")
+        add_row(made, group.id, group.display_name, When(group.create_time))
     return session.out.print(made if found else "no stored groups")
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from coxswain.client.cli.backends import YesOption, follow_steps, of_backend
-from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, session_of, table
+from coxswain.client.cli.listing import Listing
+from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, session_of
 from coxswain.client.memory_file import kind_from, kind_name
 from coxswain.memory.v1.vector_index_pb2 import (
     CountIndexRecordsRequest,
@@ -64,7 +65,7 @@ def describe(context: typer.Context, index: IndexArgument, as_json: JsonOption =
 
 
 def _show_indexes(session: Session, indexes: Iterable[IndexInfo]) -> None:
-    made = table("name", "kind", "state", ">dimension", "shared", "endpoint", "message")
+    made = Listing("name", "kind", "state", ">dimension", "shared", "endpoint", "message")
     for info in indexes:
         state = ResourceState.Name(info.state).removeprefix("RESOURCE_STATE_").lower().replace("_", " ")
         shared = "shared" if info.shared else ""
@@ -104,7 +105,7 @@ def show_schema(
         response = client.vector_indexes.GetSchema(GetSchemaRequest(kind=kind_from(kind)))
     if session.json:
         return session.print_json(response)
-    made = table("name", "type", "filter", ">position")
+    made = Listing("name", "type", "filter", ">position")
     for column in response.fields:
         position = column.position if column.position >= 0 else ""
         add_row(made, column.name, column.type, "yes" if column.filterable else "", position)

@@ -14,9 +14,12 @@ class ListingGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = ["list", *args]
-        elif self.named and not args[0].startswith("-") and args[0] not in self.commands:
-            args = [self.named, *args]
         return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if self.named and args[0] not in self.commands:
+            args = [self.named, *args]
+        return super().resolve_command(ctx, args)
 
 
 class NamingGroup(ListingGroup):

@@ -9,8 +9,9 @@ import typer
 
 from coxswain.client.cli.contexts import Context, contexts_path, load_contexts, save_contexts
 from coxswain.client.cli.global_options import GlobalOptions
+from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.listing_group import ListingGroup
-from coxswain.client.cli.session import JsonOption, Session, add_row, session_from, session_of, table
+from coxswain.client.cli.session import JsonOption, Session, add_row, session_from, session_of
 from coxswain.client.cli.system import who
 
 app = typer.Typer(cls=ListingGroup, help="List, choose and delete the installations that you have logged in to.")
@@ -44,7 +45,7 @@ def login(
     known = contexts.named.get(name)
     if not given.address and known:
         given = replace(given, address=known.address)
-    given = replace(given, context=None, address=given.address or "127.0.0.1:50051")
+    given = replace(given, named_context=None, address=given.address or "127.0.0.1:50051")
     given.token = given.token or _ask_token()
     session = session_from(given)
     context.find_root().obj = session
@@ -98,7 +99,7 @@ def logout(
 def list_contexts(context: typer.Context, as_json: JsonOption = False) -> None:
     """List the installations you know, without their tokens.
 
-    Example: `coxswain context`
+    Example: `coxswain context list`
     """
     session = session_of(context, as_json)
     contexts = load_contexts()
@@ -114,7 +115,7 @@ def list_contexts(context: typer.Context, as_json: JsonOption = False) -> None:
             for name, one in contexts.named.items()
         ]
         return session.print_json(shown)
-    made = table("", "name", "address", "group", "token")
+    made = Listing("", "name", "address", "group", "token")
     for name, one in contexts.named.items():
         mark, kept = "*" if name == contexts.current else "", "kept" if one.token else "none"
         add_row(made, mark, name, one.address, one.group, kept)

@@ -11,8 +11,9 @@ from coxswain.auth.v1.access_change_pb2 import (
     RevokeAccessResponse,
 )
 from coxswain.auth.v1.group_pb2 import ListMembersRequest, RemoveMemberRequest, SetMemberRequest
+from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.roles import role_name, role_number
-from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of, table
+from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of
 from coxswain.client.paging import pages
 
 app = typer.Typer(no_args_is_help=True, help="Say who may act in the group.")
@@ -34,10 +35,10 @@ def list_members(context: typer.Context, as_json: JsonOption = False) -> None:
         found = list(pages(client.groups.ListMembers, ListMembersRequest(page_size=1000), "members"))
     if session.json:
         return session.print_json(found)
-    made = table("subject", "role", "since")
+    made = Listing("subject", "role", "since")
     for member in found:
         role = role_name(member.role) + (" (invited)" if member.invited else "")
-        add_row(made, member.subject, role, f"{member.create_time.ToDatetime():%Y-%m-%d %H:%M} UTC")
+        add_row(made, member.subject, role, When(member.create_time))
     return session.out.print(made if found else "no stored members")
 
 

@@ -10,6 +10,7 @@ from coxswain.client.cli.adoption import adopt
 from coxswain.client.cli.backends import backend_app
 from coxswain.client.cli.entity_tree import entity_tree
 from coxswain.client.cli.indexes import index_app
+from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.memory_documents import document_app
 from coxswain.client.cli.namespaces import (
     CrewOption,
@@ -83,11 +84,9 @@ def list_records(
         session.say("there are more: raise --limit", "yellow")
     if session.json:
         return session.print_json(records)
-    made = table("created", "memory", "id")
+    made = Listing("created", "memory", "id")
     for record in records:
-        add_row(
-            made, record.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M"), one_line(content_of(record)), record.id
-        )
+        add_row(made, When(record.create_time), one_line(content_of(record)), record.id)
     session.out.print(made if records else "nothing remembered")
     return None
 
@@ -145,7 +144,7 @@ def stats(context: typer.Context, as_json: JsonOption = False) -> None:
         infos = list(namespaces(client))
         if session.json:
             return session.print_json(infos)
-        made = table("crew", "memory id", "kind", ">records", "embedding", ">dimension", "scopes")
+        made = Listing("crew", "memory id", "kind", ">records", "embedding", ">dimension", "scopes")
         for info in infos:
             add_row(
                 made,

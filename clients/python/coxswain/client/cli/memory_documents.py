@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from google.protobuf.json_format import MessageToDict
 
+from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.session import (
     EXIT_NOT_SUCCEEDED,
     JsonOption,
@@ -114,10 +115,10 @@ def list_documents(
         session.say("there are more: raise --limit", "yellow")
     if session.json:
         return session.print_json(found)
-    made = table("id", "title", ">parts", ">bytes", "changed")
+    made = Listing("id", "title", ">parts", ">bytes", "changed")
     for one in found:
-        changed = one.update_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
-        add_row(made, one.id, one_line(one.title), f"{one.part_count:,}", f"{one.size_bytes:,}", changed)
+        size = f"{one.size_bytes:,}"
+        add_row(made, one.id, one_line(one.title), f"{one.part_count:,}", size, When(one.update_time))
     session.out.print(made if found else "no documents")
     return None
 

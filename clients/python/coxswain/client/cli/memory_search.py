@@ -5,13 +5,14 @@ from typing import Annotated
 import typer
 
 from coxswain.client.blocking import Client
+from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.namespaces import (
     MemoryIdOption,
     PrivateOption,
     namespace_of,
     warn_if_unknown,
 )
-from coxswain.client.cli.session import JsonOption, Session, add_row, one_line, session_of, table
+from coxswain.client.cli.session import JsonOption, Session, add_row, one_line, session_of
 from coxswain.client.memory_file import content_of, kind_from, kind_name
 from coxswain.memory.v1.batch_search_pb2 import (
     SEARCH_MERGE_RANK,
@@ -96,7 +97,7 @@ def _search_one(session: Session, client: Client, request: SearchRecordsRequest,
     _say_how(session, scanned, truncated=truncated)
     if session.json:
         return session.print_json(results)
-    made = table(">score", "memory", "id")
+    made = Listing(">score", "memory", "id")
     for result in results:
         add_row(made, f"{result.score:.3f}", one_line(content_of(result.record)), result.record.id)
     session.out.print(made if results else "nothing found")
@@ -117,7 +118,7 @@ def _search_several(session: Session, client: Client, query: SearchQuery) -> Non
     _say_how(session, answer.scanned_records, truncated=answer.truncated)
     if session.json:
         return session.print_json(list(answer.results))
-    made = table(">score", "memory", "crew", "kind", "id")
+    made = Listing(">score", "memory", "crew", "kind", "id")
     for found in answer.results:
         record = found.result.record
         add_row(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.listing_group import NamingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
 from coxswain.client.documents import DocumentError, read_document
@@ -59,14 +60,14 @@ def list_models(
 ) -> None:
     """List the models your group can see.
 
-    Example: `coxswain models --enabled`
+    Example: `coxswain models list --enabled`
     """
     session = session_of(context, as_json)
     with session.client() as client:
         found = list(pages(client.models.ListModels, ListModelsRequest(enabled_only=enabled), "models"))
     if session.json:
         return session.print_json(found)
-    made = table("name", "provider", "can", ">context", "enabled", "credential", "what")
+    made = Listing("name", "provider", "can", ">context", "enabled", "credential", "what")
     for model in found:
         window = f"{model.context_window:,}" if model.context_window else ""
         key, usable = _credential(model), "yes" if model.enabled else "no"
@@ -78,7 +79,7 @@ def list_models(
 def get(context: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
     """Show a model with its prices and limits, and where they come from.
 
-    Example: `coxswain models openai/gpt-5`
+    Example: `coxswain models get openai/gpt-5`
     """
     session = session_of(context, as_json)
     with session.client() as client:

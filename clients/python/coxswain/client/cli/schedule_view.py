@@ -11,15 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from coxswain.client.cli.limits import limits_text
+from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.session import add_row, one_line, plain, table
 from coxswain.orchestrator.v1.schedule_pb2 import Schedule
 
 _SHOWN_CHARACTERS = 200
 
 
-def schedule_table(schedules: Iterable[Schedule]) -> Table:
+def schedule_table(schedules: Iterable[Schedule]) -> Listing:
     """A table with one row for each schedule."""
-    made = table("name", "cron", "zone", "next", "last", "last execution", "state")
+    made = Listing("name", "cron", "zone", "next", "last", "last execution", "state")
     for schedule in schedules:
         state = _state(schedule)
         if not schedule.paused and schedule.HasField("last_error"):

@@ -10,7 +10,8 @@ import typer
 from coxswain.auth.v1.credential_pb2 import CredentialPurpose, ExplainCredentialRequest, LinkOutcome
 from coxswain.auth.v1.secret_pb2 import DeleteSecretRequest, ListSecretsRequest, PutSecretRequest
 from coxswain.client.blocking import Client
-from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
+from coxswain.client.cli.listing import Listing, When
+from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of
 from coxswain.client.errors import CoxswainError
 from coxswain.client.paging import pages
 from coxswain.client.text_files import read_text
@@ -181,11 +182,12 @@ def list_secrets(context: typer.Context, as_json: JsonOption = False) -> None:
         found = list(pages(client.secrets.ListSecrets, ListSecretsRequest(page_size=1000), "secrets"))
     if session.json:
         return session.print_json(found)
-    made = table("name", "used by", "may be sent to", "fingerprint", "stored")
+    made = Listing("name", "used by", "may be sent to", "fingerprint", "stored")
     for secret in found:
-        stored = f"{secret.update_time.ToDatetime():%Y-%m-%d %H:%M} UTC"
         used = use_of(secret.name) or "nothing"
-        add_row(made, secret.name, used, ", ".join(secret.allowed_origins), secret.fingerprint, stored)
+        add_row(
+            made, secret.name, used, ", ".join(secret.allowed_origins), secret.fingerprint, When(secret.update_time)
+        )
     session.out.print(made if found else "no secrets")
     return None
 

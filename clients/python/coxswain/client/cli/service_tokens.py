@@ -11,8 +11,9 @@ from coxswain.auth.v1.service_token_pb2 import (
     ListServiceTokensRequest,
     RevokeServiceTokenRequest,
 )
+from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.roles import role_name, role_number
-from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of, table
+from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of
 from coxswain.client.paging import pages
 
 app = typer.Typer(
@@ -67,11 +68,10 @@ def list_tokens(context: typer.Context, as_json: JsonOption = False) -> None:
         )
     if session.json:
         return session.print_json(found)
-    made = table("name", "role", "made by", "until", "last used")
+    made = Listing("name", "role", "made by", "until", "last used")
     for token in found:
-        used = f"{token.last_use_time.ToDatetime():%Y-%m-%d %H:%M} UTC" if token.HasField("last_use_time") else "never"
-        until = f"{token.expire_time.ToDatetime():%Y-%m-%d %H:%M} UTC"
-        add_row(made, token.name, role_name(token.role), token.created_by, until, used)
+        used = When(token.last_use_time) if token.HasField("last_use_time") else "never"
+        add_row(made, token.name, role_name(token.role), token.created_by, When(token.expire_time), used)
     return session.out.print(made if found else "no tokens")
 
 

@@ -20,6 +20,7 @@ from rich.text import Text
 from coxswain.client.blocking import Client
 from coxswain.client.cli.contexts import with_context
 from coxswain.client.cli.global_options import GlobalOptions
+from coxswain.client.cli.listing import WHOLE_WIDTH, Listing
 from coxswain.client.cli.words import in_own_words, options_of
 from coxswain.client.connection import DEFAULT_TIMEOUT, Connection, Tls
 from coxswain.client.documents import Problem
@@ -33,16 +34,14 @@ EXIT_INTERRUPTED = 130
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-# Width for pipes and files: lines are not folded, so that each holds a whole row.
-_PIPE_WIDTH = 4096
 # Controls of terminals, and those that turn the direction of what follows.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _WHOLE = frozenset({"id", "name", "memory id", "service", "state", "line", "field", "zone", "last execution"})
 
 
-def _console(*, stderr: bool) -> Console:
+def _console(*, stderr: bool, wide: bool = False) -> Console:
     console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=_PIPE_WIDTH)
+    return console if console.is_terminal and not wide else Console(stderr=stderr, width=WHOLE_WIDTH)
 
 
 @dataclass
@@ -122,7 +121,10 @@ def session_from(options: GlobalOptions) -> Session:
         tls=tls,
         timeout=options.timeout or DEFAULT_TIMEOUT,
     )
-    return Session(connection, bool(options.as_json), bool(options.raw))
+    session = Session(connection, bool(options.as_json), bool(options.raw))
+    if options.wide:
+        session.out = _console(stderr=False, wide=True)
+    return session
 
 
 def plain(value: object) -> Any:
@@ -137,7 +139,7 @@ def plain(value: object) -> Any:
 
 
 def table(*columns: str) -> Table:
-    """An empty table in the common style; ``>`` before a name aligns the column to the right."""
+    """An empty table that folds long texts: what has to be read whole. ``>`` before a name aligns it to the right."""
     made = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         name = column.removeprefix(">")
@@ -146,7 +148,7 @@ def table(*columns: str) -> Table:
     return made
 
 
-def add_row(made: Table, *cells: object) -> None:
+def add_row(made: Table | Listing, *cells: object) -> None:
     """Add a row; markup in its cells is shown as it is."""
     made.add_row(*(cell if isinstance(cell, Text) else Text(harmless(str(cell))) for cell in cells))
 

@@ -9,6 +9,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from rich.text import Text
 
+from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import (
     EXIT_NOT_SUCCEEDED,
@@ -40,7 +41,7 @@ def list_crews(
 ) -> None:
     """List the group's crews, newest first.
 
-    Example: `coxswain crews --json`
+    Example: `coxswain crews list --json`
     """
     session = session_of(context, as_json)
     with session.client() as client:
@@ -48,10 +49,17 @@ def list_crews(
         found = list(pages(client.crews.ListCrews, request, "crews", limit))
     if session.json:
         return session.print_json(found)
-    made = table("name", ">revision", ">agents", ">tasks", "updated", "id")
+    made = Listing("name", ">revision", ">agents", ">tasks", "updated", "id")
     for crew in found:
-        updated = crew.update_time.ToDatetime().strftime("%Y-%m-%d %H:%M")
-        add_row(made, crew.spec.name, crew.revision, len(crew.spec.agents), len(crew.spec.tasks), updated, crew.id)
+        add_row(
+            made,
+            crew.spec.name,
+            crew.revision,
+            len(crew.spec.agents),
+            len(crew.spec.tasks),
+            When(crew.update_time),
+            crew.id,
+        )
     session.out.print(made)
     return None
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
 from coxswain.client.blocking import Client
+from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.roles import role_name
 from coxswain.client.cli.session import (
     EXIT_STATUS,
@@ -18,7 +19,6 @@ from coxswain.client.cli.session import (
     JsonOption,
     add_row,
     session_of,
-    table,
 )
 from coxswain.client.errors import CoxswainError, NotFound
 from coxswain.client.policy import FILES
@@ -77,7 +77,7 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
         )
     else:
         session.show(session.connection.target)
-        made = table("service", "health")
+        made = Listing("service", "health")
         for name, state in health.items():
             add_row(made, name, Text(state, style=_HEALTH_STYLES[state]))
         session.out.print(made)
@@ -138,7 +138,7 @@ def whoami(context: typer.Context, as_json: JsonOption = False) -> None:
     if session.json:
         return session.print_json(response)
     session.show(f"you are {who(response)}" + (", platform admin" if response.principal.platform_admin else ""))
-    made = table("group", "role")
+    made = Listing("group", "role")
     for membership in response.groups:
         add_row(made, membership.group_id, role_name(membership.role))
     for invitation in response.invitations:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from coxswain.client.cli.session import JsonOption, add_row, session_of, table
+from coxswain.client.cli.listing import Listing
+from coxswain.client.cli.session import JsonOption, add_row, session_of
 from coxswain.client.cli.spans import moment_before_now
 from coxswain.client.cli.sums import (
     LABEL,
@@ -81,7 +82,9 @@ def tool_usage(
         rows = first_rows(session, client.tools.QueryToolUsage, request, limit)
     if session.json:
         return session.print_json(rows)
-    made = table(*names, ">calls", ">failed", ">refused", ">unknown", ">cancelled", ">seconds", ">in", ">out", ">cost")
+    made = Listing(
+        *names, ">calls", ">failed", ">refused", ">unknown", ">cancelled", ">seconds", ">in", ">out", ">cost"
+    )
     for row in rows:
         add_row(
             made,

@@ -3,17 +3,17 @@
 from collections.abc import Iterable
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
+from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.secrets import secret_name
 from coxswain.client.cli.session import Session, add_row, harmless, one_line, table
 from coxswain.orchestrator.v1.tool_source_pb2 import OnToolChange, ToolChange, ToolSource, ToolSourceSpec
 
 
-def source_table(session: Session, sources: Iterable[ToolSource]) -> Table:
+def source_table(session: Session, sources: Iterable[ToolSource]) -> Listing:
     """A row for each source."""
-    made = table("name", "speaks", ">tools", "state")
+    made = Listing("name", "speaks", ">tools", "state")
     for source in sources:
         add_row(
             made, source.spec.name, source.spec.WhichOneof("kind") or "", source.tool_count, _state(session, source)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from coxswain.client.cli import tool_changes, tool_provider, tool_sources
-from coxswain.client.cli.session import JsonOption, Session, add_row, one_line, session_of, table
+from coxswain.client.cli.listing import Listing
+from coxswain.client.cli.session import JsonOption, Session, add_row, one_line, session_of
 from coxswain.client.cli.tool_usage import tool_usage
 from coxswain.client.paging import pages
 from coxswain.client.values import to_value
@@ -38,7 +39,7 @@ def list_tools(
         found = list(pages(client.tools.ListTools, request, "tools"))
     if session.json:
         return session.print_json(found)
-    made = table("name", "repeatable", "approval", "what")
+    made = Listing("name", "repeatable", "approval", "what")
     for tool in found:
         approval = ToolApproval.Name(tool.approval).removeprefix("TOOL_APPROVAL_").lower()
         what = f"cannot be used: {session.own(tool.problem)}" if tool.problem else tool.description

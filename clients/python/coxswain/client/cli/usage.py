@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, session_of, table
+from coxswain.client.cli.listing import Listing, When
+from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, session_of
 from coxswain.client.cli.spans import moment_before_now
 from coxswain.client.cli.sums import (
     LABEL,
@@ -87,7 +88,7 @@ def usage(
         rows = first_rows(session, client.usage.QueryUsage, request, limit)
     if session.json:
         return session.print_json(rows)
-    made = table(*names, ">calls", ">input", ">cached", ">output", ">reasoning", ">cost")
+    made = Listing(*names, ">calls", ">input", ">cached", ">output", ">reasoning", ">cost")
     for row in rows:
         add_row(
             made,
@@ -122,7 +123,7 @@ def show_budget(
         "tokens_per_month": f"{found.tokens_this_month:,}",
         "tokens_per_day": f"{found.tokens_today:,}",
     }
-    made = table("limit", ">allowed", ">ceiling", ">used")
+    made = Listing("limit", ">allowed", ">ceiling", ">used")
     for name, words in _LIMITS.items():
         add_row(made, words, _amount(found.budget, name), _amount(found.ceiling, name), used.get(name, ""))
     session.out.print(made)
@@ -140,7 +141,7 @@ def list_budgets(context: typer.Context, as_json: JsonOption = False) -> None:
         found = list(pages(client.usage.ListBudgets, ListBudgetsRequest(page_size=1000), "budgets"))
     if session.json:
         return session.print_json(found)
-    made = table("model", "subject", "set by", "limits")
+    made = Listing("model", "subject", "set by", "limits")
     for entry in found:
         for who, budget in (("group", entry.budget), ("operator", entry.ceiling)):
             if limits := _limits_in_words(budget):
@@ -233,12 +234,12 @@ def list_alerts(
         found = list(pages(client.usage.ListBudgetAlerts, request, "alerts", limit))
     if session.json:
         return session.print_json(found)
-    made = table("time", "model", "subject", "limit", ">used", ">of")
+    made = Listing("time", "model", "subject", "limit", ">used", ">of")
     for alert in found:
         form = dollars if "cost" in alert.limit else "{:,.0f}".format
         add_row(
             made,
-            alert.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M"),
+            When(alert.create_time),
             alert.scope.model or "all",
             alert.scope.subject or "all",
             _LIMITS.get(alert.limit, alert.limit),
