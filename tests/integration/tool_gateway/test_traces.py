@@ -1,12 +1,22 @@
-"""MCP servers continue the trace of a call where the operator names their hosts, and nowhere else."""
+"""Sources of tools continue the trace of a call where the operator names their hosts, and nowhere else."""
 
 import pytest
 
 from services.common.tracing.otlp import OtlpTracer
 from services.common.tracing.spans import span, switch_on
+from services.orchestrator.tool_gateway.adapters.grpc_provider.adapter import GrpcProviderAdapter
 from tests.support.mcp_calls import calling, over_http
 from tests.support.mcp_emulator import McpEmulator
 from tests.support.otlp_receiver import collecting
+from tests.support.tool_provider import (
+    LOOPBACK,
+    EmulatedProvider,
+    GivenHeaders,
+    RecordedProgress,
+    call_of,
+    served,
+    source,
+)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["modern", "legacy"])
@@ -31,3 +41,17 @@ async def test_a_server_learns_of_a_trace_where_the_operator_says_so(told: bool,
         assert meta["traceparent"].split("-")[1] == trace_id
     posts = [found for found in collector.spans() if found.name == "POST"]
     assert call.headers["traceparent"].split("-")[2] in {post.span_id for post in posts}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+async def test_a_tool_provider_learns_of_a_trace_where_the_operator_says_so(told: bool) -> None:
+    provider = EmulatedProvider()
+    adapter = GrpcProviderAdapter(LOOPBACK, GivenHeaders(), connect_seconds=5, look_up_seconds=1, max_result_bytes=1024)
+    with collecting():
+        switch_on(OtlpTracer("test", ["127.0.0.1"] if told else []))
+        async with served(provider) as port:
+            with span("work") as work:
+                await adapter.call(call_of(source(f"127.0.0.1:{port}")), RecordedProgress())
+            await adapter.close()
+        [metadata] = provider.metadata
+        assert metadata.get("traceparent") == (work.traceparent if told else None)
