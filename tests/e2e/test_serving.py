@@ -11,6 +11,10 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from coxswain.client import Client, Tls
+from coxswain.memory.v1.memory_pb2 import ListNamespacesRequest
+from coxswain.models.v1.model_pb2 import ListModelsRequest
+from coxswain.orchestrator.v1.crew_pb2 import ListCrewsRequest
 from tests.e2e.conftest import WORKER_MODULE
 from tests.e2e.support import ALICE, SUCCEEDED, Scene, get, reading_crew
 from tests.support.child_process import ChildProcess, run_python, scrubbed_environment
@@ -44,6 +48,17 @@ def test_each_service_says_that_it_serves(installation: Installation, alice: Cal
     for name in _GRPC_SERVICES:
         assert clients[name.split(".")[1]].healthy(name)
     assert all(client.healthy() for client in clients.values())
+
+
+def test_one_client_calls_services_at_addresses_of_their_own(installation: Installation) -> None:
+    addresses = {service: installation.address(service) for service in SERVICES}
+    tls = Tls(root_certificates=installation.authority.read_bytes()) if installation.authority is not None else False
+    with Client(addresses, token=ALICE, tls=tls) as client:
+        assert client.whoami().principal.group_id == "sales"
+        assert client.models.ListModels(ListModelsRequest()).models
+        client.memory.ListNamespaces(ListNamespacesRequest())
+        client.crews.ListCrews(ListCrewsRequest())
+        assert all(client.healthy(name) for name in ("", *_GRPC_SERVICES))
 
 
 def test_a_second_suite_on_the_same_data_is_refused(suite: SuiteProcess) -> None:
