@@ -38,6 +38,8 @@ _SPECIAL = tuple(
 _HTTP_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 _CREDENTIAL_PORTS: Mapping[str, int] = {**_HTTP_PORTS, "postgresql": 5432}
 _PRIVATE_ENDINGS = frozenset({"localhost", "local", "internal", "lan", "home", "corp", "intranet"})
+# Linux has the second one, for names without an address.
+_UNKNOWN_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _HOST = re.compile(r"^(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])$")
 
@@ -153,10 +155,13 @@ class AddressPolicy:
             raise self.refused(origin)
 
     def refused(self, origin: str) -> PermissionDenied:
-        """Return the failure of an address that is not permitted. It does not tell what the name resolves to."""
+        """Return the failure of an address that is not permitted.
+
+        It does not tell what the name resolves to, nor whether it does: names inside are nobody's business.
+        """
         return PermissionDenied(
-            f"{origin} may not be called from here: what a group chooses is reached at public addresses over https; "
-            f"ask the operator to allow other networks ({self.setting})",
+            f"{origin} may not be called from here: what a group chooses is reached at public addresses over https. "
+            f"Check that there is such a name, or ask the operator to allow other networks ({self.setting})",
             reason="DESTINATION_NOT_ALLOWED",
             metadata={"origin": origin},
         )
@@ -182,6 +187,11 @@ def _inner(address: Address) -> Address:
     return address
 
 
+def is_unknown_name(error: OSError) -> bool:
+    """Return whether a look-up failed because there is no such name; such names are refused as those inside are."""
+    return isinstance(error, socket.gaierror) and error.errno in _UNKNOWN_NAME
+
+
 class CheckedResolver(AbstractResolver):
     """Resolves names and refuses those that lead, with any of their addresses, where groups may not go."""
 
@@ -193,14 +203,27 @@ class CheckedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Return the addresses of `host`."""
-        found = await self._names.resolve(host, port, family)
+        """Return the addresses of `host`.
+
+        Raises:
+            PermissionDenied: there is no such name, or it leads where groups may not go.
+            OSError: the name cannot be looked up now.
+        """
+        try:
+            found = await self._names.resolve(host, port, family)
+        except OSError as error:
+            if is_unknown_name(error):
+                raise self._refused(host, port) from None
+            raise
         for result in found:
             address = ipaddress.ip_address(result["host"].split("%")[0])
             if not self._policy.permits(address, encrypted=self._encrypted):
-                scheme = "https" if self._encrypted else "http"
-                raise self._policy.refused(required_origin(f"{scheme}://{host}:{port}"))
+                raise self._refused(host, port)
         return found
+
+    def _refused(self, host: str, port: int) -> PermissionDenied:
+        scheme = "https" if self._encrypted else "http"
+        return self._policy.refused(required_origin(f"{scheme}://{host}:{port}"))
 
     async def close(self) -> None:
         """Close the resolver behind it."""

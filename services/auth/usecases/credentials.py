@@ -127,17 +127,21 @@ class Credentials:
         return latest if expires_at is None else min(latest, expires_at - EXPIRY_MARGIN)
 
     async def explain(self, principal: Principal, reference: CredentialReference) -> CredentialExplanation:
-        """Return the result of each link.
+        """Return the result of each link, as far as the principal may know it.
 
         Raises:
             InvalidArgument: the destination is not an origin, or what the purpose needs besides is missing.
         """
-        return await self._explain(_request(principal, reference))
+        explanation = await self._explain(_request(principal, reference))
+        links = tuple(_shown_to(principal, link) for link in explanation.links)
+        return CredentialExplanation(links, explanation.origin)
 
     async def explain_all(
         self, principal: Principal, references: Sequence[CredentialReference]
     ) -> list[CredentialExplanation]:
         """Return an explanation for each reference, in that order; what takes too long has no links.
+
+        It is for services, which call with the credential: they are told the outcome of every link.
 
         Raises:
             InvalidArgument: as `explain`.
@@ -182,6 +186,21 @@ def _explained(step: Step, principal: Principal) -> LinkExplanation:
     return LinkExplanation(step.link, step.answer.outcome, _detail(step, principal))
 
 
+def _shown_to(principal: Principal, link: LinkExplanation) -> LinkExplanation:
+    """Return what a caller may know of a link: of the operator's, only whether the group is served by it.
+
+    What else there is, such as a key for another address, tells which variables the operator has set.
+    """
+    theirs = link.link in _OPERATORS_LINKS and not _sees_operators(principal)
+    if not theirs or link.outcome in (LinkOutcome.USED, LinkOutcome.NOT_REACHED):
+        return link
+    return LinkExplanation(link.link, LinkOutcome.ABSENT, link.detail)
+
+
+def _sees_operators(principal: Principal) -> bool:
+    return principal.role >= Role.ADMIN or principal.platform_admin
+
+
 def _detail(step: Step, principal: Principal) -> str:
     return "an admin of the group sees why" if _is_hidden(step, principal) else step.answer.detail
 
@@ -189,7 +208,7 @@ def _detail(step: Step, principal: Principal) -> str:
 def _is_hidden(step: Step, principal: Principal) -> bool:
     """Whether a step is about the operator's environment, which is told to those who can do something about it."""
     theirs = step.link in _OPERATORS_LINKS and not step.answer.for_everybody
-    return theirs and principal.role < Role.ADMIN and not principal.platform_admin
+    return theirs and not _sees_operators(principal)
 
 
 def _check_secret_name(purpose: CredentialPurpose, secret_name: str) -> None:

@@ -189,8 +189,9 @@ async def check(
     got = await outcome(credentials, principal, purpose, **asked)
     assert got[:2] == want, (steps, got[:2])
     reference = CredentialReference(purpose, **asked)
-    explanation = await credentials.explain(principal, reference)
-    assert await credentials.explain_all(principal, [reference, reference]) == [explanation] * 2
+    explanation, again = await credentials.explain_all(principal, [reference, reference])
+    assert again == explanation
+    assert (await credentials.explain(principal, reference)).origin == explanation.origin
     explained, origin = explanation.links, explanation.origin
     assert [link.link for link in explained] == [name for name, _ in steps]
     assert (origin is not None) == (want[1] == "used")

@@ -81,10 +81,23 @@ async def test_explanations_report_each_link_without_the_secret(auth: Harness) -
     ]
     assert (explained.resolvable, explained.origin) == (True, "http://127.0.0.1:8123")
     request.destination_origin = "https://example.com"
-    refused_explanation = await public(auth, ALICE).ExplainCredential(request)
+    refused_explanation = await public(auth, "dev:ada:sales=admin").ExplainCredential(request)
     assert refused_explanation.links[-1].outcome == credential_pb2.LINK_OUTCOME_REJECTED
     assert not refused_explanation.resolvable
     assert KEY not in str(explained) + str(refused_explanation)
+    # Who is no admin does not learn which variables there are: a key for another address looks as none does.
+    to_members = [await public(auth, ALICE).ExplainCredential(request)]
+    request.provider = "anthropic"
+    to_members.append(await public(auth, ALICE).ExplainCredential(request))
+    assert [list(each.links)[1:] for each in to_members] == [
+        [
+            credential_pb2.LinkExplanation(
+                link="environment",
+                outcome=credential_pb2.LINK_OUTCOME_ABSENT,
+                detail="an admin of the group sees why",
+            )
+        ]
+    ] * 2
 
 
 async def test_several_explanations_come_in_the_order_of_the_questions_and_tell_what_one_would(
@@ -98,7 +111,10 @@ async def test_several_explanations_come_in_the_order_of_the_questions_and_tell_
         together = await internal(auth, "models").ExplainCredentials(
             credential_pb2.ExplainCredentialsRequest(credentials=questions)
         )
-    assert list(together.explanations) == [await public(auth, ALICE).ExplainCredential(each) for each in questions]
+    admins = [await public(auth, "dev:ada:sales=admin").ExplainCredential(each) for each in questions]
+    outcomes = [[(link.link, link.outcome) for link in each.links] for each in together.explanations]
+    assert outcomes == [[(link.link, link.outcome) for link in each.links] for each in admins]
+    assert [each.resolvable for each in together.explanations] == [each.resolvable for each in admins]
     assert KEY not in str(together)
 
     # One that hangs keeps no other back.

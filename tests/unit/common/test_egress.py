@@ -102,6 +102,26 @@ def test_the_operator_may_allow_networks_and_plain_http_there() -> None:
     assert not policy.permits(ipaddress.ip_address("10.21.1.1"), encrypted=True)
 
 
+async def test_who_asks_does_not_learn_which_names_there_are_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def resolve(host: str, port: int = 0, _family: Any = socket.AF_UNSPEC) -> list[Any]:
+        if host == "db.example.com":
+            return [{"host": "10.1.2.3", "port": port}]
+        raise socket.gaierror(socket.EAI_AGAIN if host == "later.example.com" else socket.EAI_NONAME, "said by libc")
+
+    resolver = CheckedResolver(POLICY, encrypted=True)
+    monkeypatch.setattr(resolver._names, "resolve", resolve)
+    told = []
+    for name in ("db", "no"):
+        with pytest.raises(PermissionDenied) as refusal:
+            await resolver.resolve(f"{name}.example.com", 443)
+        told.append((refusal.value.message, refusal.value.reason, refusal.value.metadata))
+    assert repr(told[0]) == repr(told[1]).replace("no.example.com", "db.example.com")
+    # What may be looked up in a moment is no refusal.
+    with pytest.raises(socket.gaierror):
+        await resolver.resolve("later.example.com", 443)
+    await resolver.close()
+
+
 async def test_a_name_with_one_address_inside_is_refused_whatever_its_others(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"good.example.com": ["93.184.216.34"], "mixed.example.com": ["93.184.216.34", "127.0.0.1"]}
 

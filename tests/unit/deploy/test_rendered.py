@@ -2,8 +2,9 @@
 
 import ipaddress
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,8 @@ from tests.unit.deploy.manifests import (
 _HOST_MIB = 700
 """A host and its fork server, generously."""
 DEPLOYMENTS = (*SERVERS, "worker", GATEWAY)
+METADATA = ("169.254.169.254", "168.63.129.16", "192.0.0.192", "100.100.100.200", "fd00:ec2::254")
+"""Where clouds serve the secrets of their machines."""
 
 
 @pytest.fixture(scope="module")
@@ -195,11 +198,26 @@ def test_executions_have_no_way_out_of_the_installation(of_kind: Named, pods: di
         if ports == {53}:
             (target,) = rule["to"]
             assert target["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kube-system"}
-        elif "to" in rule:
+        elif ports == {5432}:
+            databases_inside(rule)
+        else:
             (target,) = rule["to"]
             assert (selected(target["podSelector"], pods), ports) == ({*SERVERS, GATEWAY}, {"internal"})
-        else:
-            assert ports == {5432}
+
+
+def databases_inside(rule: Document) -> None:
+    """Check that a rule about PostgreSQL reaches pods and private networks, and neither the world nor metadata."""
+    blocks = [ipaddress.ip_network(target["ipBlock"]["cidr"]) for target in rule["to"] if "ipBlock" in target]
+    assert all(block.is_private or str(block) == "100.64.0.0/10" for block in blocks)
+    assert [target for target in rule["to"] if "ipBlock" not in target] == [{"namespaceSelector": {}}]
+    for metadata in METADATA:
+        closed = [name for target in rule["to"] for name in target.get("ipBlock", {}).get("except", [])]
+        assert not within(metadata, blocks) or within(metadata, map(ipaddress.ip_network, closed)), metadata
+
+
+def within(address: str, networks: Iterable[Any]) -> bool:
+    found = ipaddress.ip_address(address)
+    return any(found.version == network.version and found in network for network in networks)
 
 
 def test_every_pod_has_a_policy_of_where_it_may_go(of_kind: Named, pods: dict[str, Document]) -> None:
@@ -215,12 +233,15 @@ def test_what_calls_out_reaches_the_world_and_none_of_the_networks_inside(
 ) -> None:
     policy = of_kind("NetworkPolicy")["calls-reach-the-world"]["spec"]
     assert selected(policy["podSelector"], pods) == {GATEWAY, "auth", "models", "memory"}
-    blocks = [target["ipBlock"] for rule in policy["egress"] for target in rule.get("to", []) if "ipBlock" in target]
+    (world,) = (rule for rule in policy["egress"] if "ports" not in rule)
+    blocks = [target["ipBlock"] for target in world["to"]]
     assert {block["cidr"] for block in blocks} == {"0.0.0.0/0", "::/0"}
     closed = [ipaddress.ip_network(network) for block in blocks for network in block["except"]]
-    for inside in ("10.1.2.3", "172.31.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "fd00::1", "fe80::1"):
-        address = ipaddress.ip_address(inside)
-        assert any(address.version == network.version and address in network for network in closed), inside
+    for inside in ("10.1.2.3", "172.31.0.1", "192.168.0.1", "100.64.0.1", "fd00::1", "fe80::1", "fec0::1", *METADATA):
+        assert within(inside, closed), inside
+    for rule in policy["egress"]:
+        if {port["port"] for port in rule.get("ports", [])} == {5432}:
+            databases_inside(rule)
 
 
 def test_probes_meet_ports_and_speak_what_the_listeners_speak(pods: dict[str, Document]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import asyncpg
 
 from services.common.db.sessions import POSTGRES_SESSION
-from services.common.egress import AddressPolicy
+from services.common.egress import AddressPolicy, is_unknown_name
 from services.common.errors import FailedPrecondition, PermissionDenied
 from services.memory.domain.backends import PgvectorConfig, TlsMode
 from services.memory.stores.pgvector.answer_room import AnswerRoom
@@ -94,7 +94,12 @@ class Connector:
 
     async def _addresses(self, config: PgvectorConfig) -> list[str]:
         """Return the addresses of the host; each of them may be connected to."""
-        found = await asyncio.get_running_loop().getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            if is_unknown_name(error):
+                raise self._refused(config) from None
+            raise
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         encrypted = config.tls_mode is not TlsMode.DISABLE
         for address in addresses:
@@ -105,7 +110,8 @@ class Connector:
     def _refused(self, config: PgvectorConfig) -> PermissionDenied:
         return PermissionDenied(
             f"{config.address} may not be connected to from here: databases that a group chooses are reached at public "
-            f"addresses and with TLS; ask the operator to allow other networks ({self._policy.setting})",
+            f"addresses and with TLS. Check that there is such a name, or ask the operator to allow other networks "
+            f"({self._policy.setting})",
             reason="DESTINATION_NOT_ALLOWED",
             metadata={"origin": f"postgresql://{config.address}"},
         )
