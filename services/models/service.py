@@ -272,7 +272,9 @@ def _providers(
             batches,
             shares,
             helpers,
-            timeout_seconds=settings.first_byte_seconds,
+            first_byte_seconds=settings.first_byte_seconds,
+            idle_seconds=settings.idle_seconds,
+            connect_seconds=settings.connect_timeout_seconds,
         ),
     }
 

@@ -18,7 +18,7 @@ import asyncio
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -312,7 +312,9 @@ class LlmEmulator(HttpEmulator):
             await asyncio.sleep(reply.latency_s)
         if reply.hang:
             await self._hold(call)
-        if reply.drop:
+        if reply.cut_headers and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 200 OK\r\nContent-Ty")
+        if reply.drop or reply.cut_headers:
             return self._drop(request, call, web.Response())
         if reply.fault is not None:
             return await self._fail(request, wire, call, reply, reply.fault)
@@ -378,7 +380,10 @@ class LlmEmulator(HttpEmulator):
         packed = {"Content-Encoding": "gzip"} if reply.gzip else {}
         response = web.StreamResponse(status=call.status or 200, headers={**headers, **packed})
         response.content_length = length
-        await response.prepare(request)
+        writer = await response.prepare(request)
+        if writer is not None and (reply.hang_after_headers or reply.cut_after_bytes == 0):
+            # They would wait for the first byte of the body.
+            writer.send_headers()
         if reply.hang_after_headers:
             await self._hold(call)
         return response
@@ -399,7 +404,7 @@ class LlmEmulator(HttpEmulator):
             body = _pack(body)
         types = {"Content-Type": f"{content_type}; charset=utf-8"}
         response = await self._open(request, call, reply, {**types, **(headers or {})}, len(body))
-        writer = _Writer(response, reply, packs=False)
+        writer = _Writer(response, reply, partial(self._hold, call), packs=False)
         try:
             await writer.write(body)
         except _Cut:
@@ -414,7 +419,7 @@ class LlmEmulator(HttpEmulator):
         response = await self._open(
             request, call, reply, {"Content-Type": wire.stream_type, "Cache-Control": "no-cache"}
         )
-        writer = _Writer(response, reply, packs=reply.gzip)
+        writer = _Writer(response, reply, partial(self._hold, call), packs=reply.gzip)
         try:
             await self._write_stream(wire, call, asked, completion, writer)
         except _Cut:
@@ -461,10 +466,14 @@ class LlmEmulator(HttpEmulator):
 
 
 class _Writer:
-    """Writes a body as the reply says: packed, in fragments, cut."""
+    """Writes a body as the reply says: packed, in fragments, cut, with a pause."""
 
-    def __init__(self, response: web.StreamResponse, reply: Reply, *, packs: bool) -> None:
+    def __init__(
+        self, response: web.StreamResponse, reply: Reply, hold: Callable[[], Awaitable[None]], *, packs: bool
+    ) -> None:
         self._response = response
+        self._hold = hold
+        self._until_pause = reply.hang_after_bytes
         self._fragment = reply.fragment_bytes
         self._left = reply.cut_after_bytes
         self._packer = zlib.compressobj(wbits=31) if packs else None
@@ -473,6 +482,13 @@ class _Writer:
         """Write; raises _Cut where the connection is to be closed."""
         if self._packer is not None:
             data = self._packer.compress(data) + self._packer.flush(zlib.Z_SYNC_FLUSH)
+        if self._until_pause is not None:
+            if len(data) >= self._until_pause:
+                await self._response.write(data[: self._until_pause])
+                data, self._until_pause = data[self._until_pause :], None
+                await self._hold()
+            else:
+                self._until_pause -= len(data)
         if self._left is not None and len(data) >= self._left:
             await self._response.write(data[: self._left])
             raise _Cut

@@ -127,6 +127,10 @@ class Reply(_Strict):
     error: Fault = Fault(status=500, message="stream failed on demand")
     cut_after_bytes: int | None = Field(default=None, ge=0)
     """Close the connection after that many bytes of the body, wherever that is."""
+    cut_headers: bool = False
+    """Close the connection within the headers of the answer."""
+    hang_after_bytes: int | None = Field(default=None, ge=0)
+    """Stop after that many bytes of the body until released."""
     gzip: bool = False
     """Send the body packed, asked for or not."""
     fragment_bytes: int | None = Field(default=None, ge=1)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.providers.litellm.arguments import provider_arguments
 from services.models.providers.litellm.destinations import destination_of
-from services.models.providers.litellm.helper import LitellmError, LitellmHelper
+from services.models.providers.litellm.helper import LitellmError, LitellmHelper, Progress
 from services.models.settings import ModelsSettings
 from tests.support.http_emulator import HttpEmulator
 
@@ -82,9 +82,10 @@ async def wanted(helper: LitellmHelper, model: Model, kind: str, address: str, o
         {"input": ["hello"]} if kind == "embed" else {"messages": [{"role": "user", "content": "hello"}]}
     )
     named = provider_arguments(model, provider, token, address).named
-    arguments = {"model": model.spec.upstream_name, **request, **named, "timeout": 30}
+    arguments = {"model": model.spec.upstream_name, **request, **named}
+    limits = {"connect": 30, "first_byte": 30, "idle": 30}
     with pytest.raises(LitellmError) as raised:
-        async for _ in helper.call(kind, arguments, origin):
+        async for _ in helper.call(kind, arguments, origin, limits, Progress()):
             pass
     assert raised.value.error["code"] == "elsewhere", raised.value.error
     return str(raised.value.error["message"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.common.child_process import BadFrame, ProcessGone
-from services.models.providers.litellm.helper import LitellmError, LitellmHelper
+from services.models.providers.litellm.helper import LitellmError, LitellmHelper, Progress
 
 
 class Process:
@@ -51,7 +51,11 @@ async def process(monkeypatch: pytest.MonkeyPatch) -> Process:
 
 
 async def collect(helper: LitellmHelper) -> list[Any]:
-    return [document async for batch in helper.call("stream", {}, "https://example.com") for document in batch]
+    return [
+        document
+        async for batch in helper.call("stream", {}, "https://example.com", {}, Progress())
+        for document in batch
+    ]
 
 
 async def test_frames_go_to_the_call_they_belong_to(process: Process, tmp_path: Any) -> None:
@@ -75,7 +79,7 @@ async def test_frames_go_to_the_call_they_belong_to(process: Process, tmp_path: 
 
 async def test_what_is_taken_is_reported_and_what_is_not_taken_is_not(process: Process, tmp_path: Any) -> None:
     helper = await LitellmHelper.start(tmp_path / "home", 1000)
-    batches = helper.call("stream", {}, "https://example.com")
+    batches = helper.call("stream", {}, "https://example.com", {}, Progress())
     first = asyncio.ensure_future(anext(batches))
     await process.has_been_sent(1)
     large = "x" * 100_000

@@ -1,16 +1,26 @@
 """Errors of litellm give the provider's own words, meaning and pause."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from services.common.errors import CoxswainError
 from services.common.identity.credentials import OutboundCredential
 from services.models.domain.model import Model, ModelSpec, Provider
-from services.models.providers.litellm.provider import _failure, _own_words
+from services.models.providers.litellm.failures import _own_words, failure_of
+from services.models.providers.retries import RetryableError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = Model("1", "", ModelSpec("anthropic/m", Provider.LITELLM), enabled=True, created_at=NOW, updated_at=NOW)
 KEY = OutboundCredential("sk-key")
+
+
+def read(error: Mapping[str, Any]) -> tuple[CoxswainError, float | None]:
+    """Return the failure that an error stands for, and the seconds to wait when it may pass."""
+    found = failure_of(MODEL, error, KEY, streamed=False, idle_seconds=7)
+    return (found.failure, found.wait) if isinstance(found, RetryableError) else (found, None)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +43,7 @@ def test_the_names_of_pythons_exceptions_are_left_out(message: str, words: str) 
 
 def test_the_pause_that_a_provider_asks_for_arrives() -> None:
     error = {"status": 429, "code": "", "message": "slow down", "headers": {"Retry-After": "6"}}
-    failure, wait = _failure(MODEL, error, KEY)
+    failure, wait = read(error)
     assert (failure.reason, failure.retry_after, wait) == ("UPSTREAM_RATE_LIMITED", 6.0, 6.0)
 
 
@@ -44,7 +54,7 @@ def test_a_pause_in_the_providers_own_document_is_kept() -> None:
         '"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "6s"}]}}'
     )
     error = {"status": 429, "code": "", "message": f"litellm.RateLimitError: geminiException - {document}"}
-    failure, wait = _failure(MODEL, error, KEY)
+    failure, wait = read(error)
     assert (failure.reason, failure.retry_after, wait) == ("UPSTREAM_RATE_LIMITED", 6.0, 6.0)
 
 
@@ -53,22 +63,22 @@ def test_an_error_of_ollama_in_the_middle_of_a_stream_is_an_outage() -> None:
         "litellm.BadRequestError: Ollama_chatException - KeyError: 'message', Got unexpected response from Ollama: "
         "{'error': 'model runner has unexpectedly stopped'}"
     )
-    failure, wait = _failure(MODEL, {"status": 400, "code": "", "message": message}, KEY)
+    failure, wait = read({"status": 400, "code": "", "message": message})
     assert (failure.reason, wait) == ("UPSTREAM_UNAVAILABLE", 0.0)
     assert '"model runner has unexpectedly stopped"' in failure.message
 
 
 @pytest.mark.parametrize("code", ["unexpected", "too_large"])
 def test_what_the_providers_libraries_cannot_read_is_a_bad_response(code: str) -> None:
-    failure, wait = _failure(MODEL, {"status": None, "code": code, "message": "KeyError: 'x'"}, KEY)
+    failure, wait = read({"status": None, "code": code, "message": "KeyError: 'x'"})
     assert (failure.reason, wait) == ("UPSTREAM_BAD_RESPONSE", None)
     assert "KeyError" not in failure.message
 
 
 def test_what_cannot_pass_is_not_waited_for() -> None:
-    failure, wait = _failure(MODEL, {"status": 400, "code": "context_length_exceeded", "message": "x"}, KEY)
+    failure, wait = read({"status": 400, "code": "context_length_exceeded", "message": "x"})
     assert (failure.reason, wait) == ("CONTEXT_WINDOW_EXCEEDED", None)
-    failure, wait = _failure(MODEL, {"status": None, "code": "unreachable", "message": "x"}, KEY)
+    failure, wait = read({"status": None, "code": "unreachable", "message": "x"})
     assert (failure.reason, wait) == ("UPSTREAM_UNAVAILABLE", 0.0)
 
 
@@ -88,7 +98,7 @@ UNSUPPORTED = (
     ],
 )
 def test_what_a_provider_does_not_take_is_named_without_advice_for_others(message: str, parameters: str) -> None:
-    failure, wait = _failure(MODEL, {"status": 400, "code": "unsupported_parameters", "message": message}, KEY)
+    failure, wait = read({"status": 400, "code": "unsupported_parameters", "message": message})
     assert (failure.reason, wait, failure.metadata["parameters"]) == ("UPSTREAM_REJECTED", None, parameters)
     assert f"does not take {parameters.replace(',', ', ') or 'a parameter of the call'};" in failure.message
     assert "litellm" not in failure.message

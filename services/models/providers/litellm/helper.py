@@ -48,9 +48,18 @@ class LitellmError(Exception):
 
 
 @dataclass(slots=True)
+class Progress:
+    """How far a call has come."""
+
+    sent: bool = False
+    """Whether its request has left: from then on the provider works."""
+
+
+@dataclass(slots=True)
 class _Call:
     """What came for a call and has not been taken yet; the helper sends no more than a window of it."""
 
+    progress: Progress
     frames: deque[tuple[_Frame, int]] = field(default_factory=deque)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -116,10 +125,13 @@ class LitellmHelper:
         if self._reader is not None:
             await asyncio.wait([self._reader])
 
-    async def call(self, kind: str, arguments: Mapping[str, Any], origin: str) -> AsyncGenerator[list[Any], None]:
+    async def call(
+        self, kind: str, arguments: Mapping[str, Any], origin: str, limits: Mapping[str, float], progress: Progress
+    ) -> AsyncGenerator[list[Any], None]:
         """Yield the documents of a call, those together that arrived together.
 
-        `kind` is "complete", "stream" or "embed"; nothing of the call is sent to another origin than `origin`.
+        `kind` is "complete", "stream" or "embed"; nothing of the call is sent to another origin than `origin`. `limits`
+        are the seconds in `TimeLimits`; `progress` is kept up to date.
 
         Raises:
             LitellmError: litellm raised an error.
@@ -127,11 +139,12 @@ class LitellmHelper:
             ProcessGone: the process ended.
         """
         call_id = next(self._ids)
-        self._calls[call_id] = call = _Call()
+        self._calls[call_id] = call = _Call(progress)
         ended = False
         taken = 0
         try:
-            await self._process.write(_encode({"id": call_id, "kind": kind, "origin": origin, "arguments": arguments}))
+            request = {"id": call_id, "kind": kind, "origin": origin, "limits": limits, "arguments": arguments}
+            await self._process.write(_encode(request))
             while True:
                 while not call.frames:
                     if not self.works:
@@ -172,7 +185,11 @@ class LitellmHelper:
         try:
             while (payload := await self._process.read()) is not None:
                 frame = json.loads(payload)
-                if call := self._calls.get(frame["id"]):
+                if (call := self._calls.get(frame["id"])) is None:
+                    continue
+                if "sent" in frame:
+                    call.progress.sent = True
+                else:
                     call.frames.append((frame, len(payload)))
                     call.arrived.set()
         except (BadFrame, ValueError, KeyError, TypeError, RecursionError):

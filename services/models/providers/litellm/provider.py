@@ -1,57 +1,41 @@
 """Models of every provider that litellm reaches."""
 
-import ast
 import asyncio
 import contextlib
-import json
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from services.common.child_process import BadFrame, ProcessGone
-from services.common.errors import CoxswainError, InvalidArgument, PermissionDenied
+from services.common.errors import CoxswainError, InvalidArgument
 from services.common.grpc.call import current_principal
-from services.common.identity.credentials import CredentialSource, Destination, OutboundCredential
+from services.common.identity.credentials import CredentialSource, Destination
 from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_prompt_tokens
 from services.models.providers.base import TakeBatch, TokenCount
 from services.models.providers.batches import Batches
-from services.models.providers.fault_reading import holds_fault, read_fault
 from services.models.providers.group_shares import GroupShares
 from services.models.providers.litellm.arguments import provider_arguments
 from services.models.providers.litellm.destinations import destination_of, required_destination
-from services.models.providers.litellm.helper import LitellmError, LitellmHelper
+from services.models.providers.litellm.failures import failure_of, work_is_lost
+from services.models.providers.litellm.helper import LitellmError, LitellmHelper, Progress
 from services.models.providers.litellm.pool import LitellmHelpers, NotStarted
-from services.models.providers.litellm.refused_parameters import drop_refused, naming_dropped, refused_parameters
+from services.models.providers.litellm.refused_parameters import drop_refused, naming_dropped
 from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.answers import read_document, read_stream, read_whole
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import chat_request, embeddings_request
 from services.models.providers.provider_counters import ProviderCounters
 from services.models.providers.retries import RetryableError, too_late
-from services.models.providers.upstream_errors import (
-    bad_response,
-    is_retryable,
-    retry_after_seconds,
-    unavailable,
-    upstream_failure,
-)
+from services.models.providers.upstream_errors import bad_response, unavailable
 from services.models.providers.upstreams import Attempt, Upstreams
 
 _Request = dict[str, Any]
-_IN_A_STREAM = "Got unexpected response from"
-_MAX_LITERAL = 4000
 # Kept of the time allowed, to say that no helper works.
 _ANSWER_SECONDS = 0.5
 _ANSWER_SHARE = 0.2
-_PREFIX = re.compile(
-    r"^(?:(?:litellm\.)?(?:[A-Za-z.]{1,80}(?:Error|Exception)\s*[:-]\s*)+(?:[A-Za-z_ -]{1,40}:\s+)?"
-    r"|litellm\.\w{1,80}:\s+)"
-)
-_ADVICE = re.compile(r"\.? ?Handle with `litellm\.\w{1,80}`\.?\s*$")
 
 
 class LitellmProvider:
@@ -67,11 +51,13 @@ class LitellmProvider:
         shares: GroupShares,
         helpers: LitellmHelpers,
         *,
-        timeout_seconds: float,
+        first_byte_seconds: float,
+        idle_seconds: float,
+        connect_seconds: float,
     ) -> None:
         """`base_urls` maps litellm's providers to other addresses than their own.
 
-        `timeout_seconds` is how long a provider may send nothing.
+        A provider may send nothing for `first_byte_seconds`, and for `idle_seconds` once its answer has begun.
         """
         self._credentials = credentials
         self._counters = counters
@@ -80,7 +66,7 @@ class LitellmProvider:
         self._batches = batches
         self._shares = shares
         self._helpers = helpers
-        self._timeout_seconds = timeout_seconds
+        self._limits = {"connect": connect_seconds, "first_byte": first_byte_seconds, "idle": idle_seconds}
 
     async def complete(self, model: Model, completion: Completion, answer_by: float | None = None, /) -> Answer:
         """Return the whole answer."""
@@ -193,20 +179,23 @@ class LitellmProvider:
         credential = await self._credentials.resolve(origin, provider)
         address = destination.embeddings if kind == "embed" else destination.chat
         reached = provider_arguments(model, provider, credential.token, address)
-        arguments = {**request, **reached.named, "timeout": self._timeout_seconds}
+        arguments = {**request, **reached.named}
+        progress = Progress()
+        answered = False
         limit = asyncio.timeout_at(latest)
         try:
             async with self._shares.slot(provider, current_principal().group_id):
                 helper = await self._working_helper(attempt)
-                async with contextlib.aclosing(helper.call(kind, arguments, origin)) as batches:
-                    answered = False
+                call = helper.call(kind, arguments, origin, self._limits, progress)
+                async with contextlib.aclosing(call) as batches:
                     while True:
                         limit = asyncio.timeout_at(latest)
                         try:
                             async with limit:
                                 batch = await anext(batches, None)
                         except (asyncio.CancelledError, TimeoutError):
-                            if not answered:
+                            # We give up, not the provider: it goes on, and has it paid for.
+                            if progress.sent and not answered:
                                 report_lost_work(model)
                             raise
                         answered, latest = True, attempt.deadline
@@ -222,14 +211,19 @@ class LitellmProvider:
         except BadFrame as error:
             raise InvalidArgument.field("completion.messages", "must be smaller: they do not fit a request") from error
         except ProcessGone as error:
+            if progress.sent and not answered:
+                report_lost_work(model)
             gone = unavailable(model, "cannot be reached: the process that calls it ended")
             raise RetryableError(gone, ours=True) from error
         except LitellmError as error:
-            failure, wait = _failure(model, error.error, replace(credential, token=reached.secret))
-            if failure.reason == "UPSTREAM_CREDENTIAL_REJECTED":
+            if work_is_lost(error.error, sent=progress.sent) and not answered:
+                report_lost_work(model)
+            secret = replace(credential, token=reached.secret)
+            failure = failure_of(
+                model, error.error, secret, streamed=kind == "stream", idle_seconds=self._limits["idle"]
+            )
+            if isinstance(failure, CoxswainError) and failure.reason == "UPSTREAM_CREDENTIAL_REJECTED":
                 self._credentials.forget(origin, provider)
-            if wait is not None:
-                raise RetryableError(failure, wait) from error
             raise failure from error
 
     async def _working_helper(self, attempt: Attempt) -> LitellmHelper:
@@ -241,61 +235,3 @@ class LitellmProvider:
             what = "cannot be reached yet: the process that calls it has not started"
             failure = unavailable(attempt.model, what, retry_after=error.seconds)
             raise RetryableError(failure, error.seconds, ours=True) from error
-
-
-def _failure(
-    model: Model, error: Mapping[str, Any], credential: OutboundCredential
-) -> tuple[CoxswainError, float | None]:
-    """Return the failure that an error of litellm stands for, and the seconds to wait when it may pass."""
-    status, message = error.get("status"), str(error.get("message") or "")
-    if error.get("code") == "elsewhere":
-        return _elsewhere(model, message), None
-    if error.get("code") == "too_large":
-        return bad_response(model, "it is larger than the limit"), None
-    if error.get("code") == "unsupported_parameters":
-        return refused_parameters(model, message), None
-    if error.get("code") == "unexpected":
-        return bad_response(model, "litellm cannot read it"), None
-    if error.get("code") == "unreachable" or not isinstance(status, int) or not 400 <= status < 600:
-        return unavailable(model, "did not answer"), 0.0
-    retry_after = retry_after_seconds(error.get("headers") or {})
-    document = None if error.get("code") else _own_document(message)
-    if document is None:
-        document = {"error": {"code": error.get("code"), "message": _own_words(message)}}
-    # Then the status is litellm's, for an error in the middle of a stream of status 200.
-    fault = read_fault(200 if _IN_A_STREAM in message and holds_fault(document) else status, document)
-    failure = upstream_failure(model, fault, credential, retry_after)
-    return failure, (retry_after or fault.retry_after or 0.0) if is_retryable(fault) else None
-
-
-def _elsewhere(model: Model, origin: str) -> PermissionDenied:
-    """Return the failure of a call that litellm would have sent to another origin than its credential's."""
-    return PermissionDenied(
-        f'calls of "{model.name}" would go to {origin}, and their credential was not asked for there; correct the '
-        "options or the name of the model, or have the operator give the provider's address in "
-        "COXSWAIN_MODELS_LITELLM_BASE_URLS",
-        reason="DESTINATION_NOT_ALLOWED",
-        metadata={"model": model.name, "origin": origin},
-    )
-
-
-def _own_words(message: str) -> str:
-    """Return the provider's words in a message of litellm's: without the names of its exceptions and providers."""
-    document = _own_document(message)
-    return _ADVICE.sub("", _PREFIX.sub("", message)).strip() if document is None else read_fault(500, document).message
-
-
-def _own_document(message: str) -> Any:
-    """Return the provider's error in a message of litellm's, with its codes and details; None where it has no words."""
-    start = message.find("{")
-    if start < 0:
-        return None
-    try:
-        document, _ = json.JSONDecoder().raw_decode(message, start)
-    except (ValueError, RecursionError):
-        try:
-            # Some of litellm's messages show what came as Python writes it.
-            document = ast.literal_eval(message[start : start + _MAX_LITERAL])
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return None
-    return document if read_fault(500, document).message else None

@@ -178,7 +178,7 @@ class OpenAIClient:
         limit = self._limits.max_bytes
         with _ReportingLoss(target.model):
             try:
-                body = await read_limited(response, limit)
+                body = await self._read_whole(target, response)
             except _UNREACHABLE as error:
                 if target.origin in self._idempotent_origins:
                     raise
@@ -191,6 +191,37 @@ class OpenAIClient:
             document = _parse(target.model, body, "it is")
         _check_for_fault(target.model, document, credential)
         return document
+
+    async def _read_whole(self, target: Target, response: aiohttp.ClientResponse) -> bytes | None:
+        """Return the body of a response, or None when it is larger than the limit.
+
+        Raises:
+            CoxswainError: it comes too slowly.
+            aiohttp.ClientError, OSError: the connection was lost.
+        """
+        parts: list[bytes] = []
+        size = 0
+        seconds = self._limits.first_byte_seconds
+        body = iter_body(response)
+        limit = ReadLimit()
+        try:
+            while size <= self._limits.max_bytes:
+                with limit.until(self._next_byte_by(target, seconds, begun=True)):
+                    part = await anext(body, b"")
+                if not part:
+                    return b"".join(parts)
+                parts.append(part)
+                size += len(part)
+                seconds = self._limits.idle_seconds
+        except TimeoutError as error:
+            if asyncio.get_running_loop().time() >= target.attempt.deadline:
+                raise too_late(target.model) from error
+            if not limit.expired:
+                raise
+            raise unavailable(target.model, f"sent nothing for {seconds:g} s") from error
+        finally:
+            limit.close()
+        return None
 
     async def _begin_stream(
         self, target: Target, response: aiohttp.ClientResponse, credential: OutboundCredential
@@ -262,7 +293,8 @@ class OpenAIClient:
             if now >= target.attempt.deadline:
                 raise too_late(target.model) from error
             logger.info("upstream_unreachable", model=target.model.name, error=type(error).__name__)
-            what = "sent nothing for too long" if limit.expired else "did not answer"
+            silent = limit.expired or type(error) is TimeoutError
+            what = "sent nothing for too long" if silent else "did not answer"
             # One whose time is over because another model waits to take over may be well.
             ours = now >= target.attempt.answer_by
             raise RetryableError(unavailable(target.model, what), ours=ours) from error

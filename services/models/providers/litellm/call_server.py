@@ -1,0 +1,222 @@
+"""The helper process's side of the pipes: runs calls of litellm and writes what comes of them.
+
+The process shares nothing with the service but two pipes. Frames in both directions are four bytes of length
+(big-endian), then JSON. It reads calls `{"id", "kind", "origin", "limits", "arguments"}` of kind "complete", "stream"
+or "embed", then for each `{"id", "kind": "read", "bytes"}` when the service has taken so much of its documents, and
+`{"id", "kind": "cancel"}`. It writes `{"ready"}` once, and for each call `{"id", "sent"}` once its request has left,
+`{"id", "document"}`, once or many times, then `{"id", "end"}`, or `{"id", "error": {"status", "code", "message",
+"headers", "answering", "begun"}}`: "answering" says that the provider had answered with success, "begun" that some of
+the answer's body had come. A call that has been cancelled ends without a word. Keys are sent with each call and not
+kept, and go to the call's origin alone.
+"""
+
+import asyncio
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.models.providers.litellm.exchange import (
+    Elsewhere,
+    Exchange,
+    RequestFailed,
+    TimeLimits,
+    TooLarge,
+    current_exchange,
+    guard_requests,
+)
+from services.models.providers.litellm.library import load_litellm
+
+_LENGTH_BYTES = 4
+# What a call may send before the service has taken some of it: a slow reader stops its own call and no other one.
+_WINDOW_BYTES = 256 * 1024
+_MAX_MESSAGE = 16_000
+_MAX_CAUSES = 10
+_NOT_UNDERSTOOD = (KeyError, IndexError, TypeError, AttributeError, ValueError, AssertionError)
+# Calls with tools would pass through litellm's own MCP gateway, which needs another release of mcp than CrewAI does.
+_WITHOUT_MCP = {"_skip_mcp_handler": True}
+
+
+@dataclass(slots=True)
+class Call:
+    """A call under way."""
+
+    task: asyncio.Task[None] | None = None
+    sent: int = 0
+    unread: int = 0
+    """Bytes the service has not taken yet."""
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def _read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
+    try:
+        length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
+        frame: dict[str, Any] = json.loads(await reader.readexactly(length))
+    except asyncio.IncompleteReadError:
+        return None
+    return frame
+
+
+class Helper:
+    """Runs calls concurrently and writes their results."""
+
+    def __init__(self, litellm: Any, writer: asyncio.StreamWriter, max_bytes: int) -> None:
+        self._litellm = litellm
+        self._writer = writer
+        self._max_bytes = max_bytes
+        self._calls: dict[int, Call] = {}
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        """Serve calls until the service closes the pipe."""
+        self._write({"ready": True})
+        while (frame := await _read(reader)) is not None:
+            call_id, kind = frame["id"], frame["kind"]
+            call = self._calls.get(call_id)
+            if kind == "cancel":
+                if call is not None and call.task is not None:
+                    call.task.cancel()
+            elif kind == "read":
+                if call is not None:
+                    call.unread -= frame["bytes"]
+                    call.room.set()
+            else:
+                self._calls[call_id] = call = Call()
+                call.task = asyncio.create_task(self._run(call_id, call, frame))
+
+    async def _run(self, call_id: int, call: Call, frame: dict[str, Any]) -> None:
+        kind, arguments = frame["kind"], frame["arguments"]
+        exchange = Exchange(
+            frame["origin"],
+            TimeLimits(**frame["limits"]),
+            streamed=kind == "stream",
+            note_sent=lambda: self._write({"id": call_id, "sent": True}),
+        )
+        current_exchange.set(exchange)
+        try:
+            if kind == "embed":
+                await self._send(call_id, call, _document(await self._litellm.aembedding(**arguments)))
+            elif kind == "complete":
+                answer = await self._litellm.acompletion(**arguments, **_WITHOUT_MCP)
+                await self._send(call_id, call, _document(answer))
+            else:
+                chunks = await self._litellm.acompletion(**arguments, **_WITHOUT_MCP, stream=True)
+                try:
+                    async for chunk in chunks:
+                        await self._send(call_id, call, _chunk_document(chunks, chunk))
+                finally:
+                    # A call that ends while it waits for its reader has to let go of its connection too.
+                    if close := getattr(chunks, "aclose", None):
+                        await close()
+                if exchange.failure is not None and not call.sent:
+                    raise RequestFailed(exchange.failure)
+            self._write({"id": call_id, "end": True})
+        except Exception as error:  # noqa: BLE001  # litellm raises what its providers' libraries raise
+            self._write({"id": call_id, "error": self._describe(error, exchange)})
+        finally:
+            del self._calls[call_id]
+
+    async def _send(self, call_id: int, call: Call, document: dict[str, Any]) -> None:
+        data = json.dumps({"id": call_id, "document": document}).encode()
+        call.sent += len(data)
+        if call.sent > self._max_bytes:
+            raise TooLarge
+        while call.unread >= _WINDOW_BYTES:
+            call.room.clear()
+            await call.room.wait()
+        call.unread += len(data)
+        self._writer.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        await self._writer.drain()
+        # Chunks that have come already are read without a pause: other calls, and the word to stop, get their turn.
+        await asyncio.sleep(0)
+
+    def _describe(self, error: Exception, exchange: Exchange) -> dict[str, Any]:
+        status = getattr(error, "status_code", None)
+        causes = _causes(error)
+        code = "" if isinstance(status, int) else "unexpected"
+        message = str(getattr(error, "message", error))[:_MAX_MESSAGE]
+        if elsewhere := next((str(cause) for cause in causes if isinstance(cause, Elsewhere)), ""):
+            code, message = "elsewhere", elsewhere
+        elif any(isinstance(cause, TooLarge) for cause in causes):
+            code = "too_large"
+        elif exchange.failure is not None:
+            # Whatever litellm makes of it.
+            code = exchange.failure.value
+        elif isinstance(error, self._litellm.ContextWindowExceededError):
+            code = "context_length_exceeded"
+        elif isinstance(error, self._litellm.UnsupportedParamsError):
+            code = "unsupported_parameters"
+        elif isinstance(error, self._litellm.Timeout):
+            code = "unreachable"
+        elif isinstance(error, self._litellm.APIConnectionError):
+            # litellm's name for what it did not expect too: an answer it cannot read is no lost connection.
+            code = "unexpected" if any(isinstance(cause, _NOT_UNDERSTOOD) for cause in causes) else "unreachable"
+        return {
+            "status": status if isinstance(status, int) else None,
+            "code": code,
+            "message": message,
+            "headers": _waiting_headers(error),
+            "answering": exchange.answering,
+            "begun": exchange.begun,
+        }
+
+    def _write(self, frame: dict[str, Any]) -> None:
+        data = json.dumps(frame).encode()
+        self._writer.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+
+
+def _document(answer: Any) -> dict[str, Any]:
+    """Return an answer without the counts of nothing that litellm has where the provider counted nothing."""
+    document: dict[str, Any] = answer.model_dump(mode="json")
+    usage = document.get("usage")
+    if isinstance(usage, dict) and not any(usage.get(name) for name in ("prompt_tokens", "completion_tokens")):
+        document["usage"] = None
+    return document
+
+
+def _chunk_document(stream: Any, chunk: Any) -> dict[str, Any]:
+    """Return a chunk without what litellm made up: tokens that it counted itself, an end of what was broken off."""
+    document = _document(chunk)
+    if document.get("usage") and not any(getattr(known, "usage", None) for known in getattr(stream, "chunks", [chunk])):
+        document["usage"] = None
+    words = ("received_finish_reason", "intermittent_finish_reason")
+    if hasattr(stream, words[0]) and not any(getattr(stream, word, None) for word in words):
+        for choice in document.get("choices") or ():
+            choice["finish_reason"] = None
+    return document
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """Return an error and those it came from."""
+    found: list[BaseException] = []
+    while error is not None and error not in found and len(found) < _MAX_CAUSES:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _waiting_headers(error: Exception) -> dict[str, str]:
+    """Return the headers of an error's response that say how long to wait."""
+    found: dict[str, str] = {}
+    for source in (getattr(error, "response", None), error):
+        headers = getattr(source, "headers", None)
+        for name in ("retry-after-ms", "Retry-After"):
+            value = headers.get(name) or headers.get(name.lower()) if headers is not None else None
+            if value and name not in found:
+                found[name] = str(value)
+    headers = getattr(error, "litellm_response_headers", None) or {}
+    for name in ("retry-after-ms", "Retry-After"):
+        value = headers.get(name) or headers.get(name.lower()) or headers.get(f"llm_provider-{name.lower()}")
+        if value and name not in found:
+            found[name] = str(value)
+    return found
+
+
+async def serve(inbound: int, outbound: int, max_bytes: int) -> None:
+    """Serve the calls that come by one descriptor, and write to the other; `max_bytes` is the largest answer."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(inbound, "rb"))
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(outbound, "wb"))
+    litellm = load_litellm()
+    guard_requests(max_bytes)
+    await Helper(litellm, asyncio.StreamWriter(transport, protocol, None, loop), max_bytes).serve(reader)

@@ -1,0 +1,119 @@
+"""What the helper's errors mean: requests that failed on the way, and litellm's errors with the provider's words."""
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from services.common.errors import CoxswainError, PermissionDenied
+from services.common.identity.credentials import OutboundCredential
+from services.models.domain.model import Model
+from services.models.providers.fault_reading import holds_fault, read_fault
+from services.models.providers.litellm.refused_parameters import refused_parameters
+from services.models.providers.retries import RetryableError
+from services.models.providers.upstream_errors import (
+    bad_response,
+    is_retryable,
+    retry_after_seconds,
+    unavailable,
+    upstream_failure,
+)
+
+_IN_A_STREAM = "Got unexpected response from"
+_MAX_LITERAL = 4000
+_PREFIX = re.compile(
+    r"^(?:(?:litellm\.)?(?:[A-Za-z.]{1,80}(?:Error|Exception)\s*[:-]\s*)+(?:[A-Za-z_ -]{1,40}:\s+)?"
+    r"|litellm\.\w{1,80}:\s+)"
+)
+_ADVICE = re.compile(r"\.? ?Handle with `litellm\.\w{1,80}`\.?\s*$")
+
+
+def work_is_lost(error: Mapping[str, Any], *, sent: bool) -> bool:
+    """Return whether the provider worked for a call that failed and has it paid for; `sent`: its request had left."""
+    match error.get("code"):
+        case "cut" | "stalled" | "too_large" | "unexpected":
+            return bool(error.get("answering"))
+        case "silent":
+            return sent
+        case _:
+            return False
+
+
+def failure_of(
+    model: Model, error: Mapping[str, Any], credential: OutboundCredential, *, streamed: bool, idle_seconds: float
+) -> CoxswainError | RetryableError:
+    """Return what an error of the helper stands for.
+
+    `credential` is what no message may repeat; `streamed` says that the answer was to come as a stream.
+    """
+    # A whole answer was made before its status came; a stream is made while it comes.
+    not_made = not error.get("answering") or (streamed and not error.get("begun"))
+    match error.get("code"):
+        case "elsewhere":
+            return _elsewhere(model, str(error.get("message")))
+        case "too_large":
+            return bad_response(model, "it is larger than the limit")
+        case "unsupported_parameters":
+            return refused_parameters(model, str(error.get("message")))
+        case "unexpected":
+            return bad_response(model, "litellm cannot read it")
+        case "stalled":
+            return unavailable(model, f"sent nothing for {idle_seconds:g} s")
+        case "silent":
+            failure = unavailable(model, "sent nothing for too long")
+            return RetryableError(failure) if not_made else failure
+        case "cut" if not not_made:
+            what = "closed the connection before its answer was complete" if streamed else "broke off its answer"
+            return unavailable(model, what)
+        case "cut" | "unreachable":
+            return RetryableError(unavailable(model, "did not answer"))
+    return _fault_of(model, error, credential)
+
+
+def _fault_of(model: Model, error: Mapping[str, Any], credential: OutboundCredential) -> CoxswainError | RetryableError:
+    """Return the failure that an error of litellm stands for."""
+    status, message = error.get("status"), str(error.get("message") or "")
+    if not isinstance(status, int) or not 400 <= status < 600:
+        return RetryableError(unavailable(model, "did not answer"))
+    retry_after = retry_after_seconds(error.get("headers") or {})
+    document = None if error.get("code") else _own_document(message)
+    if document is None:
+        document = {"error": {"code": error.get("code"), "message": _own_words(message)}}
+    # Then the status is litellm's, for an error in the middle of a stream of status 200.
+    fault = read_fault(200 if _IN_A_STREAM in message and holds_fault(document) else status, document)
+    failure = upstream_failure(model, fault, credential, retry_after)
+    return RetryableError(failure, retry_after or fault.retry_after or 0.0) if is_retryable(fault) else failure
+
+
+def _elsewhere(model: Model, origin: str) -> PermissionDenied:
+    """Return the failure of a call that litellm would have sent to another origin than its credential's."""
+    return PermissionDenied(
+        f'calls of "{model.name}" would go to {origin}, and their credential was not asked for there; correct the '
+        "options or the name of the model, or have the operator give the provider's address in "
+        "COXSWAIN_MODELS_LITELLM_BASE_URLS",
+        reason="DESTINATION_NOT_ALLOWED",
+        metadata={"model": model.name, "origin": origin},
+    )
+
+
+def _own_words(message: str) -> str:
+    """Return the provider's words in a message of litellm's: without the names of its exceptions and providers."""
+    document = _own_document(message)
+    return _ADVICE.sub("", _PREFIX.sub("", message)).strip() if document is None else read_fault(500, document).message
+
+
+def _own_document(message: str) -> Any:
+    """Return the provider's error in a message of litellm's, with its codes and details; None where it has no words."""
+    start = message.find("{")
+    if start < 0:
+        return None
+    try:
+        document, _ = json.JSONDecoder().raw_decode(message, start)
+    except (ValueError, RecursionError):
+        try:
+            # Some of litellm's messages show what came as Python writes it.
+            document = ast.literal_eval(message[start : start + _MAX_LITERAL])
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+    return document if read_fault(500, document).message else None
