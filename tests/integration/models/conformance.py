@@ -87,7 +87,9 @@ def seed(upstream: LlmEmulator) -> list[dict[str, Any]]:
             row["base_url"] = upstream.url_of(column.wire) + column.path
         can = ["chat", "tools", "json_schema", "reasoning", "images", "documents"]
         embeds = _EMBEDDING_MODELS.get(column.wire, column.upstream_model)
-        rows.append({**row, "name": column.chat, "upstream_model": column.upstream_model, "capabilities": can})
+        chat = {"name": column.chat, "upstream_model": column.upstream_model, "capabilities": can}
+        # A limit that nobody asks for is not sent.
+        rows.append({**row, **chat, "max_output_tokens": 64_000})
         rows.append({**row, "name": column.embed, "upstream_model": embeds, "capabilities": ["embeddings"]})
     return rows
 
