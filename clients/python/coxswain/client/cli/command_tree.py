@@ -46,6 +46,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "executions": Entry("executions", "executions", "List executions, newest first."),
         "get": Entry("executions", "get", "Show the current state of an execution."),
         "outputs": Entry("executions", "outputs", "Show what each task of an execution has produced so far."),
+        "top": Entry("top", "top", "Show the group's live executions, queue, worker hosts"),
         "events": Entry("events", "events", "Follow what happens in all executions of your group"),
         "cancel": Entry("executions", "cancel", "Cancel an execution; outputs of finished tasks are kept."),
         "resume": Entry("continuing", "resume", "Start a new execution from one that failed or was cancelled"),

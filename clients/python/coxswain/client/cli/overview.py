@@ -1,0 +1,143 @@
+"""What goes on in a group at one moment, and how a terminal shows it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from rich.console import Console, ConsoleOptions
+from rich.text import Text
+
+from coxswain.client.blocking import Client
+from coxswain.client.cli.listing import Listing, When
+from coxswain.client.cli.session import add_row, harmless
+from coxswain.client.cli.sums import dollars
+from coxswain.client.errors import CoxswainError, PermissionDenied, Unimplemented
+from coxswain.client.progress import state_words
+from coxswain.client.watching import TERMINAL_STATES
+from coxswain.models.v1.usage_pb2 import QueryUsageRequest
+from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState, ListExecutionsRequest
+from coxswain.orchestrator.v1.question_pb2 import ListQuestionsRequest, Question
+from coxswain.orchestrator.v1.question_state_pb2 import QuestionState
+from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
+
+_MOST = 100
+_CALL_SECONDS = 5.0
+_LIVE_STATES = [state for state in ExecutionState.values() if state and state not in TERMINAL_STATES]
+_STYLES = {"running": "green", "queued": "dim"}
+_QUEUED = ExecutionState.EXECUTION_STATE_QUEUED
+ResultT = TypeVar("ResultT")
+
+
+@dataclass
+class Overview:
+    """The live executions of a group, what they wait for, and what the day has cost."""
+
+    target: str
+    time: datetime
+    executions: list[Execution] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    more: bool = False
+    """Whether there are more live executions than these."""
+    workers: int | None = None
+    """Worker hosts that are alive; None where the server does not say."""
+    cost: float | None = None
+    """Dollars since midnight UTC; None where the server does not say."""
+    lost: str = ""
+    """Since when the server cannot be reached; what else is here is older then."""
+
+    def figures(self) -> dict[str, Any]:
+        """The numbers of the first line."""
+        queued = sum(execution.state == _QUEUED for execution in self.executions)
+        return {
+            "running": len(self.executions) - queued,
+            "queued": queued,
+            "workers": self.workers,
+            "questions": len(self.questions),
+            "cost_today": self.cost,
+        }
+
+    def line(self) -> str:
+        """All figures in one line."""
+        figures = self.figures()
+        more = "+" if self.more else ""
+        parts = [f"{figures['running']} running", f"{figures['queued']}{more} queued"]
+        parts += [f"{figures['questions']} to answer"] if self.questions else []
+        parts += [] if self.workers is None else [f"{self.workers} workers"]
+        parts += [] if self.cost is None else [f"{dollars(self.cost)} today"]
+        return ", ".join(parts) + (f"; no connection since {self.lost}" if self.lost else "")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+        yield Text(f"{self.time:%H:%M:%S} UTC  {harmless(self.target)}", style="dim", no_wrap=True, overflow="ellipsis")
+        yield Text(self.line(), style="bold red" if self.lost or self.workers == 0 else "bold")
+        yield Text()
+        made = Listing("id", "crew", "state", "age", ">tokens", ">cost", "acts for")
+        for execution in self.executions:
+            usage, state = execution.usage, state_words(execution.state)
+            add_row(
+                made,
+                execution.id,
+                f"{execution.crew_name} r{execution.crew_revision}",
+                Text(state, style=_STYLES.get(state, "yellow")),
+                When(execution.create_time),
+                f"{usage.input_tokens + usage.output_tokens:,}",
+                dollars(usage.cost) if usage.cost else "",
+                execution.subject,
+            )
+        yield made if self.executions else Text("nothing runs", style="dim")
+        if self.questions:
+            yield Text()
+            asked = Listing("id", "asked", "what")
+            for question in self.questions:
+                what = question.call.tool_name or question.result.text or "an answer is needed"
+                add_row(asked, question.id, When(question.create_time), what)
+            yield asked
+            yield Text("answer one with: coxswain answer ID", style="yellow")
+
+
+def overview_of(client: Client, target: str, earlier: Overview | None, *, with_cost: bool) -> Overview:
+    """What goes on now; at most four calls. What the server does not tell this caller is None.
+
+    ``with_cost`` asks for the cost anew, which sums up rows; else it is that of the earlier one. Raises CoxswainError.
+    """
+    now = datetime.now(UTC)
+    listed = client.executions.ListExecutions(
+        ListExecutionsRequest(states=_LIVE_STATES, page_size=_MOST), timeout=_CALL_SECONDS
+    )
+    asked = client.questions.ListQuestions(
+        ListQuestionsRequest(states=[QuestionState.QUESTION_STATE_OPEN], page_size=20), timeout=_CALL_SECONDS
+    )
+    hosts = _if_told(lambda: client.workers.ListWorkers(ListWorkersRequest(), timeout=_CALL_SECONDS))
+    cost = earlier.cost if earlier else None
+    if with_cost:
+        today = QueryUsageRequest()
+        today.start_time.FromDatetime(now.replace(hour=0, minute=0, second=0, microsecond=0))
+        used = _if_told(lambda: client.usage.QueryUsage(today, timeout=_CALL_SECONDS))
+        cost = None if used is None else sum(row.cost for row in used.rows)
+    return Overview(
+        target=target,
+        time=now,
+        # Those that run first, each kind with the newest first.
+        executions=sorted(listed.executions, key=lambda execution: execution.state == _QUEUED),
+        questions=list(asked.questions),
+        more=bool(listed.next_page_token),
+        workers=None if hosts is None else hosts.worker_count,
+        cost=cost,
+    )
+
+
+def lost_since(earlier: Overview, since: datetime) -> Overview:
+    """The earlier overview, said to be old."""
+    passed = (datetime.now(UTC) - since) // timedelta(seconds=1)
+    return Overview(**{**vars(earlier), "lost": f"{passed} s"})
+
+
+def _if_told(ask: Callable[[], ResultT]) -> ResultT | None:
+    try:
+        return ask()
+    except (PermissionDenied, Unimplemented):
+        return None
+    except CoxswainError as error:
+        if error.reason == "ROLE_REQUIRED":
+            return None
+        raise
