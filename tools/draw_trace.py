@@ -54,9 +54,8 @@ def record() -> list[ReceivedSpan]:
             )
             for _ in client.watch(started.execution.id):
                 pass
-            wait_until(
-                lambda: any(span.name == "run execution" for span in collector.trace(_TRACE)), "the trace is complete"
-            )
+            last = {"run execution", "coxswain.auth.v1.AuthService/RevokeDelegation"}
+            wait_until(lambda: last <= {span.name for span in collector.trace(_TRACE)}, "the trace is complete")
         return collector.trace(_TRACE)
 
 
