@@ -195,6 +195,12 @@ def within(parent: Span) -> AbstractContextManager[Span]:
     return _NO_SPAN if _tracer is None or parent is NO_SPAN else _Block(parent, ends=False)
 
 
+def leave_trace() -> None:
+    """Let the rest of this task belong to no trace: it goes on long after what it was started for."""
+    if _tracer is not None:
+        _current.set(NO_SPAN)
+
+
 def current_span() -> Span:
     """Return the span that this work belongs to."""
     return NO_SPAN if _tracer is None else _current.get(NO_SPAN)

@@ -39,6 +39,8 @@ async def test_a_server_learns_of_a_trace_where_the_operator_says_so(told: bool,
             return
         assert call.headers["traceparent"].split("-")[1] == trace_id
         assert meta["traceparent"].split("-")[1] == trace_id
+    # A session is listened to long after the call that has opened it.
+    assert "GET" not in {found.name for found in collector.spans()}
     posts = [found for found in collector.spans() if found.name == "POST"]
     assert call.headers["traceparent"].split("-")[2] in {post.span_id for post in posts}
 

@@ -12,6 +12,7 @@ import aiohttp
 from services.common.background import BackgroundTasks
 from services.common.http import BeforeSend
 from services.common.identity.principal import Principal
+from services.common.tracing.spans import leave_trace
 from services.orchestrator.domain.tool_source import ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.mcp.endpoint import (
     JSON_TYPE,
@@ -258,6 +259,7 @@ class SessionLink:
 
     async def _hear(self) -> None:
         """Follow what the server says outside of answers, where it does."""
+        leave_trace()
         with contextlib.suppress(NotSent, CallRefused, HttpRefusal, OutcomeUnknown):
             while True:
                 response = await self._endpoint.send("GET", {"Accept": STREAM_TYPE, **self._headers})
