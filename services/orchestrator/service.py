@@ -61,6 +61,7 @@ from services.orchestrator.usecases.hinted_loop import HintedLoop
 from services.orchestrator.usecases.housekeeping import Housekeeping
 from services.orchestrator.usecases.operator_sources import OperatorSources
 from services.orchestrator.usecases.overlap import Overlap
+from services.orchestrator.usecases.publications import Publications
 from services.orchestrator.usecases.question_deadlines import QuestionDeadlines
 from services.orchestrator.usecases.question_feed import QuestionFeed
 from services.orchestrator.usecases.question_settler import QuestionSettler
@@ -141,6 +142,7 @@ class OrchestratorService:
             database, validation, grants, self._bus, overlap, max_inputs_bytes=settings.max_inputs_bytes
         )
         self._crews = Crews(database, validation, memories)
+        self._publications = Publications(database)
         continuer = ExecutionContinuer(
             database,
             starter,
@@ -186,7 +188,7 @@ class OrchestratorService:
 
     def register(self, registry: Registry) -> None:
         """See `Service`."""
-        registry.add(add_CrewServiceServicer_to_server, CrewServicer(self._crews))
+        registry.add(add_CrewServiceServicer_to_server, CrewServicer(self._crews, self._publications))
         registry.add(
             add_ExecutionServiceServicer_to_server,
             ExecutionServicer(self._executions, self._comparisons, self._queue, self._group_events, self._retention),

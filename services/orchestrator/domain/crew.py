@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from services.common.identity.principal import Role
+from services.orchestrator.domain.a2a import A2ASpec
 from services.orchestrator.domain.limits import ExecutionLimits
 
 _NOT_IN_SCOPES = re.compile("[^a-z0-9_]+")
@@ -260,6 +261,7 @@ class CrewSpec:
     knowledge: tuple[KnowledgeSpec, ...] = ()
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
     model_calls: ModelCallSettings = field(default_factory=ModelCallSettings)
+    a2a: A2ASpec = field(default_factory=A2ASpec)
 
     def model_calls_of(self, agent: str) -> ModelCallSettings:
         """Return how the models of an agent are called, or (an empty name) those of the crew itself."""

@@ -8,7 +8,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.common.v1 import access_pb2
 from coxswain.memory.v1 import memory_pb2, record_pb2
-from coxswain.orchestrator.v1 import crew_pb2, question_state_pb2
+from coxswain.orchestrator.v1 import a2a_pb2, crew_pb2, question_state_pb2
 from services.common.errors import FieldViolation, InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.field_masks import mask_paths, replace_fields
@@ -36,6 +36,7 @@ from services.orchestrator.domain.crew import (
 )
 from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.messages.memories import memory_from_proto, memory_to_proto
+from services.orchestrator.messages.publications import a2a_from_proto, a2a_to_proto
 from services.orchestrator.placeholders import required_inputs
 
 _MAX_ITERATIONS = 25
@@ -56,6 +57,7 @@ _CHANGEABLE = frozenset(crew_pb2.CrewSpec.DESCRIPTOR.fields_by_name) | {
         ("memory", crew_pb2.MemorySpec),
         ("limits", crew_pb2.ExecutionLimits),
         ("model_calls", crew_pb2.ModelCallSettings),
+        ("a2a", a2a_pb2.A2ASpec),
     )
     for field in message.DESCRIPTOR.fields_by_name
 }
@@ -83,6 +85,7 @@ def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
         knowledge=_knowledge_from_proto(message.knowledge),
         limits=limits_from_proto(message.limits),
         model_calls=_model_calls_from_proto(message.model_calls),
+        a2a=a2a_from_proto(message.a2a),
     )
 
 
@@ -167,6 +170,7 @@ def spec_to_proto(spec: CrewSpec) -> crew_pb2.CrewSpec:
         knowledge=_knowledge_to_proto(spec.knowledge),
         limits=limits_to_proto(spec.limits),
         model_calls=_model_calls_to_proto(spec.model_calls),
+        a2a=a2a_to_proto(spec.a2a),
     )
 
 

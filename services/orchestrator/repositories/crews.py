@@ -14,6 +14,7 @@ from services.common.errors import AlreadyExists
 from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.domain.document import from_document, to_document
+from services.orchestrator.repositories.publications import PublicationRepository
 from services.orchestrator.repositories.tool_sources import CrewToolRepository
 from services.orchestrator.tables import crew_revisions, crews
 
@@ -51,6 +52,7 @@ class CrewRepository:
             )
         )
         await CrewToolRepository(self._connection).replace(crew.group_id, crew.id, crew.spec.tool_sources)
+        await PublicationRepository(self._connection).follow(crew)
 
     async def get(self, group_id: str, key: ResourceKey, revision: int = 0) -> Crew | None:
         """Return a crew that is not deleted, at a revision (0: the newest)."""
@@ -88,6 +90,7 @@ class CrewRepository:
     async def delete(self, crew_id: str, at: datetime) -> None:
         """Take a crew out of listings."""
         await self._connection.execute(update(crews).where(crews.c.id == crew_id).values(deleted_at=at))
+        await PublicationRepository(self._connection).remove(crew_id)
 
     async def page(self, group_id: str, before_id: str | None, limit: int) -> list[Crew]:
         """Return crews with an id below `before_id`, newest first."""

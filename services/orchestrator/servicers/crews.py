@@ -1,5 +1,6 @@
 """CrewService at the edge."""
 
+from coxswain.orchestrator.v1 import a2a_pb2
 from coxswain.orchestrator.v1 import crew_pb2 as pb
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceServicer
 from services.common.db.idempotency import request_key
@@ -12,14 +13,17 @@ from services.orchestrator.messages.crews import (
     crew_to_proto,
     fault_to_proto,
 )
+from services.orchestrator.messages.publications import publication_to_proto
 from services.orchestrator.usecases.crews import Crews
+from services.orchestrator.usecases.publications import Publications
 
 
 class CrewServicer(CrewServiceServicer):
     """Crews of groups."""
 
-    def __init__(self, crews: Crews) -> None:
+    def __init__(self, crews: Crews, publications: Publications) -> None:
         self._crews = crews
+        self._publications = publications
 
     async def CreateCrew(self, request: pb.CreateCrewRequest, context: Context) -> pb.CreateCrewResponse:
         """See the proto."""
@@ -63,4 +67,13 @@ class CrewServicer(CrewServiceServicer):
         report = await self._crews.validate(current_principal(), *checked_spec(request.spec))
         return pb.ValidateCrewResponse(
             faults=map(fault_to_proto, report.faults), warnings=map(fault_to_proto, report.warnings)
+        )
+
+    async def ListPublications(
+        self, request: a2a_pb2.ListPublicationsRequest, context: Context
+    ) -> a2a_pb2.ListPublicationsResponse:
+        """See the proto."""
+        page = await self._publications.page(current_principal(), request.page_size, request.page_token)
+        return a2a_pb2.ListPublicationsResponse(
+            publications=map(publication_to_proto, page.items), next_page_token=page.next_page_token
         )

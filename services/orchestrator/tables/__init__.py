@@ -1,6 +1,7 @@
 """The orchestrator's tables. Rows are the truth: the API writes what is wanted, workers what has come of it."""
 
 from services.common.db.idempotency import requests_table
+from services.orchestrator.tables.a2a import a2a_messages, a2a_tasks, publications
 from services.orchestrator.tables.artifact import artifact_chunks, artifact_upload_chunks, artifact_uploads, artifacts
 from services.orchestrator.tables.columns import metadata
 from services.orchestrator.tables.crew import crew_revisions, crew_tool_sources, crews
@@ -21,6 +22,8 @@ from services.orchestrator.tables.worker import worker_leases, worker_slots
 requests = requests_table(metadata)
 
 __all__ = [
+    "a2a_messages",
+    "a2a_tasks",
     "approvals",
     "artifact_chunks",
     "artifact_upload_chunks",
@@ -39,6 +42,7 @@ __all__ = [
     "group_events",
     "llm_journal",
     "metadata",
+    "publications",
     "question_changes",
     "question_inboxes",
     "questions",

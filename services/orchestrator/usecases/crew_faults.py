@@ -27,6 +27,7 @@ from services.orchestrator.domain.tool_source import ToolSource
 from services.orchestrator.json_schemas import schema_error
 from services.orchestrator.suggestions import few_suggestions, suggestion
 from services.orchestrator.usecases.output_file_faults import output_file_faults, output_file_warnings
+from services.orchestrator.usecases.publications import publication_faults
 from services.orchestrator.usecases.tool_faults import tool_faults
 
 _LEAST_NEAR = 0.8
@@ -59,6 +60,7 @@ def crew_faults(
             *_schemas(spec),
             *_approvals(spec),
             *output_file_faults(spec),
+            *publication_faults(spec),
         ]
     return in_document_order(faults)
 

@@ -1,0 +1,76 @@
+"""Which crews other systems can call as agents."""
+
+from collections.abc import Iterator
+
+from services.common.db.database import Database
+from services.common.errors import FieldViolation
+from services.common.identity.principal import Principal
+from services.common.paging import Page, Pager
+from services.orchestrator.domain.a2a import PROVIDED_PREFIX, Publication
+from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.placeholders import required_inputs
+from services.orchestrator.repositories.publications import PublicationRepository
+
+_PUBLICATIONS = Pager("publications")
+
+
+class Publications:
+    """Shows the publications of groups."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, principal: Principal, size: int, token: str) -> Page[Publication]:
+        """Return a page of the group's publications, newest crew first. Raises InvalidArgument: INVALID_PAGE_TOKEN."""
+        async with self._database.read() as connection:
+            publications = PublicationRepository(connection)
+            return await _PUBLICATIONS.page(
+                size,
+                token,
+                {"group": principal.group_id},
+                lambda after, limit: publications.page(principal.group_id, after[0] if after else None, limit),
+                lambda publication: [publication.crew_id],
+            )
+
+
+def message_inputs(spec: CrewSpec) -> list[str]:
+    """Return the inputs of a crew that messages have to give, in the order of its texts."""
+    return [name for name in required_inputs(spec) if not name.startswith(PROVIDED_PREFIX)]
+
+
+def text_input(spec: CrewSpec) -> str:
+    """Return the input of a published crew that takes the text of a message."""
+    return spec.a2a.text_input or message_inputs(spec)[0]
+
+
+def publication_faults(spec: CrewSpec) -> Iterator[FieldViolation]:
+    """Yield what keeps a crew from being published as it says."""
+    a2a = spec.a2a
+    if not a2a.published:
+        return
+    inputs = message_inputs(spec)
+    listed = ", ".join(inputs)
+    if not a2a.text_input and len(inputs) != 1:
+        yield FieldViolation(
+            "spec.a2a.text_input",
+            f"is missing: name the input that takes the text of a message, one of {listed}"
+            if inputs
+            else "is missing, and no text of the crew refers to an input; refer to one, as {topic}, and name it",
+        )
+    for field, name in (("text_input", a2a.text_input), ("file_input", a2a.file_input)):
+        if name and name not in inputs:
+            yield FieldViolation(
+                f"spec.a2a.{field}",
+                f"no text of the crew refers to {{{name}}}; name one of its inputs: {listed or 'none'}",
+            )
+    if a2a.file_input and a2a.file_input == (a2a.text_input or (inputs[0] if len(inputs) == 1 else "")):
+        yield FieldViolation("spec.a2a.file_input", "is the input of the text too; name another one")
+    seen: set[str] = set()
+    for index, skill in enumerate(a2a.skills):
+        if skill.id in seen:
+            yield FieldViolation(f"spec.a2a.skills[{index}].id", f'"{skill.id}" is the id of an earlier skill')
+        seen.add(skill.id)
+    for field, modes in (("input_modes", a2a.input_modes), ("output_modes", a2a.output_modes)):
+        for index, mode in enumerate(modes):
+            if "/" not in mode.strip("/"):
+                yield FieldViolation(f"spec.a2a.{field}[{index}]", "is not a media type such as text/plain")
