@@ -5,7 +5,7 @@ Anything else that is raised reaches the caller as INTERNAL without its text.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from services.common.resource_key import ResourceKey
@@ -29,10 +29,21 @@ class FieldViolation:
     """What is wrong, what is allowed, and how to correct it."""
 
 
+@dataclass(frozen=True, slots=True)
+class ProtocolReason:
+    """What a failure is called in a protocol that is not the product's own."""
+
+    domain: str
+    """Example: `a2a-protocol.org`."""
+    reason: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
 class CoxswainError(Exception):
     """Base of all failures callers see.
 
     `reason` is the name of a `coxswain.common.v1.ErrorReason` without its prefix; `retry_after` is in seconds.
+    `protocol` is what callers of another protocol's service look for first.
     """
 
     code = "INTERNAL"
@@ -47,6 +58,7 @@ class CoxswainError(Exception):
         metadata: Mapping[str, str] | None = None,
         violations: Sequence[FieldViolation] = (),
         retry_after: float | None = None,
+        protocol: ProtocolReason | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -54,6 +66,7 @@ class CoxswainError(Exception):
         self.metadata = dict(metadata or {})
         self.violations = tuple(violations)
         self.retry_after = retry_after
+        self.protocol = protocol
 
 
 class InvalidArgument(CoxswainError):

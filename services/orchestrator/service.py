@@ -3,6 +3,8 @@
 import asyncio
 from datetime import timedelta
 
+from a2a.types.a2a_pb2_grpc import add_A2AServiceServicer_to_server
+
 from coxswain.orchestrator.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
 from coxswain.orchestrator.v1.batch_service_pb2_grpc import add_BatchServiceServicer_to_server
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import add_CrewServiceServicer_to_server
@@ -21,6 +23,7 @@ from services.common.grpc.server import Registry
 from services.common.periodic import every, once
 from services.common.runtime import Runtime
 from services.common.schema_checks.checker import SchemaChecker
+from services.common.settings import CommonSettings, public_port
 from services.orchestrator.cron import time_zones
 from services.orchestrator.domain.hint import HintKind
 from services.orchestrator.gateways import RemoteGrants, RemoteGroupLimits, RemoteMemories, RemoteModels
@@ -31,6 +34,10 @@ from services.orchestrator.operator_sources_file import read_operator_sources
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.repositories.questions import QuestionChangeReader
+from services.orchestrator.servicers.a2a.access import A2A_SERVICE
+from services.orchestrator.servicers.a2a.cards import CardMaker
+from services.orchestrator.servicers.a2a.metadata import Extensions
+from services.orchestrator.servicers.a2a.service import A2AServicer
 from services.orchestrator.servicers.artifacts import ArtifactServicer
 from services.orchestrator.servicers.batches import BatchServicer
 from services.orchestrator.servicers.crews import CrewServicer
@@ -43,6 +50,9 @@ from services.orchestrator.servicers.workers import WorkerServicer
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import requests, tool_sources
 from services.orchestrator.tool_gateway_client import RemoteToolGateway
+from services.orchestrator.usecases.a2a.follow_ups import FollowUps
+from services.orchestrator.usecases.a2a.streams import TaskStreams
+from services.orchestrator.usecases.a2a.tasks import A2ATasks
 from services.orchestrator.usecases.artifacts import Artifacts
 from services.orchestrator.usecases.batch_runner import BatchRunner
 from services.orchestrator.usecases.batches import Batches
@@ -157,6 +167,17 @@ class OrchestratorService:
         self._tools = Tools(database, self._tool_listing, self._operator_sources, tool_gateway, self._schema_checker)
         self._tool_usage = ToolUsage(database, retention_seconds=settings.tool_usage_retention_seconds)
         self._questions = Questions(database, changes, self._question_feed, settler, self._schema_checker)
+        streams = TaskStreams(database, self._feed)
+        self._a2a_tasks = A2ATasks(
+            database, starter, self._executions, streams, max_inputs_bytes=settings.max_inputs_bytes
+        )
+        self._a2a = A2AServicer(
+            self._a2a_tasks,
+            FollowUps(database, self._a2a_tasks, self._executions, self._questions),
+            streams,
+            _card_maker(settings, runtime.settings),
+            assumed_version=settings.a2a_assume_version,
+        )
         self._schedules = Schedules(database, starter, grants, self._bus)
         self._leases = LeaseStore(database)
         self.workers = Workers(self._leases, self._bus)
@@ -199,6 +220,8 @@ class OrchestratorService:
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(self._tools, self._tool_usage))
         registry.add(add_ToolSourceServiceServicer_to_server, self._tool_sources)
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
+        if self._settings.a2a_enabled:
+            registry.add(add_A2AServiceServicer_to_server, self._a2a, A2A_SERVICE)
         registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self.workers, self._tool_gateway))
 
     async def start(self) -> None:
@@ -224,6 +247,7 @@ class OrchestratorService:
         self._background.start(every(_USAGE_RETENTION_SECONDS, self._tool_usage.forget, name="tool_usage_retention"))
         self._background.start(every(_RETENTION_SECONDS, self._group_events.forget, name="group_events"))
         self._background.start(every(_RETENTION_SECONDS, self._forget_sources, name="deleted_tool_sources"))
+        self._background.start(every(_RETENTION_SECONDS, self._end_old_drafts, name="a2a_drafts"))
         self._background.start(
             forget_old_requests(
                 self._database,
@@ -237,6 +261,9 @@ class OrchestratorService:
         # A repeated request may still name them for as long.
         before = utc_now() - timedelta(seconds=self._settings.request_retention_seconds)
         await remove_before(self._database, tool_sources.c.deleted_at, before)
+
+    async def _end_old_drafts(self) -> None:
+        await self._a2a_tasks.end_old_drafts(utc_now() - timedelta(hours=self._settings.a2a_draft_hours))
 
     async def drain(self) -> None:
         """See `Service`."""
@@ -257,6 +284,18 @@ class OrchestratorService:
         await self._schema_checker.close()
         await self._bus.close()
         await self._leases.close()
+
+
+def _card_maker(settings: OrchestratorSettings, common: CommonSettings) -> CardMaker:
+    prefix = settings.a2a_extension_prefix.rstrip("/")
+    return CardMaker(
+        address=settings.a2a_public_address or f"{common.host}:{public_port(common, 'orchestrator')}",
+        extensions=Extensions.below(prefix),
+        inputs_extension=f"{prefix}/inputs/v1",
+        identity_mode=common.identity_mode,
+        organization=settings.a2a_organization,
+        organization_url=settings.a2a_organization_url,
+    )
 
 
 def build(settings: OrchestratorSettings, runtime: Runtime) -> OrchestratorService:

@@ -1,6 +1,7 @@
 """Settings of the orchestrator's API and its workers. Each is an environment variable `COXSWAIN_ORCHESTRATOR_*`."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -96,6 +97,41 @@ class OrchestratorSettings(BaseSettings):
         validation_alias=AliasChoices("COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS", "tool_egress_allowed_networks"),
         description="JSON list of networks besides the public internet that sources of tools may be in; the tool "
         "gateway reads the same variable.",
+    )
+
+    a2a_enabled: bool = Field(
+        True,
+        description="Whether other systems can call published crews over A2A (docs/a2a.md).",
+    )
+    a2a_public_address: str = Field(
+        "",
+        max_length=255,
+        description="Host and port that agent cards name; empty means those of the public listener.",
+    )
+    a2a_assume_version: Literal["", "1.0"] = Field(
+        "",
+        description='Version of A2A that calls without a version mean; empty means "0.3", which is refused.',
+    )
+    a2a_extension_prefix: str = Field(
+        "https://example.com/coxswain/a2a",
+        max_length=255,
+        description="What the URIs of the product's extensions of A2A begin with.",
+    )
+    a2a_organization: str = Field(
+        "",
+        max_length=255,
+        description="Name of the provider in agent cards; empty leaves the provider out.",
+    )
+    a2a_organization_url: str = Field(
+        "",
+        max_length=255,
+        description="Address of the provider in agent cards.",
+    )
+    a2a_draft_hours: float = Field(
+        72,
+        gt=0,
+        description="Hours after which tasks of A2A that wait for missing inputs are cancelled, and after as many more "
+        "removed.",
     )
 
     @property

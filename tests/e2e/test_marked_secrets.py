@@ -503,6 +503,7 @@ def _executions(world: World) -> None:
     crew = ok("CrewService.CreateCrew", spec=spec).crew.id
     ok("CrewService.GetCrew", id=crew)
     ok("CrewService.ListCrews")
+    ok("CrewService.ListPublications")
     good = start(crew)
     assert _end(world, good) == "EXECUTION_STATE_SUCCEEDED"
 

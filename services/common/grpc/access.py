@@ -1,5 +1,6 @@
 """The options every method carries: who may call it, and whether it may be repeated."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from google.protobuf import descriptor_pb2
@@ -29,6 +30,22 @@ class MethodAccess:
     def open_to_strangers(self) -> bool:
         """Whether it needs no credential of any kind."""
         return self.role is Role.ANONYMOUS and not self.internal
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignService:
+    """A service of another protocol, whose proto cannot carry our options."""
+
+    owner: str
+    """The service of ours that serves it. Example: `orchestrator`."""
+    methods: Mapping[str, MethodAccess]
+    """What each of its methods asks, by name."""
+
+    def access(self, method: MethodDescriptor) -> MethodAccess:
+        """Return what a method asks. Raises ValueError: it is missing here."""
+        if method.name not in self.methods:
+            raise ValueError(f"nothing says who may call {method.full_name}")
+        return self.methods[method.name]
 
 
 def read_access(method: MethodDescriptor) -> MethodAccess:

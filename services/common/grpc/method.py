@@ -17,3 +17,5 @@ class Method:
     """The service of ours it belongs to, which is the audience of service tokens. Example: `auth`."""
     access: MethodAccess
     request_type: type[Message]
+    foreign: bool = False
+    """Whether the service is another protocol's."""

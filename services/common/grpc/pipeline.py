@@ -246,7 +246,7 @@ class Pipeline:
         else:
             failure = _fault(call, error)
         try:
-            code, status = to_status(failure, call.request_id)
+            code, status = to_status(failure, call.request_id, foreign=method.foreign)
         except Exception as untellable:
             failure = _fault(call, untellable)
             code, status = to_status(failure, call.request_id)

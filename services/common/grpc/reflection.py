@@ -15,6 +15,8 @@ from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, json_format
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
@@ -79,12 +81,19 @@ class DescriptorImage:
 
 
 @functools.cache
-def load_image() -> DescriptorImage:
-    """Read the image once."""
+def load_image(foreign: frozenset[str] = frozenset()) -> DescriptorImage:
+    """Read the image once; `foreign` are services of other protocols, which generated code describes."""
     image = descriptor_pb2.FileDescriptorSet.FromString(IMAGE_FILE.read_bytes())
     # Not of our protos: health, reflection itself, and what errors carry, so that tools can show it as text.
     wheels = (health_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR, pb.DESCRIPTOR)
-    return DescriptorImage([*image.file, *map(_copy, wheels), _reflection_v1()])
+    known = {file.name for file in image.file}
+    others = [file for name in sorted(foreign) for file in _with_imports(Default().FindServiceByName(name).file)]
+    added = [_copy(file) for file in others if file.name not in known]
+    return DescriptorImage([*image.file, *map(_copy, wheels), _reflection_v1(), *added])
+
+
+def _with_imports(file: FileDescriptor) -> list[FileDescriptor]:
+    return [file, *(found for imported in file.dependencies for found in _with_imports(imported))]
 
 
 def _copy(descriptor: Any) -> descriptor_pb2.FileDescriptorProto:
@@ -148,7 +157,8 @@ def add_reflection(
 
     @functools.cache
     def described() -> DescriptorImage:
-        return load_image() if everything else load_image().serving(methods)
+        image = load_image(frozenset(name for name in methods if not name.startswith(_PRODUCT)))
+        return image if everything else image.serving(methods)
 
     streams = reflection_streams()
 

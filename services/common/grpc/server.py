@@ -10,7 +10,7 @@ from google.protobuf.descriptor_pool import Default
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 
-from services.common.grpc.access import read_access
+from services.common.grpc.access import ForeignService, read_access
 from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.capacity import Capacity, health_streams
 from services.common.grpc.gone_clients import log_gone_clients_quietly
@@ -34,11 +34,18 @@ _WAITING_FOR_EACH_PLACE = 5
 class Registry(Protocol):
     """Where a service registers its servicers."""
 
-    def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+    def add(
+        self,
+        add_to_server: Callable[[Any, Any], None],
+        servicer: object,
+        foreign: ForeignService | None = None,
+    ) -> None:
         """Register a servicer with the generated `add_XServicer_to_server` function.
 
+        `foreign` says of another protocol's service what options say of our own.
+
         Raises:
-            ValueError: a method lacks one of the options every method carries.
+            ValueError: a method lacks one of the options every method carries, or is missing in `foreign`.
         """
         ...
 
@@ -104,18 +111,23 @@ class Listener:
         )
         self._health.add_to(self.server)
 
-    def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+    def add(
+        self,
+        add_to_server: Callable[[Any, Any], None],
+        servicer: object,
+        foreign: ForeignService | None = None,
+    ) -> None:
         """Register a servicer, every method bound to the pipeline; see `Registry`."""
         # Generated code imports the files of its messages, not the service's own, whose options are read here.
         importlib.import_module(add_to_server.__module__.removesuffix("_grpc"))
-        add_to_server(servicer, _Binder(self))
+        add_to_server(servicer, _Binder(self, foreign))
 
-    def bind(self, service_name: str, handlers: Mapping[str, Handler]) -> None:
+    def bind(self, service_name: str, handlers: Mapping[str, Handler], foreign: ForeignService | None = None) -> None:
         """Register the handlers of one service; internal methods are left out on the public listener."""
         descriptor: ServiceDescriptor = Default().FindServiceByName(service_name)
         bound = {}
         for name, handler in handlers.items():
-            method = _describe(descriptor, name)
+            method = _describe(descriptor, name, foreign)
             if method.access.internal and not self.internal:
                 continue
             bound[name] = self._bind_method(method, handler)
@@ -181,23 +193,29 @@ class Listeners:
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self._listeners = listeners
 
-    def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+    def add(
+        self,
+        add_to_server: Callable[[Any, Any], None],
+        servicer: object,
+        foreign: ForeignService | None = None,
+    ) -> None:
         """Register a servicer with each listener; see `Registry`."""
         for listener in self._listeners:
-            listener.add(add_to_server, servicer)
+            listener.add(add_to_server, servicer, foreign)
 
 
 class _Binder:
     """Stands in for a server in generated registration code, which passes it plain handlers."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, foreign: ForeignService | None) -> None:
         self._listener = listener
+        self._foreign = foreign
 
     def add_generic_rpc_handlers(self, _handlers: object) -> None:
         """Generated code calls both registrations; the other one has the names."""
 
     def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Handler]) -> None:
-        self._listener.bind(service_name, handlers)
+        self._listener.bind(service_name, handlers, self._foreign)
 
 
 def _bounds_on_waiting_calls(settings: CommonSettings, *, internal: bool) -> list[tuple[str, int]]:
@@ -220,11 +238,12 @@ def _bounds_on_waiting_calls(settings: CommonSettings, *, internal: bool) -> lis
     return bounds
 
 
-def _describe(descriptor: ServiceDescriptor, name: str) -> Method:
+def _describe(descriptor: ServiceDescriptor, name: str, foreign: ForeignService | None) -> Method:
     method = descriptor.methods_by_name[name]
     return Method(
         path=f"/{descriptor.full_name}/{name}",
-        service=descriptor.full_name.split(".")[1],
-        access=read_access(method),
+        service=descriptor.full_name.split(".")[1] if foreign is None else foreign.owner,
+        access=read_access(method) if foreign is None else foreign.access(method),
         request_type=GetMessageClass(method.input_type),
+        foreign=foreign is not None,
     )

@@ -67,24 +67,32 @@ def failure_metadata(error: CoxswainError, status: status_pb2.Status) -> tuple[t
     return (details, (_RETRY_DELAY_KEY, "-1")) if error.reason.startswith("UPSTREAM_") else (details,)
 
 
-def to_status(error: CoxswainError, request_id: str) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    """Return the code and the rich status of an error, shortened to what fits into the trailers of a call."""
+def to_status(
+    error: CoxswainError, request_id: str, *, foreign: bool = False
+) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    """Return the code and the rich status of an error, shortened to what fits into the trailers of a call.
+
+    `foreign` is a call of another protocol's service: its reason comes first, or else the fields at fault.
+    """
     code = grpc.StatusCode[error.code]
     status = status_pb2.Status(code=code.value[0], message=_shortened(error.message, _MAX_MESSAGE_BYTES))
-    _add(
-        status,
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(_bounded(error.metadata))),
-    )
+    if (own := error.protocol) is not None:
+        info = error_details_pb2.ErrorInfo(reason=own.reason, domain=own.domain, metadata=dict(_bounded(own.metadata)))
+        _add(status, info)
+    details: list[object] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(_bounded(error.metadata)))
+    ]
     if error.violations:
-        _add(
-            status,
+        details.append(
             error_details_pb2.BadRequest(
                 field_violations=[
                     error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
                     for field, description in _first(error.violations)
                 ]
-            ),
+            )
         )
+    for detail in reversed(details) if foreign and own is None else details:
+        _add(status, detail)
     if isinstance(error, ResourceExhausted) and error.limit:
         violation = error_details_pb2.QuotaFailure.Violation(
             subject=f"limit:{_shortened(error.limit, _MAX_PATH_BYTES)}",

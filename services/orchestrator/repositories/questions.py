@@ -102,6 +102,13 @@ class QuestionRepository:
         )
         return [to_question(row) for row in rows]
 
+    async def of_executions(self, execution_ids: Collection[str]) -> list[Question]:
+        """Return all questions of executions, oldest first."""
+        rows = await self._connection.execute(
+            select(questions).where(questions.c.execution_id.in_(execution_ids)).order_by(questions.c.id)
+        )
+        return [to_question(row) for row in rows]
+
     async def declined(self, execution_id: str) -> frozenset[int]:
         """Return the indices of an execution's tasks whose results a person has declined."""
         rows = await self._connection.execute(

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import structlog
 
@@ -62,7 +62,7 @@ class EventFeed:
 
     async def follow(
         self, execution_id: str, after: int, newest: int, *, chunks: bool = True
-    ) -> AsyncIterator[list[StoredEvent]]:
+    ) -> AsyncGenerator[list[StoredEvent], None]:
         """Yield the events after a sequence, each once and in order, in lists as they are there, until the last.
 
         `newest` is the newest sequence that the execution's row had a moment ago; without `chunks` the chunks of

@@ -104,10 +104,11 @@ class ExecutionStarter:
         schedule_id: str = "",
         batch: BatchPlace | None = None,
         also_store: AlsoStore | None = None,
+        execution_id: str = "",
     ) -> Execution:
         """Store an execution that acts for the current caller; a repeated `request` returns the first one's.
 
-        `limits` are those of the group.
+        `limits` are those of the group. `execution_id` is a new id that was given out already; empty: another one.
 
         Raises:
             Aborted: `also_store` raised it.
@@ -125,7 +126,7 @@ class ExecutionStarter:
         crew = await self.startable(owner, start)
         now = utc_now()
         execution = Execution(
-            id=new_id(),
+            id=execution_id or new_id(),
             group_id=owner.group_id,
             subject=owner.subject,
             crew_id=crew.id,

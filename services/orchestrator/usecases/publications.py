@@ -65,6 +65,10 @@ def publication_faults(spec: CrewSpec) -> Iterator[FieldViolation]:
             )
     if a2a.file_input and a2a.file_input == (a2a.text_input or (inputs[0] if len(inputs) == 1 else "")):
         yield FieldViolation("spec.a2a.file_input", "is the input of the text too; name another one")
+    if a2a.all_results and any(task.name == "result" for task in spec.tasks[:-1]):
+        yield FieldViolation(
+            "spec.a2a.all_results", 'needs another name for the task "result": the last task\'s artifact is called so'
+        )
     seen: set[str] = set()
     for index, skill in enumerate(a2a.skills):
         if skill.id in seen:

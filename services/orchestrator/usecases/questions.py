@@ -26,7 +26,7 @@ from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.question import Answer, Question, QuestionChange, QuestionKind, QuestionState
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.questions import QuestionChangeReader, QuestionFilter, QuestionRepository
-from services.orchestrator.usecases.execution_starter import existing_execution
+from services.orchestrator.usecases.execution_starter import AlsoStore, existing_execution
 from services.orchestrator.usecases.question_feed import QuestionFeed
 from services.orchestrator.usecases.question_settler import QuestionSettler
 
@@ -98,9 +98,16 @@ class Questions:
             yield changes
 
     async def answer(
-        self, principal: Principal, question_id: str, answer: Answer, request: RequestKey | None
+        self,
+        principal: Principal,
+        question_id: str,
+        answer: Answer,
+        request: RequestKey | None,
+        also_store: AlsoStore | None = None,
     ) -> Question:
         """Answer a question, which wakes or cancels its execution; return it as it then stands.
+
+        `also_store` is stored with the first answer.
 
         Raises:
             NotFound: the group does not have this question.
@@ -129,6 +136,8 @@ class Questions:
             if current.state is not QuestionState.OPEN or execution.state.terminal:
                 raise _answered_before(current)
             await self._settler.settle(connection, execution, current, answer, principal.subject)
+            if also_store is not None:
+                await also_store(connection, execution)
             changed = await existing_execution(connection, principal.group_id, execution.id)
             settled = await questions.get(principal.group_id, question_id)
         if settled is None:

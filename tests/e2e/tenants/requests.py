@@ -230,6 +230,7 @@ REQUESTS: Mapping[str, Callable[[Group], Fields | Sequence[Fields]]] = {
     "CrewService.CreateCrew": lambda own: {"spec": _crew(own)},
     "CrewService.GetCrew": _none,
     "CrewService.ListCrews": _none,
+    "CrewService.ListPublications": _none,
     "CrewService.UpdateCrew": lambda own: {"spec": _crew(own), "update_mask": EVERYTHING},
     "CrewService.DeleteCrew": _none,
     "CrewService.ValidateCrew": lambda own: {"spec": _crew(own)},

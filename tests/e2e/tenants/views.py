@@ -13,7 +13,8 @@ _LISTINGS = (
     "ServiceTokenService.ListServiceTokens",
     *("MemoryBackendService.ListMemoryBackends", "MemoryService.ListNamespaces", "MemoryService.GetHistoryPolicy"),
     *("ModelService.ListModels", "UsageService.ListBudgets", "UsageService.QueryUsage", "BatchService.ListBatches"),
-    *("CrewService.ListCrews", "ExecutionService.ListExecutions", "ExecutionService.GetExecutionRetention"),
+    *("CrewService.ListCrews", "CrewService.ListPublications"),
+    *("ExecutionService.ListExecutions", "ExecutionService.GetExecutionRetention"),
     *("QuestionService.ListQuestions", "ScheduleService.ListSchedules", "ToolService.ListTools"),
     *("ToolSourceService.ListToolSources", "ToolService.QueryToolUsage"),
 )

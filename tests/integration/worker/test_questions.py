@@ -1,5 +1,6 @@
 """What becomes of results that people have to approve: real worker hosts and crew processes, answers over real gRPC."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,12 +8,24 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from a2a.client import ClientCallContext, ClientConfig, ClientFactory
+from a2a.types import a2a_pb2 as a2a
 from google.protobuf.duration_pb2 import Duration
 
 from coxswain.memory.v1 import memory_pb2, record_pb2
-from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, question_pb2, question_state_pb2
+from coxswain.orchestrator.v1 import a2a_pb2, crew_pb2, execution_pb2, question_pb2, question_state_pb2
 from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceStub
-from tests.integration.worker.installation import CAPABLE, Installation, eventually, install, is_kind, kinds
+from tests.integration.orchestrator.a2a_support import stub_of
+from tests.integration.worker.installation import (
+    CAPABLE,
+    WAIT_SECONDS,
+    Installation,
+    eventually,
+    install,
+    is_kind,
+    kinds,
+)
+from tests.support.child_process import ROOT
 from tests.support.harness import ALICE
 from tests.support.llm_script import Reply, ToolCall
 
@@ -254,3 +267,54 @@ async def test_an_agent_asks_a_person_and_goes_on_with_the_answer(installation: 
     [told] = [event.tool_call_completed for event in events if event.WhichOneof("event") == "tool_call_completed"]
     assert (told.tool_name, told.output) == ("ask_person", "Brest")
     assert len(installation.llm.calls_where(route="chat")) == 2, "what the model said before is replayed"
+
+
+async def test_the_official_client_of_a2a_completes_a_crew_that_asks(installation: Installation) -> None:
+    script(installation)
+    spec = crew(a2a=a2a_pb2.A2ASpec(published=True, is_default=True, text_input="text"))
+    spec.tasks[1].description = "After {text}: Publish it."
+    await installation.crews().CreateCrew(crew_pb2.CreateCrewRequest(spec=spec))
+    bearer = {"authorization": f"Bearer {ALICE}"}
+    channel = installation.harness.channel(ALICE, headers={"a2a-version": "1.0"})
+    stub = stub_of(channel)
+    card = await stub.GetExtendedAgentCard(a2a.GetExtendedAgentCardRequest())
+    # Where it is served here: cards name the configured port.
+    card.supported_interfaces[0].url = installation.harness.address
+    config = ClientConfig(supported_protocol_bindings=["GRPC"], grpc_channel_factory=grpc.aio.insecure_channel)
+    client = ClientFactory(config).create(card)
+    context = ClientCallContext(service_parameters=bearer)
+    begun = a2a.Message(message_id="m1", role=a2a.ROLE_USER, parts=[a2a.Part(text="the news")])
+    told: list[a2a.StreamResponse] = []
+    async with asyncio.timeout(WAIT_SECONDS):
+        async for response in client.send_message(a2a.SendMessageRequest(message=begun), context=context):
+            told.append(response)
+            status = response.status_update
+            if status.status.state == a2a.TASK_STATE_INPUT_REQUIRED:
+                yes = a2a.Message(
+                    message_id="m2", task_id=status.task_id, role=a2a.ROLE_USER, parts=[a2a.Part(text="approve")]
+                )
+                answer = a2a.SendMessageRequest(message=yes)
+                answer.configuration.return_immediately = True
+                await stub.SendMessage(answer)
+    assert told[0].HasField("task")
+    artifact = next(one.artifact_update.artifact for one in told if one.HasField("artifact_update"))
+    assert artifact.parts[0].text == "Published."
+    assert told[-1].status_update.status.state == a2a.TASK_STATE_COMPLETED
+    task = await client.get_task(a2a.GetTaskRequest(id=told[0].task.id), context=context)
+    assert [said.role for said in task.history] == [a2a.ROLE_USER, a2a.ROLE_AGENT, a2a.ROLE_USER]
+    assert list(task.artifacts) == [artifact]
+    await client.close()
+
+
+async def test_the_example_of_the_page_about_a2a_works(installation: Installation) -> None:
+    script(installation)
+    spec = crew(a2a=a2a_pb2.A2ASpec(published=True, is_default=True))
+    del spec.tasks[0]
+    spec.tasks[0].description = "After {text}: Publish it."
+    await installation.crews("dev:eve:page=admin").CreateCrew(crew_pb2.CreateCrewRequest(spec=spec))
+    page = (ROOT / "docs" / "a2a.md").read_text()
+    example: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], example)
+    async with asyncio.timeout(WAIT_SECONDS):
+        answer = await example["ask"](installation.harness.address, "dev:eve:page=admin", "the news")
+    assert answer == "Published."

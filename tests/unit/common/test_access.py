@@ -1,16 +1,18 @@
 """The options of methods: a server does not start while somebody forgot to decide one."""
 
 import pytest
+from a2a.types import a2a_pb2 as a2a_types
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import Default, DescriptorPool
 
 from coxswain.auth.v1 import auth_service_pb2
 from coxswain.common.v1 import access_pb2
-from services.common.grpc.access import read_access
+from services.common.grpc.access import ForeignService, read_access
 from services.common.grpc.peers import service_descriptors
 from services.common.identity.principal import Role
 from services.common.settings import SERVICES
+from services.orchestrator.servicers.a2a.access import A2A_SERVICE
 
 INTERNAL = {
     "access": access_pb2.ACCESS_INTERNAL,
@@ -101,3 +103,16 @@ def test_only_the_traffic_of_crews_and_steps_of_other_calls_are_left_out_of_the_
     administered = [method for method in methods if read_access(method).role >= Role.ADMIN]
     assert len(administered) > 20
     assert all(read_access(method).audited for method in administered)
+
+
+def test_a_foreign_service_says_of_each_method_who_may_call_it() -> None:
+    access = read_access(method(PUBLIC))
+    assert ForeignService("auth", {"Do": access}).access(method({})) is access
+    with pytest.raises(ValueError, match=r"who may call toy\.S\.Do"):
+        ForeignService("auth", {"Undo": access}).access(method({}))
+
+
+def test_who_may_call_each_method_of_a2a_is_said() -> None:
+    described = a2a_types.DESCRIPTOR.services_by_name["A2AService"].methods_by_name
+    assert set(A2A_SERVICE.methods) == set(described)
+    assert {access.role for access in A2A_SERVICE.methods.values()} == {Role.OPERATOR}

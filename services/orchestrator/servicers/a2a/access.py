@@ -1,0 +1,26 @@
+"""Who may call the methods of A2A: its proto cannot carry our options."""
+
+from services.common.grpc.access import ForeignService, MethodAccess
+from services.common.identity.principal import Role
+
+_READS = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=True)
+_SENDS = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=False, audited=True)
+_CANCELS = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=True, audited=True)
+
+A2A_SERVICE = ForeignService(
+    owner="orchestrator",
+    methods={
+        # Whoever answers an approval needs the role that the question names besides.
+        "SendMessage": _SENDS,
+        "SendStreamingMessage": _SENDS,
+        "GetTask": _READS,
+        "ListTasks": _READS,
+        "CancelTask": _CANCELS,
+        "SubscribeToTask": _READS,
+        "CreateTaskPushNotificationConfig": _READS,
+        "GetTaskPushNotificationConfig": _READS,
+        "ListTaskPushNotificationConfigs": _READS,
+        "DeleteTaskPushNotificationConfig": _READS,
+        "GetExtendedAgentCard": _READS,
+    },
+)

@@ -1,0 +1,92 @@
+"""Agent cards, made from the crew each time."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from a2a.types import a2a_pb2 as pb
+
+from services.common.grpc.json_values import to_struct
+from services.orchestrator.domain.a2a import Publication
+from services.orchestrator.domain.crew import Crew
+from services.orchestrator.servicers.a2a.metadata import VERSION, Extensions
+from services.orchestrator.usecases.a2a.inputs import input_modes, output_modes
+from services.orchestrator.usecases.publications import message_inputs
+
+_SCHEME = "bearer"
+
+
+@dataclass(frozen=True, slots=True)
+class CardMaker:
+    """Makes the cards of an installation's agents."""
+
+    address: str
+    """Host and port that others call."""
+    extensions: Extensions
+    inputs_extension: str
+    """URI of the extension that describes the inputs of a crew."""
+    identity_mode: Literal["dev", "jwt", "databricks"]
+    organization: str = ""
+    organization_url: str = ""
+
+    def extended(self, publication: Publication, crew: Crew) -> pb.AgentCard:
+        """Return the card of a published crew, with the inputs that messages can give."""
+        spec = crew.spec
+        card = pb.AgentCard(
+            name=spec.name,
+            description=spec.description or spec.name,
+            version=str(crew.revision),
+            supported_interfaces=[
+                pb.AgentInterface(
+                    url=self.address, protocol_binding="GRPC", tenant=publication.tenant, protocol_version=VERSION
+                )
+            ],
+            capabilities=pb.AgentCapabilities(
+                streaming=True, push_notifications=False, extended_agent_card=True, extensions=self._extensions(crew)
+            ),
+            default_input_modes=input_modes(spec),
+            default_output_modes=output_modes(spec),
+            skills=self._skills(crew),
+        )
+        if self.organization:
+            card.provider.organization, card.provider.url = self.organization, self.organization_url
+        scheme = pb.HTTPAuthSecurityScheme(
+            scheme="Bearer", description="A token of the installation's identity provider."
+        )
+        if self.identity_mode == "jwt":
+            scheme.bearer_format = "JWT"
+        card.security_schemes[_SCHEME].http_auth_security_scheme.CopyFrom(scheme)
+        card.security_requirements.add().schemes[_SCHEME].SetInParent()
+        return card
+
+    def _extensions(self, crew: Crew) -> list[pb.AgentExtension]:
+        names = message_inputs(crew.spec)
+        schema = {"type": "object", "properties": {name: {} for name in names}, "required": names}
+        return [
+            pb.AgentExtension(
+                uri=self.extensions.idempotent, description="A message_id that is sent again makes no second task."
+            ),
+            pb.AgentExtension(
+                uri=self.extensions.resume,
+                description="With the metadata x-after-sequence, SubscribeToTask goes on after what was received.",
+            ),
+            pb.AgentExtension(
+                uri=self.inputs_extension,
+                description="The object that a part of data gives inputs with.",
+                params=to_struct({"schema": schema}),
+            ),
+        ]
+
+    def _skills(self, crew: Crew) -> list[pb.AgentSkill]:
+        spec = crew.spec
+        if not spec.a2a.skills:
+            return [pb.AgentSkill(id=crew.id, name=spec.name, description=spec.description or spec.name, tags=["crew"])]
+        return [
+            pb.AgentSkill(
+                id=skill.id,
+                name=skill.name,
+                description=skill.description or skill.name,
+                tags=skill.tags,
+                examples=skill.examples,
+            )
+            for skill in spec.a2a.skills
+        ]

@@ -1,0 +1,171 @@
+"""A2AService of version 1.0 at the edge. What each method does here is in docs/a2a.md."""
+
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
+from a2a.types import a2a_pb2 as pb
+from a2a.types.a2a_pb2_grpc import A2AServiceServicer
+
+from services.common.errors import InvalidArgument
+from services.common.grpc.call import current_principal
+from services.common.grpc.handler import Context
+from services.common.grpc.times import optional_timestamp_from_proto
+from services.common.identity.principal import Principal
+from services.orchestrator.domain.a2a_errors import unsupported
+from services.orchestrator.repositories.a2a_tasks import TaskFilter
+from services.orchestrator.servicers.a2a.cards import CardMaker
+from services.orchestrator.servicers.a2a.incoming import history_length, incoming_from_proto, push_not_supported
+from services.orchestrator.servicers.a2a.metadata import CallMetadata, read_metadata
+from services.orchestrator.servicers.a2a.outgoing import change_to_proto, state_from_proto, task_to_proto
+from services.orchestrator.usecases.a2a.follow_ups import FollowUps
+from services.orchestrator.usecases.a2a.streams import TaskStreams
+from services.orchestrator.usecases.a2a.tasks import A2ATasks
+from services.orchestrator.usecases.a2a.views import TaskView
+
+_PAGE, _MAX_PAGE = 50, 100
+
+
+class A2AServicer(A2AServiceServicer):
+    """The crews of groups as agents."""
+
+    def __init__(
+        self,
+        tasks: A2ATasks,
+        follow_ups: FollowUps,
+        streams: TaskStreams,
+        cards: CardMaker,
+        *,
+        assumed_version: str,
+    ) -> None:
+        """`assumed_version` is what callers mean that name no version; empty means 0.3, which is not served here."""
+        self._tasks = tasks
+        self._follow_ups = follow_ups
+        self._streams = streams
+        self._cards = cards
+        self._assumed_version = assumed_version
+
+    async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> pb.SendMessageResponse:
+        """Begin a task, or answer what one waits for; return it when it has ended or waits."""
+        metadata = self._metadata(context)
+        length = history_length(request.configuration, "configuration.history_length")
+        principal = current_principal()
+        task_id = await self._send(principal, request, metadata)
+        if request.configuration.return_immediately:
+            view = await self._tasks.get(principal, "", task_id)
+        else:
+            view = await self._tasks.settled(principal, task_id)
+        return pb.SendMessageResponse(task=task_to_proto(view, length))
+
+    async def SendStreamingMessage(
+        self, request: pb.SendMessageRequest, context: Context
+    ) -> AsyncIterator[pb.StreamResponse]:
+        """Do what SendMessage does, and tell of the task until it ends."""
+        metadata = self._metadata(context)
+        length = history_length(request.configuration, "configuration.history_length")
+        principal = current_principal()
+        task_id = await self._send(principal, request, metadata)
+        view = await self._tasks.get(principal, "", task_id)
+        yield pb.StreamResponse(task=task_to_proto(view, length))
+        async for response in self._follow(view, view.sequence):
+            yield response
+
+    async def GetTask(self, request: pb.GetTaskRequest, context: Context) -> pb.Task:
+        """Return a task as it stands."""
+        self._metadata(context)
+        length = history_length(request, "history_length")
+        return task_to_proto(await self._tasks.get(current_principal(), request.tenant, request.id), length)
+
+    async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
+        """Return a page of the group's tasks, the newest status first."""
+        self._metadata(context)
+        length = history_length(request, "history_length")
+        size = request.page_size if request.HasField("page_size") else _PAGE
+        if not 1 <= size <= _MAX_PAGE:
+            raise InvalidArgument.field("page_size", f"must be 1 to {_MAX_PAGE}; left out, it is {_PAGE}")
+        state = state_from_proto(request.status)
+        if state is None and request.status:
+            raise InvalidArgument.field("status", "is not a state of A2A 1.0")
+        chosen = TaskFilter(
+            tenant=request.tenant,
+            context_id=request.context_id,
+            state=state,
+            changed_since=optional_timestamp_from_proto(request, "status_timestamp_after"),
+        )
+        page = await self._tasks.page(
+            current_principal(), chosen, size, request.page_token, results=request.include_artifacts
+        )
+        return pb.ListTasksResponse(
+            tasks=[task_to_proto(view, length) for view in page.tasks],
+            next_page_token=page.next_page_token,
+            page_size=size,
+            total_size=page.total,
+        )
+
+    async def CancelTask(self, request: pb.CancelTaskRequest, context: Context) -> pb.Task:
+        """Cancel a task that has not ended."""
+        self._metadata(context)
+        return task_to_proto(await self._tasks.cancel(current_principal(), request.tenant, request.id))
+
+    async def SubscribeToTask(
+        self, request: pb.SubscribeToTaskRequest, context: Context
+    ) -> AsyncIterator[pb.StreamResponse]:
+        """Tell of a task as it stands and of what happens to it until it ends."""
+        metadata = self._metadata(context)
+        view = await self._tasks.get(current_principal(), request.tenant, request.id)
+        after = metadata.after_sequence
+        if after is not None and after > view.sequence:
+            raise InvalidArgument.field("x-after-sequence", f"is beyond the newest event of the task, {view.sequence}")
+        if view.state.terminal and (after is None or after == view.sequence):
+            raise unsupported(f"the task is {view.state}, and nothing happens to it any more; read it with GetTask")
+        if after is None:
+            yield pb.StreamResponse(task=task_to_proto(view))
+        async for response in self._follow(view, view.sequence if after is None else after):
+            yield response
+
+    async def GetExtendedAgentCard(self, request: pb.GetExtendedAgentCardRequest, context: Context) -> pb.AgentCard:
+        """Return the card of an agent."""
+        self._metadata(context)
+        return self._cards.extended(*await self._tasks.published(current_principal(), request.tenant))
+
+    async def CreateTaskPushNotificationConfig(
+        self, request: pb.TaskPushNotificationConfig, context: Context
+    ) -> NoReturn:
+        """Refuse: there are no push notifications."""
+        self._refuse_push(context)
+
+    async def GetTaskPushNotificationConfig(
+        self, request: pb.GetTaskPushNotificationConfigRequest, context: Context
+    ) -> NoReturn:
+        """Refuse: there are no push notifications."""
+        self._refuse_push(context)
+
+    async def ListTaskPushNotificationConfigs(
+        self, request: pb.ListTaskPushNotificationConfigsRequest, context: Context
+    ) -> NoReturn:
+        """Refuse: there are no push notifications."""
+        self._refuse_push(context)
+
+    async def DeleteTaskPushNotificationConfig(
+        self, request: pb.DeleteTaskPushNotificationConfigRequest, context: Context
+    ) -> NoReturn:
+        """Refuse: there are no push notifications."""
+        self._refuse_push(context)
+
+    def _metadata(self, context: Context) -> CallMetadata:
+        return read_metadata(context, self._cards.extensions, self._assumed_version)
+
+    def _refuse_push(self, context: Context) -> NoReturn:
+        self._metadata(context)
+        raise push_not_supported()
+
+    async def _send(self, principal: Principal, request: pb.SendMessageRequest, metadata: CallMetadata) -> str:
+        message = incoming_from_proto(request)
+        key = metadata.request_key(principal, request)
+        if key is not None and (first := await self._tasks.repeated(principal, key)) is not None:
+            return first
+        send = self._follow_ups.send if message.task_id else self._tasks.send
+        return await send(principal, request.tenant, message, key)
+
+    async def _follow(self, view: TaskView, after: int) -> AsyncIterator[pb.StreamResponse]:
+        async for change in self._streams.follow(view, after):
+            yield change_to_proto(view.row, change)

@@ -1,0 +1,128 @@
+"""Tasks as their rows, and those of their executions, say they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.orchestrator.domain.a2a import TaskMessage, TaskRow, TaskState
+from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.execution import Execution, ExecutionState, TaskOutput
+from services.orchestrator.domain.execution import TaskState as RunState
+from services.orchestrator.domain.question import Question, QuestionState
+from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
+from services.orchestrator.repositories.crews import CrewRepository
+from services.orchestrator.repositories.questions import QuestionRepository
+from services.orchestrator.repositories.task_runs import TaskRunRepository
+from services.orchestrator.usecases.a2a.inputs import missing_inputs
+
+RESULT = "result"
+"""Id of the artifact that holds the last task's result."""
+_STATES = {
+    ExecutionState.RUNNING: TaskState.WORKING,
+    ExecutionState.WAITING_FOR_MODEL: TaskState.WORKING,
+    ExecutionState.WAITING_FOR_ANSWER: TaskState.INPUT_REQUIRED,
+    ExecutionState.WAITING_FOR_CREDENTIAL: TaskState.AUTH_REQUIRED,
+    ExecutionState.SUCCEEDED: TaskState.COMPLETED,
+    ExecutionState.FAILED: TaskState.FAILED,
+    ExecutionState.CANCELLED: TaskState.CANCELED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ResultArtifact:
+    """The result of a task of the crew."""
+
+    id: str
+    name: str
+    output: TaskOutput
+    markdown: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task with all that is told of it."""
+
+    row: TaskRow
+    state: TaskState
+    execution: Execution | None = None
+    question: Question | None = None
+    """What it waits for an answer to."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """The inputs that it waits for, each with the field of the crew that needs it."""
+    results: Sequence[ResultArtifact] = ()
+    history: Sequence[TaskMessage | Question] = ()
+    """What was said, oldest first."""
+    spec: CrewSpec | None = None
+
+    @property
+    def sequence(self) -> int:
+        """The newest event that it shows what has come of."""
+        return 0 if self.execution is None else self.execution.last_sequence
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing happens before somebody does something."""
+        return self.execution is None or self.state.terminal or self.state.interrupted
+
+
+def state_of(row: TaskRow, execution: Execution | None) -> TaskState:
+    """Return where a task stands."""
+    if execution is None:
+        return row.draft_state or TaskState.CANCELED
+    if execution.state is ExecutionState.QUEUED:
+        return TaskState.SUBMITTED if execution.started_at is None else TaskState.WORKING
+    return _STATES[execution.state]
+
+
+async def read_views(connection: AsyncConnection, rows: Sequence[TaskRow], *, results: bool = True) -> list[TaskView]:
+    """Return tasks with all that is told of them, with or without their results."""
+    tasks = A2ATaskRepository(connection)
+    # First: what has happened since is told as events after its sequence.
+    executions = await tasks.executions(rows)
+    asked = await QuestionRepository(connection).of_executions(list(executions)) if executions else []
+    messages = await tasks.messages([row.id for row in rows])
+    views = []
+    for row in rows:
+        execution = executions.get(row.execution_id or "")
+        questions = [question for question in asked if question.execution_id == row.execution_id]
+        state = state_of(row, execution)
+        waits = state is TaskState.INPUT_REQUIRED
+        spec = None
+        if results or (execution is None and waits):
+            spec = await CrewRepository(connection).spec(row.crew_id, row.crew_revision)
+        views.append(
+            TaskView(
+                row=row,
+                state=state,
+                execution=execution,
+                question=next((one for one in questions if waits and one.state is QuestionState.OPEN), None),
+                missing=missing_inputs(spec, row.draft_inputs or {}) if spec and execution is None and waits else {},
+                results=await _results(connection, execution, spec) if results and execution and spec else (),
+                history=sorted([*messages.get(row.id, ()), *questions], key=lambda said: said.created_at),
+                spec=spec,
+            )
+        )
+    return views
+
+
+async def _results(connection: AsyncConnection, execution: Execution, spec: CrewSpec) -> list[ResultArtifact]:
+    found = []
+    if spec.a2a.all_results:
+        for run in await TaskRunRepository(connection, execution.id).list(after=-1):
+            if run.state is RunState.SUCCEEDED and run.output is not None and run.task_index < len(spec.tasks) - 1:
+                found.append(task_result(spec, run.task_index, run.output))
+    if execution.state is ExecutionState.SUCCEEDED and execution.result is not None:
+        found.append(last_result(spec, execution.result))
+    return found
+
+
+def last_result(spec: CrewSpec, output: TaskOutput) -> ResultArtifact:
+    """Return the artifact of the result of a crew."""
+    return ResultArtifact(RESULT, spec.tasks[-1].name, output, spec.tasks[-1].markdown)
+
+
+def task_result(spec: CrewSpec, index: int, output: TaskOutput) -> ResultArtifact:
+    """Return the artifact of the result of a task that is not the last one."""
+    task = spec.tasks[index]
+    return ResultArtifact(task.name, task.name, output, task.markdown)
