@@ -11,31 +11,35 @@ MAX_COUNT = 1_000_000_000
 
 _LONGEST_COUNT = 30
 """Characters."""
-_WHOLES = frozenset({"prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens"})
+_PROMPT = ("prompt_tokens", "input_tokens")
+_OUTPUT = ("completion_tokens", "output_tokens")
+_WHOLES = frozenset({*_PROMPT, *_OUTPUT, "total_tokens"})
 """Fields of an upstream that does not say what its tokens are."""
 
 
 def read_usage(usage: Any) -> Usage | None:
-    """Return the tokens an upstream counted, or None when it counted none, or as many as no call can have.
+    """Return the tokens an upstream counted, or None when it counted none.
 
-    OpenAI's names and those of its Responses interface and of Anthropic are known; numbers may come as text.
+    OpenAI's names and those of its Responses interface and of Anthropic are known; numbers may come as text. A count
+    that no call can have is as good as none: the others count, and it is what they leave of the total, if there is one.
     """
     if not isinstance(usage, dict):
         return None
-    prompt, output = (
-        _first(usage, "prompt_tokens", "input_tokens"),
-        _first(usage, "completion_tokens", "output_tokens"),
-    )
+    prompt, output = _first(usage, *_PROMPT), _first(usage, *_OUTPUT)
     if prompt is None and output is None:
         return None
-    # An impossible number would lower what was used, or use up a budget at once.
-    if not (0 <= (prompt or 0) <= MAX_COUNT and 0 <= (output or 0) <= MAX_COUNT):
-        return None
+    guessed = False
+    if prompt is None or output is None:
+        missing = _PROMPT if prompt is None else _OUTPUT
+        # One that is not there at all is none, as in embeddings.
+        guessed = any(usage.get(name) is not None for name in missing)
+        total = _first(usage, "total_tokens")
+        rest = max(0, total - (prompt or output or 0)) if guessed and total is not None else 0
+        prompt, output = (rest if prompt is None else prompt), (rest if output is None else output)
     if usage.keys() <= _WHOLES:
-        return Usage(input_tokens=prompt or 0, output_tokens=output or 0)
+        return Usage(input_tokens=prompt, output_tokens=output, estimated=guessed)
     prompt_details = _details(usage, "prompt_tokens_details", "input_tokens_details")
     output_details = _details(usage, "completion_tokens_details", "output_tokens_details")
-    input_tokens = prompt or 0
     cached = _first(prompt_details, "cached_tokens")
     if cached is None:
         cached = _first(usage, "cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
@@ -43,13 +47,14 @@ def read_usage(usage: Any) -> Usage | None:
     if written is None:
         written = _first(usage, "cache_creation_input_tokens")
     # Parts are never more than the whole.
-    cached = _part(cached, input_tokens)
+    cached = _part(cached, prompt)
     return Usage(
-        input_tokens=input_tokens,
-        output_tokens=output or 0,
-        reasoning_tokens=_part(_first(output_details, "reasoning_tokens"), output or 0),
+        input_tokens=prompt,
+        output_tokens=output,
+        reasoning_tokens=_part(_first(output_details, "reasoning_tokens"), output),
         cached_input_tokens=cached,
-        cache_write_input_tokens=_part(written, input_tokens - cached),
+        cache_write_input_tokens=_part(written, prompt - cached),
+        estimated=guessed,
     )
 
 
@@ -61,15 +66,16 @@ def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
 
 
 def _first(document: Mapping[str, Any], *names: str) -> int | None:
+    """Return the first of these counts that a call can have."""
     for name in names:
-        value = document.get(name)
-        if value is not None and (count := _count(value)) is not None:
+        count = _count(document.get(name))
+        if count is not None and 0 <= count <= MAX_COUNT:
             return count
     return None
 
 
 def _part(count: int | None, whole: int) -> int:
-    return max(0, min(count or 0, whole))
+    return min(count or 0, whole)
 
 
 def _count(value: Any) -> int | None:
@@ -79,6 +85,4 @@ def _count(value: Any) -> int | None:
     if isinstance(value, str):
         # Longer texts are not counts, and Python reads them slowly.
         return int(value) if value.strip().isdecimal() and len(value) <= _LONGEST_COUNT else None
-    if isinstance(value, float) and not math.isnan(value):
-        return int(value) if math.isfinite(value) else (MAX_COUNT + 1 if value > 0 else -1)
-    return None
+    return int(value) if isinstance(value, float) and math.isfinite(value) else None

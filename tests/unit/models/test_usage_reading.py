@@ -18,17 +18,29 @@ from services.models.providers.usage_reading import MAX_COUNT, read_usage
         ({"prompt_tokens": "7", "completion_tokens": 3.0}, Usage(7, 3)),
         ({"prompt_tokens": MAX_COUNT, "completion_tokens": 3}, Usage(MAX_COUNT, 3)),
         # What no call can have used counts as if it were not there.
-        ({"prompt_tokens": 10**30, "completion_tokens": 3}, None),
-        ({"prompt_tokens": 7, "completion_tokens": "9" * 30}, None),
-        ({"prompt_tokens": 1e300, "completion_tokens": 3}, None),
-        ({"prompt_tokens": float("inf"), "completion_tokens": 3}, None),
-        ({"prompt_tokens": -5, "completion_tokens": 3}, None),
-        ({"prompt_tokens": 7, "completion_tokens": float("-inf")}, None),
-        ({"prompt_tokens": 7, "completion_tokens": float("nan")}, Usage(7, 0)),
+        ({"prompt_tokens": 10**30, "completion_tokens": 3}, Usage(0, 3, estimated=True)),
+        ({"prompt_tokens": 7, "completion_tokens": "9" * 30}, Usage(7, 0, estimated=True)),
+        ({"prompt_tokens": 1e300, "completion_tokens": 3}, Usage(0, 3, estimated=True)),
+        ({"prompt_tokens": float("inf"), "completion_tokens": 3}, Usage(0, 3, estimated=True)),
+        ({"prompt_tokens": -5, "completion_tokens": 3}, Usage(0, 3, estimated=True)),
+        ({"prompt_tokens": 7, "completion_tokens": float("-inf")}, Usage(7, 0, estimated=True)),
+        ({"prompt_tokens": 7, "completion_tokens": float("nan")}, Usage(7, 0, estimated=True)),
+        ({"prompt_tokens": 10**30, "completion_tokens": -1}, None),
+        # Another count tells what it should have been.
+        ({"prompt_tokens": -5, "completion_tokens": 3, "total_tokens": 10}, Usage(7, 3, estimated=True)),
+        ({"prompt_tokens": 7, "completion_tokens": 10**30, "total_tokens": 5}, Usage(7, 0, estimated=True)),
+        ({"prompt_tokens": 7, "completion_tokens": "many", "total_tokens": -1}, Usage(7, 0, estimated=True)),
+        ({"prompt_tokens": -5, "input_tokens": 7, "completion_tokens": 3}, Usage(7, 3)),
+        ({"prompt_tokens": 7, "total_tokens": 9}, Usage(7, 0)),
         (
             {"prompt_tokens": 9, "completion_tokens": 8, "completion_tokens_details": {"reasoning_tokens": 10**20}},
+            Usage(9, 8),
+        ),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 8, "completion_tokens_details": {"reasoning_tokens": 12}},
             Usage(9, 8, 8),
         ),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": -4}, "cached_tokens": 4}, Usage(9, 0, 0, 4)),
         ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4}}, Usage(9, 0, 0, 4)),
         ({"prompt_tokens": 9, "prompt_cache_hit_tokens": 4}, Usage(9, 0, 0, 4)),
         (
@@ -50,6 +62,18 @@ def test_counts_are_read(document: Any, expected: Usage | None) -> None:
 _NUMBERS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40) | st.integers().map(str)
 
 
+_IMPOSSIBLE = (
+    st.booleans()
+    | st.integers(max_value=-1)
+    | st.integers(min_value=MAX_COUNT + 1)
+    | st.floats(max_value=-1)
+    | st.floats(min_value=1e10)
+    | st.just(float("nan"))
+    | st.text(alphabet="abc-.", max_size=40)
+)
+_DETAILS = ["cached_tokens", "reasoning_tokens", "cache_creation_tokens"]
+
+
 @given(
     st.dictionaries(
         st.sampled_from(
@@ -57,7 +81,7 @@ _NUMBERS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max
         ),
         _NUMBERS,
     ),
-    st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens", "cache_creation_tokens"]), _NUMBERS),
+    st.dictionaries(st.sampled_from(_DETAILS), _NUMBERS),
 )
 def test_no_count_is_beyond_what_can_be_stored(counts: dict[str, Any], details: dict[str, Any]) -> None:
     usage = read_usage(counts | {"prompt_tokens_details": details, "completion_tokens_details": details})
@@ -65,3 +89,28 @@ def test_no_count_is_beyond_what_can_be_stored(counts: dict[str, Any], details: 
         assert 0 <= usage.input_tokens <= MAX_COUNT
         assert 0 <= usage.reasoning_tokens <= usage.output_tokens <= MAX_COUNT
         assert 0 <= usage.cached_input_tokens + usage.cache_write_input_tokens <= usage.input_tokens
+
+
+@given(
+    st.fixed_dictionaries({"prompt_tokens": st.integers(100, MAX_COUNT), "completion_tokens": st.integers(0, 1000)}),
+    st.fixed_dictionaries({"cached_tokens": st.integers(0, 50), "cache_creation_tokens": st.integers(0, 50)}),
+    st.sampled_from(["prompt_tokens", "completion_tokens", "cached_tokens", "cache_creation_tokens"]),
+    _IMPOSSIBLE,
+)
+def test_an_impossible_count_costs_none_of_the_others(
+    counts: dict[str, Any], details: dict[str, Any], broken: str, impossible: Any
+) -> None:
+    good = read_usage(counts | {"prompt_tokens_details": details})
+    for count in (counts, details):
+        if broken in count:
+            count[broken] = impossible
+    usage = read_usage(counts | {"prompt_tokens_details": details})
+    assert good is not None
+    assert usage is not None
+    if broken != "prompt_tokens":
+        assert usage.input_tokens == good.input_tokens
+        assert broken == "cached_tokens" or usage.cached_input_tokens == good.cached_input_tokens
+        assert broken == "cache_creation_tokens" or usage.cache_write_input_tokens == good.cache_write_input_tokens
+    if broken != "completion_tokens":
+        assert usage.output_tokens == good.output_tokens
+    assert usage.estimated == (broken in counts)
