@@ -6,6 +6,7 @@ from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.resource_keys import key_from_proto
+from services.common.identity.credentials import CredentialAvailability
 from services.models.domain.model import Model
 from services.models.servicers.messages.models import (
     changed_model_spec,
@@ -26,6 +27,9 @@ class ModelServicer(ModelServiceServicer):
     async def _to_proto(self, *models: Model, check: bool = False) -> list[pb.Model]:
         # Other services look a model up on their way to a call of it, which finds out by itself.
         credentials = {} if current_call().service and not check else await self._credentials.check(models)
+        for model in models:
+            if model.enabled and credentials.get(model.id) is CredentialAvailability.AVAILABLE:
+                self._models.expect_calls(model)
         return [model_to_proto(model, credentials.get(model.id)) for model in models]
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:

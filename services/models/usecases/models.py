@@ -78,7 +78,7 @@ class Models:
             return complete_model(await _seen(ModelRepository(connection), principal.group_id, key))
 
     def expect_calls(self, model: Model) -> None:
-        """Get ready for calls of a model that another service has looked up for a crew."""
+        """Get ready for calls of a model that a crew has looked up, or that was found to have a key."""
         self._prepare(model.spec.provider)
 
     async def create(self, principal: Principal, spec: ModelSpec, request: RequestKey | None) -> Model:

@@ -94,9 +94,9 @@ def _whole(text: str) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def serve(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, upstream: HttpEmulator, **settings: Any
+    directory: Path, monkeypatch: pytest.MonkeyPatch, upstream: HttpEmulator, *, key: str = "a-key", **settings: Any
 ) -> AsyncIterator[Installation]:
-    monkeypatch.setenv("TOGETHER_AI_API_KEY", "a-key")
+    monkeypatch.setenv("TOGETHER_AI_API_KEY", key)
     monkeypatch.setenv("TOGETHER_AI_BASE_URL", f"{upstream.url}/v1")
     values = {"litellm_base_urls": {"together_ai": f"{upstream.url}/v1"}, "seed": LITELLM_SEED, **settings}
     async with serve_models(directory, monkeypatch, key="", **values) as installation:
@@ -220,19 +220,22 @@ async def test_without_a_model_of_litellms_no_helper_runs_until_a_group_adds_one
         await until(lambda: len(set(helpers()) - others) == 1)
 
 
-async def test_for_the_packaged_models_a_helper_starts_once_a_crew_looks_one_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("key", ["", "a-key"])
+async def test_for_the_packaged_models_a_helper_starts_once_one_has_a_key_or_a_crew_looks_one_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     others = set(helpers())
     monkeypatch.setattr(ModelsSettings.model_fields["seed_file"], "default", tmp_path / "seed.yaml")
-    async with Floods() as upstream, serve(tmp_path, monkeypatch, upstream) as installation:
-        await installation.models().GetModel(model_pb2.GetModelRequest(name=MODEL))
+    async with Floods() as upstream, serve(tmp_path, monkeypatch, upstream, key=key) as installation:
         assert set(helpers()) == others
-        stub: Any = model_service_pb2_grpc.ModelServiceStub(
-            installation.harness.peers("orchestrator").channel("models")
-        )
-        with acting_as(await token_of(installation.harness, ALICE)):
-            await stub.GetModel(model_pb2.GetModelRequest(name=MODEL))
+        await installation.models().ListModels(model_pb2.ListModelsRequest())
+        if not key:
+            assert set(helpers()) == others
+            stub: Any = model_service_pb2_grpc.ModelServiceStub(
+                installation.harness.peers("orchestrator").channel("models")
+            )
+            with acting_as(await token_of(installation.harness, ALICE)):
+                await stub.GetModel(model_pb2.GetModelRequest(name=MODEL))
         await until(lambda: len(set(helpers()) - others) == 1)
 
 
