@@ -72,8 +72,11 @@ def test_options_of_all_commands_stand_before_and_behind_them() -> None:
     def end(*arguments: str) -> str:
         return CliRunner().invoke(app, arguments).stderr
 
-    assert "127.0.0.1:1 cannot be reached" in end("--address", "127.0.0.1:1", "whoami")
-    assert "127.0.0.1:1 cannot be reached" in end("--address", "127.0.0.1:2", "whoami", "--address", "127.0.0.1:1")
-    assert "127.0.0.1:1 cannot be reached" in end("tool", "list", "--timeout", "5", "--address", "127.0.0.1:1")
-    assert "--address" in end("whoami", "--addres", "127.0.0.1:1")
-    assert "127.0.0.1:1 cannot be reached" in end("limits", "show", "sales", "--address", "127.0.0.1:1")
+    # Refused before anything is called.
+    wrong, other = "http://here/path", "http://there/path"
+    assert f"address '{wrong}'" in end("--address", wrong, "whoami")
+    assert f"address '{wrong}'" in end("--address", other, "whoami", "--address", wrong)
+    assert f"address '{wrong}'" in end("tool", "list", "--timeout", "5", "--address", wrong)
+    # An argument of the name of an option is not taken for it.
+    assert f"address '{wrong}'" in end("limits", "show", "sales", "--address", wrong)
+    assert "--address" in end("whoami", "--addres", wrong)

@@ -113,6 +113,8 @@ def options(
 
 def main() -> None:
     """Run the command line and end the process."""
+    # What the library of gRPC writes by itself says less than the errors do.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         app(prog_name="coxswain")
     except Exception as error:

@@ -10,6 +10,7 @@ from coxswain.client.cli.findings import FAIL, OK, WARN, Finding
 from coxswain.client.connection import Connection, Tls, is_local
 
 _CONNECT_SECONDS = 5.0
+_PROBE_SECONDS = 2.0
 _RENEW_DAYS = 14
 _DEFAULT_PORT = 443
 _RENEW = "renew it; replaced files are read at once"
@@ -76,3 +77,42 @@ def _endpoint(target: str) -> tuple[str, int] | None:
         return parts.hostname, parts.port or _DEFAULT_PORT
     except ValueError:
         return None
+
+
+def tls_mismatch(connection: Connection) -> Finding | None:
+    """Why a server that was not reached does not understand, or is not trusted; None when it is not about TLS.
+
+    Connects to the server, for some seconds at most.
+    """
+    for each in dict.fromkeys(connection.of_services().values()):
+        endpoint = _endpoint(each.target)
+        found = _mismatch(each, endpoint) if endpoint else None
+        if found is not None:
+            return found
+    return None
+
+
+def _mismatch(connection: Connection, endpoint: tuple[str, int]) -> Finding | None:
+    target, encrypted = connection.target, connection.credentials is not None
+    tls = connection.tls if isinstance(connection.tls, Tls) else Tls()
+    try:
+        trust = ssl.create_default_context(cadata=(tls.root_certificates or b"").decode("ascii", "replace") or None)
+        if not encrypted:
+            # Only whether it speaks TLS is asked here: nothing is sent.
+            trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+        trust.set_alpn_protocols(["h2"])
+        with socket.create_connection(endpoint, timeout=_PROBE_SECONDS) as plain:
+            trust.wrap_socket(plain, server_hostname=tls.server_name or endpoint[0]).close()
+    except ssl.SSLCertVerificationError as error:
+        remedy = _REMEDIES.get(error.verify_code, "give its authority with --ca-file")
+        return Finding("tls", FAIL, f"{target}: its certificate is not trusted: {error.verify_message}", remedy)
+    except (ssl.SSLError, ConnectionResetError):
+        if encrypted:
+            remedy = "leave out --tls and --ca-file, and write http:// instead of https://"
+            return Finding("tls", FAIL, f"{target} does not speak TLS", remedy)
+    except (OSError, ValueError):
+        return None
+    else:
+        if not encrypted:
+            return Finding("tls", FAIL, f"{target} speaks TLS", "use --tls, or write https:// before the address")
+    return None

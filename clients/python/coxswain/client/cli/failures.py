@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import grpc
 
+from coxswain.client.cli.encryption import tls_mismatch
 from coxswain.client.cli.remedies import remedy_for
 from coxswain.client.cli.session import (
     EXIT_INTERRUPTED,
@@ -85,9 +86,11 @@ def _report_call(session: Session, error: CoxswainError) -> None:
     own = session.options if error.reason != "CREW_INVALID" else {}
     fields = {violation.field: field_in_own_words(violation.field, own) for violation in error.violations}
     # The texts of gRPC itself about a lost connection or an unknown method are for its developers.
-    message = error.message
+    message, remedy = error.message, remedy_for(error)
     if not error.reason and error.code is grpc.StatusCode.UNAVAILABLE:
         message = f"{session.connection.target} cannot be reached"
+        if mismatch := tls_mismatch(session.connection):
+            message, remedy = mismatch.text, mismatch.remedy
     elif not error.reason and error.code is grpc.StatusCode.UNIMPLEMENTED:
         message = f"{session.connection.target} does not serve this"
     for path in sorted(fields, key=len, reverse=True):
@@ -98,7 +101,7 @@ def _report_call(session: Session, error: CoxswainError) -> None:
         session.err.print(problem_table(faults))
     if error.retry_after is not None:
         session.say(f"try again in {error.retry_after:g} s")
-    if remedy := remedy_for(error):
+    if remedy:
         session.say(remedy)
     if error.request_id:
         session.say(f"request id {error.request_id}", "dim")
