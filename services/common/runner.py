@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings
 from services.common.audit import configure_audit, stop_audit
 from services.common.containment.contain import keep_memory_private
 from services.common.environment import read_settings
+from services.common.file_modes import close_to_others
 from services.common.grpc.call import log_fields
 from services.common.hosting import Build, Host, ServiceT
 from services.common.logging import configure_logging
@@ -64,6 +65,7 @@ def run(main: Callable[[CommonSettings, ProcessState], Coroutine[Any, Any, None]
     os.umask(0o077)
     try:
         common = read_settings(CommonSettings)
+        close_to_others(common.data_dir.absolute())
         configure_logging(common.log_level, service=name, about=log_fields)
         configure_audit(common.audit_log, common.data_dir, service=name)
         _configure_traces(common, name)

@@ -68,6 +68,7 @@ class Caller:
         self._tools = grpc.aio.insecure_channel(tools, options=options)
         self._keys = suite.service_keys()
         self._principals: dict[str, tuple[float, str]] = {}
+        self._lives = 1
 
     async def close(self) -> None:
         for channel in (self._public, self._internal, self._tools):
@@ -89,7 +90,12 @@ class Caller:
 
     async def one(self, plan: Plan) -> Outcome:
         """Make a call and count what came of it."""
+        life = self._lives
         outcome = await self._outcome(plan, await self._identity(plan))
+        if outcome.code is grpc.StatusCode.UNAUTHENTICATED and not plan.odd_identity and life == self._lives:
+            # One of the calls has revoked the access of who makes them: all that follow would reach nothing.
+            self._lives += 1
+            self._principals.clear()
         self.tally.calls += 1
         self.tally.codes[outcome.code.name] += 1
         self.tally.slowest = max(self.tally.slowest, outcome.seconds)
@@ -108,7 +114,7 @@ class Caller:
         if plan.odd_identity:
             return list(plan.metadata)
         if not plan.caller:
-            return [*plan.metadata, ("authorization", _bearer(plan.group)), ("x-group-id", plan.group)]
+            return [*plan.metadata, ("authorization", self._bearer(plan.group)), ("x-group-id", plan.group)]
         audience = service_of(METHODS[plan.method])
         return [
             *plan.metadata,
@@ -116,10 +122,13 @@ class Caller:
             ("x-coxswain-principal", await self._principal(plan.group)),
         ]
 
+    def _bearer(self, group: str) -> str:
+        return f"Bearer dev:fuzz{self._lives}:{group}=admin,platform_admin"
+
     async def _principal(self, group: str) -> str:
         made, token = self._principals.get(group, (0.0, ""))
         if time.monotonic() - made > _PRINCIPAL_SECONDS:
-            request = principal_pb2.ExchangeTokenRequest(authorization=_bearer(group), group_id=group)
+            request = principal_pb2.ExchangeTokenRequest(authorization=self._bearer(group), group_id=group)
             call: Any = self._public.unary_unary(
                 "/coxswain.auth.v1.AuthService/ExchangeToken",
                 request_serializer=principal_pb2.ExchangeTokenRequest.SerializeToString,
@@ -200,10 +209,6 @@ async def _write(plan: Plan, call: Any) -> None:
             await asyncio.sleep(plan.request_pause)
         if plan.half_close:
             await call.done_writing()
-
-
-def _bearer(group: str) -> str:
-    return f"Bearer dev:fuzz:{group}=admin,platform_admin"
 
 
 def save(findings: Sequence[Finding], directory: Path) -> list[str]:

@@ -47,6 +47,11 @@ SKIPPED = {"name": "c", "skip_reason": "not found"}
         # pip-audit ends with 0 and "No known vulnerabilities found" here.
         ([SAFE, SKIPPED], 3, "1 of 2 packages could not be looked up: c"),
         ([WEAK, SKIPPED], 1, "1 of 2 packages could not be looked up: c"),
+        (
+            [SKIPPED],
+            3,
+            "nothing is known: no advisory database could be reached, or it knows none of these packages",
+        ),
         ([], 3, ""),
     ],
 )

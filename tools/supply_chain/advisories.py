@@ -29,6 +29,8 @@ def judge(report: dict[str, Any]) -> tuple[int, list[str]]:
     if unknown:
         names = ", ".join(unknown[:_MOST_NAMES]) + (", ..." if len(unknown) > _MOST_NAMES else "")
         lines.append(f"{len(unknown)} of {len(packages)} packages could not be looked up: {names}")
+    if len(unknown) == len(packages):
+        lines.append("nothing is known: no advisory database could be reached, or it knows none of these packages")
     if any(package.get("vulns") for package in packages):
         return FOUND, lines
     if unknown or not packages:

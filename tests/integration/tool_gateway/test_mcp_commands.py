@@ -30,6 +30,7 @@ for line in sys.stdin:
     elif method == "tools/call":
         limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_DATA, resource.RLIMIT_NOFILE)]
         seen = {"environment": dict(os.environ), "limits": limits, "group": os.getpgid(0)}
+        seen["processes"] = resource.getrlimit(resource.RLIMIT_NPROC)[0]
         seen["status"] = open("/proc/self/status").read()
         answer = {"content": [], "structuredContent": seen}
     print("what is no message", flush=True)
@@ -82,6 +83,7 @@ async def test_a_command_gets_the_variables_it_names_and_limits(
     # Python itself may add its locale.
     assert {name: value for name, value in seen["environment"].items() if name != "LC_CTYPE"} == {"NAMED": "yes"}
     assert all(0 < limit <= 2 * 1024**3 for limit in seen["limits"])
+    assert 1024 <= seen["processes"] < 100_000
     assert seen["group"] != os.getpgid(0)
     assert "NoNewPrivs:\t1" in seen["status"]
 

@@ -77,3 +77,10 @@ def test_the_image_of_an_api_holds_no_worker_and_no_gateway() -> None:
     assert ROOT / "services/orchestrator/tool_gateway" not in {*copied("orchestrator"), *copied("worker")}
     assert ROOT / "services/orchestrator/worker" not in set(copied("orchestrator"))
     assert not any("rm -r" in line for line in DOCKERFILE.splitlines())
+
+
+def test_every_image_has_an_sbom_of_the_lock_that_it_installs() -> None:
+    (build,) = re.findall(r"^FROM \S+ AS build$(.*?)^FROM ", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    installed = build.index("--python /app/venv/bin/python requirements/${SERVICE}.txt")
+    assert installed < build.index("sbom/bin/python supply_chain/sbom.py /app/sbom ${SERVICE}")
+    assert "COPY --from=app /app /app" in DOCKERFILE

@@ -17,6 +17,8 @@ from pathlib import Path
 _MAX_MEMORY_BYTES = 2 * 1024**3
 _MAX_OPEN_FILES = 256
 _MAX_FILE_BYTES = 256 * 1024 * 1024
+# With their threads. More than any server of tools needs, as others of the user share in it.
+_MAX_PROCESSES = 1024
 _PR_SET_PDEATHSIG = 1
 
 
@@ -32,6 +34,8 @@ def _main(parent: int, command: list[str], variables: list[str]) -> None:
     _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
     _limit(resource.RLIMIT_FSIZE, _MAX_FILE_BYTES)
     _limit(resource.RLIMIT_CORE, 0)
+    with contextlib.suppress(OSError, ValueError):
+        limit_processes(_MAX_PROCESSES)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
@@ -46,6 +50,7 @@ def _main(parent: int, command: list[str], variables: list[str]) -> None:
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[5]))
     from services.common.containment.contain import Measure, Profile, contain
+    from services.common.process_count import limit_processes
 
     request = json.loads(sys.argv[1])
     try:
