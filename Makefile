@@ -73,7 +73,7 @@ doctor: protos ## Look at the databases that the settings name (coxswain doctor 
 ##@ Check it
 
 .PHONY: test
-test: protos mcp-servers ## Everything: lint, types, import contracts, protos, every test (T=path: only those tests)
+test: protos mcp-servers typescript-modules ## Everything: lint, types, import contracts, protos, every test (T=path: only those tests)
 ifneq ($(T),)
 	@$(PYTEST) $(T)
 else
@@ -90,6 +90,11 @@ endif
 mcp-servers: $(ENVIRONMENT)
 	@$(PY) -m tests.support.mcp_servers.processes
 
+# Likewise; where node or npm is missing it says that the tests of this client are left out.
+.PHONY: typescript-modules
+typescript-modules: $(ENVIRONMENT)
+	@$(PY) -m tools.typescript_client --modules-only --if-installed build/typescript
+
 .PHONY: test-unit
 test-unit: protos ## Tests without a database or a server
 	@$(PYTEST) $(PARALLEL) tests/unit
@@ -99,7 +104,7 @@ test-integration: protos mcp-servers ## Tests against real databases and stores
 	@$(PYTEST) $(PARALLEL) tests/integration $(wildcard tests/contract)
 
 .PHONY: test-e2e
-test-e2e: protos ## Tests through the API of running services
+test-e2e: protos typescript-modules ## Tests through the API of running services
 	@$(PYTEST) tests/e2e
 
 .PHONY: test-large
@@ -126,7 +131,7 @@ fuzz: protos ## Call every RPC with odd requests, on both databases, and speak o
 # Apart from `test`: it takes half as long again, and on Python 3.11 a process that is traced can hang for good when a thread
 # that used greenlets has ended.
 .PHONY: coverage
-coverage: protos mcp-servers ## Every test, and where the code is not covered (htmlcov/index.html); at least 80 %
+coverage: protos mcp-servers typescript-modules ## Every test, and where the code is not covered (htmlcov/index.html); at least 80 %
 	@mkdir -p build/coverage
 	@COVERAGE_FILE=$(CURDIR)/build/coverage/data $(PYTEST) $(PARALLEL) --cov --cov-fail-under=80 --cov-report=term-missing:skip-covered --cov-report=html tests
 
@@ -180,6 +185,10 @@ client: $(CODEGEN)/.stamp ## Write build/coxswain_client-VERSION.whl: the Python
 	@SOURCE_DATE_EPOCH=315532800 $(CODEGEN)/bin/uv build --offline --wheel --no-build-isolation \
 		--python $(CODEGEN)/bin/python --out-dir build --quiet clients/python
 	@ls build/coxswain_client-*.whl
+
+.PHONY: typescript-client
+typescript-client: $(CODEGEN)/.stamp ## Build and lint the TypeScript client and write its package to build/ (needs node and npm)
+	@$(CODEGEN)/bin/python -m tools.typescript_client build/typescript
 
 ##@ Deploy it
 

@@ -10,22 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.descriptors import product_files, product_services
+from tests.support.pages import recipe
 from tests.support.suite_process import SuiteProcess
 
-PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text(encoding="utf-8")
+PAGE = "clients.md"
 
 # Where grpcurl is not installed, buf sends the same data to the same method.
 GRPCURL = """#!/bin/sh
 [ "$1 $2 $4" = "-plaintext -H -d" ] || exit 2
 exec buf curl --http2-prior-knowledge --protocol grpc -H "$3" -d "$5" "http://$6/$7"
 """
-
-
-def recipe(language: str, heading: str) -> str:
-    """The blocks of a language below a heading, one after the other."""
-    section = re.split(r"^## ", PAGE, flags=re.MULTILINE)
-    [text] = [part for part in section if part.startswith(f"{heading}\n")]
-    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
 
 
 def run(suite: SuiteProcess, group: str, *command: str, text: str, cwd: Path, **environment: str) -> str:
@@ -47,7 +41,9 @@ def run(suite: SuiteProcess, group: str, *command: str, text: str, cwd: Path, **
 
 def test_python(suite: SuiteProcess, tmp_path: Path) -> None:
     suite.restore_workers()
-    printed = run(suite, "of-python", sys.executable, "-", text=recipe("python", "Python"), cwd=tmp_path).splitlines()
+    printed = run(
+        suite, "of-python", sys.executable, "-", text=recipe(PAGE, "Python", "python"), cwd=tmp_path
+    ).splitlines()
     events = [line.split() for line in printed if re.fullmatch(r"\d+ \w+", line)]
     assert [int(number) for number, _ in events] == list(range(1, len(events) + 1)), "each event once, over the cut"
     kinds = [kind for _, kind in events]
@@ -67,7 +63,7 @@ def test_grpcurl(suite: SuiteProcess, tmp_path: Path) -> None:
         (tmp_path / "grpcurl").chmod(0o755)
         programs.insert(0, str(tmp_path))
     path = os.pathsep.join(programs)
-    printed = run(suite, "of-grpcurl", "sh", "-s", text=recipe("sh", "grpcurl"), cwd=tmp_path, PATH=path)
+    printed = run(suite, "of-grpcurl", "sh", "-s", text=recipe(PAGE, "grpcurl", "sh"), cwd=tmp_path, PATH=path)
     for found in ('"executionSucceeded"', '"executionCancelled"', "failed with exit code"):
         assert found in printed
     assert re.findall(r'"sequence": "(\d+)"', printed)[0] == "4", "the watch goes on behind the event it names"
@@ -76,7 +72,7 @@ def test_grpcurl(suite: SuiteProcess, tmp_path: Path) -> None:
 @pytest.mark.parametrize("language", ["go", "java", "csharp"])
 def test_recipes_that_are_not_run_name_what_there_is(language: str) -> None:
     headings = {"go": "Go", "java": "Java", "csharp": "C#"}
-    text = recipe(language, headings[language])
+    text = recipe(PAGE, headings[language], language)
     messages = {name for file in product_files() for name in file.message_types_by_name}
     methods = {method.name for service in product_services() for method in service.methods}
     assert set(re.findall(r"\b[A-Z]\w+(?:Request|Question)\b", text)) <= messages | methods
