@@ -16,6 +16,7 @@ from tests.support.installation import Caller, busy_host, wait_until
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import ToolCall
 from tests.support.otlp_receiver import OtlpReceiver, ReceivedSpan
+from tests.support.sources_of_tools import accept, open_questions
 from tests.support.suite_process import SuiteProcess
 
 _START = "coxswain.orchestrator.v1.ExecutionService/StartExecution"
@@ -175,6 +176,31 @@ def test_a_host_that_takes_over_continues_the_trace(
     assert first.parent_id != run.span_id
     assert second.parent_id == run.span_id
     assert second.attributes["coxswain.task.attempt"] == 2
+
+
+def test_what_a_person_lets_go_on_is_the_same_trace(alice: Caller, collector: OtlpReceiver, llm: LlmEmulator) -> None:
+    scene = Scene(llm)
+    scene.answers("draft", "A draft.")
+    spec = scene.crew("draft")
+    spec.tasks[0].human_approval = True
+    client = alice.orchestrator
+    start = Start(client, spec)
+    wait_until(lambda: bool(get(client, start.execution).open_question_ids), "a person is asked")
+    start.spans(collector, "run execution")
+    (question,) = open_questions(client, start.execution)
+    accept(client, question)
+    assert kinds(finish(client, start.execution))[-1] == "execution_succeeded"
+
+    spans = start.spans(collector, _START, "run execution", "run execution")
+    runs = [span for span in spans if span.name == "run execution"]
+    assert [
+        (run.attributes["coxswain.execution.claim"], run.attributes["coxswain.execution.state"]) for run in runs
+    ] == [
+        (1, "WAITING_FOR_ANSWER"),
+        (2, "SUCCEEDED"),
+    ]
+    assert not any(span.failed for span in spans)
+    assert {run.parent_id for run in runs} == {_one(spans, "queue execution").span_id}
 
 
 @pytest.mark.parametrize(
