@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from coxswain.client import AsyncClient
 from coxswain.models.v1 import usage_pb2 as pb
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -112,6 +113,10 @@ async def test_alerts_that_replicas_store_at_once_all_come_in_order(
             response.alert for response in told
         ]
         assert not late.done()
+        async with AsyncClient(models.harness.address, token=CAROL) as client:
+            followed = client.watch_budget_alerts(sequences[-2])
+            assert [(await anext(followed)).sequence for _ in "ab"] == sequences[-2:]
+            await followed.aclose()
         watching.cancel()
         await asyncio.gather(late, return_exceptions=True)
         for database in others:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coxswain.client import CoxswainError, Internal, NotFound, Unauthenticated, Unavailable
-from coxswain.client.watching import WatchCursor, is_terminal
+from coxswain.client.watching import BudgetAlertCursor, WatchCursor, is_terminal
+from coxswain.models.v1.usage_pb2 import WatchBudgetAlertsResponse
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
     ExecutionEvent,
@@ -141,3 +142,13 @@ def test_a_stream_that_ends_early_is_taken_up_again_until_the_execution_has_ende
 def test_a_watch_behind_the_end_has_nothing_to_show() -> None:
     ended = Execution(state=ExecutionState.EXECUTION_STATE_CANCELLED, last_sequence=5)
     assert WatchCursor("e", 5).pause_after_end(ended) is None
+
+
+def test_a_watch_of_alerts_goes_on_where_it_stood_before_it_told_any() -> None:
+    cursor = BudgetAlertCursor()
+    assert not cursor.request().HasField("after_sequence")
+    for sequence in (0, 5):
+        # Nothing was stored when it began: what is stored while it is away comes after 0.
+        cursor.accept(WatchBudgetAlertsResponse(sequence=sequence))
+        assert cursor.request().HasField("after_sequence")
+        assert cursor.request().after_sequence == sequence

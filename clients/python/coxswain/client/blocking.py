@@ -31,7 +31,7 @@ from coxswain.client.results import (
     crew_key,
     start_request,
 )
-from coxswain.client.watching import GroupWatchCursor, QuestionCursor, WatchCursor, is_terminal
+from coxswain.client.watching import BudgetAlertCursor, GroupWatchCursor, QuestionCursor, WatchCursor, is_terminal
 from coxswain.memory.v1.document_pb2 import DocumentHeader, SaveDocumentResponse
 from coxswain.memory.v1.document_service_pb2_grpc import DocumentServiceStub
 from coxswain.memory.v1.memory_backend_service_pb2_grpc import MemoryBackendServiceStub
@@ -40,6 +40,7 @@ from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.memory.v1.vector_index_service_pb2_grpc import VectorIndexServiceStub
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
+from coxswain.models.v1.usage_pb2 import WatchBudgetAlertsResponse
 from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceStub
 from coxswain.orchestrator.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from coxswain.orchestrator.v1.batch_service_pb2_grpc import BatchServiceStub
@@ -312,7 +313,21 @@ class Client:
         cursor = QuestionCursor(after_sequence, max_outage=max_outage, renewable=callable(self.connection.token))
         return self._follow(self.questions.WatchQuestions, cursor)
 
-    def _follow(self, method: Any, cursor: GroupWatchCursor | QuestionCursor) -> Generator[Any, None, None]:
+    def watch_budget_alerts(
+        self, after_sequence: int | None = None, *, max_outage: float = 300.0
+    ) -> Generator[WatchBudgetAlertsResponse, None, None]:
+        """The group's alerts that a share of a limit has been used, each once and in order, from now on.
+
+        With ``after_sequence``, the ``sequence`` of the last response seen, what came after it; 0 begins with all that
+        are kept. A response without an ``alert`` tells the sequence alone: the watch stands. Reconnects as
+        ``watch_questions`` does.
+        """
+        cursor = BudgetAlertCursor(after_sequence, max_outage=max_outage, renewable=callable(self.connection.token))
+        return self._follow(self.usage.WatchBudgetAlerts, cursor)
+
+    def _follow(
+        self, method: Any, cursor: GroupWatchCursor | QuestionCursor | BudgetAlertCursor
+    ) -> Generator[Any, None, None]:
         while True:
             call = method(cursor.request())
             try:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import grpc
 
 from coxswain.client.errors import CoxswainError
+from coxswain.models.v1.usage_pb2 import WatchBudgetAlertsRequest, WatchBudgetAlertsResponse
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
     ExecutionEvent,
@@ -168,3 +169,24 @@ class QuestionCursor(Reconnection):
         """Remember the sequence of a change."""
         self.works()
         self._sequence = change.sequence
+
+
+class BudgetAlertCursor(Reconnection):
+    """Remembers the last alert of a group."""
+
+    def __init__(
+        self, after_sequence: int | None = None, *, max_outage: float = 300.0, renewable: bool = False
+    ) -> None:
+        """Start after ``after_sequence``; None means from now on."""
+        super().__init__(max_outage=max_outage, renewable=renewable)
+        self._sequence = after_sequence
+
+    def request(self) -> WatchBudgetAlertsRequest:
+        """The request that continues after the last alert."""
+        self.connects()
+        return WatchBudgetAlertsRequest(after_sequence=self._sequence)
+
+    def accept(self, response: WatchBudgetAlertsResponse) -> None:
+        """Remember the sequence of a response."""
+        self.works()
+        self._sequence = response.sequence
