@@ -54,6 +54,7 @@ print("loaded:", *sorted(loaded))
         "cli",
         "cli.app",
         "cli.command_tree",
+        "cli.complete",
         "cli.global_options",
         "version",
     }

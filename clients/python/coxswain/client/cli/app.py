@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from coxswain.client.cli.command_tree import CommandTree
+from coxswain.client.cli.complete import complete_context
 from coxswain.client.cli.global_options import GlobalOptions
 from coxswain.client.version import VERSION
 
@@ -73,6 +74,7 @@ def options(
             "--context",
             envvar="COXSWAIN_CONTEXT",
             help="An installation that you have logged in to, instead of the one in use.",
+            autocompletion=complete_context,
         ),
     ] = None,
     tls: Annotated[bool | None, typer.Option("--tls", envvar="COXSWAIN_TLS", help="Encrypt the connection.")] = None,

@@ -12,7 +12,9 @@ class ListingGroup(TyperGroup):
     """The command that is meant when an argument is none."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+        is_list = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
+        # A line that is completed may name a command yet.
+        if is_list and not ctx.resilient_parsing:
             args = ["list", *args]
         return super().parse_args(ctx, args)
 

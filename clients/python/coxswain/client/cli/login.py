@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from coxswain.client.cli.complete import complete_context
 from coxswain.client.cli.contexts import Context, contexts_path, load_contexts, save_contexts
 from coxswain.client.cli.global_options import GlobalOptions
 from coxswain.client.cli.listing import Listing
@@ -16,7 +17,9 @@ from coxswain.client.cli.system import who
 
 app = typer.Typer(cls=ListingGroup, help="List, choose and delete the installations that you have logged in to.")
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the context.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the context.", autocompletion=complete_context)
+]
 
 
 def _name_of_address(address: str) -> str:
@@ -78,7 +81,9 @@ def _ask_token() -> str:
 
 def logout(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of the context; by default the one in use.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="Name of the context; by default the one in use.", autocompletion=complete_context)
+    ] = "",
 ) -> None:
     """Forget the token of an installation. Its address stays known.
 

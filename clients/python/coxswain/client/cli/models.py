@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from coxswain.client.cli.complete import complete_model
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.listing_group import NamingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
@@ -33,7 +34,9 @@ from coxswain.models.v1.model_pb2 import (
 
 app = typer.Typer(cls=NamingGroup, help="List the models your group can see; show, create, enable, try one.")
 
-NameArgument = Annotated[str, typer.Argument(help="Name of the model, as `coxswain models` lists it.")]
+NameArgument = Annotated[
+    str, typer.Argument(help="Name of the model, as `coxswain models` lists it.", autocompletion=complete_model)
+]
 _PROVIDERS = [name.removeprefix("PROVIDER_").lower() for name in list(Provider.keys())[1:]]
 _CREDENTIALS = {"NOT_NEEDED": "not needed", "AVAILABLE": "yes", "MISSING": "no"}
 _CAPABILITIES = ("chat", "embeddings", "tools", "json_schema", "reasoning", "images", "documents", "audio")

@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from coxswain.client.blocking import Client
+from coxswain.client.cli.complete import complete_crew
 from coxswain.client.cli.session import Session
 from coxswain.client.memory_file import kind_from, kind_name
 from coxswain.client.paging import pages
 from coxswain.memory.v1.memory_pb2 import ListNamespacesRequest, Namespace, NamespaceInfo
 from coxswain.memory.v1.record_pb2 import MemoryKind
 
-CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id.")]
+CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id.", autocompletion=complete_crew)]
 MemoryIdOption = Annotated[
     str, typer.Option("--memory-id", help="The memory id of a crew, as `memory stats` lists it.")
 ]

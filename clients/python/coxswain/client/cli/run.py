@@ -9,6 +9,7 @@ import typer
 
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.blocking import Client
+from coxswain.client.cli.complete import complete_crew, complete_execution
 from coxswain.client.cli.crews import apply_document, read
 from coxswain.client.cli.inputs import (
     InputsOption,
@@ -32,7 +33,7 @@ from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, s
 from coxswain.client.results import CrewReference, ExecutionNotSucceeded
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionState, GetExecutionRequest
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.", autocompletion=complete_execution)]
 WatchOption = Annotated[
     bool, typer.Option("--watch/--detach", help="Follow the execution until it ends, or only start it.")
 ]
@@ -55,7 +56,9 @@ class OnExpiry(StrEnum):
 
 def run(
     context: typer.Context,
-    crew: Annotated[str, typer.Argument(help="Name or id of a stored crew; leave it out with --file.")] = "",
+    crew: Annotated[
+        str, typer.Argument(help="Name or id of a stored crew; leave it out with --file.", autocompletion=complete_crew)
+    ] = "",
     file: Annotated[
         Path | None, typer.Option("--file", "-f", exists=True, help="Apply this crew file first, then run it.")
     ] = None,

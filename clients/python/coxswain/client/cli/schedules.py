@@ -8,6 +8,7 @@ import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.client.blocking import Client
+from coxswain.client.cli.complete import complete_crew, complete_model, complete_schedule
 from coxswain.client.cli.inputs import (
     InputsOption,
     KeyOption,
@@ -44,7 +45,9 @@ from coxswain.orchestrator.v1.schedule_pb2 import (
 
 app = typer.Typer(no_args_is_help=True, help="Start crews at fixed times.")
 
-ScheduleArgument = Annotated[str, typer.Argument(metavar="SCHEDULE", help="The schedule's name or id.")]
+ScheduleArgument = Annotated[
+    str, typer.Argument(metavar="SCHEDULE", help="The schedule's name or id.", autocompletion=complete_schedule)
+]
 
 _CRON = typer.Option(
     "--cron",
@@ -53,11 +56,11 @@ _CRON = typer.Option(
 _TIME_ZONE = typer.Option(
     "--time-zone", help="IANA name of the time zone of the cron fields, for example Europe/Zurich."
 )
-_CREW = typer.Option("--crew", help="Name or id of a stored crew.")
+_CREW = typer.Option("--crew", help="Name or id of a stored crew.", autocompletion=complete_crew)
 _CREW_REVISION = typer.Option(
     "--crew-revision", min=0, help="A revision of the crew; 0 means the newest one each time."
 )
-_MODEL = typer.Option("--model", help="Model to use instead of the crew's own.")
+_MODEL = typer.Option("--model", help="Model to use instead of the crew's own.", autocompletion=complete_model)
 _PRIORITY = typer.Option("--priority", min=0, max=1000, help="Lower runs first.")
 
 

@@ -9,6 +9,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from rich.text import Text
 
+from coxswain.client.cli.complete import complete_crew
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import (
@@ -28,7 +29,9 @@ from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec, DeleteCrewRequest,
 
 app = typer.Typer(cls=ListingGroup, help="List the group's crews, newest first; show, export, compare one.")
 
-CrewArgument = Annotated[str, typer.Argument(metavar="CREW", help="The crew, by name or id.")]
+CrewArgument = Annotated[
+    str, typer.Argument(metavar="CREW", help="The crew, by name or id.", autocompletion=complete_crew)
+]
 RevisionOption = Annotated[int, typer.Option(min=0, help="Revision to take; by default the newest.")]
 _STYLES = {"+": "green", "-": "red", "@": "dim"}
 

@@ -1,0 +1,64 @@
+"""Completion in a shell: names of the installation that the line is about, and silence when there is none."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from coxswain.client.cli.app import app
+from coxswain.client.cli.contexts import Context, Contexts, save_contexts
+from coxswain.orchestrator.v1 import crew_pb2
+from tests.integration.client.installation import Installation, Server
+
+Complete = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Complete:
+    monkeypatch.setenv("COXSWAIN_CONTEXTS", str(tmp_path / "contexts.json"))
+
+    def complete(line: str) -> list[str]:
+        environment = {"_COXSWAIN_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        result = CliRunner().invoke(app, [], env=environment, prog_name="coxswain")
+        assert (result.exit_code, result.stderr) == (0, "")
+        return result.stdout.split()
+
+    return complete
+
+
+@pytest.fixture
+def crews(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed(self: Installation, request: object, context: object) -> crew_pb2.ListCrewsResponse:
+        self.enter("ListCrews", request, context)
+        names = ("brief", "bridge", "other", "bri$(reboot)", "bri\x1b[2J", "bri\u202e")
+        return crew_pb2.ListCrewsResponse(crews=[crew_pb2.Crew(spec=crew_pb2.CrewSpec(name=name)) for name in names])
+
+    monkeypatch.setattr(Installation, "ListCrews", listed)
+
+
+@pytest.mark.usefixtures("crews")
+def test_names_come_from_the_installation_of_the_line(
+    complete: Complete, server: Server, installation: Installation
+) -> None:
+    at = f"coxswain --address {server.address} --token dev:alice:sales=admin"
+    for command in ("run", "crews get", "crew diff", "memory list --crew"):
+        expected = [] if "diff" in command else ["bridge", "brief"]
+        assert sorted(complete(f"{at} {command} bri")) == sorted(expected)
+    assert {one["authorization"] for one in installation.metadata} == {"Bearer dev:alice:sales=admin"}
+    assert all(0 < (left or 0) <= 1 for left in installation.deadlines)
+
+
+def test_contexts_and_commands_are_completed_without_a_server(complete: Complete) -> None:
+    assert complete("coxswain context use ") == []
+    save_contexts(Contexts("here", {name: Context("127.0.0.1:1") for name in ("here", "there", "a b")}))
+    assert complete("coxswain context use ") == ["here", "there"]
+    assert complete("coxswain --context th") == ["there"]
+    assert "crews" in complete("coxswain cr")
+    assert complete("coxswain crews ex") == ["export"]
+
+
+def test_nothing_is_said_when_no_server_answers(complete: Complete) -> None:
+    assert complete("coxswain --address 127.0.0.1:1 crews get ") == []
+    assert complete(f"coxswain --address 127.0.0.1:1 --ca-file {os.devnull}x crews get ") == []
