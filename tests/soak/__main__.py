@@ -6,11 +6,15 @@ what processes hold comes back to its level.
 
 import argparse
 import asyncio
+import os
 import random
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+# PostgreSQL is restarted as another user, for which Python forks: gRPC's handlers end such a child with a fault.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 from pgserver.postgres_server import get_server
 
