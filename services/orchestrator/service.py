@@ -36,7 +36,9 @@ from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.repositories.questions import QuestionChangeReader
 from services.orchestrator.servicers.a2a.access import A2A_SERVICE
 from services.orchestrator.servicers.a2a.cards import CardMaker
+from services.orchestrator.servicers.a2a.http import CardServer
 from services.orchestrator.servicers.a2a.metadata import Extensions
+from services.orchestrator.servicers.a2a.public_cards import PublicCards
 from services.orchestrator.servicers.a2a.service import A2AServicer
 from services.orchestrator.servicers.artifacts import ArtifactServicer
 from services.orchestrator.servicers.batches import BatchServicer
@@ -152,7 +154,7 @@ class OrchestratorService:
             database, validation, grants, self._bus, overlap, max_inputs_bytes=settings.max_inputs_bytes
         )
         self._crews = Crews(database, validation, memories)
-        self._publications = Publications(database)
+        self._publications = Publications(database, all_public=runtime.settings.identity_mode == "dev")
         continuer = ExecutionContinuer(
             database,
             starter,
@@ -171,11 +173,16 @@ class OrchestratorService:
         self._a2a_tasks = A2ATasks(
             database, starter, self._executions, streams, max_inputs_bytes=settings.max_inputs_bytes
         )
+        cards = _card_maker(settings, runtime.settings)
+        self._card_server: CardServer | None = None
+        if settings.a2a_enabled and settings.a2a_http_port:
+            public_cards = PublicCards(self._publications, cards)
+            self._card_server = CardServer(runtime.settings.host, settings.a2a_http_port, public_cards.find)
         self._a2a = A2AServicer(
             self._a2a_tasks,
             FollowUps(database, self._a2a_tasks, self._executions, self._questions),
             streams,
-            _card_maker(settings, runtime.settings),
+            cards,
             assumed_version=settings.a2a_assume_version,
         )
         self._schedules = Schedules(database, starter, grants, self._bus)
@@ -230,6 +237,8 @@ class OrchestratorService:
         await self._feed.start()
         await self._group_feed.start()
         await self._question_feed.start()
+        if self._card_server is not None:
+            await self._card_server.start()
         # They are read from files.
         await asyncio.to_thread(time_zones)
         settings = self._settings
@@ -276,6 +285,8 @@ class OrchestratorService:
 
     async def close(self) -> None:
         """See `Service`."""
+        if self._card_server is not None:
+            await self._card_server.close()
         await self._background.stop()
         await self._tool_listing.close()
         await self._feed.close()

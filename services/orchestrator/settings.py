@@ -103,6 +103,9 @@ class OrchestratorSettings(BaseSettings):
         True,
         description="Whether other systems can call published crews over A2A (docs/a2a.md).",
     )
+    a2a_http_port: int = Field(
+        0, ge=0, le=65535, description="Port of agent cards over plain HTTP, at the host of the service; 0 means none."
+    )
     a2a_public_address: str = Field(
         "",
         max_length=255,

@@ -44,6 +44,7 @@ class A2ASpec:
     text_input: str = ""
     file_input: str = ""
     all_results: bool = False
+    public_card: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Publication:
     crew_id: str
     crew_name: str
     is_default: bool
+    public_card: bool
     created_at: datetime
 
 

@@ -18,6 +18,7 @@ def a2a_from_proto(message: a2a_pb2.A2ASpec) -> A2ASpec:
         text_input=message.text_input,
         file_input=message.file_input,
         all_results=message.all_results,
+        public_card=message.public_card,
     )
 
 
@@ -43,6 +44,7 @@ def a2a_to_proto(spec: A2ASpec) -> a2a_pb2.A2ASpec | None:
         text_input=spec.text_input,
         file_input=spec.file_input,
         all_results=spec.all_results,
+        public_card=spec.public_card,
     )
 
 
@@ -53,6 +55,7 @@ def publication_to_proto(publication: Publication) -> a2a_pb2.Publication:
         crew_name=publication.crew_name,
         tenant=publication.tenant,
         is_default=publication.is_default,
+        public_card=publication.public_card,
     )
     message.create_time.FromDatetime(publication.created_at)
     return message

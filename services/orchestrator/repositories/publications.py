@@ -32,12 +32,17 @@ class PublicationRepository:
         if not wanted.published:
             await self.remove(crew.id)
             return
-        changed = update(publications).where(publications.c.crew_id == crew.id).values(is_default=wanted.is_default)
+        changed = (
+            update(publications)
+            .where(publications.c.crew_id == crew.id)
+            .values(is_default=wanted.is_default, public_card=wanted.public_card)
+        )
         published = insert(publications).values(
             crew_id=crew.id,
             group_id=crew.group_id,
             tenant=secrets.token_hex(_TENANT_BYTES),
             is_default=wanted.is_default,
+            public_card=wanted.public_card,
             created_at=crew.updated_at,
         )
         try:
@@ -75,16 +80,31 @@ async def read_first_publications(database: Database, group_id: str) -> list[Pub
     return [Publication(**row) for row in rows]
 
 
+async def read_public_publications(
+    database: Database, *, tenant: str = "", defaults: bool = False, public_only: bool = True
+) -> list[Publication]:
+    """Return two publications of any groups at most: that of a tenant, or those that are the default of their group."""
+    query = _all()
+    if tenant:
+        query = query.where(publications.c.tenant == tenant)
+    if defaults:
+        query = query.where(publications.c.is_default)
+    if public_only:
+        query = query.where(publications.c.public_card)
+    return [Publication(**row) for row in await database.fetch(query.limit(2))]
+
+
 def _select(group_id: str) -> Select[Any]:
-    return (
-        select(
-            publications.c.tenant,
-            publications.c.group_id,
-            publications.c.crew_id,
-            crews.c.name.label("crew_name"),
-            publications.c.is_default,
-            publications.c.created_at,
-        )
-        .join(crews, crews.c.id == publications.c.crew_id)
-        .where(publications.c.group_id == group_id)
-    )
+    return _all().where(publications.c.group_id == group_id)
+
+
+def _all() -> Select[Any]:
+    return select(
+        publications.c.tenant,
+        publications.c.group_id,
+        publications.c.crew_id,
+        crews.c.name.label("crew_name"),
+        publications.c.is_default,
+        publications.c.public_card,
+        publications.c.created_at,
+    ).join(crews, crews.c.id == publications.c.crew_id)

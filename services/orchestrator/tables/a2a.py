@@ -1,6 +1,6 @@
 """Crews that other systems can call as agents, and the tasks these have sent."""
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, LargeBinary, String, Table
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, LargeBinary, String, Table, false
 
 from services.common.db.types import JsonDocument, UtcDateTime
 from services.orchestrator.tables.columns import GROUP, ID, metadata, partial_index
@@ -12,7 +12,9 @@ publications = Table(
     Column("group_id", GROUP, nullable=False),
     Column("tenant", ID, nullable=False),
     Column("is_default", Boolean, nullable=False),
+    Column("public_card", Boolean, nullable=False, server_default=false()),
     Column("created_at", UtcDateTime, nullable=False),
+    Index("uq_publications_tenant", "tenant", unique=True),
     Index("uq_publications_group_id_tenant", "group_id", "tenant", unique=True),
     partial_index("publications", "is_default", "group_id", unique=True),
 )

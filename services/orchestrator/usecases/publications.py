@@ -6,19 +6,28 @@ from services.common.db.database import Database
 from services.common.errors import FieldViolation
 from services.common.identity.principal import Principal
 from services.common.paging import Page, Pager
+from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.a2a import PROVIDED_PREFIX, Publication
-from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.crew import Crew, CrewSpec
 from services.orchestrator.placeholders import required_inputs
-from services.orchestrator.repositories.publications import PublicationRepository
+from services.orchestrator.repositories.crews import read_crew
+from services.orchestrator.repositories.publications import (
+    PublicationRepository,
+    read_first_publications,
+    read_public_publications,
+)
 
 _PUBLICATIONS = Pager("publications")
+_DEV_GROUP = "default"
 
 
 class Publications:
     """Shows the publications of groups."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, all_public: bool) -> None:
+        """`all_public` shows every card to anybody."""
         self._database = database
+        self._all_public = all_public
 
     async def page(self, principal: Principal, size: int, token: str) -> Page[Publication]:
         """Return a page of the group's publications, newest crew first. Raises InvalidArgument: INVALID_PAGE_TOKEN."""
@@ -31,6 +40,28 @@ class Publications:
                 lambda after, limit: publications.page(principal.group_id, after[0] if after else None, limit),
                 lambda publication: [publication.crew_id],
             )
+
+    async def public(self, tenant: str) -> tuple[Publication, Crew] | None:
+        """Return the publication of a tenant, if anybody may read its card."""
+        return await self._with_crew(
+            await read_public_publications(self._database, tenant=tenant, public_only=not self._all_public)
+        )
+
+    async def well_known(self) -> tuple[Publication, Crew] | None:
+        """Return the one publication that stands for the installation: with development identities their group's.
+
+        Else it is the only default of a group whose card anybody may read; where there are several, there is none.
+        """
+        if self._all_public:
+            own = await read_first_publications(self._database, _DEV_GROUP)
+            return await self._with_crew(own[:1] if own and (own[0].is_default or len(own) == 1) else [])
+        return await self._with_crew(await read_public_publications(self._database, defaults=True))
+
+    async def _with_crew(self, found: list[Publication]) -> tuple[Publication, Crew] | None:
+        if len(found) != 1:
+            return None
+        crew = await read_crew(self._database, found[0].group_id, ResourceKey(found[0].crew_id))
+        return None if crew is None else (found[0], crew)
 
 
 def message_inputs(spec: CrewSpec) -> list[str]:

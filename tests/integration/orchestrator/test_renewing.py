@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from a2a.types import a2a_pb2 as a2a
 from grpc import StatusCode
 
 from coxswain.auth.v1 import group_pb2, principal_pb2
@@ -17,6 +18,8 @@ from services.common.settings import SERVICES
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import executions
+from tests.integration.orchestrator.a2a_support import agent, publish, send, state
+from tests.integration.orchestrator.a2a_support import refused as a2a_refused
 from tests.integration.orchestrator.support import Worker, executions_of, refused, start, working
 from tests.support.databricks_identity import WORKSPACE_ID, DatabricksIdentity
 from tests.support.harness import BOB, Harness, serve_services
@@ -130,6 +133,25 @@ async def test_who_started_it_lets_it_go_on_and_an_admin_of_the_group_does_not(
 
     assert {execution.state for execution in renewed} == {pb.EXECUTION_STATE_QUEUED}
     assert (row.ready, row.generation) == (True, 2), "a repeated renewal wakes it once"
+
+
+async def test_who_sent_a_task_of_a2a_lets_it_go_on_by_a_message_with_a_fresh_credential(
+    guarded: Harness, identity: DatabricksIdentity, database_url: str
+) -> None:
+    async with working(guarded, database_url) as worker:
+        tenant = await publish(guarded, token(identity, "ann"))
+        ann, bob = agent(guarded, token(identity, "ann")), agent(guarded, token(identity, "bob"), x_group_id="sales")
+        made = await send(ann, tenant=tenant)
+        await park(worker, pb.Execution(id=made.id))
+        waiting = await bob.GetTask(a2a.GetTaskRequest(id=made.id))
+        assert state(waiting) == "AUTH_REQUIRED"
+        assert "fresh credential" in waiting.status.message.parts[0].text
+        with a2a_refused(StatusCode.FAILED_PRECONDITION, "UNSUPPORTED_OPERATION"):
+            await send(bob, task_id=made.id)
+        assert (await worker.row(made.id)).generation == 1
+        renewed = await send(ann, "Go on.", task_id=made.id, data=None)
+    assert state(renewed) == "WORKING"
+    assert [said.parts[0].text for said in renewed.history] == ["A coxswain steers.", "Go on."]
 
 
 async def test_renewing_in_time_changes_nothing_but_the_credential(

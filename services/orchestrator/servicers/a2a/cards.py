@@ -30,6 +30,18 @@ class CardMaker:
 
     def extended(self, publication: Publication, crew: Crew) -> pb.AgentCard:
         """Return the card of a published crew, with the inputs that messages can give."""
+        card = self.public(publication, crew)
+        names = message_inputs(crew.spec)
+        schema = {"type": "object", "properties": {name: {} for name in names}, "required": names}
+        card.capabilities.extensions.add(
+            uri=self.inputs_extension,
+            description="The object that a part of data gives inputs with.",
+            params=to_struct({"schema": schema}),
+        )
+        return card
+
+    def public(self, publication: Publication, crew: Crew) -> pb.AgentCard:
+        """Return the card of a published crew as anybody may read it."""
         spec = crew.spec
         card = pb.AgentCard(
             name=spec.name,
@@ -41,7 +53,7 @@ class CardMaker:
                 )
             ],
             capabilities=pb.AgentCapabilities(
-                streaming=True, push_notifications=False, extended_agent_card=True, extensions=self._extensions(crew)
+                streaming=True, push_notifications=False, extended_agent_card=True, extensions=self._extensions()
             ),
             default_input_modes=input_modes(spec),
             default_output_modes=output_modes(spec),
@@ -58,9 +70,7 @@ class CardMaker:
         card.security_requirements.add().schemes[_SCHEME].SetInParent()
         return card
 
-    def _extensions(self, crew: Crew) -> list[pb.AgentExtension]:
-        names = message_inputs(crew.spec)
-        schema = {"type": "object", "properties": {name: {} for name in names}, "required": names}
+    def _extensions(self) -> list[pb.AgentExtension]:
         return [
             pb.AgentExtension(
                 uri=self.extensions.idempotent, description="A message_id that is sent again makes no second task."
@@ -68,11 +78,6 @@ class CardMaker:
             pb.AgentExtension(
                 uri=self.extensions.resume,
                 description="With the metadata x-after-sequence, SubscribeToTask goes on after what was received.",
-            ),
-            pb.AgentExtension(
-                uri=self.inputs_extension,
-                description="The object that a part of data gives inputs with.",
-                params=to_struct({"schema": schema}),
             ),
         ]
 

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
-from services.common.errors import FailedPrecondition, FieldViolation, InvalidArgument
+from services.common.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.resource_key import ResourceKey
 from services.orchestrator import tables
@@ -74,7 +74,7 @@ class FollowUps:
         if view.execution is None:
             await self._fill(principal, view.row, message, request)
         elif view.state is TaskState.AUTH_REQUIRED:
-            await self._executions.renew_credential(principal, view.execution.id)
+            await self._renew(principal, view.execution.id)
             async with self._database.write() as connection:
                 await self._say(connection, view.row, message, lock=True)
         elif view.state is TaskState.INPUT_REQUIRED and view.question is not None:
@@ -85,6 +85,14 @@ class FollowUps:
                 "with SubscribeToTask"
             )
         return view.row.id
+
+    async def _renew(self, principal: Principal, execution_id: str) -> None:
+        try:
+            await self._executions.renew_credential(principal, execution_id)
+        except NotFound:
+            raise unsupported("only the subject who began the task can let it go on with a fresh credential") from None
+        except FailedPrecondition as error:
+            raise unsupported(error.message) from None
 
     async def _fill(
         self, principal: Principal, row: TaskRow, message: IncomingMessage, request: RequestKey | None

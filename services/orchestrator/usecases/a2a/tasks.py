@@ -16,7 +16,7 @@ from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.errors import CoxswainError, InvalidArgument, Unavailable
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.common.paging import bad_page_token, decode_page_token, encode_page_token
+from services.common.paging import Pager
 from services.common.resource_key import ResourceKey
 from services.orchestrator import tables
 from services.orchestrator.domain.a2a import Publication, TaskRow, TaskState
@@ -41,7 +41,7 @@ from services.orchestrator.usecases.executions import Executions
 
 LABEL = "a2a"
 """The label of executions that other systems have started; its value is the tenant."""
-_LISTING = "a2a_tasks"
+_TASKS = Pager("a2a_tasks", key_types=(str, str), maximum=100)
 _CANCEL_SECONDS = 5.0
 
 
@@ -203,16 +203,23 @@ class A2ATasks:
             "state": chosen.state or "",
             "since": chosen.changed_since or "",
         }
-        before = _position(token, filters)
         async with self._database.read() as connection:
             tasks = A2ATaskRepository(connection)
-            total = await tasks.count(group_id, chosen)
-            rows = await tasks.page(group_id, chosen, before, size + 1)
-            views = await read_views(connection, rows[:size], results=results)
-        if len(rows) <= size:
-            return TaskPage(views, "", total)
-        last = rows[size - 1]
-        return TaskPage(views, encode_page_token(_LISTING, filters, [last.status_time.isoformat(), last.id]), total)
+
+            async def read(after: list[Any] | None, limit: int) -> list[TaskView]:
+                before = None if after is None else (datetime.fromisoformat(after[0]), after[1])
+                rows = await tasks.page(group_id, chosen, before, limit)
+                return await read_views(connection, rows, results=results)
+
+            page = await _TASKS.page(
+                size,
+                token,
+                filters,
+                read,
+                lambda view: [view.row.status_time.isoformat(), view.row.id],
+                lambda view: view.size,
+            )
+            return TaskPage(page.items, page.next_page_token, await tasks.count(group_id, chosen))
 
     async def cancel(self, principal: Principal, tenant: str, task_id: str) -> TaskView:
         """Cancel a task; of one that runs, wait a moment for its end, and return it as it then stands.
@@ -286,17 +293,6 @@ class A2ATasks:
                 "tenant", "is missing, and your group has several agents with none as its default; name one"
             )
         return found[0]
-
-
-def _position(token: str, filters: Mapping[str, object]) -> tuple[datetime, str] | None:
-    key = decode_page_token(token, _LISTING, filters)
-    if key is None:
-        return None
-    try:
-        at, task_id = key
-        return datetime.fromisoformat(at), str(task_id)
-    except (ValueError, TypeError):
-        raise bad_page_token() from None
 
 
 def _not_cancelable(state: TaskState) -> CoxswainError:

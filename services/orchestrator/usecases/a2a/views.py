@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pydantic_core import to_json
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.orchestrator.domain.a2a import TaskMessage, TaskRow, TaskState
 from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.execution import Execution, ExecutionState, TaskOutput
 from services.orchestrator.domain.execution import TaskState as RunState
 from services.orchestrator.domain.question import Question, QuestionState
@@ -16,6 +18,7 @@ from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.a2a.inputs import missing_inputs
 
+_QUESTION_BYTES = 1024
 RESULT = "result"
 """Id of the artifact that holds the last task's result."""
 _STATES = {
@@ -61,6 +64,13 @@ class TaskView:
         return 0 if self.execution is None else self.execution.last_sequence
 
     @property
+    def size(self) -> int:
+        """The bytes of what was said and what came of it, roughly."""
+        said = sum(len(one.payload) if isinstance(one, TaskMessage) else _QUESTION_BYTES for one in self.history)
+        questioned = sum(len(one.result.text) for one in self.history if isinstance(one, Question) and one.result)
+        return said + questioned + sum(len(to_json(to_document(result.output))) for result in self.results)
+
+    @property
     def settled(self) -> bool:
         """Whether nothing happens before somebody does something."""
         return self.execution is None or self.state.terminal or self.state.interrupted
@@ -83,6 +93,7 @@ async def read_views(connection: AsyncConnection, rows: Sequence[TaskRow], *, re
     asked = await QuestionRepository(connection).of_executions(list(executions)) if executions else []
     messages = await tasks.messages([row.id for row in rows])
     views = []
+    specs: dict[tuple[str, int], CrewSpec] = {}
     for row in rows:
         execution = executions.get(row.execution_id or "")
         questions = [question for question in asked if question.execution_id == row.execution_id]
@@ -90,7 +101,10 @@ async def read_views(connection: AsyncConnection, rows: Sequence[TaskRow], *, re
         waits = state is TaskState.INPUT_REQUIRED
         spec = None
         if results or (execution is None and waits):
-            spec = await CrewRepository(connection).spec(row.crew_id, row.crew_revision)
+            revision = row.crew_id, row.crew_revision
+            if revision not in specs:
+                specs[revision] = await CrewRepository(connection).spec(*revision)
+            spec = specs[revision]
         views.append(
             TaskView(
                 row=row,

@@ -1,0 +1,133 @@
+"""Agent cards over HTTP: found by the official client, cached as HTTP says, and for those alone whom they are for."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from a2a.client import A2ACardResolver, ClientCallContext, ClientConfig, ClientFactory
+from a2a.types import a2a_pb2 as pb
+from google.protobuf import json_format
+
+from coxswain.orchestrator.v1 import a2a_pb2
+from services.common.db.database import Database
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.usecases.publications import Publications
+from tests.integration.orchestrator.a2a_support import publish
+from tests.integration.orchestrator.support import create_crew, crews
+from tests.support.child_process import free_port
+from tests.support.harness import ALICE, BOB, Harness, serve_services
+
+DEV = "dev:dev:default=admin"
+WELL_KNOWN = "/.well-known/agent-card.json"
+
+
+@dataclass
+class Cards:
+    """An orchestrator that serves cards, and a client of these."""
+
+    harness: Harness
+    http: httpx.AsyncClient
+
+
+@pytest.fixture
+async def cards(tmp_path: Path) -> AsyncIterator[Cards]:
+    port = free_port()
+    settings = OrchestratorSettings(a2a_http_port=port)
+    async with (
+        serve_services(tmp_path, "models", "orchestrator", settings={"orchestrator": settings}) as harness,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http,
+    ):
+        yield Cards(harness, http)
+
+
+async def test_the_official_client_discovers_an_agent_by_its_card(cards: Cards) -> None:
+    skills = [a2a_pb2.A2ASkill(id="brief", name="Brief")]
+    tenant = await publish(cards.harness, DEV, skills=skills)
+    found = await A2ACardResolver(cards.http, str(cards.http.base_url)).get_agent_card()
+    assert [interface.tenant for interface in found.supported_interfaces] == [tenant]
+    config = ClientConfig(
+        supported_protocol_bindings=["GRPC"],
+        grpc_channel_factory=lambda _: grpc.aio.insecure_channel(cards.harness.address),
+        streaming=False,
+        polling=True,
+    )
+    client = ClientFactory(config).create(found)
+    message = pb.Message(message_id="m", role=pb.ROLE_USER, parts=[pb.Part(text="the news")])
+    context = ClientCallContext(service_parameters={"authorization": f"Bearer {DEV}"})
+    (response,) = [one async for one in client.send_message(pb.SendMessageRequest(message=message), context=context)]
+    assert response.task.status.state == pb.TASK_STATE_INPUT_REQUIRED
+    await client.close()
+
+
+async def test_a_card_has_the_fields_of_the_protocol_and_is_cached(cards: Cards) -> None:
+    tenant = await publish(cards.harness)
+    path = f"/a2a/{tenant}/agent-card.json"
+    response = await cards.http.get(path)
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    assert response.headers["cache-control"] == "public, max-age=60"
+    # Unknown fields are refused here.
+    card = json_format.Parse(response.text, pb.AgentCard())
+    assert not any(one.uri.endswith("/inputs/v1") for one in card.capabilities.extensions)
+    written = json.loads(response.text)
+    required = ("name", "description", "supportedInterfaces", "version", "capabilities", "skills")
+    assert set(required) <= set(written)
+    assert written["skills"][0]["tags"] == ["crew"]
+    head = await cards.http.head(path)
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(response.content)))
+    tag, modified = response.headers["etag"], response.headers["last-modified"]
+    for headers, status in (
+        ({"if-none-match": tag}, 304),
+        ({"if-none-match": f'"other", W/{tag}'}, 304),
+        ({"if-none-match": '"other"', "if-modified-since": modified}, 200),
+        ({"if-modified-since": modified}, 304),
+        ({"if-modified-since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 200),
+        ({"if-modified-since": "nonsense"}, 200),
+    ):
+        again = await cards.http.get(path, headers=headers)
+        assert (again.status_code, bool(again.content)) == (status, status == 200), headers
+
+
+async def test_what_is_no_card_is_not_there(cards: Cards) -> None:
+    await publish(cards.harness)
+    tenant = (await _tenants(cards.harness))[0]
+    answers = set()
+    for path in (f"/a2a/{'0' * 32}/agent-card.json", f"/a2a/{tenant}", "/", "/metrics", WELL_KNOWN, "/a2a/../x"):
+        response = await cards.http.get(path)
+        answers.add((response.status_code, response.content, tuple(sorted(response.headers))))
+    assert [answer[:2] for answer in answers] == [(404, b"")]
+    assert (await cards.http.post(f"/a2a/{tenant}/agent-card.json")).status_code == 405
+    reader, writer = await asyncio.open_connection("127.0.0.1", cards.http.base_url.port)
+    writer.write(b"nonsense\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
+async def test_outside_of_development_a_card_is_public_when_its_crew_says_so(cards: Cards) -> None:
+    hidden = await publish(cards.harness, is_default=True)
+    shown = await publish(cards.harness, public_card=True)
+    database = Database(f"sqlite:///{cards.harness.data_dir / 'orchestrator.db'}", "orchestrator")
+    publications = Publications(database, all_public=False)
+    assert await publications.public(hidden) is None
+    found = await publications.public(shown)
+    assert found is not None
+    assert found[0].tenant == shown
+    assert await publications.well_known() is None
+    default = a2a_pb2.A2ASpec(published=True, text_input="text", is_default=True, public_card=True)
+    await create_crew(cards.harness, BOB, name="bob's", a2a=default)
+    found = await publications.well_known()
+    assert found is not None
+    assert found[0].crew_name == "bob's"
+    # Two that could stand for the installation: none does.
+    await create_crew(cards.harness, "dev:eve:page=admin", name="eve's", a2a=default)
+    assert await publications.well_known() is None
+    await database.close()
+
+
+async def _tenants(harness: Harness) -> list[str]:
+    listed = await crews(harness, ALICE).ListPublications(a2a_pb2.ListPublicationsRequest())
+    return [publication.tenant for publication in listed.publications]
