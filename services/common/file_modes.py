@@ -14,7 +14,7 @@ from services.common.startup import StartError
 
 _FILES = ("*.db", "*.db-wal", "*.db-shm", "*.db-journal", "audit.log*", "suite.lock")
 # PostgreSQL looks after its own.
-_DIRECTORIES = ("keys", "run", "crewai", "litellm", "chroma")
+_DIRECTORIES = ("keys", "run", "crewai", "litellm", "chroma", "*.locks")
 _OTHERS_OF_ANY_KIND = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -43,11 +43,11 @@ def close_to_others(data_dir: Path) -> None:
 def _own(data_dir: Path) -> Iterator[Path]:
     for pattern in _FILES:
         yield from data_dir.glob(pattern)
-    for name in _DIRECTORIES:
-        directory = data_dir / name
-        if not directory.is_symlink() and directory.is_dir():
-            yield directory
-            yield from _below(directory)
+    for pattern in _DIRECTORIES:
+        for directory in data_dir.glob(pattern):
+            if not directory.is_symlink() and directory.is_dir():
+                yield directory
+                yield from _below(directory)
 
 
 def _below(directory: Path) -> Iterable[Path]:

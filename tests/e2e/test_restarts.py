@@ -57,6 +57,11 @@ def alice(restarted: SuiteProcess) -> Iterator[Caller]:
         yield caller
 
 
+def open_to_others(directory: Path) -> set[Path]:
+    """Return what other users have rights to."""
+    return {path for path in directory.rglob("*") if path.exists() and path.lstat().st_mode & 0o077}
+
+
 def test_an_execution_and_its_watch_go_on_after_the_whole_suite_was_killed(
     scene: Scene, alice: Caller, restarted: SuiteProcess
 ) -> None:
@@ -69,9 +74,14 @@ def test_an_execution_and_its_watch_go_on_after_the_whole_suite_was_killed(
     wait_until(lambda: len(events) > 3, "the watch has begun")
 
     restarted.kill()
+    assert open_to_others(restarted.data_dir) == set()
+    for path in restarted.data_dir.rglob("*"):
+        # As a copy by another user's umask leaves them.
+        path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
     restarted.start()
     watcher.join(60)
 
+    assert open_to_others(restarted.data_dir) == set()
     assert kinds(events)[-1] == "execution_succeeded"
     sequences = [event.sequence for event in events]
     assert sequences == sorted(set(sequences)), "each event once, in order, whatever happened to the server"
