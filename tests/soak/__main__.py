@@ -36,6 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to disturb (default 10)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="repeats the order of an earlier run")
+    parser.add_argument("--callers", type=int, default=1, help="each makes some ten calls per second (default 1)")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}: {arguments.minutes:g} minutes; two replicas of everything start ...", flush=True)
     with (
@@ -46,20 +47,21 @@ def main() -> int:
         postgres = get_server(data)
         try:
             with Replicas(Path(directory), postgres, llm).running() as replicas:
-                return asyncio.run(_Soak(replicas, arguments.seed).run(arguments.minutes * 60))
+                return asyncio.run(_Soak(replicas, arguments).run(arguments.minutes * 60))
         finally:
             postgres.cleanup()
 
 
 class _Soak:
-    def __init__(self, replicas: Replicas, seed: int) -> None:
+    def __init__(self, replicas: Replicas, arguments: argparse.Namespace) -> None:
         self._replicas = replicas
-        self._disturbances = Disturbances(replicas, random.Random(seed), self._say)
+        self._callers: int = arguments.callers
+        self._disturbances = Disturbances(replicas, random.Random(arguments.seed), self._say)
         self._began = time.monotonic()
 
     async def run(self, seconds: float) -> int:
         async with AsyncClient(self._replicas.addresses, token=ALICE) as client:
-            load = Load(client, self._replicas.llm)
+            load = Load(client, self._replicas.llm, self._callers)
             load.prepare()
             calling = asyncio.create_task(load.run())
             await asyncio.sleep(_WARM_SECONDS)
@@ -94,7 +96,9 @@ class _Soak:
             faults += not_given_back(name, level, after[name])
         if connected_after > connected + _MORE_CONNECTIONS:
             faults.append(f"the database has {connected_after} connections, {connected} before")
-        print(f"\n{load.executions} executions; {dict(self._disturbances.counts)}")
+        calls = sum(len(flow.seconds) for flow in load.flows.values())
+        per_second = calls / (time.monotonic() - self._began)
+        print(f"\n{load.executions} executions, {per_second:.0f} calls/s; {dict(self._disturbances.counts)}")
         excused = self._replicas.excused
         for name, flow in load.flows.items():
             print(flow.line(name, excused))

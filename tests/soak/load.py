@@ -68,7 +68,9 @@ class Flow:
 class Load:
     """Callers of every service, each of whom says what is wrong."""
 
-    def __init__(self, client: AsyncClient, llm: LlmEmulator) -> None:
+    def __init__(self, client: AsyncClient, llm: LlmEmulator, callers: int) -> None:
+        """Of each kind, besides executions, there are so many `callers`, which make some ten calls per second."""
+        self._callers = callers
         self._client = client
         self._llm = llm
         self.flows = {name: Flow() for name in ("executions", "completions", "memories", "listings")}
@@ -93,9 +95,10 @@ class Load:
         async with asyncio.TaskGroup() as group:
             for _ in range(_EXECUTIONS_AT_ONCE):
                 group.create_task(self._repeat(lambda: self._execute(crew.id), 0.2))
-            group.create_task(self._repeat(self._complete, 0.2))
-            group.create_task(self._repeat(self._remember, 0.3))
-            group.create_task(self._repeat(self._list, 0.3))
+            for _ in range(self._callers):
+                group.create_task(self._repeat(self._complete, 0.2))
+                group.create_task(self._repeat(self._remember, 0.3))
+                group.create_task(self._repeat(self._list, 0.3))
 
     def stop(self) -> None:
         """Let callers end what they do."""
