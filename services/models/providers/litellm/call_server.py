@@ -5,9 +5,9 @@ The process shares nothing with the service but two pipes. Frames in both direct
 or "embed", then for each `{"id", "kind": "read", "bytes"}` when the service has taken so much of its documents, and
 `{"id", "kind": "cancel"}`. It writes `{"ready"}` once, and for each call `{"id", "sent"}` once its request has left,
 `{"id", "document"}`, once or many times, then `{"id", "end"}`, or `{"id", "error": {"status", "code", "message",
-"headers", "answering", "begun"}}`: "answering" says that the provider had answered with success, "begun" that some of
-the answer's body had come. A call that has been cancelled ends without a word. Keys are sent with each call and not
-kept, and go to the call's origin alone.
+"headers", "answering", "begun", "said"}}`: "answering" says that the provider had answered with success, "begun" that
+some of the answer's body had come, and "said" is the end of that body where it is text. A call that has been cancelled
+ends without a word. Keys are sent with each call and not kept, and go to the call's origin alone.
 """
 
 import asyncio
@@ -157,6 +157,7 @@ class Helper:
             "headers": _waiting_headers(error),
             "answering": exchange.answering,
             "begun": exchange.begun,
+            "said": None if exchange.failure else exchange.said,
         }
 
     def _write(self, frame: dict[str, Any]) -> None:
@@ -170,6 +171,10 @@ def _document(answer: Any) -> dict[str, Any]:
     usage = document.get("usage")
     if isinstance(usage, dict) and not any(usage.get(name) for name in ("prompt_tokens", "completion_tokens")):
         document["usage"] = None
+    for choice in document.get("choices") or ():
+        message = choice.get("message") or choice.get("delta") or {}
+        if refusal := (message.get("provider_specific_fields") or {}).get("refusal"):
+            message["refusal"] = refusal
     return document
 
 

@@ -8,12 +8,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import aiohttp
 import httpx
+
+_KEPT_BYTES = 64 * 1024
 
 
 class Failure(StrEnum):
@@ -69,6 +71,20 @@ class Exchange:
     begun: bool = False
     """Whether any of an answer's body has come."""
     failure: Failure | None = None
+    _said: bytearray = field(default_factory=bytearray)
+
+    def hear(self, piece: bytes) -> None:
+        """Remember the end of what the provider says: an error of its own is there, whatever litellm makes of it."""
+        self._said += piece
+        if len(self._said) > 2 * _KEPT_BYTES:
+            del self._said[:-_KEPT_BYTES]
+
+    @property
+    def said(self) -> str | None:
+        """The end of what the provider answered with success; None where that is not text."""
+        if not self.answering or b"\0" in self._said:
+            return None
+        return self._said[-_KEPT_BYTES:].decode("utf-8", "replace")
 
     def has_been_sent(self) -> None:
         """Take note of a request that has been sent."""
@@ -200,15 +216,17 @@ def _limit_bodies(max_bytes: int) -> None:
 
     async def limited(response: httpx.Response, chunk_size: int | None = None) -> AsyncGenerator[bytes, None]:
         size = 0
+        exchange = current_exchange.get()
         async with contextlib.aclosing(unpacked(response, chunk_size)) as pieces:  # type: ignore[type-var]
             try:
                 async for piece in pieces:
                     size += len(piece)
                     if size > max_bytes:
                         raise TooLarge
+                    if exchange is not None:
+                        exchange.hear(piece)
                     yield piece
             except httpx.DecodingError as error:
-                exchange = current_exchange.get()
                 raise (exchange.fail(Failure.CUT) if exchange else RequestFailed()) from error
 
     httpx.Response.aiter_bytes = limited  # type: ignore[method-assign, assignment]

@@ -1,6 +1,7 @@
 """What the helper's errors mean: requests that failed on the way, and litellm's errors with the provider's words."""
 
 import ast
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 from services.common.errors import CoxswainError, PermissionDenied
 from services.common.identity.credentials import OutboundCredential
 from services.models.domain.model import Model
-from services.models.providers.fault_reading import holds_fault, read_fault
+from services.models.providers.fault_reading import Fault, holds_fault, read_fault
 from services.models.providers.litellm.refused_parameters import refused_parameters
 from services.models.providers.retries import RetryableError
 from services.models.providers.upstream_errors import (
@@ -22,6 +23,7 @@ from services.models.providers.upstream_errors import (
 
 _IN_A_STREAM = "Got unexpected response from"
 _MAX_LITERAL = 4000
+_LAST_LINES = 8
 _PREFIX = re.compile(
     r"^(?:(?:litellm\.)?(?:[A-Za-z.]{1,80}(?:Error|Exception)\s*[:-]\s*)+(?:[A-Za-z_ -]{1,40}:\s+)?"
     r"|litellm\.\w{1,80}:\s+)"
@@ -31,6 +33,8 @@ _ADVICE = re.compile(r"\.? ?Handle with `litellm\.\w{1,80}`\.?\s*$")
 
 def work_is_lost(error: Mapping[str, Any], *, sent: bool) -> bool:
     """Return whether the provider worked for a call that failed and has it paid for; `sent`: its request had left."""
+    if (said := _unread(error)) is not None:
+        return not any(map(holds_fault, _documents_in(said)))
     match error.get("code"):
         case "cut" | "stalled" | "too_large" | "unexpected":
             return bool(error.get("answering"))
@@ -56,7 +60,7 @@ def failure_of(
             return bad_response(model, "it is larger than the limit")
         case "unsupported_parameters":
             return refused_parameters(model, str(error.get("message")))
-        case "unexpected":
+        case "unexpected" if error.get("said") is None:
             return bad_response(model, "litellm cannot read it")
         case "stalled":
             return unavailable(model, f"sent nothing for {idle_seconds:g} s")
@@ -66,9 +70,38 @@ def failure_of(
         case "cut" if not not_made:
             what = "closed the connection before its answer was complete" if streamed else "broke off its answer"
             return unavailable(model, what)
-        case "cut" | "unreachable":
+        case "cut" | "unreachable" if error.get("said") is None:
             return RetryableError(unavailable(model, "did not answer"))
-    return _fault_of(model, error, credential)
+    if (said := _unread(error)) is None:
+        return _fault_of(model, error, credential)
+    documents = _documents_in(said)
+    for document in documents:
+        if holds_fault(document):
+            return _failure(model, read_fault(200, document), credential, error)
+    if any(map(_ended_with_error, documents)):
+        return unavailable(model, "failed: its answer ended with an error")
+    return bad_response(model, "litellm cannot read it")
+
+
+def _unread(error: Mapping[str, Any]) -> str | None:
+    """Return the end of an answer with success that litellm cannot read: the provider's error, or no answer."""
+    said = error.get("said")
+    return said if isinstance(said, str) and error.get("code") in ("", "unexpected", "unreachable") else None
+
+
+def _documents_in(said: str) -> list[Any]:
+    """Return the document that an answer is, or those at the end of its events or lines, the last one first."""
+    documents: list[Any] = []
+    for text in (said, *reversed(said.splitlines()[-_LAST_LINES:])):
+        with contextlib.suppress(ValueError, RecursionError):
+            documents.append(json.loads(text.strip().removeprefix("data:")))
+    return documents
+
+
+def _ended_with_error(document: Any) -> bool:
+    choices = document.get("choices") if isinstance(document, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return isinstance(first, dict) and first.get("finish_reason") == "error"
 
 
 def _fault_of(model: Model, error: Mapping[str, Any], credential: OutboundCredential) -> CoxswainError | RetryableError:
@@ -76,12 +109,18 @@ def _fault_of(model: Model, error: Mapping[str, Any], credential: OutboundCreden
     status, message = error.get("status"), str(error.get("message") or "")
     if not isinstance(status, int) or not 400 <= status < 600:
         return RetryableError(unavailable(model, "did not answer"))
-    retry_after = retry_after_seconds(error.get("headers") or {})
     document = None if error.get("code") else _own_document(message)
     if document is None:
         document = {"error": {"code": error.get("code"), "message": _own_words(message)}}
     # Then the status is litellm's, for an error in the middle of a stream of status 200.
     fault = read_fault(200 if _IN_A_STREAM in message and holds_fault(document) else status, document)
+    return _failure(model, fault, credential, error)
+
+
+def _failure(
+    model: Model, fault: Fault, credential: OutboundCredential, error: Mapping[str, Any]
+) -> CoxswainError | RetryableError:
+    retry_after = retry_after_seconds(error.get("headers") or {})
     failure = upstream_failure(model, fault, credential, retry_after)
     return RetryableError(failure, retry_after or fault.retry_after or 0.0) if is_retryable(fault) else failure
 
