@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+from a2a.compat.v0_3.a2a_v0_3_pb2_grpc import add_A2AServiceServicer_to_server as add_A2AServiceServicer_03_to_server
 from a2a.types.a2a_pb2_grpc import add_A2AServiceServicer_to_server
 
 from coxswain.orchestrator.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
@@ -34,12 +35,14 @@ from services.orchestrator.operator_sources_file import read_operator_sources
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.repositories.questions import QuestionChangeReader
-from services.orchestrator.servicers.a2a.access import A2A_SERVICE
+from services.orchestrator.servicers.a2a.access import A2A_SERVICE, A2A_SERVICE_03
 from services.orchestrator.servicers.a2a.cards import CardMaker
 from services.orchestrator.servicers.a2a.http import CardServer
 from services.orchestrator.servicers.a2a.metadata import Extensions
 from services.orchestrator.servicers.a2a.public_cards import PublicCards
+from services.orchestrator.servicers.a2a.sending import Sender
 from services.orchestrator.servicers.a2a.service import A2AServicer
+from services.orchestrator.servicers.a2a.version_03.service import A2AServicer03
 from services.orchestrator.servicers.artifacts import ArtifactServicer
 from services.orchestrator.servicers.batches import BatchServicer
 from services.orchestrator.servicers.crews import CrewServicer
@@ -178,13 +181,15 @@ class OrchestratorService:
         if settings.a2a_enabled and settings.a2a_http_port:
             public_cards = PublicCards(self._publications, cards)
             self._card_server = CardServer(runtime.settings.host, settings.a2a_http_port, public_cards.find)
+        sender = Sender(self._a2a_tasks, FollowUps(database, self._a2a_tasks, self._executions, self._questions))
         self._a2a = A2AServicer(
             self._a2a_tasks,
-            FollowUps(database, self._a2a_tasks, self._executions, self._questions),
+            sender,
             streams,
             cards,
             assumed_version=settings.a2a_assume_version,
         )
+        self._a2a_03 = A2AServicer03(self._a2a_tasks, sender, streams, cards)
         self._schedules = Schedules(database, starter, grants, self._bus)
         self._leases = LeaseStore(database)
         self.workers = Workers(self._leases, self._bus)
@@ -229,6 +234,7 @@ class OrchestratorService:
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
         if self._settings.a2a_enabled:
             registry.add(add_A2AServiceServicer_to_server, self._a2a, A2A_SERVICE)
+            registry.add(add_A2AServiceServicer_03_to_server, self._a2a_03, A2A_SERVICE_03)
         registry.add(add_WorkerServiceServicer_to_server, WorkerServicer(self.workers, self._tool_gateway))
 
     async def start(self) -> None:

@@ -113,7 +113,7 @@ class OrchestratorSettings(BaseSettings):
     )
     a2a_assume_version: Literal["", "1.0"] = Field(
         "",
-        description='Version of A2A that calls without a version mean; empty means "0.3", which is refused.',
+        description='Version that calls of the A2A 1.0 service without one mean; empty means "0.3", which it refuses.',
     )
     a2a_extension_prefix: str = Field(
         "https://example.com/coxswain/a2a",

@@ -170,13 +170,11 @@ class A2ATaskRepository:
 
     async def count(self, group_id: str, chosen: TaskFilter) -> int:
         """Return how many tasks are chosen."""
-        query = (
-            select(func.count())
-            .select_from(a2a_tasks)
-            .outerjoin(executions, executions.c.id == a2a_tasks.c.execution_id)
-            .where(*_conditions(group_id, chosen))
-        )
-        return int((await self._connection.execute(query)).scalar_one())
+        query = select(func.count()).select_from(a2a_tasks)
+        if chosen.state is not None:
+            query = query.outerjoin(executions, executions.c.id == a2a_tasks.c.execution_id)
+        counted = await self._connection.execute(query.where(*_conditions(group_id, chosen)))
+        return int(counted.scalar_one())
 
     async def of_context(self, group_id: str, tenant: str, context_id: str, limit: int) -> list[TaskRow]:
         """Return the newest tasks of a context with an agent, oldest first."""

@@ -163,8 +163,10 @@ async def test_must_describe_the_agent_in_its_card_and_itself_in_reflection_and_
     skill = a2a_pb2.A2ASkill(id="brief", name="Brief", tags=["text"], examples=["Brief me on ships"])
     tenant = await publish(harness, skills=[skill])
     card = await agent(harness).GetExtendedAgentCard(pb.GetExtendedAgentCardRequest())
-    (interface,) = card.supported_interfaces
-    assert (interface.tenant, interface.protocol_binding, interface.protocol_version) == (tenant, "GRPC", "1.0")
+    assert [(one.tenant, one.protocol_binding, one.protocol_version) for one in card.supported_interfaces] == [
+        (tenant, "GRPC", "1.0"),
+        (tenant, "GRPC", "0.3"),
+    ]
     capabilities = card.capabilities
     assert (capabilities.streaming, capabilities.push_notifications, capabilities.extended_agent_card) == (
         True,

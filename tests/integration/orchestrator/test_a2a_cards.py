@@ -49,7 +49,7 @@ async def test_the_official_client_discovers_an_agent_by_its_card(cards: Cards) 
     skills = [a2a_pb2.A2ASkill(id="brief", name="Brief")]
     tenant = await publish(cards.harness, DEV, skills=skills)
     found = await A2ACardResolver(cards.http, str(cards.http.base_url)).get_agent_card()
-    assert [interface.tenant for interface in found.supported_interfaces] == [tenant]
+    assert {interface.tenant for interface in found.supported_interfaces} == {tenant}
     config = ClientConfig(
         supported_protocol_bindings=["GRPC"],
         grpc_channel_factory=lambda _: grpc.aio.insecure_channel(cards.harness.address),

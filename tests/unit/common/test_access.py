@@ -1,6 +1,7 @@
 """The options of methods: a server does not start while somebody forgot to decide one."""
 
 import pytest
+from a2a.compat.v0_3 import a2a_v0_3_pb2 as a2a_types_03
 from a2a.types import a2a_pb2 as a2a_types
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import MethodDescriptor
@@ -12,7 +13,7 @@ from services.common.grpc.access import ForeignService, read_access
 from services.common.grpc.peers import service_descriptors
 from services.common.identity.principal import Role
 from services.common.settings import SERVICES
-from services.orchestrator.servicers.a2a.access import A2A_SERVICE
+from services.orchestrator.servicers.a2a.access import A2A_SERVICE, A2A_SERVICE_03
 
 INTERNAL = {
     "access": access_pb2.ACCESS_INTERNAL,
@@ -113,6 +114,6 @@ def test_a_foreign_service_says_of_each_method_who_may_call_it() -> None:
 
 
 def test_who_may_call_each_method_of_a2a_is_said() -> None:
-    described = a2a_types.DESCRIPTOR.services_by_name["A2AService"].methods_by_name
-    assert set(A2A_SERVICE.methods) == set(described)
-    assert {access.role for access in A2A_SERVICE.methods.values()} == {Role.OPERATOR}
+    for types, said in ((a2a_types, A2A_SERVICE), (a2a_types_03, A2A_SERVICE_03)):
+        assert set(said.methods) == set(types.DESCRIPTOR.services_by_name["A2AService"].methods_by_name)
+        assert {access.role for access in said.methods.values()} == {Role.OPERATOR}

@@ -24,3 +24,20 @@ A2A_SERVICE = ForeignService(
         "GetExtendedAgentCard": _READS,
     },
 )
+
+A2A_SERVICE_03 = ForeignService(
+    owner="orchestrator",
+    methods={
+        "SendMessage": _SENDS,
+        "SendStreamingMessage": _SENDS,
+        "GetTask": _READS,
+        "CancelTask": _CANCELS,
+        "TaskSubscription": _READS,
+        "CreateTaskPushNotificationConfig": _READS,
+        "GetTaskPushNotificationConfig": _READS,
+        "ListTaskPushNotificationConfig": _READS,
+        "DeleteTaskPushNotificationConfig": _READS,
+        "GetAgentCard": _READS,
+    },
+)
+"""The service of version 0.3."""

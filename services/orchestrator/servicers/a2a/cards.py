@@ -8,7 +8,7 @@ from a2a.types import a2a_pb2 as pb
 from services.common.grpc.json_values import to_struct
 from services.orchestrator.domain.a2a import Publication
 from services.orchestrator.domain.crew import Crew
-from services.orchestrator.servicers.a2a.metadata import VERSION, Extensions
+from services.orchestrator.servicers.a2a.metadata import VERSION, VERSION_03, Extensions
 from services.orchestrator.usecases.a2a.inputs import input_modes, output_modes
 from services.orchestrator.usecases.publications import message_inputs
 
@@ -47,10 +47,12 @@ class CardMaker:
             name=spec.name,
             description=spec.description or spec.name,
             version=str(crew.revision),
+            # The preferred one first.
             supported_interfaces=[
                 pb.AgentInterface(
-                    url=self.address, protocol_binding="GRPC", tenant=publication.tenant, protocol_version=VERSION
+                    url=self.address, protocol_binding="GRPC", tenant=publication.tenant, protocol_version=version
                 )
+                for version in (VERSION, VERSION_03)
             ],
             capabilities=pb.AgentCapabilities(
                 streaming=True, push_notifications=False, extended_agent_card=True, extensions=self._extensions()

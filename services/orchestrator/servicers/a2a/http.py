@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from urllib.parse import parse_qsl
 
 import h11
 import structlog
@@ -20,6 +21,7 @@ _SECONDS = 10.0
 """Within which a request has to come, and its response to be taken."""
 _HEADER_BYTES = 16 * 1024
 _MAX_AGE = "public, max-age=60"
+_VERSION_HEADER, _VERSION_PARAMETER = b"a2a-version", "A2A-Version"
 
 Headers = Sequence[tuple[str, str]]
 
@@ -35,8 +37,8 @@ class CardDocument:
     """When the crew was changed, as headers have it."""
 
 
-FindCard = Callable[[str], Awaitable[CardDocument | None]]
-"""Returns the card at a path; None where none is."""
+FindCard = Callable[[str, str], Awaitable[CardDocument | None]]
+"""Returns the card at a path, for the version of A2A that is asked for (empty: any); None where none is."""
 
 
 class CardServer:
@@ -105,16 +107,23 @@ class CardServer:
     async def _response(self, request: h11.Request) -> tuple[HTTPStatus, Headers, bytes]:
         if request.method not in {b"GET", b"HEAD"}:
             return HTTPStatus.METHOD_NOT_ALLOWED, [("Allow", "GET, HEAD"), ("Content-Length", "0")], b""
-        path = request.target.partition(b"?")[0].decode("ascii", errors="replace")
+        headers = {name.lower(): value.decode("ascii", errors="replace") for name, value in request.headers}
+        path, _, query = request.target.decode("ascii", errors="replace").partition("?")
+        asked = headers.get(_VERSION_HEADER) or dict(parse_qsl(query)).get(_VERSION_PARAMETER, "")
         try:
-            card = await self._find(path)
+            card = await self._find(path, asked)
         except CoxswainError as error:
             logger.warning("card_not_served", reason=error.reason)
             return HTTPStatus.SERVICE_UNAVAILABLE, [("Retry-After", "1"), ("Content-Length", "0")], b""
         if card is None:
             return HTTPStatus.NOT_FOUND, [("Content-Length", "0")], b""
-        caching = [("Cache-Control", _MAX_AGE), ("ETag", card.etag), ("Last-Modified", card.modified)]
-        if _is_known(card, {name.lower(): value.decode("ascii", errors="replace") for name, value in request.headers}):
+        caching = [
+            ("Cache-Control", _MAX_AGE),
+            ("Vary", "A2A-Version"),
+            ("ETag", card.etag),
+            ("Last-Modified", card.modified),
+        ]
+        if _is_known(card, headers):
             return HTTPStatus.NOT_MODIFIED, caching, b""
         described = [("Content-Type", "application/json"), ("Content-Length", str(len(card.body)))]
         return HTTPStatus.OK, [*caching, *described], b"" if request.method == b"HEAD" else card.body

@@ -12,11 +12,9 @@ from services.common.grpc.handler import Context
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.a2a_errors import a2a_error
 
-VERSION = "1.0"
+VERSION, VERSION_03 = "1.0", "0.3"
 _VERSION_KEY, _EXTENSIONS_KEY = "a2a-version", "a2a-extensions"
-_REQUEST_ID_KEY, _AFTER_KEY = "x-request-id", "x-after-sequence"
-_WITHOUT_VERSION = "0.3"
-"""What a client means that sends none."""
+_REQUEST_ID_KEY, _AFTER_KEY, _TENANT_KEY = "x-request-id", "x-after-sequence", "x-a2a-tenant"
 _MAX_REQUEST_ID = 128
 
 
@@ -44,6 +42,8 @@ class CallMetadata:
     idempotent: bool
     after_sequence: int | None
     """None for a stream from the task as it stands."""
+    tenant: str
+    """For 0.3, whose messages have none; empty when none is named."""
 
     def request_key(self, principal: Principal, request: pb.SendMessageRequest) -> RequestKey | None:
         """Return what makes a send the same as another one; None where each is a message of its own."""
@@ -54,8 +54,10 @@ class CallMetadata:
         return RequestKey(principal.group_id, principal.subject, "A2A.SendMessage", named, request_hash(request))
 
 
-def read_metadata(context: Context, extensions: Extensions, assumed_version: str) -> CallMetadata:
+def read_metadata(context: Context, extensions: Extensions, *, served: str, assumed: str) -> CallMetadata:
     """Return what the metadata of a call says, and tell the caller which extensions are applied.
+
+    `served` is the version of the service, `assumed` the one that calls without a version mean.
 
     Raises:
         Unimplemented: VERSION_NOT_SUPPORTED.
@@ -63,7 +65,7 @@ def read_metadata(context: Context, extensions: Extensions, assumed_version: str
     """
     sent = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
     metadata = dict(sent)
-    _require_version(metadata.get(_VERSION_KEY, "").strip() or assumed_version or _WITHOUT_VERSION)
+    _require_version(metadata.get(_VERSION_KEY, "").strip() or assumed, served)
     wanted = _listed(value for key, value in sent if key == _EXTENSIONS_KEY)
     applied = [uri for uri in (extensions.idempotent, extensions.resume) if uri in wanted]
     if applied:
@@ -75,16 +77,17 @@ def read_metadata(context: Context, extensions: Extensions, assumed_version: str
         metadata.get(_REQUEST_ID_KEY, "")[:_MAX_REQUEST_ID],
         extensions.idempotent in applied,
         int(after) if after else None,
+        metadata.get(_TENANT_KEY, ""),
     )
 
 
-def _require_version(version: str) -> None:
-    if ".".join(version.split(".")[:2]) != VERSION:
+def _require_version(version: str, served: str) -> None:
+    if ".".join(version.split(".")[:2]) != served:
         raise a2a_error(
             "VERSION_NOT_SUPPORTED",
-            f"version {version[:32]} of A2A is not served here; send {_VERSION_KEY}: {VERSION}",
+            f"version {version[:32]} of A2A is not served by this service; send {_VERSION_KEY}: {served}",
             requested=version[:32],
-            supported=VERSION,
+            supported=served,
         )
 
 

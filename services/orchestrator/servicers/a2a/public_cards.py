@@ -9,10 +9,12 @@ from google.protobuf import json_format
 
 from services.orchestrator.servicers.a2a.cards import CardMaker
 from services.orchestrator.servicers.a2a.http import CardDocument
+from services.orchestrator.servicers.a2a.metadata import VERSION_03
+from services.orchestrator.servicers.a2a.version_03.card_document import card_document
 from services.orchestrator.usecases.publications import Publications
 
-WELL_KNOWN = "/.well-known/agent-card.json"
-_OF_TENANT = re.compile(r"/a2a/([0-9a-f]{32})/agent-card\.json")
+_WELL_KNOWN, _WELL_KNOWN_03 = "/.well-known/agent-card.json", "/.well-known/agent.json"
+_OF_TENANT = re.compile(r"/a2a/([0-9a-f]{32})(/0\.3)?/agent-card\.json")
 
 
 class PublicCards:
@@ -22,20 +24,26 @@ class PublicCards:
         self._publications = publications
         self._cards = cards
 
-    async def find(self, path: str) -> CardDocument | None:
-        """Return the card at a path; None where none is, and where one is not public."""
-        if path == WELL_KNOWN:
+    async def find(self, path: str, version: str) -> CardDocument | None:
+        """Return the card at a path; None where none is, and where one is not public.
+
+        It is that of 0.3 at the paths of that version, and where that version is asked for.
+        """
+        old = path == _WELL_KNOWN_03 or version.startswith(VERSION_03)
+        if path in {_WELL_KNOWN, _WELL_KNOWN_03}:
             found = await self._publications.well_known()
         elif (named := _OF_TENANT.fullmatch(path)) is not None:
+            old = old or bool(named[2])
             found = await self._publications.public(named[1])
         else:
             return None
         if found is None:
             return None
         publication, crew = found
-        card = json_format.MessageToDict(
-            self._cards.public(publication, crew), always_print_fields_with_no_presence=True
+        card = self._cards.public(publication, crew)
+        document = (
+            card_document(card) if old else json_format.MessageToDict(card, always_print_fields_with_no_presence=True)
         )
-        body = json.dumps(card, ensure_ascii=False).encode()
+        body = json.dumps(document, ensure_ascii=False).encode()
         digest = hashlib.sha256(body).hexdigest()[:32]
         return CardDocument(body, f'"{digest}"', format_datetime(crew.updated_at, usegmt=True))

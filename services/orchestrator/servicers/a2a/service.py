@@ -10,14 +10,13 @@ from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.times import optional_timestamp_from_proto
-from services.common.identity.principal import Principal
 from services.orchestrator.domain.a2a_errors import unsupported
 from services.orchestrator.repositories.a2a_tasks import TaskFilter
 from services.orchestrator.servicers.a2a.cards import CardMaker
-from services.orchestrator.servicers.a2a.incoming import history_length, incoming_from_proto, push_not_supported
-from services.orchestrator.servicers.a2a.metadata import CallMetadata, read_metadata
+from services.orchestrator.servicers.a2a.incoming import history_length, push_not_supported
+from services.orchestrator.servicers.a2a.metadata import VERSION, VERSION_03, CallMetadata, read_metadata
 from services.orchestrator.servicers.a2a.outgoing import change_to_proto, state_from_proto, task_to_proto
-from services.orchestrator.usecases.a2a.follow_ups import FollowUps
+from services.orchestrator.servicers.a2a.sending import Sender
 from services.orchestrator.usecases.a2a.streams import TaskStreams
 from services.orchestrator.usecases.a2a.tasks import A2ATasks
 from services.orchestrator.usecases.a2a.views import TaskView
@@ -31,15 +30,15 @@ class A2AServicer(A2AServiceServicer):
     def __init__(
         self,
         tasks: A2ATasks,
-        follow_ups: FollowUps,
+        sender: Sender,
         streams: TaskStreams,
         cards: CardMaker,
         *,
         assumed_version: str,
     ) -> None:
-        """`assumed_version` is what callers mean that name no version; empty means 0.3, which is not served here."""
+        """`assumed_version` is what callers mean that name no version; empty means 0.3, which another service has."""
         self._tasks = tasks
-        self._follow_ups = follow_ups
+        self._sender = sender
         self._streams = streams
         self._cards = cards
         self._assumed_version = assumed_version
@@ -49,7 +48,7 @@ class A2AServicer(A2AServiceServicer):
         metadata = self._metadata(context)
         length = history_length(request.configuration, "configuration.history_length")
         principal = current_principal()
-        task_id = await self._send(principal, request, metadata)
+        task_id = await self._sender.send(principal, request, metadata)
         if request.configuration.return_immediately:
             view = await self._tasks.get(principal, "", task_id)
         else:
@@ -63,7 +62,7 @@ class A2AServicer(A2AServiceServicer):
         metadata = self._metadata(context)
         length = history_length(request.configuration, "configuration.history_length")
         principal = current_principal()
-        task_id = await self._send(principal, request, metadata)
+        task_id = await self._sender.send(principal, request, metadata)
         view = await self._tasks.get(principal, "", task_id)
         yield pb.StreamResponse(task=task_to_proto(view, length))
         async for response in self._follow(view, view.sequence):
@@ -152,19 +151,13 @@ class A2AServicer(A2AServiceServicer):
         self._refuse_push(context)
 
     def _metadata(self, context: Context) -> CallMetadata:
-        return read_metadata(context, self._cards.extensions, self._assumed_version)
+        return read_metadata(
+            context, self._cards.extensions, served=VERSION, assumed=self._assumed_version or VERSION_03
+        )
 
     def _refuse_push(self, context: Context) -> NoReturn:
         self._metadata(context)
         raise push_not_supported()
-
-    async def _send(self, principal: Principal, request: pb.SendMessageRequest, metadata: CallMetadata) -> str:
-        message = incoming_from_proto(request)
-        key = metadata.request_key(principal, request)
-        if key is not None and (first := await self._tasks.repeated(principal, key)) is not None:
-            return first
-        send = self._follow_ups.send if message.task_id else self._tasks.send
-        return await send(principal, request.tenant, message, key)
 
     async def _follow(self, view: TaskView, after: int) -> AsyncIterator[pb.StreamResponse]:
         async for change in self._streams.follow(view, after):
