@@ -17,7 +17,8 @@ _OF_PROCESSES = tuple(f"{_PREFIX}{name.upper()}_" for name in (*SERVICES, *PARTS
 _DEFAULT_LIMITS = f"{_PREFIX}LIMIT_"
 # Of the suite, and of the command line, which may run in the same environment.
 _ELSEWHERE = frozenset(
-    f"{_PREFIX}{name}" for name in ("WORKERS", "ADDRESS", "TOKEN", "GROUP", "TLS", "CA_FILE", "DEBUG")
+    f"{_PREFIX}{name}"
+    for name in ("WORKERS", "ADDRESS", "TOKEN", "GROUP", "TLS", "CA_FILE", "CONTEXT", "CONTEXTS", "DEBUG")
 )
 # Names are the operator's own behind these.
 _OPEN = ("COXSWAIN_TOOLS_SECRET_",)

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 
 from coxswain.client.cli.listing import WHOLE_WIDTH, Listing, When
-from coxswain.client.cli.session import add_row
+from coxswain.client.cli.session import add_row, table
 
 ID = "01a20694-1f86-7c54-8594-1ba930202397"
 
@@ -58,3 +58,14 @@ def test_markup_and_controls_of_cells_are_text() -> None:
     out = io.StringIO()
     Console(file=out, width=60).print(made)
     assert out.getvalue().splitlines()[1] == "[bold]x[/bold]\ufffd[2J\ufffd"
+
+
+def test_nothing_pads_the_lines_of_a_table_that_folds() -> None:
+    made = table("name", "what", ">calls", "result")
+    add_row(made, "a", "long " * 30, 3, "")
+    add_row(made, "b", "x", 12, "two\nlines")
+    out = io.StringIO()
+    Console(file=out, width=WHOLE_WIDTH).print(made)
+    shown = out.getvalue().splitlines()
+    assert shown == [line.rstrip() for line in shown]
+    assert [line.split()[-1] for line in shown] == ["result", "3", "two", "lines"]

@@ -22,6 +22,7 @@ from coxswain.client.cli.databases import (
     described,
 )
 from coxswain.client.cli.listing import Listing
+from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import (
     EXIT_NOT_SUCCEEDED,
     JsonOption,
@@ -50,7 +51,7 @@ from coxswain.memory.v1.memory_backend_pb2 import (
     VerifyMemoryBackendRequest,
 )
 
-backend_app = typer.Typer(no_args_is_help=True, help="The stores that keep the memories of the group.")
+backend_app = typer.Typer(cls=ListingGroup, help="The stores that keep the memories of the group.")
 
 EMBEDDED = "default"
 """The name of the installation's embedded store, where a backend is expected."""

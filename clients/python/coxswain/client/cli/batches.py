@@ -12,6 +12,7 @@ from coxswain.client.blocking import Client
 from coxswain.client.cli.complete import complete_crew
 from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from
 from coxswain.client.cli.listing import Listing, When
+from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of, table
 from coxswain.client.paging import pages
 from coxswain.client.progress import state_words
@@ -28,7 +29,7 @@ from coxswain.orchestrator.v1.batch_pb2 import (
 )
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionError
 
-app = typer.Typer(no_args_is_help=True, help="Run one crew with many inputs.")
+app = typer.Typer(cls=ListingGroup, help="Run one crew with many inputs.")
 
 BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id.")]
 

@@ -7,6 +7,7 @@ import typer
 
 from coxswain.client.cli.backends import YesOption, follow_steps, of_backend
 from coxswain.client.cli.listing import Listing
+from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, session_of
 from coxswain.client.memory_file import kind_from, kind_name
 from coxswain.memory.v1.vector_index_pb2 import (
@@ -21,7 +22,7 @@ from coxswain.memory.v1.vector_index_pb2 import (
     ResourceState,
 )
 
-index_app = typer.Typer(no_args_is_help=True, help="The group's vector search indexes.")
+index_app = typer.Typer(cls=ListingGroup, help="The group's vector search indexes.")
 
 IndexArgument = Annotated[str, typer.Argument(metavar="INDEX", help="Full name: catalog, schema and index.")]
 

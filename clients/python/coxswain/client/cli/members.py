@@ -12,11 +12,12 @@ from coxswain.auth.v1.access_change_pb2 import (
 )
 from coxswain.auth.v1.group_pb2 import ListMembersRequest, RemoveMemberRequest, SetMemberRequest
 from coxswain.client.cli.listing import Listing, When
+from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.roles import role_name, role_number
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of
 from coxswain.client.paging import pages
 
-app = typer.Typer(no_args_is_help=True, help="Say who may act in the group.")
+app = typer.Typer(cls=ListingGroup, help="Say who may act in the group.")
 
 SubjectArgument = Annotated[
     str, typer.Argument(metavar="SUBJECT", help="Issuer and subject joined by |, as `coxswain whoami` shows it.")

@@ -7,6 +7,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from coxswain.client.cli.listing import Listing, When
+from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import (
     EXIT_NOT_SUCCEEDED,
     JsonOption,
@@ -29,7 +30,7 @@ from coxswain.memory.v1.document_pb2 import (
     SaveDocumentResponse,
 )
 
-document_app = typer.Typer(no_args_is_help=True, help="Save files for crews to look things up in.")
+document_app = typer.Typer(cls=ListingGroup, help="Save files for crews to look things up in.")
 
 IdArgument = Annotated[str, typer.Argument(help="Id of the document, as `memory document list` shows it.")]
 

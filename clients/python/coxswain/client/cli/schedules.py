@@ -26,6 +26,7 @@ from coxswain.client.cli.limits import (
     MaxToolCallsOption,
     limits_from,
 )
+from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.schedule_view import moment, schedule_details, schedule_table
 from coxswain.client.cli.session import JsonOption, Session, confirm, session_of
 from coxswain.client.errors import NotFound
@@ -43,7 +44,7 @@ from coxswain.orchestrator.v1.schedule_pb2 import (
     UpdateScheduleRequest,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Start crews at fixed times.")
+app = typer.Typer(cls=ListingGroup, help="Start crews at fixed times.")
 
 ScheduleArgument = Annotated[
     str, typer.Argument(metavar="SCHEDULE", help="The schedule's name or id.", autocompletion=complete_schedule)

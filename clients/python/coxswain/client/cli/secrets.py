@@ -11,6 +11,7 @@ from coxswain.auth.v1.credential_pb2 import CredentialPurpose, ExplainCredential
 from coxswain.auth.v1.secret_pb2 import DeleteSecretRequest, ListSecretsRequest, PutSecretRequest
 from coxswain.client.blocking import Client
 from coxswain.client.cli.listing import Listing, When
+from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of
 from coxswain.client.errors import CoxswainError
 from coxswain.client.paging import pages
@@ -23,7 +24,7 @@ from coxswain.orchestrator.v1.tool_source_pb2 import (
 )
 
 app = typer.Typer(
-    no_args_is_help=True,
+    cls=ListingGroup,
     help="Keep what the group authenticates with: keys of models, secrets of tools.",
 )
 

@@ -12,12 +12,13 @@ from coxswain.auth.v1.service_token_pb2 import (
     RevokeServiceTokenRequest,
 )
 from coxswain.client.cli.listing import Listing, When
+from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.roles import role_name, role_number
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of
 from coxswain.client.paging import pages
 
 app = typer.Typer(
-    no_args_is_help=True,
+    cls=ListingGroup,
     help="Make tokens for machines that have no identity provider, such as build jobs.",
 )
 

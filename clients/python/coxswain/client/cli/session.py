@@ -7,13 +7,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -138,9 +139,23 @@ def plain(value: object) -> Any:
     return value
 
 
+class _Unpadded(Table):
+    """Without blanks at the ends of lines: in a pipe they would be as wide as the longest cell."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        segments = cast("Iterator[Segment]", super().__rich_console__(console, options))
+        for line in Segment.split_lines(segments):
+            while line and not line[-1].text.strip():
+                line.pop()
+            if line:
+                line[-1] = Segment(line[-1].text.rstrip(), line[-1].style)
+            yield from line
+            yield Segment.line()
+
+
 def table(*columns: str) -> Table:
     """An empty table that folds long texts: what has to be read whole. ``>`` before a name aligns it to the right."""
-    made = Table(box=None, header_style="bold", pad_edge=False)
+    made = _Unpadded(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         name = column.removeprefix(">")
         justify: Literal["left", "right"] = "left" if name == column else "right"

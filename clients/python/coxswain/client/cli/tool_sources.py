@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from coxswain.client.cli import tool_changes
+from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, confirm, one_line, session_of
 from coxswain.client.cli.tool_changes import SourceArgument, source_key
 from coxswain.client.cli.tool_view import change_line, source_details, source_table
@@ -25,7 +26,7 @@ from coxswain.orchestrator.v1.tool_source_pb2 import (
     UpdateToolSourceRequest,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Say where tools come from.")
+app = typer.Typer(cls=ListingGroup, help="Say where tools come from.")
 
 FileOption = Annotated[
     Path | None, typer.Option("--file", "-f", help="YAML or JSON file of the source; see docs/tools.md.")

@@ -8,13 +8,14 @@ import typer
 
 from coxswain.client.cli import tool_changes, tool_provider, tool_sources
 from coxswain.client.cli.listing import Listing
+from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, one_line, session_of
 from coxswain.client.cli.tool_usage import tool_usage
 from coxswain.client.paging import pages
 from coxswain.client.values import to_value
 from coxswain.orchestrator.v1.tool_pb2 import ListToolsRequest, TestToolRequest, TestToolResponse, ToolApproval
 
-app = typer.Typer(no_args_is_help=True, help="List and try the tools of crews.")
+app = typer.Typer(cls=ListingGroup, help="List and try the tools of crews.")
 app.add_typer(tool_sources.app, name="source")
 app.add_typer(tool_provider.app, name="provider")
 app.command("usage")(tool_usage)
