@@ -38,6 +38,14 @@ _ANSWER_SECONDS = 0.5
 _ANSWER_SHARE = 0.2
 
 
+class _StaleCredential(Exception):
+    """A credential was refused that may have been replaced since it was remembered."""
+
+    def __init__(self, failure: CoxswainError) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
 class LitellmProvider:
     """Calls providers through the helper process."""
 
@@ -168,10 +176,24 @@ class LitellmProvider:
     async def _call(self, attempt: Attempt, kind: str, request: _Request) -> AsyncGenerator[list[Any], None]:
         """Yield the documents of one call, those together that arrived together.
 
+        A remembered credential that is refused is asked for anew, once.
+
         Raises:
             CoxswainError: a failure that stays.
             RetryableError: one that may pass.
         """
+        for again in (False, True):
+            try:
+                async with contextlib.aclosing(self._send(attempt, kind, request)) as batches:
+                    async for batch in batches:
+                        yield batch
+                return
+            except _StaleCredential as stale:
+                if again:
+                    raise stale.failure from stale.__cause__
+
+    async def _send(self, attempt: Attempt, kind: str, request: _Request) -> AsyncGenerator[list[Any], None]:
+        """Send a call once; see `_call`."""
         model, latest = attempt.model, attempt.answer_by
         provider = model.spec.upstream_name.partition("/")[0]
         destination = required_destination(model, self._base_urls)
@@ -224,6 +246,9 @@ class LitellmProvider:
             )
             if isinstance(failure, CoxswainError) and failure.reason == "UPSTREAM_CREDENTIAL_REJECTED":
                 self._credentials.forget(origin, provider)
+                # What a valid one may not do is refused for good.
+                if credential.from_cache and not answered and failure.metadata.get("http_status") != "403":
+                    raise _StaleCredential(failure) from error
             raise failure from error
 
     async def _working_helper(self, attempt: Attempt) -> LitellmHelper:
