@@ -3,15 +3,12 @@
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
 
 from coxswain.client import Client
-from coxswain.models.v1 import inference_pb2
 from coxswain.orchestrator.v1.crew_pb2 import CreateCrewRequest
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
@@ -21,10 +18,9 @@ from coxswain.orchestrator.v1.execution_pb2 import (
 )
 from coxswain.orchestrator.v1.schedule_pb2 import CreateScheduleRequest, DeleteScheduleRequest, Schedule
 from services.common.clock import utc_now
-from services.models.tables import usage_records
 from services.orchestrator.tables import schedules
 from services.suite import backup
-from tests.e2e.support import ALICE, MODEL, SUCCEEDED, Scene, finish, get, kinds, stored_sequences, stored_state
+from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, stored_sequences, stored_state
 from tests.support.child_process import descendants
 from tests.support.installation import Caller, wait_gone, wait_until
 from tests.support.sources_of_tools import accept, open_questions
@@ -132,31 +128,6 @@ def test_work_that_ends_within_the_drain_is_stored_before_the_suite_stops(
     assert row["result"]["text"] == "In time."
     assert row["epoch"] == 1, "nobody else had to go on with it"
     assert len(scene.calls("only")) == 1
-
-
-def test_what_model_calls_used_is_stored_when_a_suite_stops_with_them(
-    scene: Scene, alice: Caller, restarted: SuiteProcess
-) -> None:
-    scene.answers("direct", "In time.", hang=True)
-    completion = inference_pb2.Completion(model=MODEL, labels={"scene": scene.mark})
-    completion.messages.add(role=inference_pb2.MESSAGE_ROLE_USER).content.add(text=scene.word("direct"))
-    request = inference_pb2.CompleteRequest(completion=completion)
-    process = restarted.process
-    assert process is not None
-
-    with ThreadPoolExecutor(6) as threads:
-        calls = [threads.submit(alice.models.inference.Complete, request) for _ in range(6)]
-        wait_until(lambda: len(scene.calls("direct", hanging=True)) == 6, "all calls are under way")
-        process.signal(signal.SIGTERM)
-        process.wait_for_line("draining")
-        scene.llm.release()
-        answers = [call.result(60) for call in calls]
-
-    assert process.wait() == 0
-    stored = restarted.rows("models", select(usage_records).where(usage_records.c.subject == "dev|alice"))
-    tokens = [row["output_tokens"] for row in stored if row["labels"] == {"scene": scene.mark}]
-    assert tokens == [answer.usage.output_tokens for answer in answers]
-    assert "usage_lost" not in process.output
 
 
 def test_an_installation_restored_from_a_backup_finishes_what_waited_for_a_person(

@@ -1,26 +1,35 @@
 """What the processes are made of and how they start, refuse to start and stop."""
 
 import json
+import re
 import signal
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from sqlalchemy import select
 
 from coxswain.client import Client, Tls
 from coxswain.memory.v1.memory_pb2 import ListNamespacesRequest
+from coxswain.models.v1 import inference_pb2
 from coxswain.models.v1.model_pb2 import ListModelsRequest
 from coxswain.orchestrator.v1.crew_pb2 import ListCrewsRequest
+from services.models.tables import usage_records
 from tests.e2e.conftest import WORKER_MODULE
-from tests.e2e.support import ALICE, SUCCEEDED, Scene, get, reading_crew
+from tests.e2e.support import ALICE, MODEL, SUCCEEDED, Scene, get, reading_crew
 from tests.support.child_process import ChildProcess, run_python, scrubbed_environment
-from tests.support.installation import SERVICES, Caller, Installation
+from tests.support.installation import SERVICES, Caller, Installation, wait_until
+from tests.support.service_processes import ServiceProcesses
 from tests.support.suite_process import SuiteProcess
 
+# Seconds; the service gives itself ten to store what is left.
+_LESS_THAN_STORING_MAY_TAKE = 3.0
 _GRPC_SERVICES = (
     "coxswain.auth.v1.AuthService",
     "coxswain.memory.v1.MemoryService",
@@ -115,6 +124,34 @@ def test_the_suite_brings_its_own_postgresql_and_finds_it_again_after_it_was_kil
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
         assert not list(suite.data_dir.rglob("postmaster.pid")), "the database server was stopped as well"
+
+
+def test_what_model_calls_used_is_stored_when_their_process_is_told_to_stop(
+    scene: Scene, service_processes: ServiceProcesses
+) -> None:
+    scene.answers("direct", "In time.", hang=True)
+    completion = inference_pb2.Completion(model=MODEL, labels={"scene": scene.mark})
+    completion.messages.add(role=inference_pb2.MESSAGE_ROLE_USER).content.add(text=scene.word("direct"))
+    request = inference_pb2.CompleteRequest(completion=completion)
+    process = service_processes.replicate("models")
+    [port] = re.findall(r"serving on \S*?:(\d+)", process.output)
+
+    with service_processes.client_at(f"127.0.0.1:{port}", ALICE) as client, ThreadPoolExecutor(6) as threads:
+        calls = [threads.submit(client.inference.Complete, request) for _ in range(6)]
+        wait_until(lambda: len(scene.calls("direct", hanging=True)) == 6, "all calls are under way")
+        process.signal(signal.SIGTERM)
+        # While nothing can be stored, it does not end.
+        with service_processes.locked("models", usage_records):
+            scene.llm.release()
+            answers = [call.result(60) for call in calls]
+            with pytest.raises(psutil.TimeoutExpired):
+                psutil.Process(process.pid).wait(_LESS_THAN_STORING_MAY_TAKE)
+
+    assert process.wait() == 0
+    stored = service_processes.rows("models", select(usage_records).where(usage_records.c.subject == "dev|alice"))
+    tokens = [row["output_tokens"] for row in stored if row["labels"] == {"scene": scene.mark}]
+    assert tokens == [answer.usage.output_tokens for answer in answers]
+    assert "usage_lost" not in process.output
 
 
 def test_reflection_shows_the_comments(suite: SuiteProcess) -> None:

@@ -81,8 +81,12 @@ class Installation(ABC):
 
     def client(self, service: str, token: str = "", group: str = "") -> Client:
         """Return a client of one service."""
+        return self.client_at(self.address(service), token, group)
+
+    def client_at(self, address: str, token: str = "", group: str = "") -> Client:
+        """Return a client of the service at an address, such as that of a replica."""
         tls = Tls(root_certificates=self.authority.read_bytes()) if self.authority is not None else False
-        return Client(self.address(service), token=token or None, group=group, tls=tls)
+        return Client(address, token=token or None, group=group, tls=tls)
 
     def channel(self, service: str) -> grpc.Channel:
         """Return a bare channel to a service's public listener."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
+from sqlalchemy import Table, text
 
 from tests.support.certificates import issue_certificates
 from tests.support.child_process import ChildProcess, free_port, scrubbed_environment
@@ -82,6 +83,17 @@ class ServiceProcesses(Installation):
         finally:
             for process in self._all():
                 process.kill()
+
+    @contextlib.contextmanager
+    def locked(self, service: str, table: Table) -> Iterator[None]:
+        """Let nobody write to a table of a service until the block ends."""
+        engine = self._engine(service)
+        try:
+            with engine.begin() as connection:
+                connection.execute(text(f"LOCK TABLE {table.name} IN EXCLUSIVE MODE"))
+                yield
+        finally:
+            engine.dispose()
 
     def _start(self, name: str, module: str) -> ChildProcess:
         return ChildProcess(name, ["-m", module], self._environment)
