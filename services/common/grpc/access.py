@@ -25,6 +25,8 @@ class MethodAccess:
     """The services that may call it, when it is internal."""
     audited: bool = False
     """Whether the audit log has its calls: whatever changes something and is not marked `unaudited`."""
+    waits: bool = False
+    """Whether a unary method may be answered long after it was called: it then counts as a stream."""
 
     @property
     def open_to_strangers(self) -> bool:

@@ -8,7 +8,7 @@ when it is registered: an interceptor would choose and wrap a handler for every 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,16 +105,18 @@ class Pipeline:
                 data = await self._reader.read_of_stranger(messages) if method.access.open_to_strangers else None
                 with self._capacity.calls.one_for():
                     await self._admission.admit(call, method, metadata)
-                with self._group_place(call), _work_of(call):
+                with self._places_of(call, method), _work_of(call):
                     if data is None:
                         # Without a place of the listener: two groups that never end their requests would hold all.
                         data = await self._reader.read(messages, _bounded_group(call))
                     with self._capacity.calls.one_for():
                         request = await beside_if_large(len(data), decode, method, data)
                         call.request = request if audited else None
-                        answer = await handler(request, context)
-                        call.response = answer if audited else None
-                        response = self._encode(answer)
+                        answer = None if method.access.waits else await handler(request, context)
+                    if answer is None:
+                        answer = await self._while_admitted(call, handler(request, context))
+                    call.response = answer if audited else None
+                    response = self._encode(answer)
                 call.outcome = "OK"
             except Exception as error:
                 await self._fail(call, method, context, error)
@@ -206,9 +208,34 @@ class Pipeline:
 
         return serve
 
-    def _group_place(self, call: Call) -> contextlib.AbstractContextManager[None]:
-        group_id = _bounded_group(call)
-        return contextlib.nullcontext() if group_id is None else self._capacity.group_calls.one_for(group_id)
+    @contextlib.contextmanager
+    def _places_of(self, call: Call, method: Method) -> Iterator[None]:
+        """Count a call among those of its group, or (one that waits) among the streams."""
+        with contextlib.ExitStack() as places:
+            if method.access.waits:
+                places.enter_context(self._capacity.streams.one_for())
+            if call.principal is not None and not call.service:
+                if method.access.waits:
+                    places.enter_context(self._capacity.stream_of(call.principal))
+                    places.enter_context(self._traffic.stream_of(call.principal))
+                else:
+                    places.enter_context(self._capacity.group_calls.one_for(call.principal.group_id))
+            yield
+
+    async def _while_admitted(self, call: Call, handling: Awaitable[Message]) -> Message:
+        """Return what a handler answers, unless its caller is no longer who was admitted before it does."""
+        if call.principal is None or call.service:
+            return await handling
+        answer = asyncio.ensure_future(handling)
+        refusal = asyncio.create_task(self._admission.wait_for_refusal(call, call.principal))
+        try:
+            await asyncio.wait({answer, refusal}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise refusal.result()
+            return answer.result()
+        finally:
+            refusal.cancel()
+            answer.cancel()
 
     def _encode(self, response: Message) -> bytes:
         """Return the bytes of a response.

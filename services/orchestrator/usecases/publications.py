@@ -61,7 +61,7 @@ class Publications:
         if len(found) != 1:
             return None
         crew = await read_crew(self._database, found[0].group_id, ResourceKey(found[0].crew_id))
-        return None if crew is None else (found[0], crew)
+        return None if crew is None or not crew.spec.a2a.published else (found[0], crew)
 
 
 def message_inputs(spec: CrewSpec) -> list[str]:

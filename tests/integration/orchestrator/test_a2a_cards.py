@@ -17,7 +17,7 @@ from coxswain.orchestrator.v1 import a2a_pb2
 from services.common.db.database import Database
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.usecases.publications import Publications
-from tests.integration.orchestrator.a2a_support import publish
+from tests.integration.orchestrator.a2a_support import agent, publish
 from tests.integration.orchestrator.support import create_crew, crews
 from tests.support.child_process import free_port
 from tests.support.harness import ALICE, BOB, Harness, serve_services
@@ -126,6 +126,18 @@ async def test_outside_of_development_a_card_is_public_when_its_crew_says_so(car
     await create_crew(cards.harness, "dev:eve:page=admin", name="eve's", a2a=default)
     assert await publications.well_known() is None
     await database.close()
+
+
+async def test_an_operator_can_leave_all_of_it_out(tmp_path: Path) -> None:
+    port = free_port()
+    settings = {"orchestrator": OrchestratorSettings(a2a_enabled=False, a2a_http_port=port)}
+    async with serve_services(tmp_path, "models", "orchestrator", settings=settings) as harness:
+        await publish(harness)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await agent(harness).ListTasks(pb.ListTasksRequest())
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
 
 
 async def _tenants(harness: Harness) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from a2a.types import a2a_pb2 as a2a
 
 from coxswain.orchestrator.v1 import crew_pb2, question_pb2
 from coxswain.orchestrator.v1 import execution_pb2 as pb
@@ -13,6 +14,7 @@ from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.settings import OrchestratorSettings
+from tests.integration.orchestrator.a2a_support import agent, ask, finish, publish, send, sending, state
 from tests.integration.orchestrator.support import (
     create_crew,
     crews,
@@ -125,3 +127,25 @@ async def test_questions_of_many_writers_are_seen_at_both_replicas_once_and_in_o
     assert one == other
     assert [sequence for sequence, _, _ in one] == list(range(2, 38))
     assert len({question_id for _, question_id, _ in one}) == 18
+
+
+async def test_a_task_of_a2a_is_followed_on_one_replica_and_answered_through_the_other(
+    replicas: Pair, postgres_url: str
+) -> None:
+    one, other = replicas
+    async with working(one, postgres_url) as worker:
+        tenant = await publish(one)
+        stream = agent(one).SendStreamingMessage(sending(tenant=tenant))
+        task = (await stream.read()).task
+        waiting = asyncio.create_task(send(agent(other), tenant=tenant, configuration={}))
+        await worker.claim(task.id)
+        await ask(worker, task.id)
+        assert state((await stream.read()).status_update) == "INPUT_REQUIRED"
+        await send(agent(other), "approve", task_id=task.id, data=None)
+        assert state(await agent(one).GetTask(a2a.GetTaskRequest(id=task.id))) == "WORKING"
+        await worker.claim(task.id)
+        await finish(worker, task.id)
+        assert state([answer async for answer in stream][-1].status_update) == "COMPLETED"
+        listed = (await agent(one).ListTasks(a2a.ListTasksRequest(status=a2a.TASK_STATE_SUBMITTED))).tasks
+        await agent(one).CancelTask(a2a.CancelTaskRequest(id=listed[0].id))
+        assert state(await waiting) == "CANCELED"

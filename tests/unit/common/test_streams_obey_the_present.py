@@ -10,13 +10,14 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unauthenticated
-from services.common.grpc.access import read_access
+from services.common.grpc.access import MethodAccess, read_access
 from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.capacity import Capacity
 from services.common.grpc.method import Method
@@ -160,6 +161,47 @@ async def test_a_stream_ends_with_what_admitted_its_caller(
         code, reason = await stream.ended()
         assert f"{code.name} {reason}" == expected
         await stream.handler_ended.wait()
+
+
+async def test_a_call_that_waits_ends_with_what_admitted_its_caller() -> None:
+    waiting, ended, present = asyncio.Event(), asyncio.Event(), Present()
+    told: list[Any] = []
+    authenticator: Any = present
+    access = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=False, waits=True)
+    context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None, peer=str)
+
+    async def abort(*status: Any) -> None:
+        told.extend(status)
+        raise Aborted
+
+    async def handler(*_: object) -> Message:
+        waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    context.abort = abort
+    pipeline = Pipeline(
+        authenticator,
+        internal=False,
+        stream_check_seconds=0.001,
+        max_message_bytes=1024,
+        capacity=ROOM,
+        arrivals=Arrivals(),
+    )
+    serve = pipeline.unary(Method("/m", "s", access, Empty), handler)
+    serving = asyncio.ensure_future(serve(nothing_more(), context))
+    async with asyncio.timeout(30):
+        await waiting.wait()
+        assert (ROOM.streams.held(), ROOM.calls.held()) == (1, 0)
+        present.now = REMOVED
+        with pytest.raises(Aborted):
+            await serving
+        await ended.wait()
+    assert told[0] is grpc.StatusCode.PERMISSION_DENIED
+    assert ROOM.streams.held() == 0
 
 
 @pytest.mark.parametrize("now", [replace(ANN, session_id="another"), ANN])

@@ -82,7 +82,8 @@ class A2ATasks:
         """
         publication = await self._publication(principal.group_id, tenant)
         crew = await read_crew(self._database, principal.group_id, ResourceKey(publication.crew_id))
-        if crew is None:
+        # The release before keeps a publication whose crew it stores anew.
+        if crew is None or not crew.spec.a2a.published:
             raise task_not_found()
         return publication, crew
 
