@@ -81,3 +81,17 @@ def test_options_of_all_commands_stand_before_and_behind_them() -> None:
     # An argument of the name of an option is not taken for it.
     assert f"address '{wrong}'" in end("limits", "show", "sales", "--address", wrong)
     assert "--address" in end("whoami", "--addres", wrong)
+
+
+@pytest.mark.parametrize(
+    ("line", "same"),
+    [("approvals list", "questions"), ("approvals answer", "answer"), ("credential explain", "secret explain")],
+)
+def test_what_has_two_names_is_one_command(line: str, same: str) -> None:
+    def callback(path: str) -> object:
+        command: Any = typer.main.get_command(app)
+        for name in path.split():
+            command = command.commands[name]
+        return getattr(command.callback, "__wrapped__", None)
+
+    assert callback(line) is callback(same) is not None

@@ -57,6 +57,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "retention": Entry("retention", "retention", "Show for how long executions of your group are kept"),
         "questions": Entry("questions", "questions", "List what executions of the group ask people, newest first."),
         "answer": Entry("answers", "answer", "Answer a question."),
+        "approvals": Entry("approvals", "app", "List and answer what executions ask people."),
         "artifact": Entry("artifacts", "app", "List and download the files of executions."),
         "batch": Entry("batches", "app", "Run one crew with many inputs."),
         "schedule": Entry("schedules", "app", "Start crews at fixed times."),
@@ -79,10 +80,11 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
 }
 _ALIASES = {
-    "approvals": "questions",
+    "approval": "approvals",
     "artifacts": "artifact",
     "batches": "batch",
     "contexts": "context",
+    "credential": "secret",
     "crew": "crews",
     "logs": "watch",
     "members": "member",
