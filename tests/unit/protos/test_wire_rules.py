@@ -213,6 +213,16 @@ def test_every_file_names_its_package_in_other_languages(package: str) -> None:
 
 
 @every_package
+def test_no_two_fields_have_the_same_accessor_in_java(package: str) -> None:
+    """Java gives a text `x` also `getXBytes()`, and a repeated `x` `getXCount()` and `getXList()`."""
+    for message in messages(package):
+        for field in message.fields:
+            suffixes = ["_bytes"] if field.type == FieldDescriptor.TYPE_STRING else []
+            suffixes += ["_count", "_list"] if field.is_repeated else []
+            assert not {f"{field.name}{suffix}" for suffix in suffixes} & set(message.fields_by_name), field.full_name
+
+
+@every_package
 def test_no_class_of_a_file_is_called_like_a_message_in_java(package: str) -> None:
     """Java makes a class of each file beside those of its messages and enums; protoc evades only those in the file."""
     classes = [name for file in files(package) for name in (*file.message_types_by_name, *file.enum_types_by_name)]

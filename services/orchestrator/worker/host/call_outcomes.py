@@ -75,7 +75,7 @@ def ending_event(
             call_id=row.call_id,
             tool_name=row.tool,
             output=row.output[:MOST_TOLD],
-            output_bytes=len(row.output.encode()),
+            output_size_bytes=len(row.output.encode()),
             duration=duration_to_proto(seconds),
         )
     return execution_pb2.ToolCallFailed(
