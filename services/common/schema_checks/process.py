@@ -31,6 +31,9 @@ _FENCE = "```"
 _THOUGHTS = "<think>"
 _THOUGHTS_END = "</think>"
 _ROOT = "the answer"
+_MOST_LEVELS = 100
+"""Of an answer: a schema that refers to itself goes along, and Python allows some thousand calls within each other."""
+_TOO_DEEP = f"{_ROOT}: must not be nested deeper than {_MOST_LEVELS} levels"
 
 
 class _OutOfTime(BaseException):
@@ -44,6 +47,10 @@ def check(schema: Mapping[str, Any], text: str) -> dict[str, Any]:
         document = json.loads(found)
     except ValueError:
         return {"text": found, "thoughts": thoughts, "violations": [f"{_ROOT}: has to be JSON and nothing else"]}
+    except RecursionError:
+        return {"text": found, "thoughts": thoughts, "violations": [_TOO_DEEP]}
+    if _is_too_deep(document):
+        return {"text": found, "thoughts": thoughts, "violations": [_TOO_DEEP]}
     # Nothing is ever fetched: a reference leads somewhere within the schema.
     validator = _with_lenient_patterns(validator_for(schema, Draft202012Validator))(schema, registry=EMPTY_REGISTRY)
     violations: dict[str, None] = {}
@@ -52,6 +59,16 @@ def check(schema: Mapping[str, Any], text: str) -> dict[str, Any]:
         if len(violations) == _MAX_VIOLATIONS:
             break
     return {"text": found, "thoughts": thoughts, "violations": list(violations)}
+
+
+def _is_too_deep(document: Any) -> bool:
+    level = [document] if isinstance(document, dict | list) else []
+    for _ in range(_MOST_LEVELS):
+        children = (child for part in level for child in (part.values() if isinstance(part, dict) else part))
+        level = [child for child in children if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _parted(text: str) -> tuple[str, str]:

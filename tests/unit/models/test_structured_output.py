@@ -86,6 +86,10 @@ async def test_json_is_taken_out_of_what_surrounds_it(
         (f"Here it is: ```json\n{GOOD}\n```", ["the answer: has to be JSON and nothing else"]),
         (f"```json\n{GOOD}\n``` as you wished", ["the answer: has to be JSON and nothing else"]),
         (f"```python\n{GOOD}\n```", ["the answer: has to be JSON and nothing else"]),
+        ("[" * 100_000, ["the answer: must not be nested deeper than 100 levels"]),
+        ("[" * 100_000 + "]" * 100_000, ["the answer: must not be nested deeper than 100 levels"]),
+        ('{"a":' * 101 + "1" + "}" * 101, ["the answer: must not be nested deeper than 100 levels"]),
+        ('{"a":' * 100 + "1" + "}" * 100, ["the answer: has to have items"]),
         ("[]", ["the answer: has to be of type object"]),
         ("{}", ["the answer: has to have items"]),
         ('{"items": [{}]}', ["items[0]: has to have price, kind"]),
@@ -184,11 +188,10 @@ async def test_schemas_of_older_drafts_mean_what_they_meant(checker: SchemaCheck
     assert not (await checker.check("g", schema, "2")).violations
 
 
-async def test_very_long_and_very_deep_answers_are_not_checked(checker: SchemaChecker) -> None:
-    for text in ("1" * (MAX_CHARACTERS + 1), "[" * 100_000):
-        found = await checker.check("g", {"type": "string"}, text)
-        assert (found.text, found.violations) == (text, ())
-        assert found.unchecked
+async def test_very_long_answers_are_not_checked(checker: SchemaChecker) -> None:
+    text = "1" * (MAX_CHARACTERS + 1)
+    found = await checker.check("g", {"type": "string"}, text)
+    assert (found.text, found.violations, found.unchecked) == (text, (), "length")
 
 
 async def test_an_answer_is_checked_by_another_process_when_the_first_has_died(checker: SchemaChecker) -> None:

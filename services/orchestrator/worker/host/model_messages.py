@@ -124,7 +124,9 @@ def fault_of(answer: "Answer", model: str, *, cut_off_counts: bool = False) -> F
         )
     if answer.tool_calls or any(character.isprintable() and not character.isspace() for character in said):
         return None
-    finish = pb.FinishReason.Name(answer.finish_reason).removeprefix("FINISH_REASON_")
+    named = pb.FinishReason.DESCRIPTOR.values_by_number.get(answer.finish_reason)
+    # A newer release may know others.
+    finish = str(answer.finish_reason) if named is None else named.name.removeprefix("FINISH_REASON_")
     return FailedPrecondition(
         f'the answer of the model "{model}" is blank (finish reason {finish}); say more plainly what is asked, let it '
         "write more tokens, or choose another model",

@@ -182,6 +182,8 @@ async def test_what_passes_is_asked_again_and_said(world: World, pieces: list[An
     [
         (pb.FINISH_REASON_CONTENT_FILTER, "I must not.", "MODEL_REFUSED"),
         (pb.FINISH_REASON_LENGTH, " \n\u200b", "ANSWER_BLANK"),
+        # Of a release to come.
+        (99, " ", "ANSWER_BLANK"),
     ],
 )
 async def test_an_answer_of_no_use_is_counted_and_ends_the_task(
