@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -18,7 +19,7 @@ from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpir
 from coxswain.client.cli.app import app
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from tests.integration.client.command_line import INTERRUPTIBLE, Run, invoke, rewrite, rows
-from tests.integration.client.installation import Installation, Server
+from tests.integration.client.installation import Installation, Server, refuse
 from tests.support.child_process import scrubbed_environment
 from tests.support.harness import BOB
 
@@ -425,3 +426,18 @@ def test_a_credential_is_renewed_with_the_token_given(server: Server, installati
     assert installation.metadata[-1]["authorization"] == "Bearer fresh"
     shown = invoke(server.address, "renew", "e", "--json", token="fresh")
     assert rows(shown)[0]["id"] == "e"
+
+
+def test_a_watch_says_that_its_connection_was_lost(server: Server, installation: Installation) -> None:
+    def gone(context: Any) -> None:
+        refuse(context, grpc.StatusCode.UNAVAILABLE, "gone")
+
+    installation.emit(
+        pb.ExecutionEvent(sequence=1, execution_started=pb.ExecutionStarted()),
+        pb.ExecutionEvent(sequence=2, execution_succeeded=pb.ExecutionSucceeded()),
+    )
+    installation.watch_breaks_after = [(1, gone), (0, gone)]
+    watched = invoke(server.address, "watch", "e")
+    assert watched.exit_code == 0
+    said = [line for line in watched.stderr.splitlines() if line]
+    assert [line.startswith("the connection is lost (UNAVAILABLE)") for line in said] == [False, True, False]

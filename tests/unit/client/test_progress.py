@@ -3,11 +3,13 @@
 import io
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from coxswain.client.cli.live import LiveView, PlainView, execution_view, follow
+from coxswain.client.errors import Unavailable
 from coxswain.client.progress import MAX_SHOWN_TEXT, Progress, describe
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from coxswain.orchestrator.v1.question_state_pb2 import QuestionState
@@ -110,6 +112,27 @@ def test_who_is_waited_for_with_a_fresh_token_is_told_what_to_type() -> None:
     assert hint in output.getvalue()
     view.show(event(11, execution_started=pb.ExecutionStarted(claim=2)))
     assert not view.progress.credential_needed
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_lost_connection_is_said_until_something_comes_again(live: bool) -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=100)
+    now = [100.0]
+    view = LiveView(console, "e", lambda: now[0]) if live else PlainView(console)
+    view.show(RUN[0])
+    view.lost(Unavailable("gone"))
+    now[0] += 20
+    view.lost(Unavailable("gone"))
+    if live:
+        console.print(view)
+    assert output.getvalue().count("the connection is lost") == 1
+    assert ("lost for 20.0 s" if live else "lost (UNAVAILABLE)") in output.getvalue()
+    view.show(RUN[1])
+    output.truncate(0)
+    if live:
+        console.print(view)
+    assert "the connection" not in output.getvalue()
 
 
 def test_a_task_that_starts_again_after_a_takeover_begins_anew() -> None:

@@ -247,11 +247,13 @@ class AsyncClient:
         *,
         exclude_chunks: bool = False,
         max_outage: float = 300.0,
+        on_outage: Callable[[CoxswainError], object] | None = None,
     ) -> AsyncGenerator[ExecutionEvent, None]:
         """Every event after ``after_sequence``, once and in order, until the execution has ended.
 
         Reconnects after a lost connection and continues after the last event. Raises Unavailable after ``max_outage``
-        seconds without a connection, and at once any error that another attempt cannot resolve.
+        seconds without a connection, and at once any error that another attempt cannot resolve. ``on_outage`` is called
+        with each failure that another attempt follows.
         """
         cursor = WatchCursor(
             execution_id,
@@ -274,6 +276,8 @@ class AsyncClient:
                     return
             except CoxswainError as error:
                 pause = cursor.pause_after_failure(error)
+                if on_outage is not None:
+                    on_outage(error)
             finally:
                 call.cancel()
             await asyncio.sleep(pause)

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coxswain.client.cli.session import harmless
+from coxswain.client.errors import CoxswainError
 from coxswain.client.progress import Progress, TaskProgress, answering, describe, renewal
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
 
@@ -38,6 +39,10 @@ class View(Protocol):
         """Show the next event."""
         ...
 
+    def lost(self, error: CoxswainError) -> None:
+        """Say that the connection is lost and is being made again; the next event ends that."""
+        ...
+
 
 class PlainView:
     """One line for each event, for logs and pipes."""
@@ -45,6 +50,7 @@ class PlainView:
     def __init__(self, console: Console) -> None:
         self.progress = Progress()
         self._console = console
+        self._lost = False
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +65,13 @@ class PlainView:
         if line := describe(event):
             at = event.time.ToDatetime().strftime("%H:%M:%S") if event.HasField("time") else "--:--:--"
             self._console.print(Text(f"{at} #{event.sequence} {line}"), soft_wrap=True)
+        self._lost = False
+
+    def lost(self, error: CoxswainError) -> None:
+        if not self._lost:
+            self._lost = True
+            said = f"the connection is lost ({error.code.name}); it is being made again"
+            self._console.print(Text(said, style="yellow"), soft_wrap=True)
 
 
 class LiveView:
@@ -69,6 +82,7 @@ class LiveView:
         self._execution_id = execution_id
         self._clock = clock
         self._arrived = clock()
+        self._lost_at: float | None = None
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(self, console=console, refresh_per_second=8, transient=False, vertical_overflow="ellipsis")
 
@@ -83,7 +97,10 @@ class LiveView:
 
     def show(self, event: ExecutionEvent) -> None:
         self.progress.apply(event)
-        self._arrived = self._clock()
+        self._arrived, self._lost_at = self._clock(), None
+
+    def lost(self, error: CoxswainError) -> None:  # noqa: ARG002 - what a terminal shows is since when
+        self._lost_at = self._lost_at or self._clock()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         progress = self.progress
@@ -102,6 +119,9 @@ class LiveView:
         yield Text(f"{progress.input_tokens:,} tokens in, {progress.output_tokens:,} out{cost}", style="dim")
         for question_id in progress.questions:
             yield Text(f"waits for an answer: {answering(question_id)}", style="yellow")
+        if self._lost_at is not None:
+            passed = _seconds(timedelta(seconds=self._clock() - self._lost_at))
+            yield Text(f"the connection is lost for {passed}; it is being made again", style="yellow")
         if progress.credential_needed:
             yield Text(f"your token has expired: {renewal(self._execution_id)}", style="yellow")
 
