@@ -90,7 +90,7 @@ endif
 mcp-servers: $(ENVIRONMENT)
 	@$(PY) -m tests.support.mcp_servers.processes
 
-# Likewise; where node or npm is missing it says that the tests of this client are left out.
+# Likewise; where node, npm or a registry is missing it says that the tests of this client are left out.
 .PHONY: typescript-modules
 typescript-modules: $(ENVIRONMENT)
 	@$(PY) -m tools.typescript_client --modules-only --if-installed build/typescript

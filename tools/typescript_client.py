@@ -20,12 +20,18 @@ from tools.sdk.__main__ import IMAGE, ROOT, sdk_files
 
 SOURCES = ROOT / "clients" / "typescript"
 PROGRAMS = ("node", "npm")
+_MODULES = ".modules"
 _MADE_HERE = shutil.ignore_patterns("node_modules", "dist", "gen")
 
 
 def missing_programs() -> list[str]:
     """Return what has to be installed before the client can be built."""
     return [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+def has_modules(output: Path) -> bool:
+    """Return whether what the client depends on has been installed."""
+    return (output / _MODULES).is_file()
 
 
 def build(output: Path, *, modules_only: bool = False) -> None:
@@ -38,7 +44,7 @@ def build(output: Path, *, modules_only: bool = False) -> None:
     with (output / ".lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         lock = [SOURCES / name for name in ("package.json", "package-lock.json", ".npmrc")]
-        _when_changed(output / ".modules", _digest(lock), lambda: _install(output))
+        _when_changed(output / _MODULES, _digest(lock), lambda: _install(output))
         if not modules_only:
             files = sdk_files()
             sources = [path for path in SOURCES.rglob("*") if path.is_file() and not _is_made(path)]
@@ -96,7 +102,9 @@ def _npm(output: Path, *arguments: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modules-only", action="store_true", help="only install what the client depends on")
-    parser.add_argument("--if-installed", action="store_true", help="say so and succeed where node or npm is missing")
+    parser.add_argument(
+        "--if-installed", action="store_true", help="say so and succeed where node, npm or a registry is missing"
+    )
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
     if missing := missing_programs():
@@ -105,7 +113,13 @@ def main() -> None:
             raise SystemExit(f"error: {message}")
         print(message)
         return
-    build(options.output, modules_only=options.modules_only)
+    try:
+        build(options.output, modules_only=options.modules_only)
+    except subprocess.CalledProcessError as error:
+        if not options.if_installed:
+            raise
+        print(f"the TypeScript client is not built: {' '.join(error.cmd)} ended with {error.returncode}")
+        return
     if not options.modules_only:
         _npm(options.output, "pack", "--silent", "--pack-destination", str(options.output.resolve().parent))
 

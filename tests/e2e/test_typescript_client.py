@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.pages import recipe
 from tests.support.suite_process import SuiteProcess
-from tools.typescript_client import build, missing_programs
+from tools.typescript_client import build, has_modules, missing_programs
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "build" / "typescript"
@@ -20,6 +20,8 @@ pytestmark = pytest.mark.skipif(bool(missing_programs()), reason=f"not installed
 @pytest.fixture(scope="module")
 def client() -> Path:
     """The directory in which the client is built; `make test` has installed its modules."""
+    if not has_modules(CLIENT):
+        pytest.skip("its modules are not installed: make typescript-modules says why")
     build(CLIENT)
     return CLIENT
 
