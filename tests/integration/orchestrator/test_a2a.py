@@ -432,6 +432,22 @@ async def test_must_tell_the_task_first_and_close_streams_at_the_end(harness: Ha
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_task_that_asks_two_questions_puts_one_after_the_other(harness: Harness, worker: Worker) -> None:
+    tenant = await publish(harness)
+    stub = agent(harness)
+    task = await send(stub, tenant=tenant)
+    await worker.claim(task.id)
+    first = await worker.ask(task.id, 0)
+    second = await ask(worker, task.id)
+    stream = stub.SubscribeToTask(pb.SubscribeToTaskRequest(id=task.id))
+    assert (await stream.read()).task.status.message.message_id == first
+    await send(stub, "approve", task_id=task.id, data=None)
+    await worker.claim(task.id)
+    await worker.emit(task.id, execution_pb2.ExecutionParked(state=execution_pb2.EXECUTION_STATE_WAITING_FOR_ANSWER))
+    assert (await stream.read()).status_update.status.message.message_id == second
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_streams_of_a_task_that_fails_say_why(harness: Harness, worker: Worker) -> None:
     tenant = await publish(harness)
     stub = agent(harness)

@@ -1,7 +1,7 @@
 """What happens to a task, as whoever follows it is told."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,7 +13,7 @@ from services.orchestrator.domain.a2a import TaskState
 from services.orchestrator.domain.a2a_errors import task_not_found
 from services.orchestrator.domain.event import TERMINAL_KINDS, StoredEvent
 from services.orchestrator.domain.execution import TaskOutput
-from services.orchestrator.domain.question import Question
+from services.orchestrator.domain.question import Question, QuestionState
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.usecases.a2a.views import ResultArtifact, TaskView, last_result, task_result
 from services.orchestrator.usecases.event_feed import EventFeed
@@ -61,7 +61,7 @@ class TaskStreams:
         execution, spec = view.execution, view.spec
         if execution is None or spec is None or (view.state.terminal and after >= execution.last_sequence):
             return
-        asked: dict[str, None] = {} if view.question is None else {view.question.id: None}
+        asked = {one.id: None for one in view.history if isinstance(one, Question) and one.state is QuestionState.OPEN}
         try:
             async with aclosing(
                 self._feed.follow(execution.id, after, execution.last_sequence, chunks=False)
@@ -78,10 +78,12 @@ class TaskStreams:
         if view.execution is None or view.settled:
             return
         last = view.execution.last_sequence
-        async with aclosing(self._feed.follow(view.execution.id, last, last, chunks=False)) as batches:
-            async for batch in batches:
-                if any(event.kind in TERMINAL_KINDS or _parked(event) is not None for event in batch):
-                    return
+        # Whoever reads the task again finds out that it was deleted.
+        with suppress(NotFound):
+            async with aclosing(self._feed.follow(view.execution.id, last, last, chunks=False)) as batches:
+                async for batch in batches:
+                    if any(event.kind in TERMINAL_KINDS or _parked(event) is not None for event in batch):
+                        return
 
     async def _changes(self, view: TaskView, event: StoredEvent, asked: dict[str, None]) -> AsyncIterator[TaskChange]:
         body = execution_pb2.ExecutionEvent.FromString(event.payload)
