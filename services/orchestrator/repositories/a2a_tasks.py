@@ -157,11 +157,9 @@ class A2ATaskRepository:
         query = query.where(*_conditions(group_id, chosen))
         if before is not None:
             at, task_id = before
+            # An index can begin at the first condition, and PostgreSQL finds none in the second.
             query = query.where(
-                or_(
-                    a2a_tasks.c.status_time < at,
-                    and_(a2a_tasks.c.status_time == at, a2a_tasks.c.id < task_id),
-                )
+                a2a_tasks.c.status_time <= at, or_(a2a_tasks.c.status_time < at, a2a_tasks.c.id < task_id)
             )
         rows = await self._connection.execute(
             query.order_by(a2a_tasks.c.status_time.desc(), a2a_tasks.c.id.desc()).limit(limit)
