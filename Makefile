@@ -72,6 +72,14 @@ doctor: protos ## Look at the databases that the settings name (coxswain doctor 
 
 ##@ Check it
 
+.PHONY: check
+check: protos ## The fast checks alone, for every change: lint, types, import contracts, protos, unit tests
+	@passed=; failed=; for check in lint types contracts proto-lint test-unit; do \
+		echo "== make $$check"; \
+		if $(MAKE) --no-print-directory $$check; then passed="$$passed $$check"; else failed="$$failed $$check"; fi; done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi; \
+	echo "passed:$$passed"
+
 .PHONY: test
 test: protos mcp-servers typescript-modules ## Everything: lint, types, import contracts, protos, every test (T=path: only those tests)
 ifneq ($(T),)
