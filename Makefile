@@ -254,6 +254,11 @@ providers: protos ## Try every provider's features and write what works to docs/
 settings-table: protos ## Write the table of the models service's settings into docs/models.md
 	@$(PY) tools/write_settings_table.py
 
+.PHONY: reference
+reference: protos ## Write docs/errors.md from the protos, and the reference of the API to build/api
+	@$(PY) -m tools.reference
+	@$(PY) -m tools.reference build/api
+
 .PHONY: trace-picture
 trace-picture: protos ## Draw the trace of an execution that is run for it, into docs/trace.svg
 	@$(PY) -m tools.draw_trace

@@ -12,8 +12,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescript
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.common.v1 import access_pb2, error_reason_pb2, format_pb2
-from services.common.grpc.reflection import IMAGE_FILE
 from tests.support.descriptors import product_files, product_messages, product_services
+from tools.reference.protos import comments
 
 PACKAGES = ("auth", "common", "memory", "models", "orchestrator", "tools")
 SERVICES = ("auth", "memory", "models", "orchestrator", "tools")
@@ -265,42 +265,14 @@ def test_every_reason_that_is_sent_is_in_the_enum_without_its_prefix() -> None:
 # W13
 
 
-def comments(package: str) -> Iterator[tuple[str, str]]:
-    """Yield what is described in the package's files, and how."""
-    image = descriptor_pb2.FileDescriptorSet.FromString(IMAGE_FILE.read_bytes())
-    for file in image.file:
-        if file.package == f"coxswain.{package}.v1":
-            for location in file.source_code_info.location:
-                name = _name(file, list(location.path))
-                if name is not None:
-                    yield name, location.leading_comments + location.trailing_comments
-
-
-def _name(file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> str | None:
-    """Return the full name of what a path of numbers leads to, if that is one thing that has a name."""
-    scope: Any = file
-    name = file.package
-    while path:
-        if len(path) < 2:
-            return None
-        field = scope.DESCRIPTOR.fields_by_number[path[0]]
-        if field.name not in {"message_type", "nested_type", "field", "enum_type", "value", "service", "method"} | {
-            "extension",
-            "oneof_decl",
-        }:
-            return None
-        scope = getattr(scope, field.name)[path[1]]
-        name = f"{name}.{scope.name}"
-        path = path[2:]
-    return name if scope is not file else None
-
-
 @every_package
 def test_comments_say_something(package: str) -> None:
     short = [
         f"{name}: {comment.strip()}"
-        for name, comment in comments(package)
-        if len(re.findall(r"[^\W_][\w'`./-]*", comment)) < 4 and not _is_plain_oneof(name, comment)
+        for name, comment in comments().items()
+        if name.startswith(f"coxswain.{package}.v1.")
+        and len(re.findall(r"[^\W_][\w'`./-]*", comment)) < 4
+        and not _is_plain_oneof(name, comment)
     ]
     assert short == []
 
