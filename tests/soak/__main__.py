@@ -89,6 +89,7 @@ class _Soak:
             self._say(f"{load.executions} executions, {calls} calls, {failed} failed, {len(load.wrong)} wrong")
 
     async def _report(self, load: Load, before: dict[str, Level], connected: int) -> int:
+        self._disturbances.look()
         after = await asyncio.to_thread(levels, self._replicas)
         connected_after = await asyncio.to_thread(connections, self._replicas)
         faults = load.wrong + self._disturbances.wrong

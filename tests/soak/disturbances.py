@@ -40,16 +40,28 @@ class Disturbances:
         """End after the disturbance that is going on."""
         self._stopping.set()
 
+    def look(self) -> None:
+        """Note each replica that has ended by itself."""
+        self.wrong += [
+            f"{place.name} has ended by itself:\n{place.running.tail}"
+            for place in self._replicas.places
+            if not place.running.running
+        ]
+
+    def _living(self) -> Replica:
+        self.look()
+        return self._dice.choice([place for place in self._replicas.places if place.running.running])
+
     def _kill(self) -> None:
-        place = self._dice.choice(self._replicas.places)
+        place = self._living()
         place.kill()
         self._start_again(place, "killed")
 
     def _terminate(self) -> None:
-        self._stop_and_start(self._dice.choice(self._replicas.places), "stopped")
+        self._stop_and_start(self._living(), "stopped")
 
     def _freeze(self) -> None:
-        place = self._dice.choice(self._replicas.places)
+        place = self._living()
         with place.frozen():
             time.sleep(_FROZEN_SECONDS)
         self._note("frozen", f"{place.name} was frozen for {_FROZEN_SECONDS:g} s")
