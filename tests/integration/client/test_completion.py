@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from coxswain.client.cli.app import app
 from coxswain.client.cli.contexts import Context, Contexts, save_contexts
-from coxswain.orchestrator.v1 import crew_pb2
+from coxswain.orchestrator.v1 import a2a_pb2, crew_pb2
 from tests.integration.client.installation import Installation, Server
 
 Complete = Callable[[str], list[str]]
@@ -35,7 +35,12 @@ def crews(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
         names = ("brief", "bridge", "other", "bri$(reboot)", "bri\x1b[2J", "bri\u202e")
         return crew_pb2.ListCrewsResponse(crews=[crew_pb2.Crew(spec=crew_pb2.CrewSpec(name=name)) for name in names])
 
+    def published(self: Installation, request: object, context: object) -> a2a_pb2.ListPublicationsResponse:
+        self.enter("ListPublications", request, context)
+        return a2a_pb2.ListPublicationsResponse(publications=[a2a_pb2.Publication(crew_name="bridge")])
+
     monkeypatch.setattr(Installation, "ListCrews", listed)
+    monkeypatch.setattr(Installation, "ListPublications", published)
 
 
 @pytest.mark.usefixtures("crews")
@@ -43,9 +48,10 @@ def test_names_come_from_the_installation_of_the_line(
     complete: Complete, server: Server, installation: Installation
 ) -> None:
     at = f"coxswain --address {server.address} --token dev:alice:sales=admin"
-    for command in ("run", "crews get", "crew diff", "memory list --crew"):
+    for command in ("run", "crews get", "crew diff", "crews publish", "memory list --crew"):
         expected = [] if "diff" in command else ["bridge", "brief"]
         assert sorted(complete(f"{at} {command} bri")) == sorted(expected)
+    assert complete(f"{at} agents send ") == ["bridge"]
     assert {one["authorization"] for one in installation.metadata} == {"Bearer dev:alice:sales=admin"}
     assert all(0 < (left or 0) <= 1 for left in installation.deadlines)
 

@@ -76,6 +76,34 @@ async def test_a_crew_is_shown_compared_and_deleted(run: Run, crew_file: str) ->
     assert (await run("crew", "get", "brief")).exit_code == 15
 
 
+async def test_a_crew_is_published_called_as_an_agent_and_unpublished(run: Run, crew_file: str) -> None:
+    await run("apply", crew_file)
+    wrong = await run("crews", "publish", "brief", "--text-input", "topic")
+    assert (wrong.exit_code, "--text-input" in wrong.stderr) == (13, True), wrong.stderr
+    published = await run("crews", "publish", "brief", "--default")
+    assert published.stdout.startswith("brief published: revision 2, tenant ")
+    [again] = rows(await run("crews", "publish", "brief", "--public-card", "--json"))
+    assert published.stdout.split()[-1] == again["tenant"]
+    [[listed]] = rows(await run("agents", "--json"))
+    assert listed == again
+    assert (listed["is_default"], listed["public_card"]) == (True, True)
+    shown = (await run("agents")).stdout
+    assert all(word in shown for word in ("brief", again["tenant"], "public"))
+    [card] = rows(await run("agents", "card", "brief", "--json"))
+    assert [one["tenant"] for one in card["supportedInterfaces"]] == [again["tenant"]] * 2
+    assert "skill      brief" in (await run("agents", "card", again["tenant"])).stdout
+    # A task that lacks its text waits for it.
+    waiting = await run("agents", "send", "brief", "--input", "tone=dry", "--context-id", "talk")
+    assert (waiting.exit_code, "missing: text" in waiting.stderr) == (1, True), waiting.stderr
+    assert "context talk: input required" in waiting.stderr
+    assert (await run("agents", "send", "brief", "Hello", "--task", "none")).exit_code == 15
+    assert (await run("agents", "send", "brief")).exit_code == 2
+    assert (await run("crews", "unpublish", "brief")).stdout == "brief unpublished: revision 4\n"
+    assert "crews publish brief" in (await run("agents", "send", "brief", "Hello")).stderr
+    [back] = rows(await run("crews", "publish", "brief", "--json"))
+    assert (back["is_default"], back["tenant"] != again["tenant"]) == (True, True)
+
+
 async def test_a_model_is_created_tried_disabled_and_deleted(run: Run, tmp_path: Path) -> None:
     made = await run("models", "create", "mine/extract", "--provider", "offline", "--can", "chat")
     assert made.exit_code == 0, made.stderr

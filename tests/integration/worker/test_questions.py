@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.orchestrator.v1 import a2a_pb2, crew_pb2, execution_pb2, question_pb2, question_state_pb2
 from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceStub
+from tests.integration.client.command_line import Run
 from tests.integration.orchestrator.a2a_support import stub_of
 from tests.integration.worker.installation import (
     CAPABLE,
@@ -318,3 +319,9 @@ async def test_the_example_of_the_page_about_a2a_works(installation: Installatio
     async with asyncio.timeout(WAIT_SECONDS):
         answer = await example["ask"](installation.harness.address, "dev:eve:page=admin", "the news")
     assert answer == "Published."
+    send = ("agents", "send", spec.name, "the news", "--json")
+    printed = (await Run(installation.harness.address, "dev:eve:page=admin")(*send)).stdout
+    # Services in this process log beside it.
+    *_, result, ended = (json.loads(line) for line in printed.splitlines() if line.startswith("{"))
+    assert result["artifactUpdate"]["artifact"]["parts"][0]["text"] == "Published."
+    assert ended["statusUpdate"]["status"]["state"] == "TASK_STATE_COMPLETED"

@@ -79,7 +79,9 @@ def _path(method: MethodDescriptor) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
 
 
-STREAMING = frozenset(_path(method) for method in methods() if method.server_streaming)
+# Their proto is not among ours.
+_OF_AGENTS = ("/lf.a2a.v1.A2AService/SendStreamingMessage", "/lf.a2a.v1.A2AService/SubscribeToTask")
+STREAMING = frozenset((*(_path(method) for method in methods() if method.server_streaming), *_OF_AGENTS))
 _INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
 

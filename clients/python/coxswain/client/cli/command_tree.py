@@ -41,6 +41,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     "Crews and executions": {
         "apply": Entry("crews", "apply", "Create a crew, or store a new revision of the one of that name."),
         "crews": Entry("stored_crews", "app", "List the group's crews, newest first; show, export, compare one."),
+        "agents": Entry("agents", "app", "List the crews that other systems can call as agents; try one."),
         "run": Entry("run", "run", "Run a crew and print its result."),
         "watch": Entry("run", "watch", "Show the events of an execution until it ends, then its result."),
         "executions": Entry("executions", "executions", "List executions, newest first."),
@@ -80,6 +81,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
 }
 _ALIASES = {
+    "agent": "agents",
     "approval": "approvals",
     "artifacts": "artifact",
     "batches": "batch",

@@ -33,6 +33,18 @@ def complete_crew(ctx: typer.Context, incomplete: str) -> list[str]:
     return _ask(ctx, incomplete, ask)
 
 
+def complete_agent(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Names of crews that are published as agents."""
+
+    def ask(client: "Client") -> Iterable[str]:
+        from coxswain.orchestrator.v1.a2a_pb2 import ListPublicationsRequest
+
+        found = client.crews.ListPublications(ListPublicationsRequest(page_size=_MOST)).publications
+        return [publication.crew_name for publication in found]
+
+    return _ask(ctx, incomplete, ask)
+
+
 def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
     """Names of models."""
 

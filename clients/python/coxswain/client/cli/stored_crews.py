@@ -1,14 +1,17 @@
-"""Commands about stored crews: crews list, get, export, diff, delete."""
+"""Commands about stored crews: crews list, get, export, diff, publish, unpublish, delete."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from rich.text import Text
 
+from coxswain.client.blocking import Client
 from coxswain.client.cli.complete import complete_crew
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
@@ -25,7 +28,15 @@ from coxswain.client.crew_file import NAMED_PARTS, read_crew
 from coxswain.client.message_writer import document_of, yaml_of
 from coxswain.client.paging import pages
 from coxswain.client.results import crew_key
-from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewSpec, DeleteCrewRequest, GetCrewRequest, ListCrewsRequest
+from coxswain.orchestrator.v1.a2a_pb2 import A2ASpec, ListPublicationsRequest
+from coxswain.orchestrator.v1.crew_pb2 import (
+    Crew,
+    CrewSpec,
+    DeleteCrewRequest,
+    GetCrewRequest,
+    ListCrewsRequest,
+    UpdateCrewRequest,
+)
 
 app = typer.Typer(cls=ListingGroup, help="List the group's crews, newest first; show, export, compare one.")
 
@@ -151,6 +162,60 @@ def diff(
 
 
 @app.command()
+def publish(
+    context: typer.Context,
+    crew: CrewArgument,
+    is_default: Annotated[
+        bool | None, typer.Option("--default/--no-default", help="Whether it answers messages that name no agent.")
+    ] = None,
+    public_card: Annotated[
+        bool | None,
+        typer.Option("--public-card/--no-public-card", help="Whether anybody can read its card, without a credential."),
+    ] = None,
+    text_input: Annotated[
+        str | None, typer.Option(help="Input that takes the text of messages; by default the only one it needs.")
+    ] = None,
+    file_input: Annotated[
+        str | None, typer.Option(help="Input that takes files; without one, messages with files are refused.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let other systems call a crew as an agent, over A2A (editors). Options that are left out stay as they are.
+
+    Examples:
+
+        coxswain crews publish brief --default
+
+        coxswain crews publish brief --text-input topic --public-card
+    """
+    session = session_of(context, as_json)
+    given = {"is_default": is_default, "public_card": public_card, "text_input": text_input, "file_input": file_input}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    with session.client() as client:
+        stored = _update_publication(client, crew, {**chosen, "published": True})
+        found = pages(client.crews.ListPublications, ListPublicationsRequest(page_size=1000), "publications")
+        publication = next(one for one in found if one.crew_id == stored.id)
+    if session.json:
+        return session.print_json(publication)
+    session.show(f"{stored.spec.name} published: revision {stored.revision}, tenant {publication.tenant}")
+    return session.say(f"try it with: coxswain agents send {stored.spec.name} TEXT")
+
+
+@app.command()
+def unpublish(context: typer.Context, crew: CrewArgument, as_json: JsonOption = False) -> None:
+    """Let other systems call a crew no more (editors). Published again, it has another tenant.
+
+    Example: `coxswain crews unpublish brief`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        stored = _update_publication(client, crew, {"published": False})
+    if session.json:
+        return session.print_json({"unpublished": stored.id})
+    return session.show(f"{stored.spec.name} unpublished: revision {stored.revision}")
+
+
+@app.command()
 def delete(
     context: typer.Context,
     crew: CrewArgument,
@@ -176,6 +241,24 @@ def _stored(session: Session, reference: str, revision: int) -> Crew:
     request.MergeFrom(crew_key(reference))
     with session.client() as client:
         return client.crews.GetCrew(request).crew
+
+
+def _update_publication(client: Client, reference: str, values: Mapping[str, Any]) -> Crew:
+    """Store a revision of a crew with other values of fields of its publication."""
+    request = GetCrewRequest()
+    request.MergeFrom(crew_key(reference))
+    found = client.crews.GetCrew(request).crew
+    changed = A2ASpec()
+    changed.CopyFrom(found.spec.a2a)
+    for name, value in values.items():
+        setattr(changed, name, value)
+    update = UpdateCrewRequest(
+        id=found.id,
+        spec=CrewSpec(a2a=changed),
+        update_mask=FieldMask(paths=["a2a"]),
+        expected_revision=found.revision,
+    )
+    return client.crews.UpdateCrew(update).crew
 
 
 def _file(spec: CrewSpec) -> str:

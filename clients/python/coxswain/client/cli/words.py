@@ -33,6 +33,7 @@ _COMMANDS = {
     "GetExecution": "`coxswain get`",
     "ListExecutions": "`coxswain executions`",
     "GetCrew": "`coxswain crews get`",
+    "ListPublications": "`coxswain agents`",
     "DeleteCrew": "`coxswain crews delete`",
     "CreateModel": "`coxswain models create`",
     "SetModelEnabled": "`coxswain models enable`",
