@@ -10,6 +10,17 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from pydantic import AliasChoices
+from pydantic_settings import BaseSettings
+
+from services.auth.limit_settings import LimitSettings
+from services.auth.settings import AuthSettings
+from services.common.settings import PARTS, SERVICES, CommonSettings, ServiceSettings
+from services.memory.settings import MemorySettings
+from services.models.settings import ModelsSettings
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
+from services.orchestrator.worker.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 K8S = ROOT / "deploy" / "k8s"
@@ -101,3 +112,33 @@ def render(directory: Path) -> list[Document]:
         pytest.skip("kubectl is not installed: only the files themselves are checked")
     text = subprocess.run([kubectl, "kustomize", directory], check=True, capture_output=True, text=True).stdout
     return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
+
+
+def variables_of(settings: type[BaseSettings], prefix: str = "") -> set[str]:
+    prefix = prefix or settings.model_config["env_prefix"]
+    names = set()
+    for name, field in settings.model_fields.items():
+        alias = field.validation_alias
+        if isinstance(alias, AliasChoices):
+            names |= {choice for choice in alias.choices if isinstance(choice, str)}
+        else:
+            names.add(alias if isinstance(alias, str) else f"{prefix}{name.upper()}")
+    return names
+
+
+def known_variables() -> set[str]:
+    """The names of all environment variables that are settings of the code."""
+    names = variables_of(CommonSettings)
+    for service in (*SERVICES, *PARTS):
+        names |= variables_of(ServiceSettings, f"COXSWAIN_{service.upper()}_")
+    for settings in (
+        AuthSettings,
+        LimitSettings,
+        ModelsSettings,
+        MemorySettings,
+        OrchestratorSettings,
+        WorkerSettings,
+        ToolGatewaySettings,
+    ):
+        names |= variables_of(settings)
+    return names

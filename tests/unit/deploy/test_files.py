@@ -5,8 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import AliasChoices
-from pydantic_settings import BaseSettings
 
 from services.auth.http import JsonClient
 from services.auth.identity.modes import verifier_of
@@ -14,10 +12,7 @@ from services.auth.limit_settings import LimitSettings
 from services.auth.settings import AuthSettings
 from services.common.egress import AddressPolicy
 from services.common.settings import (
-    PARTS,
-    SERVICES,
     CommonSettings,
-    ServiceSettings,
     internal_port,
     peer_address,
     public_port,
@@ -37,6 +32,7 @@ from tests.unit.deploy.manifests import (
     base,
     check,
     container,
+    known_variables,
     kustomizations,
     prod_settings,
     read,
@@ -48,35 +44,6 @@ DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text(encoding="utf
 MODULES = dict(
     re.findall(r'^FROM runtime AS (\w+)\nENTRYPOINT \["python", "-m", "([\w.]+)"\]$', DOCKERFILE, re.MULTILINE)
 )
-
-
-def variables_of(settings: type[BaseSettings], prefix: str = "") -> set[str]:
-    prefix = prefix or settings.model_config["env_prefix"]
-    names = set()
-    for name, field in settings.model_fields.items():
-        alias = field.validation_alias
-        if isinstance(alias, AliasChoices):
-            names |= {choice for choice in alias.choices if isinstance(choice, str)}
-        else:
-            names.add(alias if isinstance(alias, str) else f"{prefix}{name.upper()}")
-    return names
-
-
-def known_variables() -> set[str]:
-    names = variables_of(CommonSettings)
-    for service in (*SERVICES, *PARTS):
-        names |= variables_of(ServiceSettings, f"COXSWAIN_{service.upper()}_")
-    for settings in (
-        AuthSettings,
-        LimitSettings,
-        ModelsSettings,
-        MemorySettings,
-        OrchestratorSettings,
-        WorkerSettings,
-        ToolGatewaySettings,
-    ):
-        names |= variables_of(settings)
-    return names
 
 
 @pytest.fixture
