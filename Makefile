@@ -22,6 +22,7 @@ MCP_SERVERS := tests/support/mcp_servers
 
 DB ?= sqlite
 INPUT ?=
+MODEL ?=
 JOBS ?= 3
 T ?=
 BUILDER ?= docker
@@ -41,8 +42,8 @@ help: ## List the targets
 ##@ Run it
 
 .PHONY: demo
-demo: protos ## Run one crew on the embedded defaults and show it (INPUT=file.txt for a text of your own)
-	@$(PY) examples/brief/demo.py $(if $(INPUT),"$(INPUT)")
+demo: protos ## Run one crew on the embedded defaults and show it (INPUT=file.txt MODEL=ollama/llama3.2 for your own)
+	@$(if $(MODEL),COXSWAIN_DEMO_MODEL="$(MODEL)" )$(PY) examples/brief/demo.py $(if $(INPUT),"$(INPUT)")
 
 .PHONY: run
 run: protos ## Serve all services on one port with two worker hosts (DB=postgres for PostgreSQL)
