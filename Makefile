@@ -15,7 +15,7 @@ SOURCES := $(wildcard services clients/python tests tools examples benchmarks de
 # What crosses the socket between a worker host and a crew process: generated like the rest, but no part of the product's face.
 LINK := services/orchestrator/worker/link
 PROTO_FILES := $(shell find protos -mindepth 1 -type d -o -name '*.proto') $(LINK)/link.proto
-LOCKS := auth models memory memory-chroma orchestrator tools worker client codegen dev
+LOCKS := auth models memory memory-chroma orchestrator tools worker client codegen docs dev
 
 # Version 2 of the package whose version 1 CrewAI needs: for servers in tests, in an environment that the tests make.
 MCP_SERVERS := tests/support/mcp_servers
@@ -199,6 +199,21 @@ client: $(CODEGEN)/.stamp ## Write build/coxswain_client-VERSION.whl: the Python
 .PHONY: typescript-client
 typescript-client: $(CODEGEN)/.stamp ## Build and lint the TypeScript client and write its package to build/ (needs node and npm)
 	@$(CODEGEN)/bin/python -m tools.typescript_client build/typescript
+
+##@ Read it
+
+# Its own environment: what builds the site is no part of the product.
+SITE := build/docs-env
+
+$(SITE)/.stamp: requirements/docs.txt requirements/bootstrap.txt tools/bootstrap.sh
+	@tools/bootstrap.sh $(PYTHON) $(SITE) requirements/docs.txt
+	@touch $@
+
+.PHONY: docs
+docs: protos $(SITE)/.stamp ## Build the documentation as a site, API reference included, in build/site; broken links are errors
+	@$(PY) -m tools.docs_site build
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --quiet --strict --config-file build/mkdocs.yml
+	@echo "build/site/index.html"
 
 ##@ Deploy it
 
