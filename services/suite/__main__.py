@@ -201,7 +201,7 @@ def main() -> None:
         prog="python -m services.suite",
         description="Serves auth, models, memory and orchestrator on one port, with the tool gateway and worker hosts "
         "as child processes.",
-        epilog="COXSWAIN_HOST, _PORT, _DATA_DIR, _DATABASE_URL and _WORKERS say where and how; docs/settings.md has more.",
+        epilog="COXSWAIN_HOST, _PORT, _DATA_DIR, _DATABASE_URL and _WORKERS say where and how: docs/settings.md.",
     )
     parser.add_argument(
         "--db",
