@@ -107,6 +107,7 @@ _PLAIN_MESSAGES = frozenset(
         *("Audio", "Document", "Image", "Thinking", "ToolCall", "ToolDefinition", "ResponseFormat", "Sampling"),
         *("HttpOperation", "HeadersEntry", "QueryEntry", "OAuthClientAuth", "OpenApiDocument", "OutputCheck"),
         *("WordList", "ProviderOptionsEntry", "ApprovalSpec", "ExecutionError", "DeclineQuestion", "Deployment"),
+        *("A2ASkill", "A2ASpec"),
     }
 )
 _PLAIN = frozenset(

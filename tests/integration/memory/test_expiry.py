@@ -53,7 +53,8 @@ async def test_what_has_ended_is_not_there_and_can_be_saved_anew(everywhere: Har
         await memories.GetRecord(pb.GetRecordRequest(namespace=namespace, id="past"))
     kept = (await memories.GetRecord(pb.GetRecordRequest(namespace=namespace, id="later"))).record
     left = kept.expire_time.ToDatetime() - kept.create_time.ToDatetime()
-    assert timedelta(seconds=299) < left < timedelta(seconds=301)
+    # The time runs from the call, a record is created when its text has been embedded: on a busy machine that is later.
+    assert timedelta(seconds=240) < left < timedelta(seconds=301)
     assert (await save("past")).outcome == pb.SAVE_OUTCOME_CREATED
     assert (await memories.DeleteRecords(pb.DeleteRecordsRequest(namespace=namespace, ids=["later"]))).deleted == 1
     assert await seen() == {"past", "future"}
