@@ -18,7 +18,7 @@ from xdist.scheduler import LoadFileScheduling
 _E2E = "tests/e2e/"
 
 # How fast examples come, and are tried, is the machine's affair.
-settings.register_profile("untimed", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("untimed", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 _MEMORY = Path("/dev/shm")

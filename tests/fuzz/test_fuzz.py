@@ -17,7 +17,7 @@ from tests.fuzz.target import FuzzedSuite, fuzzed_suite, not_given_back, settled
 _SEED = 7
 """The same for every run: a change is not to fail by calls that have nothing to do with it."""
 _AT_ONCE = 12
-_CALLS_OF_A_METHOD = 2
+_CALLS_OF_A_METHOD = 4
 # On a machine with other work a call may wait long for its turn; what hangs does so for longer.
 _LONGEST_SECONDS = 60.0
 pytestmark = pytest.mark.timeout(400)
