@@ -1,5 +1,6 @@
 """Credentials for outbound calls: auth gives them for one destination."""
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from prometheus_client import Counter
 from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2
 from services.common.cache import AsyncCache
 from services.common.counts import from_the_start
-from services.common.errors import PermissionDenied
+from services.common.errors import CoxswainError, PermissionDenied
 from services.common.grpc.call import current_principal, outlast_caller
 from services.common.grpc.status import from_rpc_error
 
@@ -149,19 +150,18 @@ class AuthCredentials:
         expires_at = response.expire_time.ToNanoseconds() / 1e9
         return _Resolved(response.token, response.on_behalf_of_user, expires_at, response.link)
 
-    async def availability(self, destinations: Collection[Destination]) -> dict[Destination, CredentialAvailability]:
+    async def availability(
+        self, destinations: Collection[Destination], seconds: float
+    ) -> dict[Destination, CredentialAvailability]:
         """Return of each destination whether `resolve` would succeed; the credentials themselves stay where they are.
 
-        Auth is asked once for all that is not known here. What it does not say in time is UNKNOWN.
-
-        Raises:
-            CoxswainError: auth cannot be asked.
+        Auth is asked once for all that is not known here. What it does not say within `seconds` is UNKNOWN.
         """
         found = {place: self._known_availability(place) for place in destinations}
         asked = [place for place, availability in found.items() if availability is CredentialAvailability.UNKNOWN]
-        for first in range(0, len(asked), _EXPLAINED_AT_ONCE):
-            portion = asked[first : first + _EXPLAINED_AT_ONCE]
-            found.update(zip(portion, await self._explain(portion), strict=True))
+        portions = [asked[first : first + _EXPLAINED_AT_ONCE] for first in range(0, len(asked), _EXPLAINED_AT_ONCE)]
+        for explained in await asyncio.gather(*(self._explain(portion, seconds) for portion in portions)):
+            found.update(explained)
         return found
 
     def _known_availability(self, place: Destination) -> CredentialAvailability:
@@ -170,20 +170,24 @@ class AuthCredentials:
             return CredentialAvailability.UNKNOWN
         return CredentialAvailability.AVAILABLE if known.token else CredentialAvailability.NOT_NEEDED
 
-    async def _explain(self, places: Sequence[Destination]) -> list[CredentialAvailability]:
+    async def _explain(
+        self, places: Sequence[Destination], seconds: float
+    ) -> dict[Destination, CredentialAvailability]:
+        """Return what auth says of some destinations: nothing where it cannot be asked."""
         questions = [
             credential_pb2.ExplainCredentialRequest(
                 purpose=self._purpose, provider=place.provider, destination_origin=place.origin
             )
             for place in places
         ]
+        request = credential_pb2.ExplainCredentialsRequest(credentials=questions)
         try:
-            response = await self._stub.ExplainCredentials(
-                credential_pb2.ExplainCredentialsRequest(credentials=questions)
-            )
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, "auth") from error
-        return [self._availability(*pair) for pair in zip(places, response.explanations, strict=True)]
+            async with asyncio.timeout(seconds):
+                response = await self._stub.ExplainCredentials(request)
+        except (TimeoutError, grpc.RpcError, CoxswainError):
+            return {}
+        pairs = zip(places, response.explanations, strict=True)
+        return {place: self._availability(place, explanation) for place, explanation in pairs}
 
     def _availability(
         self, place: Destination, explanation: credential_pb2.ExplainCredentialResponse

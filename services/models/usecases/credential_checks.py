@@ -1,11 +1,8 @@
 """Whether callers have the credentials that models are called with."""
 
-import asyncio
-import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from services.common.errors import CoxswainError
 from services.common.identity.credentials import CredentialAvailability, Destination
 from services.models.domain.model import Model, Provider
 from services.models.providers.base import ModelProvider
@@ -23,12 +20,10 @@ _BEST = (
 class AvailabilitySource(Protocol):
     """Says whether the calling principal has a credential."""
 
-    async def availability(self, destinations: Collection[Destination]) -> dict[Destination, CredentialAvailability]:
-        """Return of each destination whether there is one.
-
-        Raises:
-            CoxswainError: nobody can be asked.
-        """
+    async def availability(
+        self, destinations: Collection[Destination], seconds: float
+    ) -> dict[Destination, CredentialAvailability]:
+        """Return of each destination whether there is one; UNKNOWN where nobody says so within `seconds`."""
         ...
 
 
@@ -50,13 +45,9 @@ class CredentialChecks:
             for model in models
         }
         asked = {place for places in destinations.values() for place in places if place is not None}
-        found: dict[Destination, CredentialAvailability] = {}
-        if asked:
-            with contextlib.suppress(TimeoutError, CoxswainError):
-                async with asyncio.timeout(_SECONDS):
-                    found = await self._credentials.availability(asked)
+        found = await self._credentials.availability(asked, _SECONDS) if asked else {}
 
         def availability(place: Destination | None) -> CredentialAvailability:
-            return _NOT_NEEDED if place is None else found.get(place, CredentialAvailability.UNKNOWN)
+            return _NOT_NEEDED if place is None else found[place]
 
         return {model_id: min(map(availability, places), key=_BEST.index) for model_id, places in destinations.items()}

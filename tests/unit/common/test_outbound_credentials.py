@@ -1,5 +1,6 @@
 """Credentials that services get from auth, asked of a toy auth over real gRPC."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +22,7 @@ ORIGIN = "https://upstream.example.com"
 KEYLESS = "http://keyless.example.com"
 ELSEWHERE = "https://elsewhere.example.com"
 SLOW = "https://slow.example.com"
+SECONDS = 60.0
 
 
 class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
@@ -33,6 +35,8 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
         self.has = {"", ORIGIN}
         self.explained: list[list[str]] = []
         self.outcome = credential_pb2.LINK_OUTCOME_ABSENT
+        self.fails_about: set[str] = set()
+        self.silent_about: set[str] = set()
 
     async def ResolveCredential(
         self, request: credential_pb2.ResolveCredentialRequest, context: Any
@@ -51,7 +55,12 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
     async def ExplainCredentials(
         self, request: credential_pb2.ExplainCredentialsRequest, context: Any
     ) -> credential_pb2.ExplainCredentialsResponse:
-        self.explained.append([each.destination_origin for each in request.credentials])
+        origins = [each.destination_origin for each in request.credentials]
+        self.explained.append(origins)
+        if self.fails_about.intersection(origins):
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        if self.silent_about.intersection(origins):
+            await asyncio.Event().wait()
         return credential_pb2.ExplainCredentialsResponse(explanations=map(self._explanation, request.credentials))
 
     def _explanation(self, asked: credential_pb2.ExplainCredentialRequest) -> credential_pb2.ExplainCredentialResponse:
@@ -82,7 +91,7 @@ def credentials(channel: grpc.aio.Channel) -> AuthCredentials:
 
 async def availability(source: AuthCredentials, origin: str, provider: str = "") -> CredentialAvailability:
     place = Destination(origin, provider)
-    return (await source.availability([place]))[place]
+    return (await source.availability([place], SECONDS))[place]
 
 
 @contextmanager
@@ -192,7 +201,7 @@ async def test_whether_there_are_credentials_is_told_in_one_call_without_fetchin
     source = credentials(channel)
     places = [Destination(origin, "openai") for origin in (ORIGIN, ELSEWHERE, KEYLESS, SLOW)]
     with called_by("ann", "sales"):
-        assert [each.name for each in (await source.availability(places)).values()] == [
+        assert [each.name for each in (await source.availability(places, SECONDS)).values()] == [
             "AVAILABLE",
             "MISSING",
             "NOT_NEEDED",
@@ -213,10 +222,28 @@ async def test_whether_there_are_credentials_is_told_in_one_call_without_fetchin
         assert len(toy.explained) == asked + 1
 
 
+@pytest.mark.parametrize(("fails", "seconds"), [(True, SECONDS), (False, 0.05)])
+async def test_what_was_fetched_is_known_also_while_auth_says_nothing(
+    auth: tuple[ToyAuth, grpc.aio.Channel], fails: bool, seconds: float
+) -> None:
+    toy, channel = auth
+    source = credentials(channel)
+    (toy.fails_about if fails else toy.silent_about).add(ELSEWHERE)
+    places = [Destination(origin, "openai") for origin in (ORIGIN, ELSEWHERE)]
+    with called_by("ann", "sales"):
+        await source.resolve(ORIGIN, "openai")
+        found = await source.availability(places, seconds)
+    assert [each.name for each in found.values()] == ["AVAILABLE", "UNKNOWN"]
+
+
 async def test_many_destinations_are_asked_about_in_portions(auth: tuple[ToyAuth, grpc.aio.Channel]) -> None:
     toy, channel = auth
     places = [Destination(f"https://{number}.example.com", "openai") for number in range(230)]
+    toy.fails_about.add("https://120.example.com")
     with called_by("ann", "sales"):
-        found = await credentials(channel).availability(places)
-    assert set(found) == set(places)
-    assert [len(each) for each in toy.explained] == [100, 100, 30]
+        found = await credentials(channel).availability(places, SECONDS)
+    assert list(found) == places
+    assert sorted(len(each) for each in toy.explained) == [30, 100, 100]
+    # A portion without an answer costs the others nothing.
+    unknown = [place for place in places if found[place] is CredentialAvailability.UNKNOWN]
+    assert unknown == places[100:200]

@@ -1,6 +1,5 @@
-"""Whether callers have the credentials of models: asked once each, and never the failure of a listing."""
+"""Whether callers have the credentials of models: asked once each."""
 
-import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,18 +8,16 @@ from typing import Any
 import pytest
 
 from coxswain.models.v1 import model_pb2 as pb
-from services.common.errors import Unavailable
 from services.common.grpc.call import Call, enter_call
 from services.common.identity.credentials import CredentialAvailability, Destination
 from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.resource_key import ResourceKey
 from services.models.domain.model import Deployment, Model, ModelSpec, Provider
 from services.models.servicers.models import ModelServicer
-from services.models.usecases import credential_checks
 from services.models.usecases.credential_checks import CredentialChecks
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-AVAILABLE, UNKNOWN = CredentialAvailability.AVAILABLE, CredentialAvailability.UNKNOWN
+AVAILABLE = CredentialAvailability.AVAILABLE
 
 
 class Direct:
@@ -32,23 +29,17 @@ class Direct:
 
 
 class Auth:
-    """Answers what `answer` returns or raises for an origin, and counts."""
+    """Answers what `answer` returns for an origin, and counts."""
 
     def __init__(self, answer: Callable[[str], CredentialAvailability]) -> None:
         self.answer = answer
         self.asked: list[list[tuple[str, str]]] = []
-        self.waiting = 0
-        self.silent = False
 
-    async def availability(self, destinations: Collection[Destination]) -> dict[Destination, CredentialAvailability]:
+    async def availability(
+        self, destinations: Collection[Destination], _seconds: float
+    ) -> dict[Destination, CredentialAvailability]:
         self.asked.append(sorted((each.origin, each.provider) for each in destinations))
-        self.waiting += 1
-        try:
-            if self.silent:
-                await asyncio.Event().wait()
-            return {each: self.answer(each.origin) for each in destinations}
-        finally:
-            self.waiting -= 1
+        return {each: self.answer(each.origin) for each in destinations}
 
 
 def model(number: int, address: str, provider: Provider = Provider.OPENAI) -> Model:
@@ -73,19 +64,6 @@ async def test_auth_is_asked_once_about_each_destination_however_many_models_it_
         "AVAILABLE",
         "NOT_NEEDED",
     ]
-
-
-@pytest.mark.parametrize("silent", [False, True])
-async def test_what_auth_does_not_say_is_unknown(silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_origin: str) -> CredentialAvailability:
-        raise Unavailable("auth is away")
-
-    monkeypatch.setattr(credential_checks, "_SECONDS", 0.05)
-    auth = Auth(fail)
-    auth.silent = silent
-    found = await checks(auth).check([model(1, "https://a"), model(2, "")])
-    assert list(found.values()) == [UNKNOWN, CredentialAvailability.NOT_NEEDED]
-    assert auth.waiting == 0
 
 
 async def test_of_several_deployments_one_with_a_credential_is_enough() -> None:
