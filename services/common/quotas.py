@@ -1,4 +1,4 @@
-"""How it is told that a limit of the operator for a group is reached."""
+"""How it is told that a limit of a group is reached."""
 
 from prometheus_client import Counter
 
@@ -36,8 +36,8 @@ def check_quota(
 ) -> None:
     """Refuse `more` of what `used` are there of already; a `limit` of None allows everything.
 
-    `quota` is the field of `coxswain.auth.v1.GroupLimits`, `what` is counted, in words. Example: "crews". `remedy`
-    is what the group can do, and `retry_after`, in seconds, is for what passes by itself.
+    `quota` is a field of `coxswain.auth.v1.GroupLimits` or the name of another limit, `what` is counted, in words.
+    Example: "crews". `remedy` is what the group can do, and `retry_after`, in seconds, is for what passes by itself.
 
     Raises:
         QuotaExceeded: it would be too many.
@@ -47,10 +47,17 @@ def check_quota(
             quota,
             limit,
             used,
-            f"your group has {used:,.0f} {what}, and may have {limit:,.0f}; {remedy}, or ask the operator of this "
-            "installation for more",
+            f"your group has {used:,.0f} {what}, and may have {limit:,.0f}; {remedy}, or {how_to_raise(quota)}",
             retry_after=retry_after,
         )
+
+
+def how_to_raise(quota: str) -> str:
+    """Return what a group does to have more, as the end of a sentence."""
+    if quota in LIMIT_NAMES:
+        # The group's own admins may have lowered it.
+        return "have the limit raised (GetGroupLimits says who set it)"
+    return "ask the operator of this installation for more"
 
 
 def quota_exceeded(

@@ -32,6 +32,8 @@ class GroupLimitRepository:
 
     async def change(self, group_id: str, values: Mapping[str, float | None]) -> GroupLimits:
         """Change the limits that are named, and return what is set then."""
+        if not values:
+            return await self.get(group_id)
         row = await insert_or_update(
             self._connection,
             self._table,

@@ -91,10 +91,13 @@ class GroupServicer(GroupServiceServicer):
         self, request: group_limits_pb2.SetGroupLimitsRequest, context: Context
     ) -> group_limits_pb2.SetGroupLimitsResponse:
         """See the proto."""
-        names = mask_paths(request.update_mask, LIMIT_NAMES)
-        limits = await self._limits.set(request.group_id, limits_from_proto(request.limits), names)
+        cleared = mask_paths(request.clear_lowered, LIMIT_NAMES, name="clear_lowered", required=False)
+        names = mask_paths(request.update_mask, LIMIT_NAMES, required=not cleared)
+        limits = await self._limits.set(request.group_id, limits_from_proto(request.limits), names, cleared)
         return group_limits_pb2.SetGroupLimitsResponse(
-            set=limits_to_proto(limits.set), effective=limits_to_proto(limits.effective)
+            set=limits_to_proto(limits.set),
+            effective=limits_to_proto(limits.effective),
+            lowered=limits_to_proto(limits.lowered),
         )
 
     async def LowerGroupLimits(

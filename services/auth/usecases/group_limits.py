@@ -67,8 +67,12 @@ class LimitsOfGroups:
         """Return a principal with the limits of its group."""
         return replace(principal, limits=await self.of(principal.group_id))
 
-    async def set(self, group_id: str, given: GroupLimits, names: Collection[str]) -> LimitsInUse:
+    async def set(
+        self, group_id: str, given: GroupLimits, names: Collection[str], cleared: Collection[str] = ()
+    ) -> LimitsInUse:
         """Change the limits of a group that are named, to what is given; None there is the default again.
+
+        Those of `cleared` are no longer lowered by the group's admins.
 
         Raises:
             NotFound: the group does not exist.
@@ -83,7 +87,7 @@ class LimitsOfGroups:
         async with self._database.write() as connection:
             await self._hold(connection, group_id)
             standing = await GroupLimitRepository(connection, OPERATORS).change(group_id, values)
-            lowered = await GroupLimitRepository(connection, LOWERED).get(group_id)
+            lowered = await GroupLimitRepository(connection, LOWERED).change(group_id, dict.fromkeys(cleared))
         return self._changed_to(group_id, standing, lowered)
 
     async def lower(self, group_id: str, given: GroupLimits, names: Collection[str]) -> LimitsInUse:
@@ -91,7 +95,7 @@ class LimitsOfGroups:
 
         Raises:
             NotFound: the group does not exist.
-            InvalidArgument: a value is negative or above the operator's, or keeps the group from lifting it again.
+            InvalidArgument: a value is negative or above the operator's, or would refuse every call of the group.
         """
         values: Mapping[str, float | None] = {name: getattr(given, name) for name in LIMIT_NAMES if name in names}
         async with self._database.write() as connection:
@@ -179,7 +183,7 @@ def _check_lowered(values: Mapping[str, float | None], operators: GroupLimits) -
             continue
         ceiling, least = _ceiling(operators, name), int(name == "calls_per_minute")
         if value < least:
-            because = ", as no call of the group could lift it again" if least else ""
+            because = ", as 0 would refuse every call of the group" if least else ""
             violations.append(FieldViolation(f"limits.{name}", f"is {value:g}; it must be at least {least}{because}"))
         elif ceiling is not None and value > ceiling:
             text = f"is {value:.15g}, above the operator's {ceiling:.15g}; choose at most that, or ask the operator"

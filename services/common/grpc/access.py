@@ -25,6 +25,8 @@ class MethodAccess:
     """The services that may call it, when it is internal."""
     audited: bool = False
     """Whether the audit log has its calls: whatever changes something and is not marked `unaudited`."""
+    lifts_limits: bool = False
+    """Whether a group that has no calls left may still make some of it."""
     waits: bool = False
     """Whether a unary method may be answered long after it was called: it then counts as a stream."""
 
@@ -89,4 +91,5 @@ def read_access(method: MethodDescriptor) -> MethodAccess:
         repeatable=options.idempotency_level != descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN,
         callers=callers,
         audited=changes and not unaudited,
+        lifts_limits=options.Extensions[access_pb2.lifts_limits],
     )

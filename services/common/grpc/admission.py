@@ -43,7 +43,7 @@ class Admission:
                 call.principal = await self._authenticator.caller(call.credential, call.group_header)
                 # A limit must not keep those from their work who can change it.
                 if not (call.principal.platform_admin and method.access.role is Role.PLATFORM_ADMIN):
-                    self._traffic.count_call(call.principal)
+                    self._traffic.count_call(call.principal, lifts_limits=method.access.lifts_limits)
         if method.access.role is not Role.ANONYMOUS:
             _require_role(call.principal, method.access.role)
 

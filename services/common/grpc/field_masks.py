@@ -8,22 +8,24 @@ from google.protobuf.message import Message
 from services.common.errors import FieldViolation, InvalidArgument
 
 
-def mask_paths(mask: FieldMask, allowed: Collection[str]) -> frozenset[str]:
+def mask_paths(
+    mask: FieldMask, allowed: Collection[str], *, name: str = "update_mask", required: bool = True
+) -> frozenset[str]:
     """Return the paths of `allowed` that a mask names, in snake_case; `*` alone names all of them.
 
-    Paths may be written in snake_case or, as in JSON, in camelCase.
+    Paths may be written in snake_case or, as in JSON, in camelCase. `name` is the mask's own, for the refusal.
 
     Raises:
-        InvalidArgument: the mask is empty, or names what cannot be changed.
+        InvalidArgument: the mask is empty and required, or names what cannot be changed.
     """
-    if not mask.paths:
-        raise InvalidArgument.field("update_mask", f"name the fields to change, of {_listed(allowed)}")
+    if required and not mask.paths:
+        raise InvalidArgument.field(name, f"name the fields to change, of {_listed(allowed)}")
     if list(mask.paths) == ["*"]:
         return frozenset(allowed)
     spellings = {spelling: path for path in allowed for spelling in (path, _camel_case(path))}
     violations = [
         FieldViolation(
-            f"update_mask.paths[{index}]",
+            f"{name}.paths[{index}]",
             '"*" stands alone'
             if path == "*"
             else f'"{path}" is not a field to change; name some of {_listed(allowed)}',

@@ -1,4 +1,4 @@
-"""The calls and open streams of groups for which the operator limits them, counted together with other processes.
+"""The calls and open streams of groups for which they are limited, counted together with other processes.
 
 Each process counts for itself, and tells auth once a second, while such a group calls, how many calls there were; auth
 answers with what is left to all processes. Between two answers a process knows of its own calls alone: so much may be
@@ -17,7 +17,7 @@ from services.common.errors import ResourceExhausted
 from services.common.identity.group_limits import GroupLimits
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
-from services.common.quotas import quota_exceeded
+from services.common.quotas import how_to_raise, quota_exceeded
 
 SHARE_SECONDS = 1.0
 """Seconds between two exchanges with auth."""
@@ -27,6 +27,8 @@ _REPEAT_SECONDS = 5.0
 _FORGET_SECONDS = 300.0
 _GROUPS_AT_ONCE = 1000
 _STREAM_RETRY_SECONDS = 1.0
+# Calls that change limits: enough to lift one, and no way around it.
+_CHANGES = GroupLimits(calls_per_minute=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class Bucket:
 class _Group:
     bucket: Bucket | None = None
     """None until a call is limited."""
+    changes: Bucket | None = None
+    """None until a limited group changes its limits."""
     used_at: float = -math.inf
     untold_calls: int = 0
     streams: int = 0
@@ -112,8 +116,8 @@ class GroupTraffic:
         self._sequence = 0
         self._unanswered: list[Traffic] = []
 
-    def count_call(self, principal: Principal) -> None:
-        """Count a call of a principal.
+    def count_call(self, principal: Principal, *, lifts_limits: bool = False) -> None:
+        """Count a call of a principal; a few of those that lift limits do not count.
 
         Raises:
             ResourceExhausted: QUOTA_EXCEEDED, its group has made as many as it may.
@@ -122,6 +126,12 @@ class GroupTraffic:
         if limits.calls_per_minute is None or not principal.group_id:
             return
         group, now = self._group(principal), self._clock()
+        if lifts_limits:
+            changes = group.changes = group.changes or Bucket(burst_of(_CHANGES), now)
+            changes.refill(_CHANGES, now)
+            if changes.left >= 1:
+                changes.left -= 1
+                return
         bucket = group.bucket = group.bucket or Bucket(burst_of(limits), now)
         bucket.refill(limits, now)
         if bucket.left < 1:
@@ -132,8 +142,8 @@ class GroupTraffic:
                 "calls_per_minute",
                 limits.calls_per_minute,
                 used,
-                f"your group may make {limits.calls_per_minute:,} calls in a minute; make fewer, or ask the operator "
-                "of this installation for more",
+                f"your group may make {limits.calls_per_minute:,} calls in a minute; make fewer, or "
+                f"{how_to_raise('calls_per_minute')}",
                 retry_after=wait,
             )
         bucket.left -= 1
@@ -235,7 +245,6 @@ def _check_streams(quota: str, limit: int | None, used: int, whose: str) -> None
             quota,
             limit,
             used,
-            f"{whose} may have {limit:,} streams open at the same time; end some, or ask the operator of this "
-            "installation for more",
+            f"{whose} may have {limit:,} streams open at the same time; end some, or {how_to_raise(quota)}",
             retry_after=_STREAM_RETRY_SECONDS if limit else None,
         )

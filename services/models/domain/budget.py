@@ -115,6 +115,17 @@ def scopes_of(model: str, subject: str) -> tuple[Scope, ...]:
     return WHOLE_GROUP, Scope(model), Scope(subject=subject), Scope(model, subject)
 
 
+class SetBy(StrEnum):
+    """Where a limit comes from."""
+
+    GROUP = "group"
+    """The group's admins, by SetBudget."""
+    OPERATOR = "operator"
+    """The operator, by SetBudgetCeiling."""
+    GROUP_LIMITS = "group_limits"
+    """Auth's limits of the group, of which auth knows who set them."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScopedBudget:
     """The limits of one scope: those that the group has set, and those that the operator has set for it."""
@@ -122,15 +133,18 @@ class ScopedBudget:
     scope: Scope
     own: Budget = NO_LIMITS
     ceiling: Budget = NO_LIMITS
+    """What nobody lifts by SetBudget: `group_limits` included."""
+    group_limits: Budget = NO_LIMITS
+    """What auth's limits of the group allow, which the operator or the group's admins have set."""
 
     @property
     def effective(self) -> Budget:
         """The smaller one of each limit."""
         return _smaller_budget(self.own, self.ceiling)
 
-    def under(self, ceiling: Budget) -> "ScopedBudget":
-        """Return the same limits with another ceiling over them."""
-        return replace(self, ceiling=_smaller_budget(self.ceiling, ceiling))
+    def under(self, group_limits: Budget) -> "ScopedBudget":
+        """Return the same limits below auth's limits of the group."""
+        return replace(self, ceiling=_smaller_budget(self.ceiling, group_limits), group_limits=group_limits)
 
     @property
     def too_large(self) -> list[str]:
@@ -138,14 +152,19 @@ class ScopedBudget:
         names = ("calls_per_minute", *(limit.name for limit in SUM_LIMITS))
         return [name for name in names if 0 < getattr(self.ceiling, name) < getattr(self.own, name)]
 
-    def is_ceiling(self, name: str) -> bool:
-        """Whether the operator's limit is the one that counts."""
+    def set_by(self, name: str) -> SetBy:
+        """Return whose limit is the one that counts."""
         own, ceiling = getattr(self.own, name), getattr(self.ceiling, name)
-        return bool(ceiling) and (not own or ceiling < own)
+        return SetBy.GROUP if not ceiling or 0 < own <= ceiling else self.ceiling_set_by(name)
+
+    def ceiling_set_by(self, name: str) -> SetBy:
+        """Return where a ceiling comes from that there is."""
+        is_groups = getattr(self.group_limits, name) == getattr(self.ceiling, name)
+        return SetBy.GROUP_LIMITS if is_groups else SetBy.OPERATOR
 
 
 def under_group_limits(budgets: Sequence[ScopedBudget], limits: GroupLimits) -> list[ScopedBudget]:
-    """Return budgets with what the operator allows the group as a further ceiling on all its calls."""
+    """Return budgets with auth's limits of the group as a further ceiling on all its calls."""
     ceiling = Budget(
         monthly_cost_limit=limits.monthly_cost_ceiling or 0.0, calls_per_minute=limits.model_calls_per_minute or 0
     )

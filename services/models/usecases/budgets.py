@@ -15,6 +15,7 @@ from services.common.errors import FailedPrecondition, FieldViolation, InvalidAr
 from services.common.identity.group_limits import GroupLimits
 from services.common.identity.principal import Principal
 from services.common.paging import Page, Pager
+from services.common.quotas import how_to_raise
 from services.models.domain.budget import (
     NO_LIMITS,
     SUM_LIMITS,
@@ -24,6 +25,7 @@ from services.models.domain.budget import (
     Period,
     Scope,
     ScopedBudget,
+    SetBy,
     Spending,
     SumLimit,
     Sums,
@@ -39,6 +41,20 @@ from services.models.usecases.ledger import Ledger
 _CACHE_SIZE = 10_000
 # Calls under way may give back, at any moment, what they have reserved.
 _RESERVED_SECONDS = 1.0
+_RAISED = {
+    SetBy.GROUP: "an admin of your group can raise the limit with SetBudget",
+    SetBy.OPERATOR: "the operator of this installation can raise the limit with SetBudgetCeiling",
+    SetBy.GROUP_LIMITS: how_to_raise("monthly_cost_ceiling"),
+}
+_LIFTED = {
+    SetBy.GROUP: "remove the limit",
+    SetBy.OPERATOR: "ask the operator to lift the limit",
+    SetBy.GROUP_LIMITS: "have the limit lifted (GetGroupLimits says who set it)",
+}
+_CEILINGS = {
+    SetBy.OPERATOR: "the operator's ceiling",
+    SetBy.GROUP_LIMITS: "the limit of your group (GetGroupLimits says who set it)",
+}
 # A limit for people and not for arithmetic.
 _MOST_TOKENS = 2**62
 
@@ -268,10 +284,9 @@ def _check_prices(model: Model, limits: list[tuple[ScopedBudget, Budget]]) -> No
         if model.shared
         else f"set its {missing} with UpdateModel (0 if it is free)"
     )
-    lifted = "ask the operator to lift" if limited.is_ceiling(name) else "remove"
     raise FailedPrecondition(
         f'the price of "{model.name}" is unknown, and {_whose(limited.scope)} have the limit {name}: {priced}, or '
-        f"{lifted} the limit",
+        f"{_LIFTED[limited.set_by(name)]}",
         reason="PRICE_UNKNOWN",
         metadata={"model": model.name, "field": missing, **_scope_metadata(limited, name)},
     )
@@ -291,11 +306,7 @@ def _exceeded(
             "may use the rest; try again when they have ended",
             _RESERVED_SECONDS,
         )
-    raised = (
-        "the operator of this installation can raise the limit with SetBudgetCeiling or SetGroupLimits"
-        if budget.is_ceiling(limit.name)
-        else "an admin of your group can raise the limit with SetBudget"
-    )
+    raised = _RAISED[budget.set_by(limit.name)]
     # Nobody waits for the end of a month.
     wait = None if limit.period is Period.MONTH else limit.period.remaining(moment)
     if wait is None:
@@ -320,8 +331,8 @@ def _scope_metadata(budget: ScopedBudget, limit: str) -> dict[str, str]:
         found["budget_model"] = budget.scope.model
     if budget.scope.subject:
         found["budget_subject"] = budget.scope.subject
-    if budget.is_ceiling(limit):
-        found["set_by"] = "operator"
+    if (set_by := budget.set_by(limit)) is not SetBy.GROUP:
+        found["set_by"] = set_by
     return found
 
 
@@ -337,16 +348,16 @@ def _whose(scope: Scope) -> str:
 
 
 def _refuse_where_none_allowed(limits: GroupLimits) -> None:
-    """Raises ResourceExhausted: BUDGET_EXCEEDED, the operator allows no call at all, which a ceiling cannot say."""
+    """Raises ResourceExhausted: BUDGET_EXCEEDED, the group is allowed no call at all, which a ceiling cannot say."""
     for quota, field_name in (
         ("model_calls_per_minute", "calls_per_minute"),
         ("monthly_cost_ceiling", "monthly_cost_limit"),
     ):
         if getattr(limits, quota) == 0:
             raise ResourceExhausted(
-                f"your group may not call models: the operator of this installation has set {quota} to 0",
+                f"your group may not call models: its limit {quota} is 0; {how_to_raise(quota)}",
                 reason="BUDGET_EXCEEDED",
-                metadata={"budget": field_name, "set_by": "operator"},
+                metadata={"budget": field_name, "set_by": SetBy.GROUP_LIMITS},
             )
 
 
@@ -356,8 +367,8 @@ def _check_ceiling(budget: ScopedBudget) -> None:
             [
                 FieldViolation(
                     f"budget.{name}",
-                    f"must be at most {getattr(budget.ceiling, name):,.15g}, the operator's ceiling; 0 sets no limit "
-                    "of your own",
+                    f"must be at most {getattr(budget.ceiling, name):,.15g}, {_CEILINGS[budget.ceiling_set_by(name)]}; "
+                    "0 sets no limit of your own",
                 )
                 for name in too_large
             ]

@@ -20,6 +20,7 @@ from coxswain.auth.v1.group_limits_pb2 import (
     GroupTraffic,
     LowerGroupLimitsRequest,
     SetGroupLimitsRequest,
+    SetGroupLimitsResponse,
     ShareGroupTrafficRequest,
 )
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
@@ -112,6 +113,39 @@ async def test_an_admin_lowers_the_limits_of_the_group_and_of_both_the_smaller_c
     everything = LowerGroupLimitsRequest(update_mask=FieldMask(paths=["*"]))
     assert (await groups(auth, ADMIN).LowerGroupLimits(everything)).lowered == GroupLimits()
     assert (await limits_of(auth)).set == GroupLimits(max_crews=-1, calls_per_minute=100, monthly_cost_ceiling=9.5)
+
+
+async def test_a_platform_admin_clears_what_a_groups_admins_have_lowered(auth: Harness) -> None:
+    await limit(auth, max_crews=5, max_models=5)
+    await lower(auth, max_crews=3, max_models=2, calls_per_minute=1)
+
+    async def clear(*paths: str, **more: Any) -> SetGroupLimitsResponse:
+        request = SetGroupLimitsRequest(group_id="sales", clear_lowered=FieldMask(paths=paths), **more)
+        return await groups(auth, OPERATOR).SetGroupLimits(request)
+
+    cleared = await clear("max_crews")
+    assert cleared.lowered == GroupLimits(max_models=2, calls_per_minute=1)
+    assert cleared.effective == GroupLimits(max_crews=5, max_models=2, calls_per_minute=1)
+    assert cleared.set == GroupLimits(max_crews=5, max_models=5)
+    both = await clear("*", limits=GroupLimits(max_models=9), update_mask=FieldMask(paths=["maxModels"]))
+    assert (both.lowered, both.effective) == (GroupLimits(), GroupLimits(max_crews=5, max_models=9))
+    with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await clear("max_boats")
+    assert refusal.fields == ["clear_lowered.paths[0]"]
+    with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await clear()
+    assert refusal.fields == ["update_mask"]
+
+
+async def test_an_admin_lifts_a_limit_of_calls_that_is_used_up(auth: Harness) -> None:
+    await lower(auth, calls_per_minute=1)
+    await groups(auth, ALICE).ListMembers(LIST)
+    with refused(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+        await groups(auth, ADMIN).ListMembers(LIST)
+    # The group itself has set it.
+    assert "GetGroupLimits" in refusal.message
+    await lower(auth, calls_per_minute=None)
+    await groups(auth, ADMIN).ListMembers(LIST)
 
 
 async def test_no_admin_lifts_a_limit_above_the_operators(auth: Harness) -> None:

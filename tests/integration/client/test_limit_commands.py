@@ -21,6 +21,23 @@ async def test_an_operator_sets_limits_and_the_group_sees_them(run: Run) -> None
     ]
 
 
+async def test_what_the_groups_admins_have_lowered_is_named_and_undone_by_an_operator(run: Run) -> None:
+    request = '{"limits": {"maxCrews": "2"}, "updateMask": "maxCrews"}'
+    method = "coxswain.auth.v1.GroupService/LowerGroupLimits"
+    lowered = await run("call", method, request, token="dev:alice:sales=admin")
+    assert lowered.exit_code == 0, lowered.output
+    shown = await run("limits", "show", token="dev:alice:sales=admin")
+    assert "2 lowered by the group's admins" in " ".join(shown.stdout.split())
+    raised = await run("limits", "set", "sales", "max_crews=5", token=OPERATOR)
+    assert raised.stdout.splitlines() == ["max_crews: 2 (lowered by the group's admins)"]
+    cleared = await run("limits", "set", "sales", "--clear-lowered", "max_crews", token=OPERATOR)
+    assert cleared.stdout.splitlines() == ["max_crews: 5 (set for the group)"]
+    for wrong in ([], ["--clear-lowered", "max_boats"]):
+        refused = await run("limits", "set", "sales", *wrong, token=OPERATOR)
+        assert refused.exit_code == 2, refused.output
+    await run("limits", "set", "sales", "max_crews=default", token=OPERATOR)
+
+
 async def test_what_is_not_a_limit_or_not_allowed_is_said(run: Run) -> None:
     numbers = ("-1", "1.5", "many", "1e30", "nan")
     for wrong in ("max_boats=1", "max_crews", *(f"max_crews={number}" for number in numbers)):

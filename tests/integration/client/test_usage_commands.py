@@ -47,8 +47,8 @@ async def test_limits_are_set_shown_listed_and_removed(run: Run) -> None:
     assert "$ a month $200.00 $0.00" in shown
     listed = said(await run("budget", "list"))
     assert listed == (
-        "model subject set by limits all all group $200.00 a month, $2.50 a minute, alert at 80% "
-        "m all operator 5,000 tokens a day"
+        "model subject kind limits all all own $200.00 a month, $2.50 a minute, alert at 80% "
+        "m all ceiling 5,000 tokens a day"
     )
     assert said(await run("budget", "delete", "--yes")) == "removed"
     assert said(await run("budget", "alerts")) == "no alerts"

@@ -443,6 +443,7 @@ async def test_what_the_operator_allows_the_group_is_a_ceiling_too(served: Insta
     await group_limit(served.harness, model_calls_per_minute=1, monthly_cost_ceiling=9.5, max_models=1)
     above = await refusal(limit(served, monthly_cost_limit=10.0))
     assert (above.code, above.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["budget.monthly_cost_limit"])
+    assert "9.5, the limit of your group (GetGroupLimits" in above.message
     await limit(served, pb.BudgetScope(model=CHAT), tokens_per_day=9_000_000)
     first = await served.usage().ListBudgets(pb.ListBudgetsRequest(page_size=1))
     whole = pb.ScopedBudget(scope=pb.BudgetScope(), ceiling=pb.Budget(monthly_cost_limit=9.5, calls_per_minute=1))
@@ -462,11 +463,15 @@ async def test_what_the_operator_allows_the_group_is_a_ceiling_too(served: Insta
     failure = read_refusal(error.value)
     assert (failure.reason, failure.metadata) == (
         "BUDGET_EXCEEDED",
-        {"budget": "calls_per_minute", "set_by": "operator"},
+        {"budget": "calls_per_minute", "set_by": "group_limits"},
     )
     await complete(served, BOB)
     await group_limit(served.harness, model_calls_per_minute=0)
-    assert (await refused(served)).metadata == {"budget": "calls_per_minute", "set_by": "operator"}
+    failure = await refused(served)
+    assert failure.metadata == {"budget": "calls_per_minute", "set_by": "group_limits"}
+    # The group's own admins may have lowered it.
+    assert "operator" not in failure.message
+    assert "GetGroupLimits" in failure.message
     await group_limit(served.harness, model_calls_per_minute=None)
     await complete(served)
 

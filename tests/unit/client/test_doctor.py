@@ -121,6 +121,17 @@ def test_limits_that_are_nearly_used_up_are_named() -> None:
     assert limits(found) == [(OK, "2 of 2 in force are not nearly used up")]
 
 
+def test_it_is_said_who_raises_a_limit() -> None:
+    found = GetGroupLimitsResponse(
+        effective=GroupLimits(max_members=0, max_secrets=0),
+        lowered=GroupLimits(max_members=0, max_secrets=5),
+        set=GroupLimits(max_members=9, max_secrets=0),
+    )
+    groups = SimpleNamespace(GetGroupLimits=lambda _: found)
+    remedies = [finding.remedy for finding in doctor._limits(client(groups=groups)) if finding.status == WARN]
+    assert ["admin of your group" in each for each in remedies] == [True, False]
+
+
 def test_limits_that_allow_nothing_or_cannot_be_judged_are_named() -> None:
     found = GetGroupLimitsResponse(
         effective=GroupLimits(max_members=10, max_secrets=0, max_crews=5),

@@ -98,6 +98,20 @@ def test_so_many_calls_come_at_once_and_the_refusal_says_when_the_next_one_succe
         traffic.count_call(ann(**limits))
 
 
+def test_some_calls_that_lift_limits_do_not_count(traffic: GroupTraffic, clock: Clock) -> None:
+    limited = ann(calls_per_minute=1)
+    calls_until_refused(traffic, limited)
+    for _ in range(10):
+        traffic.count_call(limited, lifts_limits=True)
+    # They are no way around the limit, and cost other calls nothing.
+    with pytest.raises(ResourceExhausted):
+        traffic.count_call(limited, lifts_limits=True)
+    clock.now += 60
+    traffic.count_call(limited)
+    for _ in range(10):
+        traffic.count_call(limited, lifts_limits=True)
+
+
 def test_the_calls_of_one_group_are_nothing_to_another(traffic: GroupTraffic) -> None:
     calls_until_refused(traffic, ann(calls_per_minute=1))
     traffic.count_call(ann("legal", calls_per_minute=1))

@@ -77,7 +77,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "tokens": Entry("service_tokens", "app", "Make tokens for machines that have no identity provider"),
         "usage": Entry("usage", "usage", "Show the calls, tokens and cost of the group's model calls."),
         "budget": Entry("usage", "budget_app", "Limits on the model calls of the group."),
-        "limits": Entry("group_limits", "app", "What the operator allows groups."),
+        "limits": Entry("group_limits", "app", "What groups may do and have."),
     },
 }
 _ALIASES = {

@@ -12,6 +12,7 @@ from coxswain.auth.v1.group_limits_pb2 import GetGroupLimitsRequest
 from coxswain.client.blocking import Client
 from coxswain.client.cli.encryption import check_encryption
 from coxswain.client.cli.findings import FAIL, OK, WARN, Finding
+from coxswain.client.cli.group_limits import LOWERED, limit_origin
 from coxswain.client.cli.remedies import START, remedy_for
 from coxswain.client.cli.secrets import question_about
 from coxswain.client.cli.session import EXIT_NOT_SUCCEEDED, JsonOption, Session, add_row, one_line, session_of, table
@@ -248,7 +249,10 @@ def _limits(client: Client) -> Iterator[Finding]:
     near = [name for name, most in limited.items() if name in used and used[name] >= _NEARLY * most > 0]
     unseen = [name for name, most in limited.items() if name not in used and most > 0]
     for name in (*nothing, *near):
-        remedy = f"an operator raises it with `coxswain limits set GROUP {name}=NUMBER`"
+        if limit_origin(found, name) == LOWERED:
+            remedy = "an admin of your group raises it with GroupService.LowerGroupLimits"
+        else:
+            remedy = f"an operator raises it with `coxswain limits set GROUP {name}=NUMBER`"
         amount, most = used.get(name, 0), limited[name]
         text = f"{name}: {amount:,.15g} of {most:,.15g} are used" if most else f"{name} is 0: it allows nothing"
         yield Finding("limits", WARN, text, remedy)

@@ -1,4 +1,4 @@
-"""Commands about what the operator allows groups: limits show, limits set."""
+"""Commands about what groups may do and have: limits show, limits set."""
 
 import math
 from typing import Annotated
@@ -6,13 +6,20 @@ from typing import Annotated
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.auth.v1.group_limits_pb2 import GetGroupLimitsRequest, GroupLimits, SetGroupLimitsRequest
+from coxswain.auth.v1.group_limits_pb2 import (
+    GetGroupLimitsRequest,
+    GetGroupLimitsResponse,
+    GroupLimits,
+    SetGroupLimitsRequest,
+    SetGroupLimitsResponse,
+)
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.session import JsonOption, add_row, session_of
 
-app = typer.Typer(no_args_is_help=True, help="What the operator allows groups.")
+app = typer.Typer(no_args_is_help=True, help="What groups may do and have.")
 
 _FIELDS = GroupLimits.DESCRIPTOR.fields_by_name
+LOWERED = "lowered by the group's admins"
 # What fits into every field; the server knows how much of each it takes.
 _MOST = 10**15
 
@@ -33,9 +40,9 @@ def show(
     if session.json:
         return session.print_json(found)
     made = Listing("limit", ">allowed", ">used", "from")
-    effective, used, chosen = _present(found.effective), _present(found.used), _present(found.set)
+    effective, used = _present(found.effective), _present(found.used)
     for name in _FIELDS:
-        add_row(made, name, _shown(effective, name, "unlimited"), _shown(used, name, ""), _origin(name in chosen))
+        add_row(made, name, _shown(effective, name, "unlimited"), _shown(used, name, ""), limit_origin(found, name))
     session.out.print(made)
     return None
 
@@ -45,8 +52,15 @@ def set_limits(
     context: typer.Context,
     group: Annotated[str, typer.Argument(help="Id of the group.")],
     limits: Annotated[
-        list[str], typer.Argument(help="LIMIT=NUMBER; 0 allows nothing, or unlimited, or default instead of a number.")
-    ],
+        list[str] | None,
+        typer.Argument(help="LIMIT=NUMBER; 0 allows nothing, or unlimited, or default instead of a number."),
+    ] = None,
+    clear_lowered: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LIMIT", help="Undo what the group's admins have lowered of a limit; several times for more."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change limits of a group, as an operator of the installation; `limits show` lists their names.
@@ -56,21 +70,28 @@ def set_limits(
         coxswain limits set GROUP calls_per_minute=600 max_open_executions=50
 
         coxswain limits set GROUP calls_per_minute=default max_crews=unlimited
+
+        coxswain limits set GROUP --clear-lowered calls_per_minute
     """
+    if not limits and not clear_lowered:
+        raise typer.BadParameter("name at least one, or use --clear-lowered", param_hint="LIMITS")
     session = session_of(context, as_json)
-    changes: dict[str, float | None] = dict(_change(text) for text in limits)
+    changes: dict[str, float | None] = dict(_change(text) for text in limits or ())
+    cleared = [_known(name, "--clear-lowered") for name in clear_lowered or ()]
     given = GroupLimits()
     for name, value in changes.items():
         if value is not None:
             setattr(given, name, value if _is_amount(name) else int(value))
-    request = SetGroupLimitsRequest(group_id=group, limits=given, update_mask=FieldMask(paths=list(changes)))
+    request = SetGroupLimitsRequest(
+        group_id=group, limits=given, update_mask=FieldMask(paths=list(changes)), clear_lowered=FieldMask(paths=cleared)
+    )
     with session.client() as client:
         changed = client.groups.SetGroupLimits(request)
     if session.json:
         return session.print_json(changed)
-    effective, chosen = _present(changed.effective), _present(changed.set)
-    for name in changes:
-        session.show(f"{name}: {_shown(effective, name, 'unlimited')} ({_origin(name in chosen)})")
+    effective = _present(changed.effective)
+    for name in dict.fromkeys((*changes, *cleared)):
+        session.show(f"{name}: {_shown(effective, name, 'unlimited')} ({limit_origin(changed, name)})")
     return None
 
 
@@ -82,8 +103,13 @@ def _shown(limits: dict[str, float], name: str, absent: str) -> str:
     return f"{limits[name]:,.15g}" if name in limits else absent
 
 
-def _origin(chosen: bool) -> str:
-    return "set for the group" if chosen else "default"
+def limit_origin(found: GetGroupLimitsResponse | SetGroupLimitsResponse, name: str) -> str:
+    """Return whose limit the one is that counts."""
+    lowered = _present(found.lowered).get(name)
+    # One that counts is below the operator's, or as large.
+    if lowered is not None and lowered == _present(found.effective).get(name):
+        return LOWERED
+    return "set for the group" if name in _present(found.set) else "default"
 
 
 def _is_amount(name: str) -> bool:
@@ -91,10 +117,15 @@ def _is_amount(name: str) -> bool:
     return _FIELDS[name].type == _FIELDS[name].TYPE_DOUBLE
 
 
+def _known(name: str, where: str) -> str:
+    if name not in _FIELDS:
+        raise typer.BadParameter(f'"{name}" is not a limit; choose from {", ".join(_FIELDS)}', param_hint=where)
+    return name
+
+
 def _change(text: str) -> tuple[str, float | None]:
     name, _, value = text.partition("=")
-    if name not in _FIELDS:
-        raise typer.BadParameter(f'"{name}" is not a limit; choose from {", ".join(_FIELDS)}', param_hint="LIMITS")
+    _known(name, "LIMITS")
     if value == "default":
         return name, None
     if value == "unlimited":

@@ -108,7 +108,7 @@ def usage(
 def show_budget(
     context: typer.Context, model: ModelOption = "", subject: SubjectOption = "", as_json: JsonOption = False
 ) -> None:
-    """Show limits, the operator's ceilings on them, and what has been used.
+    """Show limits, the ceilings on them (`limits show` says who set those of the group), and what has been used.
 
     Example: `coxswain budget show --model openai/gpt-4o`
     """
@@ -132,7 +132,7 @@ def show_budget(
 
 @budget_app.command("list")
 def list_budgets(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List all limits of the group and the operator's ceilings.
+    """List all limits of the group and the ceilings on them.
 
     Example: `coxswain budget list`
     """
@@ -141,9 +141,9 @@ def list_budgets(context: typer.Context, as_json: JsonOption = False) -> None:
         found = list(pages(client.usage.ListBudgets, ListBudgetsRequest(page_size=1000), "budgets"))
     if session.json:
         return session.print_json(found)
-    made = Listing("model", "subject", "set by", "limits")
+    made = Listing("model", "subject", "kind", "limits")
     for entry in found:
-        for who, budget in (("group", entry.budget), ("operator", entry.ceiling)):
+        for who, budget in (("own", entry.budget), ("ceiling", entry.ceiling)):
             if limits := _limits_in_words(budget):
                 add_row(made, entry.scope.model or "all", entry.scope.subject or "all", who, limits)
     session.out.print(made if found else "no limits")
