@@ -22,7 +22,8 @@ def close_to_others(data_dir: Path) -> None:
     """Take all rights of other users from what lies in a data directory.
 
     Raises:
-        StartError: others have rights to a file that belongs to another user, who alone can change that.
+        StartError: others have rights to a file, and this process cannot change that: it belongs to another user, or
+            lies on a volume that is read-only.
     """
     for path in _own(data_dir):
         # Processes beside this one remove files of theirs meanwhile.
@@ -32,11 +33,14 @@ def close_to_others(data_dir: Path) -> None:
                 continue
             try:
                 path.chmod(stat.S_IMODE(mode) & ~_OTHERS_OF_ANY_KIND)
-            except PermissionError:
+            except FileNotFoundError:
+                raise
+            except OSError as error:
                 # A volume may be shared with a group of its own.
                 if mode & stat.S_IRWXO:
                     raise StartError(
-                        f"{path} may be used by other users, and belongs to one; as that user run: chmod -R go= {path}"
+                        f"{path} may be used by other users, which cannot be changed from here ({error.strerror}); "
+                        f"where it can, as the user whom it belongs to, run: chmod -R go= {path}"
                     ) from None
 
 

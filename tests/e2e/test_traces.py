@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from coxswain.auth.v1.principal_pb2 import WhoAmIRequest
+from coxswain.auth.v1.group_pb2 import ListMembersRequest
 from coxswain.client import Client
 from coxswain.orchestrator.v1.crew_pb2 import CreateCrewRequest, CrewSpec
 from coxswain.orchestrator.v1.execution_pb2 import Execution, StartExecutionRequest
@@ -216,8 +216,8 @@ def test_what_a_person_lets_go_on_is_the_same_trace(alice: Caller, collector: Ot
     ],
 )
 def test_what_names_no_trace_is_ignored(alice: Caller, collector: OtlpReceiver, traceparent: str) -> None:
-    method = "coxswain.auth.v1.AuthService/WhoAmI"
+    method = "coxswain.auth.v1.GroupService/ListMembers"
     before = len(collector.spans(lambda span: span.name == method))
-    assert alice.auth.auth.WhoAmI(WhoAmIRequest(), metadata=(("traceparent", traceparent),)).principal.subject
+    alice.auth.groups.ListMembers(ListMembersRequest(), metadata=(("traceparent", traceparent),))
     wait_until(lambda: len(collector.spans(lambda span: span.name == method)) > before, "its span has come")
     assert collector.spans(lambda span: span.name == method)[-1].parent_id == ""

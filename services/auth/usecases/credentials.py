@@ -133,8 +133,7 @@ class Credentials:
             InvalidArgument: the destination is not an origin, or what the purpose needs besides is missing.
         """
         explanation = await self._explain(_request(principal, reference))
-        links = tuple(_shown_to(principal, link) for link in explanation.links)
-        return CredentialExplanation(links, explanation.origin)
+        return CredentialExplanation(_shown_to(principal, explanation.links), explanation.origin)
 
     async def explain_all(
         self, principal: Principal, references: Sequence[CredentialReference]
@@ -186,15 +185,23 @@ def _explained(step: Step, principal: Principal) -> LinkExplanation:
     return LinkExplanation(step.link, step.answer.outcome, _detail(step, principal))
 
 
-def _shown_to(principal: Principal, link: LinkExplanation) -> LinkExplanation:
-    """Return what a caller may know of a link: of the operator's, only whether the group is served by it.
+def _shown_to(principal: Principal, links: Sequence[LinkExplanation]) -> tuple[LinkExplanation, ...]:
+    """Return what a caller may know of links: of the operator's, only whether the group is served by them.
 
-    What else there is, such as a key for another address, tells which variables the operator has set.
+    What else there is, such as a key for another address, tells which variables the operator has set. So does that a
+    later link was not reached.
     """
-    theirs = link.link in _OPERATORS_LINKS and not _sees_operators(principal)
-    if not theirs or link.outcome in (LinkOutcome.USED, LinkOutcome.NOT_REACHED):
-        return link
-    return LinkExplanation(link.link, LinkOutcome.ABSENT, link.detail)
+    if _sees_operators(principal):
+        return tuple(links)
+    shown: list[LinkExplanation] = []
+    end: str | None = None
+    for link in links:
+        detail = None
+        if link.link in _OPERATORS_LINKS and link.outcome is not LinkOutcome.USED:
+            detail = end if link.outcome is LinkOutcome.NOT_REACHED else link.detail
+            end = detail if link.outcome is not LinkOutcome.ABSENT else None
+        shown.append(link if detail is None else LinkExplanation(link.link, LinkOutcome.ABSENT, detail))
+    return tuple(shown)
 
 
 def _sees_operators(principal: Principal) -> bool:

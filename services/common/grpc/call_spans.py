@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from services.common.grpc.call import Call
-from services.common.identity.authenticator import SERVICE
 from services.common.tracing.spans import NO_SPAN, TRACEPARENT, SpanKind, begin, is_on
 
 # Codes that say that the server failed, not that the caller asked for what is not to be had.
@@ -11,14 +10,17 @@ _FAILURES = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNA
 
 
 def begin_call_span(call: Call, metadata: Mapping[str, str]) -> None:
-    """Record a call in the trace of its caller, else as a trace; what is done for the call is recorded below it.
+    """Record a call that was let in, in the trace of its caller, else as a trace; what is done for it is below it.
 
-    What another service asks for without a trace is its background work, day and night, and is not recorded.
+    Strangers do not decide what is recorded: those who proved nothing begin traces of their own. What another service
+    asks for without a trace is its background work, day and night, and is not recorded.
     """
-    if is_on() and (TRACEPARENT in metadata or SERVICE not in metadata):
+    proven = bool(call.service) or call.principal is not None
+    remote_parent = metadata.get(TRACEPARENT, "") if proven else ""
+    if is_on() and (remote_parent or not call.service):
         method = call.method.removeprefix("/")
         attributes = {"rpc.system.name": "grpc", "rpc.method": method}
-        call.span = begin(method, SpanKind.SERVER, attributes, remote_parent=metadata.get(TRACEPARENT, ""))
+        call.span = begin(method, SpanKind.SERVER, attributes, remote_parent=remote_parent)
 
 
 def end_call_span(call: Call) -> None:

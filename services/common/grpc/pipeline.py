@@ -105,6 +105,7 @@ class Pipeline:
                 data = await self._reader.read_of_stranger(messages) if method.access.open_to_strangers else None
                 with self._capacity.calls.one_for():
                     await self._admission.admit(call, method, metadata)
+                begin_call_span(call, metadata)
                 with self._places_of(call, method), _work_of(call):
                     if data is None:
                         # Without a place of the listener: two groups that never end their requests would hold all.
@@ -176,6 +177,7 @@ class Pipeline:
                     # Also where grpc drops the stream of a client that went away, see `_close`.
                     stream.task.add_done_callback(lambda _: places.close())
                 await self._admission.admit(call, method, metadata)
+                begin_call_span(call, metadata)
                 places.enter_context(_work_of(call))
                 if call.principal is not None and not call.service:
                     places.enter_context(self._capacity.stream_of(call.principal))
@@ -293,7 +295,6 @@ def _enter(call: Call, context: Context) -> Mapping[str, str]:
     call.request_id = metadata.get(REQUEST_ID, "")[:_MAX_REQUEST_ID] or new_id()
     call.group_header = metadata.get(GROUP, "")
     enter_call(call)
-    begin_call_span(call, metadata)
     refuse_ambiguous(key for key, _ in sent)
     remaining = context.time_remaining()
     if remaining is not None:

@@ -7,6 +7,7 @@ registered globally, so that libraries which trace themselves find nobody to tel
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -25,6 +26,11 @@ _MOST_CHARACTERS = 128
 """Of a `traceparent`: version 00 has 55, later ones may have more."""
 _CLOSE_SECONDS = 3.0
 _PROTOCOL = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_FILES = tuple(
+    f"OTEL_EXPORTER_OTLP_{signal}{file}"
+    for signal in ("TRACES_", "")
+    for file in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
+)
 _KINDS = {kind: OtelSpanKind[kind.value] for kind in SpanKind}
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -81,6 +87,7 @@ class OtlpTracer:
                 f"traces are sent by OTLP over gRPC, and {_PROTOCOL[1]} asks for {protocol[:40]}; "
                 "unset it, and name the collector's port for gRPC (4317) in OTEL_EXPORTER_OTLP_ENDPOINT"
             )
+        _check_files()
         named = os.environ.get("OTEL_SERVICE_NAME") or service
         try:
             processor = BatchSpanProcessor(OTLPSpanExporter())
@@ -88,7 +95,8 @@ class OtlpTracer:
                 resource=Resource.create({"service.name": named, "service.namespace": "coxswain"}),
                 shutdown_on_exit=False,
             )
-        except ValueError as error:
+        except Exception as error:
+            # The library has errors of its own for some values, which share no class.
             raise StartError(f"a variable of OpenTelemetry (OTEL_...) cannot be used: {error}") from error
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("coxswain")
@@ -118,3 +126,14 @@ class OtlpTracer:
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(_CLOSE_SECONDS)
+
+
+def _check_files() -> None:
+    """Refuse files that cannot be read: the library goes on without one that is missing."""
+    for variable in _FILES:
+        if path := os.environ.get(variable):
+            try:
+                with Path(path).open("rb"):
+                    pass
+            except OSError as error:
+                raise StartError(f"{variable} names a file that cannot be read: {path}: {error.strerror}") from error

@@ -100,6 +100,29 @@ async def test_explanations_report_each_link_without_the_secret(auth: Harness) -
     ] * 2
 
 
+async def test_members_do_not_learn_of_a_key_for_another_address_by_links_that_were_not_reached(auth: Harness) -> None:
+    request = credential_pb2.ExplainCredentialRequest(
+        purpose=credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH, destination_origin="https://example.com"
+    )
+    to_admin = await public(auth, "dev:ada:sales=admin").ExplainCredential(request)
+    assert [(link.link, link.outcome) for link in to_admin.links][2:] == [
+        ("environment", credential_pb2.LINK_OUTCOME_REJECTED),
+        ("sdk_default", credential_pb2.LINK_OUTCOME_NOT_REACHED),
+    ]
+    to_member = await public(auth, ALICE).ExplainCredential(request)
+    hidden = {"outcome": credential_pb2.LINK_OUTCOME_ABSENT, "detail": "an admin of the group sees why"}
+    assert list(to_member.links)[2:] == [
+        credential_pb2.LinkExplanation(link=name, **hidden) for name in ("environment", "sdk_default")
+    ]
+    # What the group is served by hides nothing: links after it are not reached.
+    request.destination_origin = ""
+    served = await public(auth, ALICE).ExplainCredential(request)
+    assert [link.outcome for link in served.links][2:] == [
+        credential_pb2.LINK_OUTCOME_USED,
+        credential_pb2.LINK_OUTCOME_NOT_REACHED,
+    ]
+
+
 async def test_several_explanations_come_in_the_order_of_the_questions_and_tell_what_one_would(
     auth: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,11 +149,21 @@ async def test_several_explanations_come_in_the_order_of_the_questions_and_tell_
     ask = EnvironmentLink.ask
     monkeypatch.setattr(EnvironmentLink, "ask", hang)
     monkeypatch.setattr(credentials, "_EXPLAIN_SECONDS", 0.2)
-    with acting_as(await token_of(auth, ALICE)):
-        told = await internal(auth, "models").ExplainCredentials(
-            credential_pb2.ExplainCredentialsRequest(credentials=questions[2:])
-        )
-    assert [(bool(each.links), each.resolvable) for each in told.explanations] == [(False, False), (True, True)]
+    token = await token_of(auth, ALICE)
+
+    async def one_is_answered() -> bool:
+        with acting_as(token):
+            told = await internal(auth, "models").ExplainCredentials(
+                credential_pb2.ExplainCredentialsRequest(credentials=questions[2:])
+            )
+        hanging, other = told.explanations
+        assert (bool(hanging.links), hanging.resolvable) == (False, False)
+        return other.resolvable
+
+    async with asyncio.timeout(60):
+        # A busy machine may need more than one try.
+        while not await one_is_answered():
+            pass
 
 
 async def test_only_groups_the_operator_names_share_the_environment(

@@ -403,7 +403,11 @@ async def test_a_write_whose_answer_was_lost_is_sent_again_and_stored_once() -> 
         (ApiFault(path="/query", status=400), FailedPrecondition, "STORE_FAILED"),
         (ApiFault(path="/query", status=400, error_code="INVALID_STATE"), FailedPrecondition, "INDEX_NOT_READY"),
         (ApiFault(path="/query", status=404), FailedPrecondition, "INDEX_NOT_READY"),
-        (ApiFault(path="/query", status=400, error_code="QUOTA_EXCEEDED"), ResourceExhausted, "QUOTA_EXCEEDED"),
+        (
+            ApiFault(path="/query", status=400, error_code="QUOTA_EXCEEDED"),
+            ResourceExhausted,
+            "UPSTREAM_QUOTA_EXHAUSTED",
+        ),
     ],
 )
 async def test_refusals_have_their_own_status_and_are_not_repeated(

@@ -1,5 +1,6 @@
 """Files of an installation are its own user's alone, also those that were there before with other modes."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -51,15 +52,19 @@ def test_what_was_open_to_others_is_closed_and_nothing_else_is_touched(data: Pat
     close_to_others(data / "not-there-yet")
 
 
-def test_what_only_another_user_can_close_is_refused_in_one_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EROFS, errno.EINVAL])
+def test_what_cannot_be_closed_from_here_is_refused_in_one_line(
+    data: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def refuse(path: str, *_: object, **__: object) -> None:
-        raise PermissionError(1, "Operation not permitted", path)
+        raise OSError(number, os.strerror(number), path)
 
     monkeypatch.setattr(os, "chmod", refuse)
     with pytest.raises(StartError) as refused:
         close_to_others(data)
     (line,) = str(refused.value).splitlines()
     assert "chmod -R go= " in line
+    assert os.strerror(number) in line
     # A group of a volume's own is no stranger.
     for name in OPEN:
         monkeypatch.undo()

@@ -150,6 +150,10 @@ def test_what_the_sampler_leaves_out_is_left_out_by_others_too(
     [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "-1", "OTEL_"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "OTEL_EXPORTER_OTLP_COMPRESSION"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/", "OTEL_EXPORTER_OTLP_CERTIFICATE names a file that cannot be read: /"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/none.pem", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE .*: No such"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/none.key", "OTEL_EXPORTER_OTLP_CLIENT_KEY .*: No such"),
     ],
 )
 def test_a_variable_that_cannot_be_used_is_refused_at_the_start(

@@ -11,6 +11,7 @@ from services.auth.identity.modes import verifier_of
 from services.auth.limit_settings import LimitSettings
 from services.auth.settings import AuthSettings
 from services.common.egress import AddressPolicy
+from services.common.grpc import arrivals
 from services.common.settings import (
     CommonSettings,
     internal_port,
@@ -131,7 +132,10 @@ def test_pods_get_the_time_that_draining_takes() -> None:
     (serving,) = read(K8S / "base" / "serving.yaml")
     pause = container(serving)["lifecycle"]["preStop"]["sleep"]["seconds"]
     # The public listener drains before the internal one.
-    assert serving["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > pause + 2 * common.drain_seconds
+    listener = arrivals._ACCEPTING_SECONDS + arrivals._REFUSING_SECONDS + common.drain_seconds
+    closing = 15
+    needed = pause + 2 * listener + closing
+    assert serving["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > needed
     worker_pod = base("Deployment")["worker"]["spec"]["template"]["spec"]
     assert worker_pod["terminationGracePeriodSeconds"] > worker.drain_seconds
 

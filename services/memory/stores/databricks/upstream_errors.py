@@ -83,8 +83,8 @@ def from_response(
     if code == "QUOTA_EXCEEDED" or "maximum number of indexes" in text.lower():
         return ResourceExhausted(
             f"a quota of {origin} is used up for {subject}{said}; remove what is not needed, or use another endpoint",
-            reason="QUOTA_EXCEEDED",
-            metadata={"quota": metadata["error_code"] or "QUOTA_EXCEEDED"},
+            reason="UPSTREAM_QUOTA_EXHAUSTED",
+            metadata=metadata,
         )
     if "pending deletion" in text.lower():
         return NameReserved(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from services.common.background import BackgroundTasks
+from services.common.tracing.spans import leave_trace
 from services.orchestrator.tool_gateway.adapters.mcp.endpoint import AnswerTooLarge
 from services.orchestrator.tool_gateway.adapters.mcp.faults import HttpRefusal, RpcError
 from services.orchestrator.tool_gateway.adapters.mcp.http_links import StatelessLink
@@ -45,6 +46,8 @@ class ListNews:
         await self._background.stop()
 
     async def _follow(self, peer: Peer, seconds: float, key: ListKey, changed: Callable[[], None]) -> None:
+        leave_trace()
+
         def heard() -> None:
             changed()
             raise _Heard
