@@ -14,6 +14,7 @@ from services.models.domain.budget import (
     Period,
     Scope,
     ScopedBudget,
+    SetBy,
     Spending,
     Sums,
     scopes_of,
@@ -83,13 +84,27 @@ def test_what_is_read_anew_leaves_reservations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "ceiling", "effective", "of_operator"),
-    [(0, 0, 0, False), (5, 0, 5, False), (0, 5, 5, True), (3, 5, 3, False), (5, 3, 3, True), (5, 5, 5, False)],
+    ("own", "ceiling", "group_limit", "effective", "set_by"),
+    [
+        (0, 0, 0, 0, SetBy.GROUP),
+        (5, 0, 0, 5, SetBy.GROUP),
+        (0, 5, 0, 5, SetBy.OPERATOR),
+        (3, 5, 0, 3, SetBy.GROUP),
+        (5, 3, 0, 3, SetBy.OPERATOR),
+        (5, 5, 0, 5, SetBy.GROUP),
+        (5, 4, 3, 3, SetBy.GROUP_LIMITS),
+        (5, 3, 4, 3, SetBy.OPERATOR),
+        (0, 0, 4, 4, SetBy.GROUP_LIMITS),
+        (2, 3, 4, 2, SetBy.GROUP),
+    ],
 )
-def test_the_smaller_limit_counts(own: int, ceiling: int, effective: int, of_operator: bool) -> None:
+def test_the_smaller_limit_counts_and_is_known_whose_it_is(
+    own: int, ceiling: int, group_limit: int, effective: int, set_by: SetBy
+) -> None:
     budget = ScopedBudget(Scope(), Budget(calls_per_minute=own), Budget(calls_per_minute=ceiling))
+    budget = budget.under(Budget(calls_per_minute=group_limit))
     assert budget.effective == replace(Budget(), calls_per_minute=effective)
-    assert budget.is_ceiling("calls_per_minute") is of_operator
+    assert budget.set_by("calls_per_minute") is set_by
 
 
 def test_a_call_is_in_four_scopes() -> None:
