@@ -1,9 +1,10 @@
 """What calls use."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 from services.common.sum_queries import SumQuery
 
@@ -23,6 +24,8 @@ class Usage:
     cost: float = 0.0
     """US dollars; 0 when prices are unknown."""
     estimated: bool = False
+    uncounted: Literal["", "input", "output"] = ""
+    """Which of the two the upstream gave a number for that no call can have: it is 0 here until it is estimated."""
 
     def at_cost(self, cost: float) -> "Usage":
         """Return the same tokens with what they cost."""
@@ -35,6 +38,25 @@ class Usage:
             cost,
             self.estimated,
         )
+
+
+def completed(counted: Usage | None, estimate: Callable[[], Usage]) -> Usage:
+    """Return what an upstream counted, and from `estimate` what it did not count."""
+    if counted is None:
+        return estimate()
+    match counted.uncounted:
+        case "input":
+            return replace(counted, input_tokens=estimate().input_tokens, uncounted="")
+        case "output":
+            guess = estimate()
+            return replace(
+                counted,
+                output_tokens=guess.output_tokens,
+                reasoning_tokens=min(guess.reasoning_tokens, guess.output_tokens),
+                uncounted="",
+            )
+        case _:
+            return counted
 
 
 CREW_LABEL = "crew"

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 from services.models.domain.model import Model
-from services.models.domain.usage import Usage
+from services.models.domain.usage import Usage, completed
 
 
 @dataclass(slots=True)
@@ -50,4 +50,5 @@ def expect_prompt(tokens: Callable[[], int]) -> None:
 def report_lost_work(model: Model, usage: Usage | None = None) -> None:
     """Count what an upstream did for an answer that is lost; without `usage`, about what it read of the request."""
     if (listener := _listener.get()) is not None:
-        listener.lost(model, usage or Usage(input_tokens=listener.prompt_tokens(), estimated=True))
+        read = listener.prompt_tokens
+        listener.lost(model, completed(usage, lambda: Usage(input_tokens=read(), estimated=True)))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from services.models.domain.usage import Usage
 
@@ -21,7 +21,8 @@ def read_usage(usage: Any) -> Usage | None:
     """Return the tokens an upstream counted, or None when it counted none.
 
     OpenAI's names and those of its Responses interface and of Anthropic are known; numbers may come as text. A count
-    that no call can have is as good as none: the others count, and it is what they leave of the total, if there is one.
+    that no call can have is as good as none: the others count, and it is what they leave of the total. Where there is
+    no total, `uncounted` names it.
     """
     if not isinstance(usage, dict):
         return None
@@ -29,15 +30,19 @@ def read_usage(usage: Any) -> Usage | None:
     if prompt is None and output is None:
         return None
     guessed = False
+    uncounted: Literal["", "input", "output"] = ""
     if prompt is None or output is None:
         missing = _PROMPT if prompt is None else _OUTPUT
         # One that is not there at all is none, as in embeddings.
         guessed = any(usage.get(name) is not None for name in missing)
-        total = _first(usage, "total_tokens")
-        rest = max(0, total - (prompt or output or 0)) if guessed and total is not None else 0
+        known, total, rest = prompt or output or 0, _first(usage, "total_tokens"), 0
+        if guessed and total is not None and total >= known:
+            rest = total - known
+        elif guessed:
+            uncounted = "input" if prompt is None else "output"
         prompt, output = (rest if prompt is None else prompt), (rest if output is None else output)
     if usage.keys() <= _WHOLES:
-        return Usage(input_tokens=prompt, output_tokens=output, estimated=guessed)
+        return Usage(input_tokens=prompt, output_tokens=output, estimated=guessed, uncounted=uncounted)
     prompt_details = _details(usage, "prompt_tokens_details", "input_tokens_details")
     output_details = _details(usage, "completion_tokens_details", "output_tokens_details")
     cached = _first(prompt_details, "cached_tokens")
@@ -55,6 +60,7 @@ def read_usage(usage: Any) -> Usage | None:
         cached_input_tokens=cached,
         cache_write_input_tokens=_part(written, prompt - cached),
         estimated=guessed,
+        uncounted=uncounted,
     )
 
 

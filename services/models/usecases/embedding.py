@@ -10,7 +10,7 @@ from services.common.identity.principal import Principal
 from services.models.domain.answer import Embeddings
 from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_tokens
-from services.models.domain.usage import Usage
+from services.models.domain.usage import Usage, completed
 from services.models.providers.base import ModelProvider, TakeBatch
 from services.models.providers.upstream_errors import bad_response
 from services.models.usecases.capabilities import lacking_capability
@@ -114,7 +114,7 @@ class _Call:
         used: list[Usage] = []
 
         def checked(positions: Sequence[int], embeddings: Embeddings) -> None:
-            used.append(embeddings.usage or _estimate([texts[position] for position in positions]))
+            used.append(completed(embeddings.usage, lambda: _estimate([texts[position] for position in positions])))
             self._check_dimension(embeddings.vectors.shape[1])
             take(positions, embeddings)
 

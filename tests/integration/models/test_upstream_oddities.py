@@ -11,19 +11,24 @@ import pytest
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import usage_pb2
+from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
 from services.models.providers.openai.events import EventParser
+from services.models.servicers.messages.inference import messages_from_proto
 from tests.integration.models.support import (
     CHAT,
     REASONER,
     Installation,
     ask,
     ask_stream,
+    completion,
     read_refusal,
     refusal,
     serve_models,
 )
 from tests.support.harness import BOB
 from tests.support.llm_script import Fault, Reply
+
+PROMPT_TOKENS = estimate_prompt_tokens(messages_from_proto(completion(CHAT).messages))
 
 
 def _stream(*deltas: dict[str, Any], finish: str | None = "stop", usage: Any = None) -> str:
@@ -43,6 +48,23 @@ async def _read(models: Installation, model: str = CHAT) -> list[pb.StreamComple
 
 def _text(pieces: list[pb.StreamCompleteResponse]) -> str:
     return "".join(piece.text for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [((-1, 50), (PROMPT_TOKENS, 50)), ((60, 10**20), (60, estimate_tokens("hello")))],
+    ids=["prompt", "completion"],
+)
+async def test_a_count_that_cannot_be_is_estimated_and_the_other_one_kept(
+    models: Installation, counts: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    usage = dict(zip(("prompt_tokens", "completion_tokens"), counts, strict=True))
+    models.llm.on(Reply(raw_body=_whole({"content": "hello"}, usage=usage)), times=1)
+    answer = await models.inference().Complete(ask(CHAT))
+    models.llm.on(Reply(raw_body=_stream({"content": "hello"}, usage=usage)), times=1)
+    streamed = next(piece.usage for piece in await _read(models) if piece.HasField("usage"))
+    for used in (answer.usage, streamed):
+        assert (used.input_tokens, used.output_tokens, used.estimated) == (*expected, True)
 
 
 @pytest.mark.parametrize("count", [10**20, 2**63, 1e300, "12", -5])

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.models.domain.usage import Usage
+from services.models.domain.usage import Usage, completed
 from services.models.providers.usage_reading import MAX_COUNT, read_usage
+
+NO_INPUT = Usage(0, 3, estimated=True, uncounted="input")
+NO_OUTPUT = Usage(7, 0, estimated=True, uncounted="output")
 
 
 @pytest.mark.parametrize(
@@ -17,19 +20,19 @@ from services.models.providers.usage_reading import MAX_COUNT, read_usage
         ({"input_tokens": 7, "output_tokens": 3}, Usage(7, 3)),
         ({"prompt_tokens": "7", "completion_tokens": 3.0}, Usage(7, 3)),
         ({"prompt_tokens": MAX_COUNT, "completion_tokens": 3}, Usage(MAX_COUNT, 3)),
-        # What no call can have used counts as if it were not there.
-        ({"prompt_tokens": 10**30, "completion_tokens": 3}, Usage(0, 3, estimated=True)),
-        ({"prompt_tokens": 7, "completion_tokens": "9" * 30}, Usage(7, 0, estimated=True)),
-        ({"prompt_tokens": 1e300, "completion_tokens": 3}, Usage(0, 3, estimated=True)),
-        ({"prompt_tokens": float("inf"), "completion_tokens": 3}, Usage(0, 3, estimated=True)),
-        ({"prompt_tokens": -5, "completion_tokens": 3}, Usage(0, 3, estimated=True)),
-        ({"prompt_tokens": 7, "completion_tokens": float("-inf")}, Usage(7, 0, estimated=True)),
-        ({"prompt_tokens": 7, "completion_tokens": float("nan")}, Usage(7, 0, estimated=True)),
+        # What no call can have used is left to an estimate.
+        ({"prompt_tokens": 10**30, "completion_tokens": 3}, NO_INPUT),
+        ({"prompt_tokens": 7, "completion_tokens": "9" * 30}, NO_OUTPUT),
+        ({"prompt_tokens": 1e300, "completion_tokens": 3}, NO_INPUT),
+        ({"prompt_tokens": float("inf"), "completion_tokens": 3}, NO_INPUT),
+        ({"prompt_tokens": -5, "completion_tokens": 3}, NO_INPUT),
+        ({"prompt_tokens": 7, "completion_tokens": float("-inf")}, NO_OUTPUT),
+        ({"prompt_tokens": 7, "completion_tokens": float("nan")}, NO_OUTPUT),
         ({"prompt_tokens": 10**30, "completion_tokens": -1}, None),
         # Another count tells what it should have been.
         ({"prompt_tokens": -5, "completion_tokens": 3, "total_tokens": 10}, Usage(7, 3, estimated=True)),
-        ({"prompt_tokens": 7, "completion_tokens": 10**30, "total_tokens": 5}, Usage(7, 0, estimated=True)),
-        ({"prompt_tokens": 7, "completion_tokens": "many", "total_tokens": -1}, Usage(7, 0, estimated=True)),
+        ({"prompt_tokens": 7, "completion_tokens": 10**30, "total_tokens": 5}, NO_OUTPUT),
+        ({"prompt_tokens": 7, "completion_tokens": "many", "total_tokens": -1}, NO_OUTPUT),
         ({"prompt_tokens": -5, "input_tokens": 7, "completion_tokens": 3}, Usage(7, 3)),
         ({"prompt_tokens": 7, "total_tokens": 9}, Usage(7, 0)),
         (
@@ -57,6 +60,16 @@ from services.models.providers.usage_reading import MAX_COUNT, read_usage
 )
 def test_counts_are_read(document: Any, expected: Usage | None) -> None:
     assert read_usage(document) == expected
+
+
+def test_what_was_not_counted_is_estimated() -> None:
+    def estimate() -> Usage:
+        return Usage(100, 50, 20, estimated=True)
+
+    assert completed(None, estimate) == estimate()
+    assert completed(NO_INPUT, estimate) == Usage(100, 3, estimated=True)
+    assert completed(NO_OUTPUT, estimate) == Usage(7, 50, 20, estimated=True)
+    assert completed(Usage(7, 3), estimate) == Usage(7, 3)
 
 
 _NUMBERS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40) | st.integers().map(str)
