@@ -134,6 +134,22 @@ def nested_alternatives(depth: int) -> Mapping[str, Any]:
     return {"$ref": "#/$defs/d0", "$defs": {**definitions, f"d{depth}": {"type": "string"}}}
 
 
+async def test_a_schema_of_many_rules_in_each_other_goes_along_with_the_deepest_answer(checker: SchemaChecker) -> None:
+    rules: Mapping[str, Any] = {"$ref": "#/$defs/node"}
+    for _ in range(8):
+        rules = {"allOf": [{"oneOf": [rules]}]}
+    node = {
+        "type": "object",
+        "properties": {"value": {}, "child": rules},
+        "required": ["value"],
+        "additionalProperties": False,
+    }
+    schema = {"$defs": {"node": node}, "$ref": "#/$defs/node"}
+    good = '{"value": 1, "child": ' * 99 + '{"value": 1}' + "}" * 99
+    assert await checker.check("g", schema, good) == Checked(good)
+    assert (await checker.check("g", schema, good.replace('{"value": 1}', '{"secret": 1}'))).violations
+
+
 @pytest.mark.parametrize(
     ("schema", "text"),
     [
