@@ -165,7 +165,8 @@ budget_alerts = Table(
     Column("used", Float, nullable=False),
     Column("alert_share", Float, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
-    # 0: stored by the release before, while it ran beside this one. Such an alert is listed, and in no stream.
+    # 0: stored by the release before, while it ran beside this one. Such an alert is listed, and comes into streams
+    # when this release finds it due.
     Column("sequence", BigInteger, nullable=False, server_default="0"),
     Index("ix_budget_alerts_group_id_id", "group_id", "id"),
     Index("ix_budget_alerts_group_id_sequence", "group_id", "sequence"),

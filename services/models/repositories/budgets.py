@@ -76,7 +76,7 @@ class BudgetRepository:
         return int(calls)
 
     async def add_alert(self, group_id: str, alert: BudgetAlert) -> int:
-        """Store an alert and return its sequence; 0 when its limit has one in its period already."""
+        """Store an alert and return its sequence; 0 when its limit has one in its period already, with a sequence."""
         counted = await insert_or_add(
             self._connection,
             budget_alert_sequences,
@@ -98,7 +98,12 @@ class BudgetRepository:
             "created_at": alert.created_at,
             "sequence": sequence,
         }
-        return sequence if await insert_ignore(self._connection, budget_alerts, row) else 0
+        if await insert_ignore(self._connection, budget_alerts, row):
+            return sequence
+        # One of the release before, stored while it ran beside this one, is in no stream yet.
+        same = (column == row[column.name] for column in budget_alerts.primary_key)
+        unnumbered = update(budget_alerts).where(*same, budget_alerts.c.sequence == 0)
+        return sequence if (await self._connection.execute(unnumbered.values(sequence=sequence))).rowcount else 0
 
     async def alerts(self, group_id: str, before: str | None, limit: int) -> list[BudgetAlert]:
         """Return alerts of a group, newest first: those before an id."""
