@@ -18,7 +18,7 @@ from services.common.db.database import Database
 from services.common.db.row_quota import check_row_quota
 from services.common.egress import credential_origin_of
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
-from services.common.identity.provider_credentials import CREDENTIAL_READERS, WrongForm
+from services.common.identity.provider_credentials import WrongForm, check_credential
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
 
@@ -179,9 +179,9 @@ def _check_value(name: str, value: str) -> None:
     if value != value.strip():
         raise InvalidArgument.field("value", "must not begin or end with white space; remove it")
     provider = name.removeprefix(LLM_KEY.format(provider=""))
-    if provider != name and provider in CREDENTIAL_READERS:
+    if provider != name:
         try:
-            CREDENTIAL_READERS[provider](value)
+            check_credential(provider, value)
         except WrongForm as wrong:
             raise InvalidArgument.field("value", f"the value of {name} must be {wrong}") from None
     if name != OAUTH_CLIENT:

@@ -17,6 +17,16 @@ class WrongForm(Exception):
     """A credential is not of the form that its provider takes. The text says which one that is, and quotes nothing."""
 
 
+def check_key(text: str) -> None:
+    """Check a key that is sent in a header as it is; an empty one is none.
+
+    Raises:
+        WrongForm: no header can hold it.
+    """
+    if not (text.isascii() and text.isprintable()):
+        raise WrongForm("a key of printable ASCII characters alone, without line breaks")
+
+
 def read_aws_credential(text: str) -> Mapping[str, str]:
     """Return a pair of keys by AWS's names, or `api_key` alone.
 
@@ -24,6 +34,7 @@ def read_aws_credential(text: str) -> Mapping[str, str]:
         WrongForm: it is neither.
     """
     if text and text[0] not in '{["':
+        check_key(text)
         return {"api_key": text}
     keys = _texts(text)
     if not all(keys.get(name) for name in _AWS_KEYS) or not keys.keys() <= {*_AWS_KEYS, _AWS_SESSION}:
@@ -49,11 +60,19 @@ def read_service_account(text: str) -> Mapping[str, str]:
     return account
 
 
-CREDENTIAL_READERS: Mapping[str, Callable[[str], Mapping[str, str]]] = {
+_READERS: Mapping[str, Callable[[str], Mapping[str, str]]] = {
     "bedrock": read_aws_credential,
     "vertex_ai": read_service_account,
 }
-"""By provider, what reads its credential; those of others are keys, which need no reading."""
+
+
+def check_credential(provider: str, text: str) -> None:
+    """Check the form of the credential for a provider of models.
+
+    Raises:
+        WrongForm: the provider takes another one.
+    """
+    _READERS.get(provider, check_key)(text)
 
 
 def _texts(text: str) -> dict[str, str]:

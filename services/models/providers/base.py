@@ -1,6 +1,6 @@
 """What every way to reach a model offers."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,9 +16,11 @@ class TokenCount:
 
     tokens: int
     exact: bool
-    """Whether the model's own tokenizer counted them."""
+    """Whether the model's own tokenizer, or its provider's counter, counted them."""
 
 
+MayCall = Callable[[], Awaitable[bool]]
+"""Says whether the limits of the calling group allow another call."""
 TakeBatch = Callable[[Sequence[int], Embeddings], None]
 """Takes the vectors of some of a call's texts, with the positions of these texts."""
 
@@ -55,8 +57,8 @@ class ModelProvider(Protocol):
         """
         ...
 
-    async def count_tokens(self, _model: Model, messages: Sequence[Message], /) -> TokenCount:
-        """Return how many tokens a conversation has on the model."""
+    async def count_tokens(self, _model: Model, messages: Sequence[Message], _may_call: MayCall, /) -> TokenCount:
+        """Return how many tokens a conversation has on the model; nobody is called unless `may_call` allows it."""
         ...
 
     def destination(self, _model: Model, /) -> Destination | None:

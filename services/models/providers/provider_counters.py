@@ -11,7 +11,7 @@ from services.common.errors import CoxswainError
 from services.common.grpc.call import current_call
 from services.models.domain.conversation import Message, MessageRole
 from services.models.domain.model import Model
-from services.models.providers.base import TokenCount
+from services.models.providers.base import MayCall, TokenCount
 from services.models.providers.litellm.destinations import required_destination
 from services.models.providers.openai.client import OpenAIClient, Target
 from services.models.providers.retries import RetryableError
@@ -35,15 +35,16 @@ class ProviderCounters:
         self._client = client
         self._base_urls = base_urls
 
-    async def count(self, model: Model, messages: Sequence[Message]) -> TokenCount | None:
-        """Return what the model's provider counts, in one attempt; None where it has no counter or does not answer.
+    async def count(self, model: Model, messages: Sequence[Message], may_call: MayCall) -> TokenCount | None:
+        """Return what the model's provider counts, in one attempt; None where it has no counter or does not answer, or
+        `may_call` forbids to ask it.
 
         Conversations of text alone are counted so: providers refuse calls of tools without their definitions.
         """
         place = model.places[0]
         provider, _, name = place.spec.upstream_name.partition("/")
         asked = _ASKED.get(provider)
-        if asked is None or not all(map(_is_text, messages)):
+        if asked is None or not all(map(_is_text, messages)) or not await may_call():
             return None
         remaining = current_call().time_remaining()
         seconds = _SECONDS if remaining is None else min(_SECONDS, remaining * _SHARE)

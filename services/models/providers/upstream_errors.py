@@ -14,6 +14,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.identity.credentials import OutboundCredential
+from services.common.identity.provider_credentials import WrongForm
 from services.common.logging import redact, repeats_secret
 from services.models.domain.model import Model, Provider
 from services.models.providers.fault_reading import Fault, FaultKind
@@ -122,6 +123,15 @@ def bad_response(model: Model, what: str) -> Unavailable:
     return Unavailable(
         f'the upstream of "{model.name}" returned an invalid response: {what}',
         reason="UPSTREAM_BAD_RESPONSE",
+        metadata={"model": model.name},
+    )
+
+
+def unusable_credential(model: Model, wrong: WrongForm) -> FailedPrecondition:
+    """Return the failure of a credential that cannot be sent."""
+    return FailedPrecondition(
+        f'the credential for "{model.name}" is not of the form that its provider takes; have an admin store {wrong}',
+        reason="UPSTREAM_CREDENTIAL_REJECTED",
         metadata={"model": model.name},
     )
 

@@ -97,14 +97,9 @@ class Budgets:
             ResourceExhausted: a limit is reached, or what is left of it is set aside for other calls.
             FailedPrecondition: its cost is limited, and nobody knows it.
         """
-        _refuse_where_none_allowed(principal.limits)
-        budgets = under_group_limits(await self._budgets(principal, model.name), principal.limits)
-        if budgets or self._alerts.watches(principal.group_id):
-            self._watch(principal, model, budgets)
-        if not budgets:
+        limits = await self._limits(principal, model)
+        if not limits:
             return _NOTHING_RESERVED
-        limits = [(budget, budget.effective) for budget in budgets]
-        _check_prices(model, limits)
         reservation = await self._reserve(principal, model, limits, expected)
         try:
             await self._count_call(principal.group_id, limits)
@@ -112,6 +107,15 @@ class Budgets:
             reservation.release()
             raise
         return reservation
+
+    async def allow(self, principal: Principal, model: Model) -> bool:
+        """Return whether a call that uses nothing would be admitted. It is not counted among those of its minute."""
+        try:
+            limits = await self._limits(principal, model)
+            (await self._reserve(principal, model, limits, Usage)).release()
+        except (ResourceExhausted, FailedPrecondition):
+            return False
+        return True
 
     def spent(self, record: UsageRecord) -> None:
         """Count what a call used."""
@@ -194,6 +198,21 @@ class Budgets:
         """Return the limits of a scope, with all that the operator has set for it."""
         budget = await read_budget(self._database, principal.group_id, scope)
         return under_group_limits([budget], principal.limits)[0] if scope == WHOLE_GROUP else budget
+
+    async def _limits(self, principal: Principal, model: Model) -> list[tuple[ScopedBudget, Budget]]:
+        """Return what limits a call.
+
+        Raises:
+            ResourceExhausted: the operator allows none.
+            FailedPrecondition: its cost is limited, and nobody knows it.
+        """
+        _refuse_where_none_allowed(principal.limits)
+        budgets = under_group_limits(await self._budgets(principal, model.name), principal.limits)
+        if budgets or self._alerts.watches(principal.group_id):
+            self._watch(principal, model, budgets)
+        limits = [(budget, budget.effective) for budget in budgets]
+        _check_prices(model, limits)
+        return limits
 
     def _forget(self, group_id: str) -> None:
         if self._cache is not None:

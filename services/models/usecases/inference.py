@@ -18,7 +18,7 @@ from services.models.domain.answer import (
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_prompt_tokens
-from services.models.domain.usage import Usage
+from services.models.domain.usage import Usage, completed
 from services.models.providers.base import ModelProvider, TokenCount
 from services.models.usecases.catalogue import Catalogue
 from services.models.usecases.completion_checks import CompletionChecks
@@ -75,7 +75,7 @@ class Inference:
         self, meter: CallMeter, model: Model, completion: Completion, answer_by: float | None = None
     ) -> Answer:
         answer = await self._providers[model.spec.provider].complete(model, completion, answer_by)
-        answer.usage = meter.used(model, answer.usage or estimate_usage(completion, answer))
+        answer.usage = meter.used(model, completed(answer.usage, lambda: estimate_usage(completion, answer)))
         return answer
 
     async def stream(self, principal: Principal, completion: Completion) -> AsyncGenerator[Delta, None]:
@@ -121,12 +121,14 @@ class Inference:
                             text.add(delta.text)
                         yield delta
             finally:
-                if usage is None:
-                    usage = Usage(
+                usage = completed(
+                    usage,
+                    lambda: Usage(
                         input_tokens=estimate_prompt_tokens(completion.messages),
                         output_tokens=written.count(),
                         estimated=True,
-                    )
+                    ),
+                )
                 if begun:
                     usage = meter.used(model, usage)
             if finish is None:
@@ -150,13 +152,14 @@ class Inference:
         yield finish
 
     async def count_tokens(self, principal: Principal, name: str, messages: Sequence[Message]) -> TokenCount:
-        """Return how many tokens a conversation has on a model.
+        """Return how many tokens a conversation has on a model: an estimate where limits forbid to ask its provider.
 
         Raises:
             CoxswainError: the model is unknown or disabled.
         """
         model = await self._catalogue.find_enabled(principal.group_id, name)
-        return await self._providers[model.spec.provider].count_tokens(model, messages)
+        may_call = partial(self._metering.allows, principal, model)
+        return await self._providers[model.spec.provider].count_tokens(model, messages, may_call)
 
     def _meter(
         self, principal: Principal, model: Model, completion: Completion

@@ -138,6 +138,10 @@ class Metering:
             operation,
         )
 
+    async def allows(self, principal: Principal, model: Model) -> bool:
+        """Return whether the limits on a model's calls leave room for one; see `Budgets.allow`."""
+        return await self._budgets.allow(principal, model)
+
 
 class _MeteredCall:
     """A call from its admission to its end."""

@@ -1,7 +1,8 @@
 """What is the same for a provider that is called directly and for those that litellm calls.
 
-Answers that are lost on the way are asked for again only where nothing was made, and counted; odd answers and errors
-keep their meaning.
+Answers that are lost on the way are asked for again only where no answer began. They are counted once their request was
+sent, as nobody knows what their upstream did: also where it closed a connection that had been kept open. Odd answers
+and errors keep their meaning.
 """
 
 import asyncio
@@ -117,13 +118,13 @@ async def lose(served: Served, route: str, reply: Reply, *, stream: bool) -> Los
 @pytest.mark.parametrize(
     ("stream", "reply", "requests", "recorded", "words"),
     [
-        (False, Reply(drop=True), ATTEMPTS, 0, "did not answer"),
-        (False, Reply(cut_headers=True), ATTEMPTS, 0, "did not answer"),
+        (False, Reply(drop=True), ATTEMPTS, ATTEMPTS, "did not answer"),
+        (False, Reply(cut_headers=True), ATTEMPTS, ATTEMPTS, "did not answer"),
         (False, Reply(cut_after_bytes=0), 1, 1, "broke off its answer"),
         (False, Reply(cut_after_bytes=30), 1, 1, "broke off its answer"),
         (False, Reply(cut_after_bytes=30, gzip=True), 1, 1, "broke off its answer"),
-        (True, Reply(drop=True), ATTEMPTS, 0, "did not answer"),
-        (True, Reply(cut_headers=True), ATTEMPTS, 0, "did not answer"),
+        (True, Reply(drop=True), ATTEMPTS, ATTEMPTS, "did not answer"),
+        (True, Reply(cut_headers=True), ATTEMPTS, ATTEMPTS, "did not answer"),
         # Nothing is passed on yet, and nothing may have been made.
         (True, Reply(cut_after_bytes=0), ATTEMPTS, ATTEMPTS, "did not answer"),
         (True, Reply(cut_after_bytes=30), 1, 1, "answer was complete"),
@@ -225,20 +226,20 @@ async def outcome(served: Served, route: str, body: str, *, stream: bool) -> Out
         if stream:
             async for piece in inference.StreamComplete(ask_stream(route, text(word))):
                 found.text += piece.text
+                usage = piece.usage if piece.HasField("usage") else usage
                 if piece.HasField("tool_call"):
                     known = calls.setdefault(piece.tool_call.index, ["", "", ""])
                     for place, more in enumerate(
                         (piece.tool_call.id, piece.tool_call.name, piece.tool_call.arguments_json)
                     ):
                         known[place] += more
-            usage = piece.usage or usage
             found.finish = pb.FinishReason.Name(piece.finish.reason)
         else:
             answer = await inference.Complete(ask(route, text(word)))
             found.text, usage = answer.text, answer.usage
             calls = {number: [each.id, each.name, each.arguments_json] for number, each in enumerate(answer.tool_calls)}
             found.finish = pb.FinishReason.Name(answer.finish_reason)
-            found.counted = None if usage.estimated else (usage.input_tokens, usage.output_tokens)
+        found.counted = None if usage.estimated else (usage.input_tokens, usage.output_tokens)
     except grpc.aio.AioRpcError as error:
         failure = read_refusal(error)
         found.failure = f"{failure.code.name} {failure.reason}"

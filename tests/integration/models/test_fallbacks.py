@@ -304,12 +304,13 @@ async def test_all_deployments_down_is_an_outage_that_lets_a_fallback_answer(
 # Answers that break off
 
 
+@pytest.mark.parametrize("reply", [{"cut_after_bytes": 20}, {"hang_after_bytes": 20}], ids=["cut", "stalled"])
 @pytest.mark.parametrize("knows", [False, True], ids=["unknown", "idempotent"])
 async def test_an_answer_that_breaks_off_is_asked_for_again_only_where_it_is_billed_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knows: bool, reply: dict[str, Any]
 ) -> None:
     async with LlmEmulator() as upstream:
-        upstream.on(Reply(text="a whole answer", cut_after_bytes=20), times=1)
+        upstream.on(Reply(text="a whole answer", **reply), times=1)
         async with serve_models(
             tmp_path,
             monkeypatch,
@@ -318,6 +319,7 @@ async def test_an_answer_that_breaks_off_is_asked_for_again_only_where_it_is_bil
             keyless_origins=[upstream.url],
             key="",
             idempotent_origins=[upstream.url] if knows else [],
+            idle_seconds=1,
         ) as models:
             if knows:
                 await models.inference().Complete(ask(OTHER))

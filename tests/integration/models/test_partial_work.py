@@ -135,9 +135,8 @@ async def test_a_deadline_that_ends_while_the_upstream_works_is_recorded_once(mo
 
 async def test_what_an_upstream_refuses_is_free(models: Installation) -> None:
     models.llm.on(Reply(fault=Fault(status=500)))
-    models.llm.on(Reply(drop=True), contains="lost")
     await refusal(models.inference().Complete(ask(CHAT)))
-    await refusal(models.inference().Embed(inference_pb2.EmbedRequest(model=EMBED, texts=["lost"])))
+    await refusal(models.inference().Embed(inference_pb2.EmbedRequest(model=EMBED, texts=["refused"])))
     assert not (await models.usage().QueryUsage(pb.QueryUsageRequest())).rows
 
 

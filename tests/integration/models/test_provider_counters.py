@@ -4,11 +4,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from coxswain.auth.v1 import secret_pb2, secret_service_pb2_grpc
 from coxswain.models.v1 import inference_pb2 as pb
-from tests.integration.models.support import Installation, serve_models, text
+from coxswain.models.v1 import usage_pb2
+from tests.integration.models.support import Installation, ask, refusal, serve_models, text
 from tests.support.harness import ALICE, BOB
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Fault, Reply
@@ -16,11 +18,14 @@ from tests.support.media_samples import PNG
 
 CLAUDE = "anthropic/claude"
 GEMINI = "gemini/pro"
+UNPRICED = "anthropic/unpriced"
 SEED = [
     {"name": CLAUDE, "provider": "litellm", "upstream_model": "anthropic/claude-sonnet-4-5", "capabilities": ["chat"]},
+    {"name": UNPRICED, "provider": "litellm", "upstream_model": "anthropic/own-tuned", "capabilities": ["chat"]},
     {"name": GEMINI, "provider": "litellm", "upstream_model": "gemini/../odd?name", "capabilities": ["chat"]},
 ]
 SECRET = "sk-ant-marked-81c7"
+UNSENDABLE = "sk-marked\x0781c7"
 
 
 @pytest.fixture
@@ -45,6 +50,52 @@ async def count(
 ) -> Any:
     request = pb.CountTokensRequest(model=model, messages=messages or [text("One, two, three")])
     return await models.inference(bearer).CountTokens(request, **how)
+
+
+async def test_what_limits_refuse_asks_no_counter(counted: Installation) -> None:
+    secrets: Any = secret_service_pb2_grpc.SecretServiceStub(counted.harness.channel(ALICE))
+    await secrets.PutSecret(
+        secret_pb2.PutSecretRequest(name="llm/anthropic", value=SECRET, allowed_origins=[counted.llm.url])
+    )
+    assert (await count(counted)).exact
+    # The calls of a minute are not counted by it.
+    usage = counted.usage()
+    await usage.SetBudget(usage_pb2.SetBudgetRequest(budget=usage_pb2.Budget(calls_per_minute=1)))
+    assert [(await count(counted)).exact for _ in "ab"] == [True, True]
+    asked = len(counted.llm.calls)
+    limits = usage_pb2.Budget(monthly_cost_limit=1)
+    await usage.SetBudget(usage_pb2.SetBudgetRequest(budget=limits, scope=usage_pb2.BudgetScope(model=UNPRICED)))
+    assert (await count(counted)).exact
+    estimate = await count(counted, model=UNPRICED)
+    assert (estimate.exact, estimate.tokens > 0) == (False, True)
+    assert len(counted.llm.calls) == asked + 1
+
+
+async def test_a_key_that_no_header_can_hold_is_refused_as_a_credential(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", UNSENDABLE)
+    refused = (grpc.StatusCode.FAILED_PRECONDITION, "UPSTREAM_CREDENTIAL_REJECTED")
+    async with LlmEmulator() as llm:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", llm.url)
+        async with serve_models(
+            tmp_path,
+            monkeypatch,
+            seed=[*SEED, {"name": "openai/m", "provider": "openai", "capabilities": ["chat"]}],
+            key=UNSENDABLE,
+            upstream=llm,
+            litellm_base_urls={"anthropic": llm.url_of("anthropic")},
+            litellm_prestart=False,
+            breaker_outages=1,
+        ) as models:
+            assert not (await count(models)).exact
+            # A circuit that opened after the first of them would say something else.
+            for name in ("openai/m", CLAUDE) * 2:
+                failure = await refusal(models.inference().Complete(ask(name)))
+                assert (failure.code, failure.reason) == refused
+                assert "printable" in failure.message
+                assert "81c7" not in failure.message
+        assert llm.calls == []
 
 
 async def test_only_a_group_with_a_key_asks_the_counter(

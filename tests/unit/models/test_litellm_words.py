@@ -9,7 +9,7 @@ import pytest
 from services.common.errors import CoxswainError
 from services.common.identity.credentials import OutboundCredential
 from services.models.domain.model import Model, ModelSpec, Provider
-from services.models.providers.litellm.failures import _own_words, failure_of
+from services.models.providers.litellm.failures import _own_words, failure_of, work_is_lost
 from services.models.providers.retries import RetryableError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -80,6 +80,34 @@ def test_what_cannot_pass_is_not_waited_for() -> None:
     assert (failure.reason, wait) == ("CONTEXT_WINDOW_EXCEEDED", None)
     failure, wait = read({"status": None, "code": "unreachable", "message": "x"})
     assert (failure.reason, wait) == ("UPSTREAM_UNAVAILABLE", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "sent", "lost"),
+    [
+        ({"code": "unreachable"}, True, True),
+        ({"code": "unreachable"}, False, False),
+        ({"code": "silent"}, True, True),
+        # The body of an error was lost: its status says that nothing was made.
+        ({"code": "unreachable", "refused": True}, True, False),
+        ({"code": "unsendable"}, False, False),
+        ({"code": "cut", "answering": True}, True, True),
+    ],
+)
+def test_what_was_sent_whole_may_have_to_be_paid_for(error: Mapping[str, Any], sent: bool, lost: bool) -> None:
+    assert work_is_lost(error, sent=sent) == lost
+
+
+def test_a_request_that_cannot_be_sent_is_no_outage_of_its_provider() -> None:
+    failure, wait = read({"status": 500, "code": "unsendable", "message": "litellm.APIConnectionError: secret"})
+    assert (failure.code, failure.reason, wait) == ("FAILED_PRECONDITION", "UPSTREAM_REJECTED", None)
+    assert "secret" not in failure.message
+
+
+def test_the_last_lines_of_an_answer_end_where_its_provider_ended_them() -> None:
+    event = 'data: {"error": {"message": "in two\u2028lines", "code": 429}}'
+    failure, _ = read({"code": "unexpected", "answering": True, "said": f"data: {{}}\n{event}\n"})
+    assert failure.reason == "UPSTREAM_RATE_LIMITED"
 
 
 UNSUPPORTED = (

@@ -5,9 +5,10 @@ The process shares nothing with the service but two pipes. Frames in both direct
 or "embed", then for each `{"id", "kind": "read", "bytes"}` when the service has taken so much of its documents, and
 `{"id", "kind": "cancel"}`. It writes `{"ready"}` once, and for each call `{"id", "sent"}` once its request has left,
 `{"id", "document"}`, once or many times, then `{"id", "end"}`, or `{"id", "error": {"status", "code", "message",
-"headers", "answering", "begun", "said"}}`: "answering" says that the provider had answered with success, "begun" that
-some of the answer's body had come, and "said" is the end of that body where it is text. A call that has been cancelled
-ends without a word. Keys are sent with each call and not kept, and go to the call's origin alone.
+"headers", "refused", "answering", "begun", "said"}}`: "refused" says that the provider had answered with an error,
+"answering" that it had with success, "begun" that some of the answer's body had come, and "said" is the end of that
+body where it is text. A call that has been cancelled ends without a word. Keys are sent with each call and not kept,
+and go to the call's origin alone.
 """
 
 import asyncio
@@ -155,6 +156,7 @@ class Helper:
             "code": code,
             "message": message,
             "headers": _waiting_headers(error),
+            "refused": exchange.refused,
             "answering": exchange.answering,
             "begun": exchange.begun,
             "said": None if exchange.failure else exchange.said,

@@ -16,6 +16,10 @@ import aiohttp
 import httpx
 
 _KEPT_BYTES = 64 * 1024
+_LOST = (httpx.TransportError, aiohttp.ClientError, OSError)
+# Of these, what is wrong with the request itself.
+_NEVER_SENT = (httpx.LocalProtocolError, httpx.UnsupportedProtocol, aiohttp.InvalidURL)
+_SILENCES = (httpx.ReadTimeout, httpx.WriteTimeout)
 
 
 class Failure(StrEnum):
@@ -23,6 +27,8 @@ class Failure(StrEnum):
 
     UNREACHABLE = "unreachable"
     """No answer began: nothing was connected to, or the connection was lost before."""
+    UNSENDABLE = "unsendable"
+    """The request cannot be sent as it is: neither the provider nor the way to it is to blame."""
     SILENT = "silent"
     """Nothing came for too long, and nothing had come before."""
     CUT = "cut"
@@ -66,6 +72,8 @@ class Exchange:
     note_sent: Callable[[], None]
     """Called when a request has been sent: from then on the provider works."""
     sent: bool = False
+    refused: bool = False
+    """Whether the status of an error has come: then the provider has done nothing that is paid for."""
     answering: bool = False
     """Whether an answer has begun, by its status."""
     begun: bool = False
@@ -91,6 +99,12 @@ class Exchange:
         if not self.sent:
             self.sent = True
             self.note_sent()
+
+    def has_answered(self, *, success: bool) -> None:
+        """Take note of the status of a response, whose body follows."""
+        self.has_been_sent()
+        self.answering, self.refused = success, not success
+        self._said.clear()
 
     def fail(self, failure: Failure) -> RequestFailed:
         """Take note of a failure, and return what to raise."""
@@ -119,25 +133,35 @@ def _guard_sending() -> None:
             async with limit:
                 response = await send(client, request)
         except Exception as error:
-            raise exchange.fail(Failure.SILENT if limit.expired() else Failure.UNREACHABLE) from error
-        exchange.has_been_sent()
-        exchange.answering = response.is_success
+            raise exchange.fail(Failure.SILENT if limit.expired() else _failure_of(error)) from error
+        exchange.has_answered(success=response.is_success)
         response.stream = _Body(response.stream, exchange, answers=response.is_success)
         return response
 
     def guarded_blocking(client: Any, request: httpx.Request) -> httpx.Response:
-        exchange = _admit(request)
+        exchange = _admit(request, blocking=True)
         try:
             return send_blocking(client, request)
         except Exception as error:
-            raise exchange.fail(Failure.UNREACHABLE) from error
+            raise exchange.fail(_failure_of(error)) from error
 
     httpx.AsyncClient._send_single_request = guarded  # type: ignore[method-assign, assignment]  # noqa: SLF001
     httpx.Client._send_single_request = guarded_blocking  # type: ignore[method-assign, assignment]  # noqa: SLF001
 
 
-def _admit(request: httpx.Request) -> Exchange:
+def _failure_of(error: Exception) -> Failure:
+    """Return how a request failed that has raised an error before its response came."""
+    if isinstance(error, _SILENCES):
+        return Failure.SILENT
+    if isinstance(error, _LOST) and not isinstance(error, _NEVER_SENT):
+        return Failure.UNREACHABLE
+    return Failure.UNSENDABLE
+
+
+def _admit(request: httpx.Request, *, blocking: bool = False) -> Exchange:
     """Return the exchange that a request belongs to, and give the request its limits of time.
+
+    `blocking` says that nothing else watches how long it takes.
 
     Raises:
         Elsewhere: it may not go where it goes.
@@ -152,12 +176,12 @@ def _admit(request: httpx.Request) -> Exchange:
     if exchange.failure is not None:
         raise RequestFailed(exchange.failure)
     # What a caller of litellm may set has one number for all of them.
-    blocking = None if isinstance(request.stream, httpx.AsyncByteStream) else exchange.limits.first_byte
+    seconds = exchange.limits.first_byte if blocking else None
     request.extensions["timeout"] = {
         "connect": exchange.limits.connect,
-        "read": blocking,
-        "write": blocking,
-        "pool": blocking,
+        "read": seconds,
+        "write": seconds,
+        "pool": seconds,
     }
     return exchange
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from services.common.errors import CoxswainError, PermissionDenied
+from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied
 from services.common.identity.credentials import OutboundCredential
 from services.models.domain.model import Model
 from services.models.providers.fault_reading import Fault, holds_fault, read_fault
@@ -38,8 +38,9 @@ def work_is_lost(error: Mapping[str, Any], *, sent: bool) -> bool:
     match error.get("code"):
         case "cut" | "stalled" | "too_large" | "unexpected":
             return bool(error.get("answering"))
-        case "silent":
-            return sent
+        case "silent" | "unreachable":
+            # Whether it began to work before the connection was lost, only the provider knows.
+            return sent and not error.get("refused")
         case _:
             return False
 
@@ -60,6 +61,13 @@ def failure_of(
             return bad_response(model, "it is larger than the limit")
         case "unsupported_parameters":
             return refused_parameters(model, str(error.get("message")))
+        case "unsendable":
+            return FailedPrecondition(
+                f'the request to the upstream of "{model.name}" could not be sent; check the configuration of the '
+                "model and its credential",
+                reason="UPSTREAM_REJECTED",
+                metadata={"model": model.name},
+            )
         case "unexpected" if error.get("said") is None:
             return bad_response(model, "litellm cannot read it")
         case "stalled":
@@ -92,7 +100,7 @@ def _unread(error: Mapping[str, Any]) -> str | None:
 def _documents_in(said: str) -> list[Any]:
     """Return the document that an answer is, or those at the end of its events or lines, the last one first."""
     documents: list[Any] = []
-    for text in (said, *reversed(said.splitlines()[-_LAST_LINES:])):
+    for text in (said, *reversed(said.split("\n")[-_LAST_LINES:])):
         with contextlib.suppress(ValueError, RecursionError):
             documents.append(json.loads(text.strip().removeprefix("data:")))
     return documents

@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from services.common.child_process import BadFrame, ProcessGone
-from services.common.errors import CoxswainError, InvalidArgument
+from services.common.errors import CoxswainError, FailedPrecondition, InvalidArgument
 from services.common.grpc.call import current_principal
-from services.common.identity.credentials import CredentialSource, Destination
+from services.common.identity.credentials import CredentialSource, Destination, OutboundCredential
 from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model
 from services.models.domain.tokens import estimate_prompt_tokens
-from services.models.providers.base import TakeBatch, TokenCount
+from services.models.providers.base import MayCall, TakeBatch, TokenCount
 from services.models.providers.batches import Batches
 from services.models.providers.group_shares import GroupShares
 from services.models.providers.litellm.arguments import provider_arguments
@@ -118,9 +118,9 @@ class LitellmProvider:
 
         await self._batches.embed(model, texts, fetch, take)
 
-    async def count_tokens(self, model: Model, messages: Sequence[Message]) -> TokenCount:
+    async def count_tokens(self, model: Model, messages: Sequence[Message], may_call: MayCall, /) -> TokenCount:
         """Return what the provider counts where it has a counter that answers, and an estimate elsewhere."""
-        counted = await self._counters.count(model, messages)
+        counted = await self._counters.count(model, messages, may_call)
         return counted or TokenCount(estimate_prompt_tokens(messages), exact=False)
 
     def destination(self, model: Model) -> Destination:
@@ -200,13 +200,16 @@ class LitellmProvider:
         origin = destination.origin
         credential = await self._credentials.resolve(origin, provider)
         address = destination.embeddings if kind == "embed" else destination.chat
-        reached = provider_arguments(model, provider, credential.token, address)
+        try:
+            reached = provider_arguments(model, provider, credential.token, address)
+        except FailedPrecondition as wrong:
+            raise self._refused(wrong, credential, origin, provider) from None
         arguments = {**request, **reached.named}
         progress = Progress()
         answered = False
         limit = asyncio.timeout_at(latest)
         try:
-            async with self._shares.slot(provider, current_principal().group_id):
+            async with self._shares.slot(origin, current_principal().group_id):
                 helper = await self._working_helper(attempt)
                 call = helper.call(kind, arguments, origin, self._limits, progress)
                 async with contextlib.aclosing(call) as batches:
@@ -245,11 +248,19 @@ class LitellmProvider:
                 model, error.error, secret, streamed=kind == "stream", idle_seconds=self._limits["idle"]
             )
             if isinstance(failure, CoxswainError) and failure.reason == "UPSTREAM_CREDENTIAL_REJECTED":
-                self._credentials.forget(origin, provider)
-                # What a valid one may not do is refused for good.
-                if credential.from_cache and not answered and failure.metadata.get("http_status") != "403":
-                    raise _StaleCredential(failure) from error
+                refused = self._refused(failure, credential, origin, provider)
+                raise (failure if answered else refused) from error
             raise failure from error
+
+    def _refused(
+        self, failure: CoxswainError, credential: OutboundCredential, origin: str, provider: str
+    ) -> "CoxswainError | _StaleCredential":
+        """Forget a credential that was refused, and return what to raise."""
+        self._credentials.forget(origin, provider)
+        # What a valid one may not do is refused for good.
+        if credential.from_cache and failure.metadata.get("http_status") != "403":
+            return _StaleCredential(failure)
+        return failure
 
     async def _working_helper(self, attempt: Attempt) -> LitellmHelper:
         # The caller hears why there is no answer while it still listens.

@@ -11,7 +11,7 @@ from services.models.domain.answer import Answer, Delta, Embeddings, FinishDelta
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model
 from services.models.domain.usage import Usage
-from services.models.providers.base import TakeBatch, TokenCount
+from services.models.providers.base import MayCall, TakeBatch, TokenCount
 from services.models.providers.offline.embedder import DIMENSION, PackagedEmbedder
 from services.models.providers.offline.extract import extract, requested_length
 from services.models.providers.offline.prompt import read_prompt
@@ -79,7 +79,7 @@ class OfflineProvider:
         vectors, tokens = await self._work(self._embedder.embed, texts)
         take(range(len(texts)), Embeddings(vectors, Usage(input_tokens=tokens)))
 
-    async def count_tokens(self, _model: Model, messages: Sequence[Message]) -> TokenCount:
+    async def count_tokens(self, _model: Model, messages: Sequence[Message], _may_call: MayCall, /) -> TokenCount:
         """Return the count of the packaged tokenizer, which is the one these models are measured with."""
         tokens = await self._work(self._embedder.count_tokens, [message.text for message in messages])
         return TokenCount(tokens, exact=True)

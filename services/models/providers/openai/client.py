@@ -15,6 +15,7 @@ from services.common.errors import CoxswainError, FailedPrecondition
 from services.common.grpc.call import current_principal
 from services.common.http import EgressClient, iter_body, read_limited
 from services.common.identity.credentials import CredentialSource, OutboundCredential
+from services.common.identity.provider_credentials import WrongForm, check_key
 from services.models.domain.model import Model
 from services.models.providers.fault_reading import holds_fault, read_fault
 from services.models.providers.group_shares import GroupShares
@@ -28,6 +29,7 @@ from services.models.providers.upstream_errors import (
     is_retryable,
     retry_after_seconds,
     unavailable,
+    unusable_credential,
     upstream_failure,
 )
 from services.models.providers.upstreams import Attempt
@@ -198,6 +200,7 @@ class OpenAIClient:
         Raises:
             CoxswainError: it comes too slowly.
             aiohttp.ClientError, OSError: the connection was lost.
+            TimeoutError: it comes too slowly from where a repetition costs nothing.
         """
         parts: list[bytes] = []
         size = 0
@@ -216,7 +219,8 @@ class OpenAIClient:
         except TimeoutError as error:
             if asyncio.get_running_loop().time() >= target.attempt.deadline:
                 raise too_late(target.model) from error
-            if not limit.expired:
+            # A repetition is answered with what was made.
+            if not limit.expired or target.origin in self._idempotent_origins:
                 raise
             raise unavailable(target.model, f"sent nothing for {seconds:g} s") from error
         finally:
@@ -258,6 +262,10 @@ class OpenAIClient:
         return await self._attempt(target, body, credential, take)
 
     async def _attempt(self, target: Target, body: bytes, credential: OutboundCredential, take: _Take[T]) -> T:
+        try:
+            check_key(credential.token)
+        except WrongForm as wrong:
+            raise unusable_credential(target.model, wrong) from None
         headers = {"Content-Type": "application/json", **target.headers}
         if credential.token and target.key_header:
             headers[target.key_header] = credential.token
@@ -273,21 +281,20 @@ class OpenAIClient:
                     response = await self._egress.request(
                         "POST", target.url, trusted=target.trusted, data=payload, headers=headers
                     )
-                except (asyncio.CancelledError, TimeoutError):
-                    # We give up, not the upstream: it goes on, and has it paid for.
+                except (asyncio.CancelledError, *_UNREACHABLE):
+                    # The upstream goes on when we give up, and may have begun when the connection is lost: it has it
+                    # paid for.
                     if payload.sent:
                         report_lost_work(target.model)
                     raise
+                except ValueError as error:
+                    raise _uncallable(target.model) from error
             with limit.until(target.attempt.deadline):
                 if 200 <= response.status < 300:
                     return await take(target, response, credential)
                 document, retry_after = await _read_error(response)
         except aiohttp.InvalidURL as error:
-            raise FailedPrecondition(
-                f'the address of "{target.model.name}" cannot be called; correct its base_url',
-                reason="UPSTREAM_REJECTED",
-                metadata={"model": target.model.name},
-            ) from error
+            raise _uncallable(target.model) from error
         except _UNREACHABLE as error:
             now = asyncio.get_running_loop().time()
             if now >= target.attempt.deadline:
@@ -430,6 +437,14 @@ def _is_whole(event: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _uncallable(model: Model) -> CoxswainError:
+    return FailedPrecondition(
+        f'the address of "{model.name}" cannot be called; correct its base_url',
+        reason="UPSTREAM_REJECTED",
+        metadata={"model": model.name},
+    )
 
 
 def _broken_off(model: Model) -> CoxswainError:

@@ -12,7 +12,7 @@ from services.models.domain.answer import Answer, Delta, Embeddings
 from services.models.domain.conversation import Completion, Message
 from services.models.domain.model import Model, Provider
 from services.models.domain.tokens import estimate_prompt_tokens
-from services.models.providers.base import TakeBatch, TokenCount
+from services.models.providers.base import MayCall, TakeBatch, TokenCount
 from services.models.providers.batches import Batches
 from services.models.providers.group_shares import GroupShares
 from services.models.providers.learned_from_refusals import Learned
@@ -108,7 +108,7 @@ class OpenAICompatibleProvider:
         self._without_encoding_format.put(target.model, True)
         return document
 
-    async def count_tokens(self, model: Model, messages: Sequence[Message]) -> TokenCount:
+    async def count_tokens(self, model: Model, messages: Sequence[Message], _may_call: MayCall, /) -> TokenCount:
         """Return what OpenAI's tokenizers count for its models, and an estimate for others: there is no way to ask."""
         counted = await self._tokenizers.count(current_principal().group_id, model, messages)
         return counted or TokenCount(estimate_prompt_tokens(messages), exact=False)
