@@ -58,7 +58,7 @@ def test_a_server_that_starts_slowly_is_waited_for(directory: Path, monkeypatch:
 
 
 # From before there is a process to the time a server needs: it is ended whatever it is at that moment.
-@pytest.mark.parametrize("seconds", [0.0, 0.004, 0.032])
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064])
 def test_a_server_that_never_comes_up_is_reported_and_not_left_behind(
     directory: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
