@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.support import ALICE, Scene
-from tests.support.child_process import ChildProcess
+from tests.support.child_process import ROOT, ChildProcess
 from tests.support.installation import Caller, Installation
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.service_processes import ServiceProcesses
 from tests.support.suite_process import SuiteProcess
+from tools.typescript_client import build, has_modules, missing_programs
 
 API_KEY = "sk-emulated-0123456789"
 WORKER_MODULE = "services.orchestrator.worker.host.host"
@@ -84,6 +85,18 @@ def service_processes(
         directory / "data", postgres_server, environment, certificates=directory / "tls"
     ).running() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def typescript_client() -> Path:
+    """The directory in which the TypeScript client is built; `make test` has installed its modules."""
+    if missing := missing_programs():
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    directory = ROOT / "build" / "typescript"
+    if not has_modules(directory):
+        pytest.skip("the client's modules are not installed: make typescript-modules says why")
+    build(directory)
+    return directory
 
 
 @pytest.fixture(params=["suite", "service_processes"])

@@ -1,5 +1,8 @@
-"""The example of a backend serves its own users: their tokens, live progress over a reconnection, approval, errors."""
+"""The examples of a backend serve their own users: tokens, live progress over a reconnection, approval, errors."""
 
+import shutil
+import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,23 +13,45 @@ import pytest
 from tests.support.child_process import ChildProcess, free_port, scrubbed_environment
 from tests.support.suite_process import SuiteProcess
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "backend_python"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TEXT = "The ferry leaves at nine. It carries cars and forty passengers. It returns at noon."
 ALICE = {"Authorization": "Bearer dev:alice:of-backend=editor"}
 BOB = {"Authorization": "Bearer dev:bob:of-others=editor"}
 
 
-@pytest.fixture(scope="module")
-def backend(suite: SuiteProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+@pytest.fixture(scope="module", params=["python", "typescript"])
+def backend(
+    request: pytest.FixtureRequest, suite: SuiteProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
     port = free_port()
     environment = scrubbed_environment(
-        tmp_path_factory.mktemp("backend"), COXSWAIN_ADDRESS=suite.address("orchestrator")
+        tmp_path_factory.mktemp("backend"), COXSWAIN_ADDRESS=suite.address("orchestrator"), PORT=str(port)
     )
-    command = ["-m", "uvicorn", "app:app", "--app-dir", str(EXAMPLE), "--port", str(port)]
-    with ChildProcess("backend", command, environment) as process:
-        process.wait_for_line("Uvicorn running")
+    if request.param == "python":
+        app = ["-m", "uvicorn", "app:app", "--app-dir", str(EXAMPLES / "backend_python"), "--port", str(port)]
+        process = ChildProcess("backend", app, environment)
+    else:
+        server = compiled_server(request.getfixturevalue("typescript_client"))
+        process = ChildProcess("backend", [str(server)], environment, program="node")
+    with process:
+        process.wait_for_line("Uvicorn running" if request.param == "python" else "serving")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
             yield client
+
+
+def compiled_server(typescript_client: Path) -> Path:
+    """Compile the example within the client's package, whose modules it finds there."""
+    directory = typescript_client / "examples" / "backend_typescript"
+    shutil.copytree(
+        EXAMPLES / "backend_typescript",
+        directory,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("package*.json", "node_modules"),
+    )
+    compiler = typescript_client / "node_modules" / ".bin" / "tsc"
+    done = subprocess.run([compiler, "-p", directory], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout
+    return directory / "server.js"
 
 
 def events(backend: httpx.Client, letter: str, until: str, **headers: str) -> list[tuple[int, str]]:
@@ -52,7 +77,7 @@ def state(backend: httpx.Client, letter: str) -> dict[str, Any]:
 
 def test_a_user_starts_follows_and_approves(suite: SuiteProcess, backend: httpx.Client) -> None:
     suite.restore_workers()
-    post = {"json": {"text": TEXT}, "headers": {**ALICE, "Idempotency-Key": "letter-1"}}
+    post = {"json": {"text": TEXT}, "headers": {**ALICE, "Idempotency-Key": uuid.uuid4().hex}}
     first, again = (backend.post("/letters", **post) for _ in range(2))  # type: ignore[arg-type]
     assert first.status_code == 202
     letter = first.json()["id"]

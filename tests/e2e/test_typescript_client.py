@@ -5,25 +5,10 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.support.pages import recipe
 from tests.support.suite_process import SuiteProcess
-from tools.typescript_client import build, has_modules, missing_programs
 
 ROOT = Path(__file__).parents[2]
-CLIENT = ROOT / "build" / "typescript"
-
-pytestmark = pytest.mark.skipif(bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}")
-
-
-@pytest.fixture(scope="module")
-def client() -> Path:
-    """The directory in which the client is built; `make test` has installed its modules."""
-    if not has_modules(CLIENT):
-        pytest.skip("its modules are not installed: make typescript-modules says why")
-    build(CLIENT)
-    return CLIENT
 
 
 def node(client: Path, suite: SuiteProcess, *arguments: str) -> str:
@@ -36,17 +21,17 @@ def node(client: Path, suite: SuiteProcess, *arguments: str) -> str:
     return ran.stdout
 
 
-def test_its_own_tests_pass_over_both_transports(client: Path, suite: SuiteProcess) -> None:
-    printed = node(client, suite, "--test", "--test-reporter=tap", "dist/test/")
+def test_its_own_tests_pass_over_both_transports(typescript_client: Path, suite: SuiteProcess) -> None:
+    printed = node(typescript_client, suite, "--test", "--test-reporter=tap", "dist/test/")
     figures = dict(re.findall(r"^# (pass|fail|skipped|cancelled) (\d+)$", printed, re.MULTILINE))
     assert int(figures.pop("pass")) > 10
     assert set(figures.values()) == {"0"}
 
 
-def test_the_recipe_of_the_page(client: Path, suite: SuiteProcess) -> None:
+def test_the_recipe_of_the_page(typescript_client: Path, suite: SuiteProcess) -> None:
     program = recipe("clients.md", "TypeScript", "js").replace("alice:sales", "alice:of-typescript")
-    (client / "recipe.mjs").write_text(program.replace("127.0.0.1:50051", suite.address("orchestrator")))
-    printed = node(client, suite, "recipe.mjs").splitlines()
+    (typescript_client / "recipe.mjs").write_text(program.replace("127.0.0.1:50051", suite.address("orchestrator")))
+    printed = node(typescript_client, suite, "recipe.mjs").splitlines()
     sequences = [int(line.split()[0]) for line in printed if re.fullmatch(r"\d+ \w+", line)]
     assert sequences == list(range(1, len(sequences) + 1)), "each event once, over the cut"
     assert printed[-3:-1] == ["executionCancelled", "INVALID_FIELD inputs.text"]

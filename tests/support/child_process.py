@@ -47,15 +47,21 @@ class ChildProcess:
     """Those started last, for reports of failures."""
 
     def __init__(
-        self, name: str, arguments: Sequence[str], environment: Mapping[str, str], *, root: Path = ROOT
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        root: Path = ROOT,
+        program: str = sys.executable,
     ) -> None:
-        """Start `python <arguments>` at the root of the checkout, or of another tree."""
+        """Start `python <arguments>`, or another program, at the root of the checkout or of another tree."""
         self.name = name
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [program, *arguments],
             cwd=root,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
