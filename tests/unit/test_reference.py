@@ -45,6 +45,14 @@ def test_every_reason_has_a_status_a_meaning_and_an_example() -> None:
     for text in sections:
         assert re.search(r"^Status: ", text, re.MULTILINE), text
         assert re.search(r"^Example: ", text, re.MULTILINE), text
+        assert "Remedy: " not in text
+
+
+def test_what_a_caller_does_about_a_reason_stands_with_it() -> None:
+    assert (
+        "\nWhat to do: Name one of `groups` in `x-group-id`."
+        in re.split(r"^### GROUP_REQUIRED$", errors_page(), flags=re.MULTILINE)[1].split("###")[0]
+    )
 
 
 def test_every_method_is_described_with_its_role_its_messages_and_what_repeating_does() -> None:

@@ -58,6 +58,8 @@ in [the log](log-events.md).
 
 ## What to do
 
+By status; where there is more to say, a reason's own entry says it.
+
 | status | what to do |
 |---|---|
 """
@@ -77,10 +79,13 @@ def _entries() -> Iterator[str]:
             yield f"\n## {_SECTIONS[value.number]}\n"
         comment = protos.comments()[f"{_ENUM}.{value.name}"]
         [text] = paragraphs(comment)
+        text, _, remedy = text.partition(" Remedy: ")
         meaning, _, example = text.partition(" Example: ")
         yield f"\n### {value.name.removeprefix(_PREFIX)}\n\n{_status(meaning)}\n\n{meaning}\n"
         if example:
             yield f"\nExample: {example}\n"
+        if remedy:
+            yield f"\nWhat to do: {remedy}\n"
 
 
 def _status(meaning: str) -> str:
