@@ -171,11 +171,12 @@ contracts: protos ## Which module may import which
 	@$(BIN)/lint-imports --no-logo
 
 .PHONY: proto-lint
-proto-lint: protos ## Style, comments and format of the protos; breaking changes against protos/baseline.binpb
+proto-lint: protos ## Style, comments and format of the protos, docs/errors.md; breaking changes against protos/baseline.binpb
 	@$(BIN)/buf format --diff --exit-code protos
 	@$(BIN)/buf format --diff --exit-code $(LINK)/link.proto
 	@$(BIN)/buf lint gen/image.binpb
 	@if [ -f protos/baseline.binpb ]; then $(BIN)/buf breaking gen/image.binpb --against protos/baseline.binpb; fi
+	@$(PY) -m tools.reference --check
 
 ##@ Call it from elsewhere
 

@@ -1,4 +1,7 @@
-"""Writes docs/errors.md from the protos, or the pages of the API: `python -m tools.reference [DIRECTORY]`."""
+"""Writes docs/errors.md from the protos, or the pages of the API: `python -m tools.reference [DIRECTORY]`.
+
+`--check` only compares docs/errors.md with the protos, and fails if it differs.
+"""
 
 import sys
 from pathlib import Path
@@ -18,7 +21,10 @@ def write_api(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
+    if sys.argv[1:] == ["--check"]:
+        if ERRORS_PAGE.read_text(encoding="utf-8") != errors_page():
+            sys.exit("docs/errors.md is not what error_reason.proto says: run `make reference`")
+    elif sys.argv[1:]:
         write_api(Path(sys.argv[1]))
     else:
         ERRORS_PAGE.write_text(errors_page(), encoding="utf-8")
