@@ -9,8 +9,8 @@ from pathlib import Path
 def limit_processes(more: int) -> None:
     """Let this process and what it starts make no more than about `more` processes and threads, for good.
 
-    The kernel counts all of the user, whose others are not held to it: what they add later leaves less here. It asks
-    nothing of root.
+    The kernel counts all of the user, whose others are not held to it: what they add later leaves less here. So do
+    those in other containers of the node, which /proc does not show. It asks nothing of root.
     """
     ceiling = _running() + more
     _, hard = resource.getrlimit(resource.RLIMIT_NPROC)

@@ -112,11 +112,11 @@ class Caller:
 
 
 @asynccontextmanager
-async def calling(policy: AddressPolicy = LOOPBACK) -> AsyncIterator[Caller]:
+async def calling(policy: AddressPolicy = LOOPBACK, *, command_processes: int = 1024) -> AsyncIterator[Caller]:
     """Give an adapter for the time of a block."""
     egress = EgressClient(policy, connect_timeout=2)
     credentials = Credentials()
-    adapter = McpAdapter(egress, credentials)
+    adapter = McpAdapter(egress, credentials, command_processes=command_processes)
     try:
         yield Caller(adapter, credentials)
     finally:

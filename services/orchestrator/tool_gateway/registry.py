@@ -51,7 +51,7 @@ class Outside:
 def adapters(outside: Outside) -> Mapping[SourceKind, ToolAdapter]:
     """Return the adapter of each kind of source that this installation calls."""
     egress, credentials, limit = outside.egress, outside.credentials, outside.settings.max_result_bytes
-    mcp = McpAdapter(egress, credentials, max_result_bytes=limit)
+    mcp = McpAdapter(egress, credentials, max_result_bytes=limit, command_processes=outside.settings.command_processes)
     return {
         SourceKind.MCP: mcp,
         SourceKind.MCP_COMMAND: mcp,

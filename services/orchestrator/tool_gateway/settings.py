@@ -74,6 +74,12 @@ class ToolGatewaySettings(BaseSettings):
     python_processes_per_group: int = Field(
         4, ge=1, description="Processes that run such tools at once for one group; its other calls wait."
     )
+    command_processes: int = Field(
+        1024,
+        ge=0,
+        description="Processes and threads that a command of an MCP source may add to those of its user. The kernel "
+        "counts that user's on the whole node, those of other containers too; 0: not limited.",
+    )
     http_request_origins: Origins = Field(
         (),
         description="Origins (comma separated) that http_request may call at all; unset: what crews allow.",

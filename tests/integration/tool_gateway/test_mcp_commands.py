@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -86,6 +87,12 @@ async def test_a_command_gets_the_variables_it_names_and_limits(
     assert 1024 <= seen["processes"] < 100_000
     assert seen["group"] != os.getpgid(0)
     assert "NoNewPrivs:\t1" in seen["status"]
+
+
+async def test_the_operator_may_leave_the_number_of_processes_to_the_pod() -> None:
+    async with calling(command_processes=0) as caller:
+        seen = (await caller.call(by_command(sys.executable, "-I", "-c", SEES), "see")).structured
+    assert seen["processes"] == resource.getrlimit(resource.RLIMIT_NPROC)[0]
 
 
 @pytest.mark.parametrize("command", [("/nowhere/at-all",), (sys.executable, "-c", "pass"), ("true",)])

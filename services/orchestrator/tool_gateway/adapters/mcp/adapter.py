@@ -96,12 +96,18 @@ class McpAdapter:
     """Servers over HTTP and local commands, of both eras. See `ports.ToolAdapter`."""
 
     def __init__(
-        self, egress: EgressClient, credentials: RequestCredentials, *, max_result_bytes: int = 16 * 1024 * 1024
+        self,
+        egress: EgressClient,
+        credentials: RequestCredentials,
+        *,
+        max_result_bytes: int = 16 * 1024 * 1024,
+        command_processes: int = 1024,
     ) -> None:
-        """`max_result_bytes` are read of an answer."""
+        """`max_result_bytes` are read of an answer; a command may add `command_processes` to those of its user."""
         self._egress = egress
         self._credentials = credentials
         self._max_bytes = max_result_bytes
+        self._command_processes = command_processes
         self._checker = SchemaChecker()
         self._eras = ServerEras()
         self._lists = ToolLists()
@@ -293,7 +299,7 @@ class McpAdapter:
         idle = Watcher(lambda: self._lists.forget(key))
 
         async def connect() -> Peer:
-            return await connect_command(command, idle, self._max_bytes)
+            return await connect_command(command, idle, self._max_bytes, self._command_processes)
 
         return Way(key, self._pool, connect, lambda: None, principal, source)
 

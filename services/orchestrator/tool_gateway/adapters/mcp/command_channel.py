@@ -36,9 +36,10 @@ class CommandChannel:
         self._output = process.stdout
 
     @classmethod
-    async def start(cls, command: LocalCommand, max_bytes: int) -> Self:
+    async def start(cls, command: LocalCommand, max_bytes: int, max_processes: int) -> Self:
         """Start a command with the variables that it names and no others; `max_bytes` are read of an answer.
 
+        It may add `max_processes` to those of its user, with their threads; 0: any number.
         Its standard error is discarded: programs print there what no log may hold.
 
         Raises:
@@ -51,6 +52,7 @@ class CommandChannel:
                 "parent": os.getpid(),
                 "command": [command.program, *command.arguments],
                 "variables": list(environment),
+                "processes": max_processes,
             }
         )
         try:

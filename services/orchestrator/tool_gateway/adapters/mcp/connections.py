@@ -181,13 +181,13 @@ async def connect_http(endpoint: Endpoint, server: McpServer, facts: ServerFacts
     return await _legacy(SessionLink(endpoint, idle))
 
 
-async def connect_command(command: LocalCommand, idle: Listener, max_bytes: int) -> Peer:
-    """Start a command and find out its era; `max_bytes` are read of an answer.
+async def connect_command(command: LocalCommand, idle: Listener, max_bytes: int, max_processes: int) -> Peer:
+    """Start a command and find out its era; for `max_bytes` and `max_processes` see `CommandChannel.start`.
 
     Raises:
         RpcError, NotSent, CallRefused, OutcomeUnknown: it cannot be used.
     """
-    link = DuplexLink(await CommandChannel.start(command, max_bytes), idle)
+    link = DuplexLink(await CommandChannel.start(command, max_bytes, max_processes), idle)
     facts = None
     try:
         # Programs of the legacy era may not answer at all, or end at what they do not know.
@@ -201,14 +201,14 @@ async def connect_command(command: LocalCommand, idle: Listener, max_bytes: int)
         return ModernPeer(link, facts)
     if not link.alive:
         await link.close()
-        link = DuplexLink(await CommandChannel.start(command, max_bytes), idle)
+        link = DuplexLink(await CommandChannel.start(command, max_bytes, max_processes), idle)
     try:
         return await _legacy(link)
     except RpcError as error:
         # One that starts slowly has taken the question after all, and so the era.
         if error.code != UNSUPPORTED_VERSION:
             raise
-    return await _modern(DuplexLink(await CommandChannel.start(command, max_bytes), idle))
+    return await _modern(DuplexLink(await CommandChannel.start(command, max_bytes, max_processes), idle))
 
 
 async def _modern(link: DuplexLink) -> ModernPeer:

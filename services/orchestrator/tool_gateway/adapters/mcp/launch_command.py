@@ -1,7 +1,7 @@
 """Becomes the command of a source, with limits, in a process that was made for it.
 
-It is run by its path and in isolation, with one argument: a JSON object of the parent's process id, the command, and
-the names of the variables that it gets.
+It is run by its path and in isolation, with one argument: a JSON object of the parent's process id, the command, the
+names of the variables that it gets, and how many processes it may add to those of its user (0: any number).
 """
 
 import contextlib
@@ -17,8 +17,6 @@ from pathlib import Path
 _MAX_MEMORY_BYTES = 2 * 1024**3
 _MAX_OPEN_FILES = 256
 _MAX_FILE_BYTES = 256 * 1024 * 1024
-# With their threads. More than any server of tools needs, as others of the user share in it.
-_MAX_PROCESSES = 1024
 _PR_SET_PDEATHSIG = 1
 
 
@@ -29,13 +27,14 @@ def _limit(kind: int, value: int) -> None:
         resource.setrlimit(kind, (ceiling, ceiling))
 
 
-def _main(parent: int, command: list[str], variables: list[str]) -> None:
+def _main(parent: int, command: list[str], variables: list[str], processes: int) -> None:
     _limit(resource.RLIMIT_DATA, _MAX_MEMORY_BYTES)
     _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
     _limit(resource.RLIMIT_FSIZE, _MAX_FILE_BYTES)
     _limit(resource.RLIMIT_CORE, 0)
-    with contextlib.suppress(OSError, ValueError):
-        limit_processes(_MAX_PROCESSES)
+    if processes:
+        with contextlib.suppress(OSError, ValueError):
+            limit_processes(processes)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
@@ -54,6 +53,6 @@ if __name__ == "__main__":
 
     request = json.loads(sys.argv[1])
     try:
-        _main(request["parent"], request["command"], request["variables"])
+        _main(request["parent"], request["command"], request["variables"], request["processes"])
     except OSError:
         sys.exit(127)
