@@ -3,15 +3,16 @@
 import secrets
 from typing import Any
 
-from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy import Select, and_, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
 from services.common.errors import InvalidArgument
 from services.orchestrator.domain.a2a import Publication
-from services.orchestrator.domain.crew import Crew
-from services.orchestrator.tables import crews, publications
+from services.orchestrator.domain.crew import Crew, CrewSpec
+from services.orchestrator.domain.document import from_document
+from services.orchestrator.tables import crew_revisions, crews, publications
 
 _TENANT_BYTES = 16
 
@@ -32,6 +33,8 @@ class PublicationRepository:
         if not wanted.published:
             await self.remove(crew.id)
             return
+        if wanted.is_default:
+            await self._remove_past_defaults(crew)
         changed = (
             update(publications)
             .where(publications.c.crew_id == crew.id)
@@ -58,6 +61,30 @@ class PublicationRepository:
     async def remove(self, crew_id: str) -> None:
         """Take the publication of a crew back, if there is one: its tenant is never used again."""
         await self._connection.execute(delete(publications).where(publications.c.crew_id == crew_id))
+
+    async def _remove_past_defaults(self, crew: Crew) -> None:
+        """Make room for a default: the release before keeps the rows of crews that it deletes or changes."""
+        others = await self._connection.execute(
+            select(publications.c.crew_id, crews.c.deleted_at, crew_revisions.c.document)
+            .join(crews, crews.c.id == publications.c.crew_id)
+            .join(
+                crew_revisions,
+                and_(crew_revisions.c.crew_id == crews.c.id, crew_revisions.c.revision == crews.c.revision),
+            )
+            .where(
+                publications.c.group_id == crew.group_id,
+                publications.c.is_default,
+                publications.c.crew_id != crew.id,
+            )
+        )
+        for other in others.all():
+            told = from_document(CrewSpec, other.document).a2a
+            if other.deleted_at is not None or not told.published:
+                await self.remove(other.crew_id)
+            elif not told.is_default:
+                await self._connection.execute(
+                    update(publications).where(publications.c.crew_id == other.crew_id).values(is_default=False)
+                )
 
     async def page(self, group_id: str, before_id: str | None, limit: int) -> list[Publication]:
         """Return publications of crews with an id below `before_id`, the newest crew first."""
@@ -107,4 +134,4 @@ def _all() -> Select[Any]:
         publications.c.is_default,
         publications.c.public_card,
         publications.c.created_at,
-    ).join(crews, crews.c.id == publications.c.crew_id)
+    ).join(crews, and_(crews.c.id == publications.c.crew_id, crews.c.deleted_at.is_(None)))

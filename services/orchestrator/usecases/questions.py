@@ -130,7 +130,10 @@ class Questions:
             if execution is None or current is None:
                 raise NotFound.of("question", question_id)
             if request is not None:
-                await RequestRepository(connection, tables.requests).claim(request, question_id)
+                first_id = await RequestRepository(connection, tables.requests).claim(request, question_id)
+                if first_id != question_id:
+                    # A copy of a message answered the question before this one.
+                    return current
             if (current.answer, current.answered_by) == (answer, principal.subject):
                 return current
             if current.state is not QuestionState.OPEN or execution.state.terminal:

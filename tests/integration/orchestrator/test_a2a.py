@@ -19,6 +19,8 @@ from services.common.ids import new_id
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.question import QuestionedCall, QuestionKind
 from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
+from services.orchestrator.usecases.a2a.tasks import A2ATasks
+from services.orchestrator.usecases.a2a.views import TaskView
 from tests.integration.orchestrator.a2a_support import (
     CODE,
     OPERATOR,
@@ -313,6 +315,75 @@ async def test_one_of_two_messages_that_complete_a_task_starts_it(harness: Harne
     assert refusals[0].code() == CODE.FAILED_PRECONDITION
     listed = await executions_of(harness).ListExecutions(execution_pb2.ListExecutionsRequest())
     assert len(listed.executions) == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_cancel_that_a_message_is_faster_than_cancels_what_it_has_started(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = await publish(harness)
+    stub = agent(harness)
+    task = await send(stub, tenant=tenant, data=None)
+    read = A2ATasks.get
+
+    async def then_start(self: A2ATasks, *arguments: Any, **named: Any) -> TaskView:
+        view = await read(self, *arguments, **named)
+        monkeypatch.undo()
+        await send(stub, "ships", task_id=task.id, data=None)
+        return view
+
+    monkeypatch.setattr(A2ATasks, "get", then_start)
+    assert state(await stub.CancelTask(pb.CancelTaskRequest(id=task.id))) == "CANCELED"
+    execution = (await executions_of(harness).ListExecutions(execution_pb2.ListExecutionsRequest())).executions[0]
+    assert execution.state == execution_pb2.EXECUTION_STATE_CANCELLED
+
+
+async def test_copies_of_a_message_with_a_key_are_one(harness: Harness, worker: Worker) -> None:
+    crew = await create_crew(harness, a2a=a2a_pb2.A2ASpec(published=True, text_input="text"))
+    changed = crew.spec
+    changed.tasks[1].description = "Edit {topic} for {reader}"
+    await crews(harness).UpdateCrew(
+        crew_pb2.UpdateCrewRequest(id=crew.id, spec=changed, update_mask=FieldMask(paths=["tasks"]))
+    )
+    keyed = agent(harness, x_request_id=new_id())
+    begun = sending(data=None)
+    task, again = [answer.task for answer in await asyncio.gather(*(keyed.SendMessage(begun) for _ in range(2)))]
+    assert again.id == task.id
+    keyed = agent(harness, x_request_id="k" * 200)
+    filling = sending("ships", task_id=task.id, data=None)
+    copies = [answer.task for answer in await asyncio.gather(*(keyed.SendMessage(filling) for _ in range(3)))]
+    assert [(copy.id, state(copy), len(copy.history)) for copy in copies] == [(task.id, "INPUT_REQUIRED", 2)] * 3
+    # Another key, although its first 128 characters are the same.
+    started = await send(agent(harness, x_request_id="k" * 201), "Ann", task_id=task.id, data=None)
+    inputs = (await worker.row(str(started.metadata["coxswain/execution"]))).inputs
+    assert {name: inputs[name] for name in ("topic", "reader")} == {"topic": "ships", "reader": "Ann"}
+    filling.message.parts[0].text = "boats"
+    with pytest.raises(grpc.aio.AioRpcError) as reused:
+        await keyed.SendMessage(filling)
+    assert (reused.value.code(), "k" * 200 in (reused.value.details() or "")) == (CODE.ALREADY_EXISTS, True)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_copies_of_answers_are_said_once_and_those_of_deleted_tasks_are_told_so(
+    harness: Harness, worker: Worker
+) -> None:
+    tenant = await publish(harness)
+    stub, keyed = agent(harness), agent(harness, x_request_id=new_id())
+    request = sending(tenant=tenant)
+    task = (await keyed.SendMessage(request)).task
+    await worker.claim(task.id)
+    await ask(worker, task.id)
+    answering, answer = agent(harness, x_request_id=new_id()), sending("approve", task_id=task.id, data=None)
+    copies = await asyncio.gather(*(answering.SendMessage(answer) for _ in range(3)))
+    assert [(copy.task.id, len(copy.task.history)) for copy in copies] == [(task.id, 3)] * 3
+    # The next question is not what the copy was for.
+    await worker.claim(task.id)
+    await ask(worker, task.id)
+    assert state((await answering.SendMessage(answer)).task) == "INPUT_REQUIRED"
+    await stub.CancelTask(pb.CancelTaskRequest(id=task.id))
+    await executions_of(harness).DeleteExecution(execution_pb2.DeleteExecutionRequest(id=task.id))
+    with refused(CODE.FAILED_PRECONDITION, "UNSUPPORTED_OPERATION"):
+        await keyed.SendMessage(request)
 
 
 async def test_tasks_that_wait_too_long_for_inputs_are_cancelled(harness: Harness, worker: Worker) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import select as readiness
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,14 @@ import pytest
 from a2a.client import A2ACardResolver, ClientCallContext, ClientConfig, ClientFactory
 from a2a.types import a2a_pb2 as pb
 from google.protobuf import json_format
+from sqlalchemy import select
 
 from coxswain.orchestrator.v1 import a2a_pb2
+from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.orchestrator import tables
+from services.orchestrator.servicers.a2a import http as card_listener
+from services.orchestrator.servicers.a2a.http import CardDocument, CardServer
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.usecases.publications import Publications
 from tests.integration.orchestrator.a2a_support import agent, publish
@@ -87,6 +94,7 @@ async def test_a_card_has_the_fields_of_the_protocol_and_is_cached(cards: Cards)
         ({"if-modified-since": modified}, 304),
         ({"if-modified-since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 200),
         ({"if-modified-since": "nonsense"}, 200),
+        ({"if-modified-since": "Sat, 01 Jan 99999999999 00:00:00 GMT"}, 200),
     ):
         again = await cards.http.get(path, headers=headers)
         assert (again.status_code, bool(again.content)) == (status, status == 200), headers
@@ -105,6 +113,47 @@ async def test_what_is_no_card_is_not_there(cards: Cards) -> None:
     writer.write(b"nonsense\r\n\r\n")
     assert (await reader.read()).startswith(b"HTTP/1.1 400")
     writer.close()
+
+
+async def test_a_client_that_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card_listener, "_SECONDS", 0.2)
+    card = CardDocument(b"x" * 16 * 1024 * 1024, '"tag"', "Thu, 01 Jan 1970 00:00:00 GMT")
+
+    async def find(path: str, version: str) -> CardDocument:
+        return card
+
+    server = CardServer("127.0.0.1", 0, find)
+    await server.start()
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        poll = readiness.poll()
+        # Data that waits to be read does not count.
+        poll.register(client, 0)
+        events = await asyncio.to_thread(poll.poll, 20_000)
+    await server.close()
+    assert events
+
+
+async def test_a_default_of_a_crew_that_the_release_before_deleted_makes_room(cards: Cards) -> None:
+    default = a2a_pb2.A2ASpec(published=True, text_input="text", is_default=True)
+    gone = await create_crew(cards.harness, name="gone", a2a=default)
+    database = Database(f"sqlite:///{cards.harness.data_dir / 'orchestrator.db'}", "orchestrator")
+    async with database.write() as connection:
+        await connection.execute(tables.crews.update().where(tables.crews.c.id == gone.id).values(deleted_at=utc_now()))
+    assert not await _tenants(cards.harness)
+    kept = await create_crew(cards.harness, name="kept", a2a=default)
+    with pytest.raises(grpc.aio.AioRpcError) as second:
+        await create_crew(cards.harness, name="another", a2a=default)
+    assert second.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    # It stores revisions, too, that publish nothing.
+    of_kept = tables.crew_revisions.c.crew_id == kept.id
+    async with database.write() as connection:
+        document = await connection.scalar(select(tables.crew_revisions.c.document).where(of_kept))
+        assert document.pop("a2a")["published"]
+        await connection.execute(tables.crew_revisions.update().where(of_kept).values(document=document))
+    await create_crew(cards.harness, name="another", a2a=default)
+    assert len(await _tenants(cards.harness)) == 1
+    await database.close()
 
 
 async def test_outside_of_development_a_card_is_public_when_its_crew_says_so(cards: Cards) -> None:

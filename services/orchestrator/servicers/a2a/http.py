@@ -77,15 +77,19 @@ class CardServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
         try:
-            # Whoever comes to a full listener is not waited for: the next request may find room.
-            if self._open <= _MOST_CONNECTIONS:
-                async with asyncio.timeout(_SECONDS):
+            # What is not taken is waited for here, and not left to the transport without a limit of time.
+            writer.transport.set_write_buffer_limits(0)
+            async with asyncio.timeout(_SECONDS):
+                # Whoever comes to a full listener is not waited for: the next request may find room.
+                if self._open <= _MOST_CONNECTIONS:
                     await self._answer(reader, writer)
+                writer.close()
+                await writer.wait_closed()
         except (TimeoutError, ConnectionError, h11.RemoteProtocolError):
             pass
         finally:
+            writer.transport.abort()
             self._open -= 1
-            writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         headers: Headers
@@ -152,5 +156,5 @@ def _is_known(card: CardDocument, headers: Mapping[bytes, str]) -> bool:
         return False
     try:
         return parsedate_to_datetime(card.modified) <= parsedate_to_datetime(since)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return False

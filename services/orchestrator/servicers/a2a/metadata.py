@@ -15,7 +15,6 @@ from services.orchestrator.domain.a2a_errors import a2a_error
 VERSION, VERSION_03 = "1.0", "0.3"
 _VERSION_KEY, _EXTENSIONS_KEY = "a2a-version", "a2a-extensions"
 _REQUEST_ID_KEY, _AFTER_KEY, _TENANT_KEY = "x-request-id", "x-after-sequence", "x-a2a-tenant"
-_MAX_REQUEST_ID = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def read_metadata(context: Context, extensions: Extensions, *, served: str, assu
     if after and not (after.isascii() and after.isdecimal() and len(after) < 19):
         raise InvalidArgument.field(_AFTER_KEY, "must be the metadata coxswain/sequence of what was received last")
     return CallMetadata(
-        metadata.get(_REQUEST_ID_KEY, "")[:_MAX_REQUEST_ID],
+        metadata.get(_REQUEST_ID_KEY, ""),
         extensions.idempotent in applied,
         int(after) if after else None,
         metadata.get(_TENANT_KEY, ""),

@@ -2,6 +2,7 @@
 
 from a2a.types import a2a_pb2 as pb
 
+from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from services.common.identity.principal import Principal
 from services.orchestrator.servicers.a2a.incoming import incoming_from_proto
 from services.orchestrator.servicers.a2a.metadata import CallMetadata
@@ -20,7 +21,19 @@ class Sender:
         """Return the id of the task that a message has begun, or was for."""
         message = incoming_from_proto(request)
         key = metadata.request_key(principal, request)
-        if key is not None and (first := await self._tasks.repeated(principal, key)) is not None:
-            return first
         send = self._follow_ups.send if message.task_id else self._tasks.send
-        return await send(principal, request.tenant, message, key)
+        if key is None:
+            return await send(principal, request.tenant, message, None)
+        try:
+            if (first := await self._tasks.repeated(principal, key)) is not None:
+                return first
+            try:
+                return await send(principal, request.tenant, message, key)
+            except (FailedPrecondition, InvalidArgument):
+                # A copy of the message may have been faster, and the task waits for it no more.
+                if (first := await self._tasks.repeated(principal, key)) is not None:
+                    return first
+                raise
+        except AlreadyExists:
+            # The stored key is a hash of what was sent.
+            raise AlreadyExists.request_id(metadata.request_id or message.message_id) from None

@@ -18,7 +18,13 @@ from services.orchestrator.domain.execution import Execution
 from services.orchestrator.domain.question import Answer, Question, QuestionKind, QuestionState
 from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
 from services.orchestrator.repositories.crews import read_crew
-from services.orchestrator.usecases.a2a.inputs import IncomingMessage, gathered, missing_inputs, refuse_content
+from services.orchestrator.usecases.a2a.inputs import (
+    IncomingMessage,
+    PartKind,
+    gathered,
+    missing_inputs,
+    refuse_content,
+)
 from services.orchestrator.usecases.a2a.tasks import A2ATasks
 from services.orchestrator.usecases.a2a.views import TaskView
 from services.orchestrator.usecases.executions import Executions
@@ -76,7 +82,9 @@ class FollowUps:
         elif view.state is TaskState.AUTH_REQUIRED:
             await self._renew(principal, view.execution.id)
             async with self._database.write() as connection:
-                await self._say(connection, view.row, message, lock=True)
+                await A2ATaskRepository(connection).lock(view.row.id)
+                if await _is_first(connection, request, view.row.id):
+                    await self._say(connection, view.row, message)
         elif view.state is TaskState.INPUT_REQUIRED and view.question is not None:
             await self._answer(principal, view, view.question, message, request)
         else:
@@ -135,10 +143,9 @@ class FollowUps:
         if missing_inputs(crew.spec, inputs):
             async with self._database.write() as connection:
                 tasks = await still_the_same(connection)
-                if request is not None:
-                    await RequestRepository(connection, tables.requests).claim(request, row.id)
-                await tasks.fill(row.id, inputs)
-                await self._say(connection, row, message)
+                if await _is_first(connection, request, row.id):
+                    await tasks.fill(row.id, inputs)
+                    await self._say(connection, row, message)
             return
 
         async def also_store(connection: AsyncConnection, execution: Execution) -> None:
@@ -170,13 +177,16 @@ class FollowUps:
         except FailedPrecondition as error:
             raise unsupported(f"{error.message}; read the task to see what it waits for now") from None
 
-    async def _say(
-        self, connection: AsyncConnection, row: TaskRow, message: IncomingMessage, *, lock: bool = False
-    ) -> None:
-        tasks = A2ATaskRepository(connection)
-        if lock:
-            await tasks.lock(row.id)
-        await tasks.say(row.id, message.stored(row.id, row.context_id))
+    async def _say(self, connection: AsyncConnection, row: TaskRow, message: IncomingMessage) -> None:
+        await A2ATaskRepository(connection).say(row.id, message.stored(row.id, row.context_id))
+
+
+async def _is_first(connection: AsyncConnection, request: RequestKey | None, task_id: str) -> bool:
+    """Whether no copy of a message to a locked task has been taken before; from now on one has."""
+    if request is None:
+        return True
+    requests = RequestRepository(connection, tables.requests)
+    return await requests.find(request) is None and await requests.claim(request, task_id) == task_id
 
 
 def answer_to(question: Question, message: IncomingMessage) -> Answer:
@@ -185,10 +195,10 @@ def answer_to(question: Question, message: IncomingMessage) -> Answer:
     Raises:
         InvalidArgument: it says nothing that the question can be answered with.
     """
-    text = "\n\n".join(message.texts).strip()
     data: dict[str, Any] = message.objects[0].value if message.objects else {}
-    if data.get("action") in _ACTIONS and set(data) <= {"action", "content", "feedback"}:
-        state = _ACTIONS[data["action"]]
+    action = data.get("action")
+    if isinstance(action, str) and action in _ACTIONS and set(data) <= {"action", "content", "feedback"}:
+        state = _ACTIONS[action]
         content = data.get("content") if state is QuestionState.ACCEPTED else None
         return Answer(state, content, _feedback(data) if state is QuestionState.DECLINED else "")
     if question.kind in _APPROVALS:
@@ -199,14 +209,24 @@ def answer_to(question: Question, message: IncomingMessage) -> Answer:
                 f"{message.objects[0].path}.data",
                 'must say {"approved": true}, or {"approved": false, "feedback": "why"}',
             )
+        text = _words(message)
         return _approval(text.lower() in _APPROVING, text)
     if message.objects:
         return Answer(QuestionState.ACCEPTED, data)
+    text = _words(message)
     if question.schema is None:
         return Answer(QuestionState.ACCEPTED, None if question.kind is QuestionKind.URL else text)
     if (name := _only_text(question.schema)) is not None:
         return Answer(QuestionState.ACCEPTED, {name: text})
     raise InvalidArgument.field("message.parts", "must have a part of data that follows the question's schema")
+
+
+def _words(message: IncomingMessage) -> str:
+    """Return the text of a message. Raises InvalidArgument: it has none, and so is no answer to anything."""
+    text = "\n\n".join(part.value for part in message.parts if part.kind is PartKind.TEXT).strip()
+    if not text:
+        raise InvalidArgument.field("message.parts", "have no text; answer the question in words, or by a part of data")
+    return text
 
 
 def _approval(approved: bool, feedback: str) -> Answer:

@@ -81,7 +81,8 @@ def refuse_content(spec: CrewSpec, message: IncomingMessage) -> None:
         InvalidArgument: CONTENT_TYPE_NOT_SUPPORTED.
     """
     offered = output_modes(spec)
-    if message.accepted_modes and not _overlap(message.accepted_modes, offered):
+    accepted = message.accepted_modes
+    if accepted and not _overlap(accepted, offered) and not _overlap(offered, accepted):
         raise a2a_error(
             "CONTENT_TYPE_NOT_SUPPORTED",
             f"configuration.accepted_output_modes: the agent answers with {', '.join(offered)}; accept one of these",
@@ -93,7 +94,7 @@ def refuse_content(spec: CrewSpec, message: IncomingMessage) -> None:
         if part.kind is PartKind.FILE and not spec.a2a.input_modes:
             continue
         own = {PartKind.TEXT: TEXT_MODE, PartKind.DATA: JSON_MODE}.get(part.kind, "")
-        if (part.media_type or own) and not _overlap([part.media_type or own], taken):
+        if (part.media_type or own) and not _overlap(taken, [part.media_type or own]):
             raise a2a_error(
                 "CONTENT_TYPE_NOT_SUPPORTED",
                 f"{part.path}.media_type: the agent takes {', '.join(taken)}, not {part.media_type or own}",
@@ -104,7 +105,8 @@ def gathered(spec: CrewSpec, message: IncomingMessage, before: Mapping[str, Any]
     """Return the inputs that were given before, with those of a message added.
 
     Raises:
-        InvalidArgument: an object names an input that the service fills in by itself.
+        InvalidArgument: an object names an input that the service fills in by itself, or there is only text where
+            files are missing.
     """
     inputs = dict(before)
     for part in message.objects:
@@ -118,14 +120,24 @@ def gathered(spec: CrewSpec, message: IncomingMessage, before: Mapping[str, Any]
     if files := [part.value for part in message.parts if part.kind is PartKind.FILE]:
         inputs[spec.a2a.file_input] = files
     if texts := message.texts:
-        inputs[_takes_text(spec, inputs)] = "\n\n".join(texts)
+        if name := _takes_text(spec, inputs):
+            inputs[name] = "\n\n".join(texts)
+        elif len(texts) == len(message.parts) and (missing := missing_inputs(spec, inputs)):
+            raise InvalidArgument.field(
+                "message.parts", f"have text alone, and the task waits for {', '.join(missing)}; send a file or data"
+            )
     return inputs
 
 
 def _takes_text(spec: CrewSpec, inputs: Mapping[str, Any]) -> str:
-    """Return the input that the text of a message is for: what is missing, where the text has been given before."""
+    """Return the input that the text of a message is for: what is missing, where the text has been given before.
+
+    It is empty where none is: what was given stays, and files are not given by texts.
+    """
     usual = text_input(spec)
-    return usual if usual not in inputs else next(iter(missing_inputs(spec, inputs)), usual)
+    if usual not in inputs:
+        return usual
+    return next((name for name in missing_inputs(spec, inputs) if name != spec.a2a.file_input), "")
 
 
 def missing_inputs(spec: CrewSpec, inputs: Mapping[str, Any]) -> dict[str, str]:

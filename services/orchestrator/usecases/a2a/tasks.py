@@ -13,14 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
-from services.common.errors import CoxswainError, InvalidArgument, Unavailable
+from services.common.errors import CoxswainError, InvalidArgument, NotFound, Unavailable
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Pager
 from services.common.resource_key import ResourceKey
 from services.orchestrator import tables
 from services.orchestrator.domain.a2a import Publication, TaskRow, TaskState
-from services.orchestrator.domain.a2a_errors import a2a_error, task_not_found
+from services.orchestrator.domain.a2a_errors import a2a_error, task_not_found, unsupported
 from services.orchestrator.domain.crew import Crew
 from services.orchestrator.domain.execution import Execution, ExecutionIdentity, OnCredentialExpiry, Start
 from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository, TaskFilter
@@ -163,11 +163,16 @@ class A2ATasks:
 
         Raises:
             AlreadyExists: it had another body.
+            FailedPrecondition: UNSUPPORTED_OPERATION, its task is there no more.
         """
         async with self._database.read() as connection:
             made = await RequestRepository(connection, tables.requests).find(request)
-            found = None if made is None else await A2ATaskRepository(connection).made_by(principal.group_id, made)
-        return None if found is None else found.id
+            if made is None:
+                return None
+            found = await A2ATaskRepository(connection).made_by(principal.group_id, made)
+        if found is None:
+            raise unsupported("the task of the first message with this key was deleted; send a new key for a new task")
+        return found.id
 
     async def get(self, principal: Principal, tenant: str, task_id: str, *, results: bool = True) -> TaskView:
         """Return a task of the group; of a tenant, if one is given. Raises NotFound: TASK_NOT_FOUND."""
@@ -229,19 +234,29 @@ class A2ATasks:
             NotFound: TASK_NOT_FOUND.
             FailedPrecondition: TASK_NOT_CANCELABLE, it has ended.
         """
-        view = await self.get(principal, tenant, task_id, results=False)
-        if view.state.terminal:
-            raise _not_cancelable(view.state)
+        view = await self._cancelable(principal, tenant, task_id)
         if view.execution is None:
             async with self._database.write() as connection:
-                await A2ATaskRepository(connection).cancel_draft(task_id)
-        else:
-            await self._executions.cancel(principal, view.execution.id)
+                cancelled = await A2ATaskRepository(connection).cancel_draft(task_id)
+            if not cancelled:
+                # A message was faster: the task has an execution by now, or has ended.
+                view = await self._cancelable(principal, tenant, task_id)
+        if view.execution is not None:
+            try:
+                await self._executions.cancel(principal, view.execution.id)
+            except NotFound:
+                raise task_not_found() from None
             with suppress(TimeoutError, Unavailable):
                 async with asyncio.timeout(_CANCEL_SECONDS):
                     await self._streams.settle(await self.get(principal, "", task_id))
         view = await self.get(principal, "", task_id)
         if view.state.terminal and view.state is not TaskState.CANCELED:
+            raise _not_cancelable(view.state)
+        return view
+
+    async def _cancelable(self, principal: Principal, tenant: str, task_id: str) -> TaskView:
+        view = await self.get(principal, tenant, task_id, results=False)
+        if view.state.terminal:
             raise _not_cancelable(view.state)
         return view
 
@@ -269,8 +284,8 @@ class A2ATasks:
             if request is not None:
                 first_id = await RequestRepository(connection, tables.requests).claim(request, task.id)
                 if first_id != task.id:
-                    first = await tasks.made_by(task.group_id, first_id)
-                    return task.id if first is None else first.id
+                    # A copy of the message was faster.
+                    return first_id
             await tasks.insert(draft)
             await tasks.say(task.id, message.stored(task.id, task.context_id))
         return task.id
