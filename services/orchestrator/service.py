@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+import structlog
 from a2a.compat.v0_3.a2a_v0_3_pb2_grpc import add_A2AServiceServicer_to_server as add_A2AServiceServicer_03_to_server
 from a2a.types.a2a_pb2_grpc import add_A2AServiceServicer_to_server
 
@@ -94,6 +95,8 @@ from services.orchestrator.usecases.tools import Tools
 from services.orchestrator.usecases.waiting_work import WaitingWork
 from services.orchestrator.usecases.workers import Workers
 
+logger = structlog.get_logger(__name__)
+
 _COUNT_SECONDS = 15.0
 """Between two counts of what waits, for metrics."""
 _RETENTION_SECONDS = 60.0
@@ -157,7 +160,12 @@ class OrchestratorService:
             database, validation, grants, self._bus, overlap, max_inputs_bytes=settings.max_inputs_bytes
         )
         self._crews = Crews(database, validation, memories)
-        self._publications = Publications(database, all_public=runtime.settings.identity_mode == "dev")
+        in_development = runtime.settings.identity_mode == "dev"
+        self._publications = Publications(
+            database,
+            all_public=in_development,
+            well_known_group=settings.a2a_well_known_group or ("default" if in_development else ""),
+        )
         continuer = ExecutionContinuer(
             database,
             starter,
@@ -303,10 +311,17 @@ class OrchestratorService:
         await self._leases.close()
 
 
+def _listener_address(common: CommonSettings) -> str:
+    host, port = common.host.strip("[]"), public_port(common, "orchestrator")
+    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not listened on
+        logger.warning("agent_cards_name_no_host", host=common.host, setting="COXSWAIN_ORCHESTRATOR_A2A_PUBLIC_ADDRESS")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _card_maker(settings: OrchestratorSettings, common: CommonSettings) -> CardMaker:
     prefix = settings.a2a_extension_prefix.rstrip("/")
     return CardMaker(
-        address=settings.a2a_public_address or f"{common.host}:{public_port(common, 'orchestrator')}",
+        address=settings.a2a_public_address or _listener_address(common),
         extensions=Extensions.below(prefix),
         inputs_extension=f"{prefix}/inputs/v1",
         identity_mode=common.identity_mode,

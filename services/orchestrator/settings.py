@@ -106,6 +106,12 @@ class OrchestratorSettings(BaseSettings):
     a2a_http_port: int = Field(
         0, ge=0, le=65535, description="Port of agent cards over plain HTTP, at the host of the service; 0 means none."
     )
+    a2a_well_known_group: str = Field(
+        "",
+        max_length=128,
+        description="Group whose default agent is described at /.well-known/agent-card.json; empty means none, or "
+        '"default" with development identities.',
+    )
     a2a_public_address: str = Field(
         "",
         max_length=255,

@@ -35,7 +35,22 @@ def record_call(call: Call, access: MethodAccess) -> None:
     """Record a call that has ended, once, if it changes something or was refused."""
     if call.principal is not None:
         _know_group(call.principal.group_id)
-    if call.audited or (not access.audited and call.outcome not in _REFUSED):
+    if access.audited or call.outcome in _REFUSED:
+        _record(call)
+
+
+def record_change(call: Call, made: Message) -> None:
+    """Record an audited call that has stored what it was for, and goes on for long; its request is kept no longer.
+
+    `made` names what was made, as the response will.
+    """
+    outcome, call.outcome, call.response = call.outcome, "OK", made
+    _record(call)
+    call.outcome, call.request, call.response = outcome, None, None
+
+
+def _record(call: Call) -> None:
+    if call.audited:
         return
     call.audited = True
     principal = call.principal

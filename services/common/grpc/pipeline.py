@@ -113,9 +113,12 @@ class Pipeline:
                     with self._capacity.calls.one_for():
                         request = await beside_if_large(len(data), decode, method, data)
                         call.request = request if audited else None
-                        answer = None if method.access.waits else await handler(request, context)
+                        handling = handler(request, context)
+                        # One that waits does so for hours, and keeps of its request what it needs.
+                        del data, request
+                        answer = None if method.access.waits else await handling
                     if answer is None:
-                        answer = await self._while_admitted(call, handler(request, context))
+                        answer = await self._while_admitted(call, handling)
                     call.response = answer if audited else None
                     response = self._encode(answer)
                 call.outcome = "OK"

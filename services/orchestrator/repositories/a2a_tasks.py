@@ -116,34 +116,82 @@ class A2ATaskRepository:
         )
         return bool(ended.rowcount)
 
-    async def end_old_drafts(self, before: datetime) -> None:
-        """Cancel tasks that have waited for inputs since before a time, and remove those that were cancelled then."""
-        old = and_(a2a_tasks.c.execution_id.is_(None), a2a_tasks.c.status_time < before)
-        await self._connection.execute(delete(a2a_tasks).where(old, a2a_tasks.c.draft_state == TaskState.CANCELED))
-        await self._connection.execute(
+    async def count_drafts(self, group_id: str) -> int:
+        """Return how many tasks of a group wait for inputs."""
+        waiting = select(func.count()).where(
+            a2a_tasks.c.group_id == group_id,
+            a2a_tasks.c.execution_id.is_(None),
+            a2a_tasks.c.draft_state == TaskState.INPUT_REQUIRED,
+        )
+        return int((await self._connection.execute(waiting)).scalar_one())
+
+    async def end_old_drafts(self, before: datetime, limit: int) -> int:
+        """Cancel tasks that have waited for inputs since before a time, and remove those that were cancelled then.
+
+        At most `limit` of each, the oldest first; return how many there were.
+        """
+
+        def old(state: TaskState) -> ColumnElement[bool]:
+            return a2a_tasks.c.id.in_(
+                select(a2a_tasks.c.id)
+                .where(
+                    a2a_tasks.c.execution_id.is_(None),
+                    a2a_tasks.c.draft_state == state,
+                    a2a_tasks.c.status_time < before,
+                )
+                .order_by(a2a_tasks.c.status_time)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+
+        removed = await self._connection.execute(delete(a2a_tasks).where(old(TaskState.CANCELED)))
+        cancelled = await self._connection.execute(
             update(a2a_tasks)
-            .where(old, a2a_tasks.c.draft_state == TaskState.INPUT_REQUIRED)
+            .where(old(TaskState.INPUT_REQUIRED))
             .values(draft_state=TaskState.CANCELED, status_time=utc_now())
         )
+        return removed.rowcount + cancelled.rowcount
 
-    async def say(self, task_id: str, payload: bytes) -> int:
-        """Store a message of a task that is locked or new; return how many messages it has with this one."""
+    async def said(self, task_id: str) -> tuple[int, int]:
+        """Return how many messages a task has, and how many bytes they have."""
+        counted = await self._connection.execute(
+            select(func.count(), func.coalesce(func.sum(func.length(a2a_messages.c.payload)), 0)).where(
+                a2a_messages.c.task_id == task_id
+            )
+        )
+        count, size = counted.one()
+        return int(count), int(size)
+
+    async def say(self, task_id: str, payload: bytes) -> None:
+        """Store a message of a task that is locked or new."""
         last = select(func.coalesce(func.max(a2a_messages.c.number) + 1, 0)).where(a2a_messages.c.task_id == task_id)
-        stored = await self._connection.execute(
-            insert(a2a_messages)
-            .values(task_id=task_id, number=last.scalar_subquery(), payload=payload, created_at=utc_now())
-            .returning(a2a_messages.c.number)
+        await self._connection.execute(
+            insert(a2a_messages).values(
+                task_id=task_id, number=last.scalar_subquery(), payload=payload, created_at=utc_now()
+            )
         )
-        number: int = stored.scalar_one()
-        return number + 1
 
-    async def messages(self, task_ids: Collection[str]) -> dict[str, list[TaskMessage]]:
-        """Return the messages of tasks in their order, by the task's id."""
-        rows = await self._connection.execute(
-            select(a2a_messages)
-            .where(a2a_messages.c.task_id.in_(task_ids))
-            .order_by(a2a_messages.c.task_id, a2a_messages.c.number)
-        )
+    async def messages(self, task_ids: Collection[str], newest: int | None = None) -> dict[str, list[TaskMessage]]:
+        """Return the messages of tasks in their order, by the task's id; `newest`: so many of each at most."""
+        if newest == 0:
+            return {}
+        query = select(a2a_messages).where(a2a_messages.c.task_id.in_(task_ids))
+        if newest is not None:
+            ages = (
+                select(
+                    a2a_messages.c.task_id,
+                    a2a_messages.c.number,
+                    func.row_number()
+                    .over(partition_by=a2a_messages.c.task_id, order_by=a2a_messages.c.number.desc())
+                    .label("age"),
+                )
+                .where(a2a_messages.c.task_id.in_(task_ids))
+                .subquery()
+            )
+            query = query.join(
+                ages, and_(ages.c.task_id == a2a_messages.c.task_id, ages.c.number == a2a_messages.c.number)
+            ).where(ages.c.age <= newest)
+        rows = await self._connection.execute(query.order_by(a2a_messages.c.task_id, a2a_messages.c.number))
         found: dict[str, list[TaskMessage]] = {}
         for row in rows:
             found.setdefault(row.task_id, []).append(TaskMessage(row.number, row.payload, row.created_at))
@@ -188,10 +236,12 @@ class A2ATaskRepository:
         )
         return [_task(row) for row in rows][::-1]
 
-    async def executions(self, tasks: Sequence[TaskRow]) -> dict[str, Execution]:
-        """Return the executions of tasks, by their own ids."""
+    async def executions(self, tasks: Sequence[TaskRow], *, results: bool) -> dict[str, Execution]:
+        """Return the executions of tasks, by their own ids, without their inputs, and with or without results."""
         ids = [task.execution_id for task in tasks if task.execution_id is not None]
-        rows = await self._connection.execute(select(executions).where(executions.c.id.in_(ids)))
+        left_out = {"inputs"} if results else {"inputs", "result"}
+        columns = [column for column in executions.c if column.name not in left_out]
+        rows = await self._connection.execute(select(*columns).where(executions.c.id.in_(ids)))
         return {row.id: to_execution(row) for row in rows}
 
     async def _one(self, *conditions: ColumnElement[bool]) -> TaskRow | None:

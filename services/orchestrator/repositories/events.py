@@ -1,8 +1,9 @@
 """Events of executions in SQL."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Select, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
@@ -93,18 +94,20 @@ class EventReader:
 
     async def after(self, execution_id: str, sequence: int, limit: int, *, chunks: bool = True) -> list[StoredEvent]:
         """Return up to `limit` events after a sequence, in order, with or without chunks of models' answers."""
-        query = select(
-            execution_events.c.sequence,
-            execution_events.c.time,
-            execution_events.c.kind,
-            execution_events.c.payload,
-            execution_events.c.task_index,
-            execution_events.c.task_name,
-            execution_events.c.attempt,
-        ).where(execution_events.c.execution_id == execution_id, execution_events.c.sequence > sequence)
+        query = _stored().where(execution_events.c.execution_id == execution_id, execution_events.c.sequence > sequence)
         if not chunks:
             query = query.where(execution_events.c.kind != CHUNK)
         rows = await self._database.fetch(query.order_by(execution_events.c.sequence).limit(limit))
+        return [StoredEvent(**row) for row in rows]
+
+    async def of_kinds(self, execution_id: str, before: int, kinds: Collection[str]) -> list[StoredEvent]:
+        """Return the events of some kinds before a sequence, in order."""
+        query = _stored().where(
+            execution_events.c.execution_id == execution_id,
+            execution_events.c.sequence < before,
+            execution_events.c.kind.in_(kinds),
+        )
+        rows = await self._database.fetch(query.order_by(execution_events.c.sequence))
         return [StoredEvent(**row) for row in rows]
 
     async def newest(self, execution_ids: Collection[str]) -> dict[str, int]:
@@ -129,3 +132,15 @@ class EventReader:
                 .limit(1)
             )
         )
+
+
+def _stored() -> Select[Any]:
+    return select(
+        execution_events.c.sequence,
+        execution_events.c.time,
+        execution_events.c.kind,
+        execution_events.c.payload,
+        execution_events.c.task_index,
+        execution_events.c.task_name,
+        execution_events.c.attempt,
+    )

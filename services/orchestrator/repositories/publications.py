@@ -107,18 +107,12 @@ async def read_first_publications(database: Database, group_id: str) -> list[Pub
     return [Publication(**row) for row in rows]
 
 
-async def read_public_publications(
-    database: Database, *, tenant: str = "", defaults: bool = False, public_only: bool = True
-) -> list[Publication]:
-    """Return two publications of any groups at most: that of a tenant, or those that are the default of their group."""
-    query = _all()
-    if tenant:
-        query = query.where(publications.c.tenant == tenant)
-    if defaults:
-        query = query.where(publications.c.is_default)
+async def read_public_publications(database: Database, tenant: str, *, public_only: bool) -> list[Publication]:
+    """Return the publication of a tenant, of any group, if there is one; `public_only`: whose card anybody may read."""
+    query = _all().where(publications.c.tenant == tenant)
     if public_only:
         query = query.where(publications.c.public_card)
-    return [Publication(**row) for row in await database.fetch(query.limit(2))]
+    return [Publication(**row) for row in await database.fetch(query)]
 
 
 def _select(group_id: str) -> Select[Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, exists, func, insert, select, update
+from sqlalchemy import Row, Select, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
@@ -102,11 +102,18 @@ class QuestionRepository:
         )
         return [to_question(row) for row in rows]
 
-    async def of_executions(self, execution_ids: Collection[str]) -> list[Question]:
-        """Return all questions of executions, oldest first."""
-        rows = await self._connection.execute(
-            select(questions).where(questions.c.execution_id.in_(execution_ids)).order_by(questions.c.id)
-        )
+    async def of_executions(self, execution_ids: Collection[str], newest: int | None = None) -> list[Question]:
+        """Return the questions of executions, oldest first; `newest`: so many of each, and those that are open."""
+        query = select(questions).where(questions.c.execution_id.in_(execution_ids))
+        if newest is not None:
+            age = func.row_number().over(partition_by=questions.c.execution_id, order_by=questions.c.id.desc())
+            ages = (
+                select(questions.c.id, age.label("age")).where(questions.c.execution_id.in_(execution_ids)).subquery()
+            )
+            query = query.join(ages, ages.c.id == questions.c.id).where(
+                or_(ages.c.age <= newest, questions.c.state == QuestionState.OPEN)
+            )
+        rows = await self._connection.execute(query.order_by(questions.c.id))
         return [to_question(row) for row in rows]
 
     async def declined(self, execution_id: str) -> frozenset[int]:

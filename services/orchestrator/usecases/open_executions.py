@@ -7,6 +7,7 @@ from services.common.db.database import Database
 from services.common.db.row_quota import check_row_quota
 from services.common.identity.group_limits import GroupLimits
 from services.common.quotas import check_quota
+from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
 from services.orchestrator.tables import executions
 
 _QUOTA = "max_open_executions"
@@ -53,6 +54,31 @@ async def refuse_more(connection: AsyncConnection, group_id: str, limits: GroupL
         _OPEN,
         more=1 - ending,
         what=_WHAT,
+        remedy=_REMEDY,
+        retry_after=_RETRY_SECONDS if limits.max_open_executions else None,
+    )
+
+
+async def refuse_more_drafts(connection: AsyncConnection, group_id: str, limits: GroupLimits) -> None:
+    """Refuse another task of a group that waits for inputs and is stored in the same transaction.
+
+    Those that wait count with the executions, which they are to become.
+
+    Raises:
+        ResourceExhausted: QUOTA_EXCEEDED.
+    """
+    if limits.max_open_executions is None:
+        return
+    waiting = await A2ATaskRepository(connection).count_drafts(group_id)
+    await check_row_quota(
+        connection,
+        _QUOTA,
+        limits.max_open_executions,
+        executions.c.group_id,
+        group_id,
+        _OPEN,
+        more=1 + waiting,
+        what=f"{_WHAT}, beside {waiting} tasks that wait for inputs",
         remedy=_REMEDY,
         retry_after=_RETRY_SECONDS if limits.max_open_executions else None,
     )

@@ -18,16 +18,16 @@ from services.orchestrator.repositories.publications import (
 )
 
 _PUBLICATIONS = Pager("publications")
-_DEV_GROUP = "default"
 
 
 class Publications:
     """Shows the publications of groups."""
 
-    def __init__(self, database: Database, *, all_public: bool) -> None:
-        """`all_public` shows every card to anybody."""
+    def __init__(self, database: Database, *, all_public: bool, well_known_group: str) -> None:
+        """`all_public` shows every card to anybody; an agent of `well_known_group` stands for the installation."""
         self._database = database
         self._all_public = all_public
+        self._well_known_group = well_known_group
 
     async def page(self, principal: Principal, size: int, token: str) -> Page[Publication]:
         """Return a page of the group's publications, newest crew first. Raises InvalidArgument: INVALID_PAGE_TOKEN."""
@@ -44,18 +44,19 @@ class Publications:
     async def public(self, tenant: str) -> tuple[Publication, Crew] | None:
         """Return the publication of a tenant, if anybody may read its card."""
         return await self._with_crew(
-            await read_public_publications(self._database, tenant=tenant, public_only=not self._all_public)
+            await read_public_publications(self._database, tenant, public_only=not self._all_public)
         )
 
     async def well_known(self) -> tuple[Publication, Crew] | None:
-        """Return the one publication that stands for the installation: with development identities their group's.
+        """Return the publication that stands for the installation: its group's default, or the only one of that.
 
-        Else it is the only default of a group whose card anybody may read; where there are several, there is none.
+        Other groups have no say in it. There is none without such a group, or where its card is not public.
         """
-        if self._all_public:
-            own = await read_first_publications(self._database, _DEV_GROUP)
-            return await self._with_crew(own[:1] if own and (own[0].is_default or len(own) == 1) else [])
-        return await self._with_crew(await read_public_publications(self._database, defaults=True))
+        if not self._well_known_group:
+            return None
+        own = await read_first_publications(self._database, self._well_known_group)
+        stands = own and (own[0].is_default or len(own) == 1) and (self._all_public or own[0].public_card)
+        return await self._with_crew(own[:1] if stands else [])
 
     async def _with_crew(self, found: list[Publication]) -> tuple[Publication, Crew] | None:
         if len(found) != 1:

@@ -392,7 +392,7 @@ async def test_tasks_that_wait_too_long_for_inputs_are_cancelled(harness: Harnes
     draft, started = await send(stub, "", tenant=tenant), await send(stub, tenant=tenant)
     for expected in ("CANCELED", None):
         async with worker.database.write() as connection:
-            await A2ATaskRepository(connection).end_old_drafts(utc_now() + timedelta(seconds=1))
+            await A2ATaskRepository(connection).end_old_drafts(utc_now() + timedelta(seconds=1), 1)
         if expected:
             assert state(await stub.GetTask(pb.GetTaskRequest(id=draft.id))) == expected
     with refused(CODE.NOT_FOUND, "TASK_NOT_FOUND"):
@@ -482,10 +482,11 @@ async def test_must_tell_the_task_first_and_close_streams_at_the_end(harness: Ha
     await worker.claim(first.id)
     await finish(worker, first.id, "A brief.")
     told += [one async for one in stream]
-    assert [one.WhichOneof("payload") for one in told[2:]] == ["artifact_update", "status_update"]
-    artifact = told[2].artifact_update
+    assert [one.WhichOneof("payload") for one in told[2:]] == ["status_update", "artifact_update", "status_update"]
+    assert state(told[2].status_update) == "WORKING"
+    artifact = told[3].artifact_update
     assert (artifact.append, artifact.last_chunk, artifact.artifact.parts[0].text) == (False, True, "A brief.")
-    assert state(told[3].status_update) == "COMPLETED"
+    assert state(told[4].status_update) == "COMPLETED"
     (other,) = others
     assert [one async for one in other] == told
     with refused(CODE.FAILED_PRECONDITION, "UNSUPPORTED_OPERATION"):
@@ -497,8 +498,9 @@ async def test_must_tell_the_task_first_and_close_streams_at_the_end(harness: Ha
         resumed = agent(harness, a2a_extensions=uri, x_after_sequence=after)
         if position + 1 < len(told):
             again = resumed.SubscribeToTask(pb.SubscribeToTaskRequest(id=first.id))
-            rest = [one async for one in again]
-            assert rest[-len(told[position + 1 :]) :] == told[position + 1 :]
+            # The end comes with the artifact that is told before it.
+            following = position if one.HasField("artifact_update") else position + 1
+            assert [one async for one in again] == told[following:]
             assert dict(await again.trailing_metadata())["a2a-extensions"] == uri
 
 
@@ -509,13 +511,53 @@ async def test_a_task_that_asks_two_questions_puts_one_after_the_other(harness: 
     task = await send(stub, tenant=tenant)
     await worker.claim(task.id)
     first = await worker.ask(task.id, 0)
+    await worker.emit(task.id, execution_pb2.QuestionRaised(question_id=first))
     second = await ask(worker, task.id)
     stream = stub.SubscribeToTask(pb.SubscribeToTaskRequest(id=task.id))
     assert (await stream.read()).task.status.message.message_id == first
     await send(stub, "approve", task_id=task.id, data=None)
     await worker.claim(task.id)
     await worker.emit(task.id, execution_pb2.ExecutionParked(state=execution_pb2.EXECUTION_STATE_WAITING_FOR_ANSWER))
+    assert state((await stream.read()).status_update) == "WORKING"
     assert (await stream.read()).status_update.status.message.message_id == second
+    uri = "https://example.com/coxswain/a2a/resume/v1"
+    resumed = agent(harness, a2a_extensions=uri, x_after_sequence="1").SubscribeToTask(
+        pb.SubscribeToTaskRequest(id=task.id)
+    )
+    told = [(await resumed.read()).status_update.status.message.message_id for _ in range(3)]
+    assert told == [first, "", second]
+
+
+async def test_what_is_said_in_a_task_is_bounded_and_read_as_far_as_asked(harness: Harness, worker: Worker) -> None:
+    tenant = await publish(harness)
+    stub = agent(harness)
+
+    def padded(size: int, **fields: Any) -> Any:
+        request = sending("", data={"unknown": 1}, **fields)
+        json_format.ParseDict({"x": "y" * size}, request.message.parts[0].metadata)
+        return request
+
+    with refused(CODE.INVALID_ARGUMENT) as large:
+        await stub.SendMessage(padded(1024 * 1024, tenant=tenant))
+    assert large.violations == ["message"]
+    task = (await stub.SendMessage(padded(1_000_000, tenant=tenant))).task
+    await stub.SendMessage(padded(1_000_000, task_id=task.id, message_id="second"))
+    with refused(CODE.INVALID_ARGUMENT) as full:
+        await stub.SendMessage(padded(1_000_000, task_id=task.id))
+    assert full.violations == ["message"]
+    for length, expected in ((0, []), (1, ["second"]), (None, [task.history[0].message_id, "second"])):
+        read = await stub.GetTask(pb.GetTaskRequest(id=task.id, history_length=length))
+        (listed,) = (await stub.ListTasks(pb.ListTasksRequest(history_length=length))).tasks
+        for one in (read, listed):
+            assert [said.message_id for said in one.history] == expected
+    other = await send(stub, tenant=tenant, data=None)
+    async with worker.database.write() as connection:
+        tasks = A2ATaskRepository(connection)
+        for _ in range(255):
+            await tasks.say(other.id, b"")
+    with refused(CODE.INVALID_ARGUMENT) as many:
+        await send(stub, "ships", task_id=other.id, data=None)
+    assert many.violations == ["message.task_id"]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

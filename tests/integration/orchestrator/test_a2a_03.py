@@ -6,7 +6,7 @@ from typing import Any, cast
 import grpc
 import httpx
 import pytest
-from a2a.client import ClientCallContext, ClientConfig, ClientFactory
+from a2a.client import A2ACardResolver, ClientCallContext, ClientConfig, ClientFactory
 from a2a.compat.v0_3 import a2a_v0_3_pb2 as old
 from a2a.compat.v0_3.a2a_v0_3_pb2_grpc import A2AServiceStub
 from a2a.compat.v0_3.types import AgentCard as AgentCard03
@@ -86,8 +86,9 @@ async def test_streams_close_with_a_final_status_when_a_task_waits_or_ends(harne
     await worker.claim(task.id)
     await finish(worker, task.id, "A brief.")
     told = [one async for one in stream]
-    assert told[0].artifact_update.artifact.parts[0].text == "A brief."
-    assert (state_of(told[1].status_update), told[1].status_update.final) == ("COMPLETED", True)
+    assert (state_of(told[0].status_update), told[0].status_update.final) == ("WORKING", False)
+    assert told[1].artifact_update.artifact.parts[0].text == "A brief."
+    assert (state_of(told[2].status_update), told[2].status_update.final) == ("COMPLETED", True)
     with refused(CODE.FAILED_PRECONDITION, "UNSUPPORTED_OPERATION"):
         await stub.TaskSubscription(old.TaskSubscriptionRequest(name=f"tasks/{task.id}")).read()
 
@@ -149,15 +150,27 @@ async def test_the_official_client_speaks_0_3_with_a_card_of_that_version(tmp_pa
         assert (card.protocol_version, card.preferred_transport, card.capabilities.streaming) == ("0.3.0", "GRPC", True)
         by_grpc = await client_of(harness, dev).GetAgentCard(old.GetAgentCardRequest())
         assert (by_grpc.name, by_grpc.protocol_version) == (card.name, "0.3.0")
-        interface = pb.AgentInterface(url=harness.address, protocol_binding="GRPC", protocol_version="0.3")
-        newer = pb.AgentCard(name="a", supported_interfaces=[interface])
-        newer.capabilities.streaming = False
-        config = ClientConfig(
-            supported_protocol_bindings=["GRPC"], grpc_channel_factory=grpc.aio.insecure_channel, polling=True
+        # The group's default is another agent: the card says how this one is meant.
+        named = await publish(harness, dev, is_default=True)
+        found = await A2ACardResolver(http, str(http.base_url)).get_agent_card(
+            relative_card_path=f"/a2a/{tenant}/0.3/agent-card.json"
         )
-        client = ClientFactory(config).create(newer)
+        (extension,) = found.capabilities.extensions
+        assert (extension.required, extension.uri.endswith("/tenant/v1")) == (True, True)
+        default = await http.get(f"/a2a/{named}/0.3/agent-card.json")
+        assert not default.json()["capabilities"]["extensions"][0]["required"]
+        config = ClientConfig(
+            supported_protocol_bindings=["GRPC"],
+            grpc_channel_factory=lambda _: grpc.aio.insecure_channel(harness.address),
+            streaming=False,
+            polling=True,
+        )
+        client = ClientFactory(config).create(found)
         message = pb.Message(message_id="m", role=pb.ROLE_USER, parts=[pb.Part(text="the news")])
-        context = ClientCallContext(service_parameters={"authorization": f"Bearer {dev}"})
+        parameters = {"authorization": f"Bearer {dev}", "x-a2a-tenant": extension.params["tenant"]}
+        context = ClientCallContext(service_parameters=parameters)
         sent = [one async for one in client.send_message(pb.SendMessageRequest(message=message), context=context)]
         assert sent[-1].task.status.state == pb.TASK_STATE_INPUT_REQUIRED
+        read = pb.GetTaskRequest(tenant=tenant, id=sent[-1].task.id)
+        assert (await agent(harness, dev).GetTask(read)).id == sent[-1].task.id
         await client.close()

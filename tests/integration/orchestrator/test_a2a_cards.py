@@ -30,6 +30,7 @@ from tests.support.child_process import free_port
 from tests.support.harness import ALICE, BOB, Harness, serve_services
 
 DEV = "dev:dev:default=admin"
+BOBS_GROUP = "legal"
 WELL_KNOWN = "/.well-known/agent-card.json"
 
 
@@ -149,6 +150,7 @@ async def test_a_default_of_a_crew_that_the_release_before_deleted_makes_room(ca
     of_kept = tables.crew_revisions.c.crew_id == kept.id
     async with database.write() as connection:
         document = await connection.scalar(select(tables.crew_revisions.c.document).where(of_kept))
+        assert document is not None
         assert document.pop("a2a")["published"]
         await connection.execute(tables.crew_revisions.update().where(of_kept).values(document=document))
     await create_crew(cards.harness, name="another", a2a=default)
@@ -160,20 +162,23 @@ async def test_outside_of_development_a_card_is_public_when_its_crew_says_so(car
     hidden = await publish(cards.harness, is_default=True)
     shown = await publish(cards.harness, public_card=True)
     database = Database(f"sqlite:///{cards.harness.data_dir / 'orchestrator.db'}", "orchestrator")
-    publications = Publications(database, all_public=False)
+    publications = Publications(database, all_public=False, well_known_group="sales")
     assert await publications.public(hidden) is None
     found = await publications.public(shown)
     assert found is not None
     assert found[0].tenant == shown
+    # The default of the group that the operator names, although that is not public.
     assert await publications.well_known() is None
     default = a2a_pb2.A2ASpec(published=True, text_input="text", is_default=True, public_card=True)
     await create_crew(cards.harness, BOB, name="bob's", a2a=default)
-    found = await publications.well_known()
+    bobs = Publications(database, all_public=False, well_known_group=BOBS_GROUP)
+    # Others change nothing about it.
+    await create_crew(cards.harness, "dev:eve:page=admin", name="eve's", a2a=default)
+    found = await bobs.well_known()
     assert found is not None
     assert found[0].crew_name == "bob's"
-    # Two that could stand for the installation: none does.
-    await create_crew(cards.harness, "dev:eve:page=admin", name="eve's", a2a=default)
     assert await publications.well_known() is None
+    assert await Publications(database, all_public=False, well_known_group="").well_known() is None
     await database.close()
 
 

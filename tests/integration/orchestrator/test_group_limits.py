@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+from a2a.types import a2a_pb2
 from prometheus_client import REGISTRY
 
 from coxswain.orchestrator.v1 import crew_pb2, schedule_pb2
@@ -21,6 +22,7 @@ from services.orchestrator.tables import executions
 from services.orchestrator.usecases.running_limits import RunningLimits
 from services.orchestrator.worker.host.lease_connection import LeaseConnection
 from services.orchestrator.worker.host.run_store import RunStore
+from tests.integration.orchestrator.a2a_support import agent, publish, send
 from tests.integration.orchestrator.support import (
     Worker,
     create_crew,
@@ -85,6 +87,20 @@ async def test_open_executions_are_limited_for_that_group_alone_until_some_have_
         await begin(harness, crew.id)
     await limit(harness, max_open_executions=None)
     await begin(harness, crew.id)
+
+
+async def test_tasks_that_wait_for_inputs_count_among_the_open_executions(harness: Harness) -> None:
+    tenant = await publish(harness)
+    await limit(harness, max_open_executions=2)
+    stub = agent(harness)
+    started, draft = await send(stub, tenant=tenant), await send(stub, tenant=tenant, data=None)
+    with refused(EXHAUSTED, "QUOTA_EXCEEDED"):
+        await send(stub, tenant=tenant, data=None)
+    await stub.CancelTask(a2a_pb2.CancelTaskRequest(id=started.id))
+    again = await send(stub, tenant=tenant, data=None)
+    # One that waits becomes an execution in its own place.
+    for task in (draft, again):
+        await send(stub, "ships", task_id=task.id, data=None)
 
 
 async def test_crews_and_schedules_are_limited_also_when_they_come_at_once(harness: Harness) -> None:

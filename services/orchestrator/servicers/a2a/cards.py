@@ -72,6 +72,16 @@ class CardMaker:
         card.security_requirements.add().schemes[_SCHEME].SetInParent()
         return card
 
+    def tenant_extension(self, publication: Publication) -> pb.AgentExtension:
+        """Return the extension by which clients of 0.3 call an agent that is not the default of its group."""
+        return pb.AgentExtension(
+            uri=self.extensions.tenant,
+            description="Messages are for the tenant of `params` that carry it as the metadata x-a2a-tenant, or as "
+            "`tenant` in the metadata of their request; those without are for the group's default agent.",
+            required=not publication.is_default,
+            params=to_struct({"tenant": publication.tenant}),
+        )
+
     def _extensions(self) -> list[pb.AgentExtension]:
         return [
             pb.AgentExtension(

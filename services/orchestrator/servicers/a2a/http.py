@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -85,7 +87,10 @@ class CardServer:
                     await self._answer(reader, writer)
                 writer.close()
                 await writer.wait_closed()
-        except (TimeoutError, ConnectionError, h11.RemoteProtocolError):
+        except TimeoutError:
+            # The system, too, throws away what was not taken.
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except (ConnectionError, h11.RemoteProtocolError):
             pass
         finally:
             writer.transport.abort()

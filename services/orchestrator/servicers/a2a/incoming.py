@@ -11,6 +11,7 @@ from services.orchestrator.domain.a2a_errors import a2a_error
 from services.orchestrator.usecases.a2a.inputs import IncomingMessage, MessagePart, PartKind
 
 _MAX_PARTS = 64
+_MAX_MESSAGE_BYTES = 1024 * 1024
 _MAX_METADATA_BYTES = 64 * 1024
 _MAX_ID = 256
 _MAX_REFERENCES = 32
@@ -83,6 +84,8 @@ def _violations(request: pb.SendMessageRequest) -> Iterator[FieldViolation]:
             yield FieldViolation(f"message.parts[{index}]", "is empty; set one of text, raw, url and data")
     if len(message.reference_task_ids) > _MAX_REFERENCES:
         yield FieldViolation("message.reference_task_ids", f"may name {_MAX_REFERENCES} tasks")
+    if (size := message.ByteSize()) > _MAX_MESSAGE_BYTES:
+        yield FieldViolation("message", f"has {size} bytes, and may have {_MAX_MESSAGE_BYTES}")
     for path, size in (("metadata", request.metadata.ByteSize()), ("message.metadata", message.metadata.ByteSize())):
         if size > _MAX_METADATA_BYTES:
             yield FieldViolation(path, f"has {size} bytes, and may have {_MAX_METADATA_BYTES}")

@@ -25,11 +25,13 @@ class Extensions:
     """A repeated message_id is the same message."""
     resume: str
     """A stream begins after a sequence."""
+    tenant: str
+    """A message of 0.3 names the tenant that it is for."""
 
     @classmethod
     def below(cls, prefix: str) -> "Extensions":
         """Return the URIs that begin with a prefix."""
-        return cls(idempotent=f"{prefix}/idempotent/v1", resume=f"{prefix}/resume/v1")
+        return cls(idempotent=f"{prefix}/idempotent/v1", resume=f"{prefix}/resume/v1", tenant=f"{prefix}/tenant/v1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,8 @@ _EXPIRED = (
 )
 
 
-def task_to_proto(view: TaskView, history_length: int | None = None) -> pb.Task:
-    """Return a task with so many of its newest messages; None means all."""
-    history = list(view.history)
-    if history_length is not None:
-        history = history[len(history) - history_length :] if history_length < len(history) else history
+def task_to_proto(view: TaskView) -> pb.Task:
+    """Return a task."""
     metadata: dict[str, Any] = {"coxswain/sequence": view.sequence}
     if view.execution is not None:
         metadata["coxswain/execution"] = view.execution.id
@@ -41,7 +38,7 @@ def task_to_proto(view: TaskView, history_length: int | None = None) -> pb.Task:
             state=_state(view.state), message=_status_message(view), timestamp=_milliseconds(view.row.status_time)
         ),
         artifacts=map(_artifact, view.results),
-        history=[_said(view.row, one) for one in history],
+        history=[_said(view.row, one) for one in view.history],
         metadata=to_struct(metadata),
     )
 

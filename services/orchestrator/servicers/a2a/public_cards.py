@@ -42,7 +42,9 @@ class PublicCards:
         publication, crew = found
         card = self._cards.public(publication, crew)
         document = (
-            card_document(card) if old else json_format.MessageToDict(card, always_print_fields_with_no_presence=True)
+            card_document(card, self._cards.tenant_extension(publication))
+            if old
+            else json_format.MessageToDict(card, always_print_fields_with_no_presence=True)
         )
         body = json.dumps(document, ensure_ascii=False).encode()
         digest = hashlib.sha256(body).hexdigest()[:32]

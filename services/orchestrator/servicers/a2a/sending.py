@@ -3,6 +3,8 @@
 from a2a.types import a2a_pb2 as pb
 
 from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument
+from services.common.grpc.call import current_call
+from services.common.grpc.call_audit import record_change
 from services.common.identity.principal import Principal
 from services.orchestrator.servicers.a2a.incoming import incoming_from_proto
 from services.orchestrator.servicers.a2a.metadata import CallMetadata
@@ -18,7 +20,15 @@ class Sender:
         self._follow_ups = follow_ups
 
     async def send(self, principal: Principal, request: pb.SendMessageRequest, metadata: CallMetadata) -> str:
-        """Return the id of the task that a message has begun, or was for."""
+        """Return the id of the task that a message has begun, or was for.
+
+        It is recorded for audit by then: what the call waits for may take hours, and this process may not outlive it.
+        """
+        task_id = await self._send(principal, request, metadata)
+        record_change(current_call(), pb.SendMessageResponse(task=pb.Task(id=task_id)))
+        return task_id
+
+    async def _send(self, principal: Principal, request: pb.SendMessageRequest, metadata: CallMetadata) -> str:
         message = incoming_from_proto(request)
         key = metadata.request_key(principal, request)
         send = self._follow_ups.send if message.task_id else self._tasks.send

@@ -19,7 +19,7 @@ from services.orchestrator.servicers.a2a.outgoing import change_to_proto, state_
 from services.orchestrator.servicers.a2a.sending import Sender
 from services.orchestrator.usecases.a2a.streams import TaskStreams
 from services.orchestrator.usecases.a2a.tasks import A2ATasks
-from services.orchestrator.usecases.a2a.views import TaskView
+from services.orchestrator.usecases.a2a.views import FollowedTask
 
 _PAGE, _MAX_PAGE = 50, 100
 
@@ -48,12 +48,15 @@ class A2AServicer(A2AServiceServicer):
         metadata = self._metadata(context)
         length = history_length(request.configuration, "configuration.history_length")
         principal = current_principal()
+        at_once = request.configuration.return_immediately
         task_id = await self._sender.send(principal, request, metadata)
-        if request.configuration.return_immediately:
-            view = await self._tasks.get(principal, "", task_id)
+        # What follows may take hours.
+        del request
+        if at_once:
+            view = await self._tasks.get(principal, "", task_id, history=length)
         else:
-            view = await self._tasks.settled(principal, task_id)
-        return pb.SendMessageResponse(task=task_to_proto(view, length))
+            view = await self._tasks.settled(principal, task_id, length)
+        return pb.SendMessageResponse(task=task_to_proto(view))
 
     async def SendStreamingMessage(
         self, request: pb.SendMessageRequest, context: Context
@@ -63,16 +66,22 @@ class A2AServicer(A2AServiceServicer):
         length = history_length(request.configuration, "configuration.history_length")
         principal = current_principal()
         task_id = await self._sender.send(principal, request, metadata)
-        view = await self._tasks.get(principal, "", task_id)
-        yield pb.StreamResponse(task=task_to_proto(view, length))
-        async for response in self._follow(view, view.sequence):
+        view = await self._tasks.get(principal, "", task_id, history=length)
+        followed, sequence = view.followed, view.sequence
+        first = pb.StreamResponse(task=task_to_proto(view))
+        # A stream may last for hours: it keeps neither what was sent nor what was said.
+        del request, view
+        yield first
+        del first
+        async for response in self._follow(followed, sequence):
             yield response
 
     async def GetTask(self, request: pb.GetTaskRequest, context: Context) -> pb.Task:
         """Return a task as it stands."""
         self._metadata(context)
         length = history_length(request, "history_length")
-        return task_to_proto(await self._tasks.get(current_principal(), request.tenant, request.id), length)
+        view = await self._tasks.get(current_principal(), request.tenant, request.id, history=length)
+        return task_to_proto(view)
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
         """Return a page of the group's tasks, the newest status first."""
@@ -91,10 +100,15 @@ class A2AServicer(A2AServiceServicer):
             changed_since=optional_timestamp_from_proto(request, "status_timestamp_after"),
         )
         page = await self._tasks.page(
-            current_principal(), chosen, size, request.page_token, results=request.include_artifacts
+            current_principal(),
+            chosen,
+            size,
+            request.page_token,
+            results=request.include_artifacts,
+            history=length,
         )
         return pb.ListTasksResponse(
-            tasks=[task_to_proto(view, length) for view in page.tasks],
+            tasks=[task_to_proto(view) for view in page.tasks],
             next_page_token=page.next_page_token,
             page_size=size,
             total_size=page.total,
@@ -116,9 +130,13 @@ class A2AServicer(A2AServiceServicer):
             raise InvalidArgument.field("x-after-sequence", f"is beyond the newest event of the task, {view.sequence}")
         if view.state.terminal and (after is None or after == view.sequence):
             raise unsupported(f"the task is {view.state}, and nothing happens to it any more; read it with GetTask")
+        followed, sequence = view.followed, view.sequence if after is None else after
+        first = pb.StreamResponse(task=task_to_proto(view))
+        del view
         if after is None:
-            yield pb.StreamResponse(task=task_to_proto(view))
-        async for response in self._follow(view, view.sequence if after is None else after):
+            yield first
+        del first
+        async for response in self._follow(followed, sequence):
             yield response
 
     async def GetExtendedAgentCard(self, request: pb.GetExtendedAgentCardRequest, context: Context) -> pb.AgentCard:
@@ -159,6 +177,7 @@ class A2AServicer(A2AServiceServicer):
         self._metadata(context)
         raise push_not_supported()
 
-    async def _follow(self, view: TaskView, after: int) -> AsyncIterator[pb.StreamResponse]:
-        async for change in self._streams.follow(view, after):
-            yield change_to_proto(view.row, change)
+    async def _follow(self, task: FollowedTask | None, after: int) -> AsyncIterator[pb.StreamResponse]:
+        if task is not None:
+            async for change in self._streams.follow(task, after):
+                yield change_to_proto(task.row, change)

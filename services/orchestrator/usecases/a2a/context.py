@@ -14,6 +14,10 @@ from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
 MAX_BYTES = 64 * 1024
 """Of these, the newest are kept."""
 _MOST_TASKS = 50
+# All at once might be all the memory.
+_TASKS_AT_ONCE = 5
+# Of a text that is full: its first character may have been cut.
+_MOST_CUT = 4
 
 
 async def conversation(database: Database, task: TaskRow, spec: CrewSpec, reference_task_ids: Sequence[str]) -> str:
@@ -34,7 +38,18 @@ async def conversation(database: Database, task: TaskRow, spec: CrewSpec, refere
             return ""
         earlier = await tasks.of_context(task.group_id, task.tenant, task.context_id, _MOST_TASKS)
         rows = list({one.id: one for one in (*known, *earlier) if one.id != task.id}.values())
-        said, ended = await tasks.messages([row.id for row in rows]), await tasks.executions(rows)
+        text = ""
+        for end in range(len(rows), 0, -_TASKS_AT_ONCE):
+            portion = await _said(tasks, rows[max(end - _TASKS_AT_ONCE, 0) : end])
+            text = _newest("\n\n".join(filter(None, (portion, text))))
+            if len(text.encode()) > MAX_BYTES - _MOST_CUT:
+                break
+    return text
+
+
+async def _said(tasks: A2ATaskRepository, rows: Sequence[TaskRow]) -> str:
+    """Return what was said in tasks, as text."""
+    said, ended = await tasks.messages([row.id for row in rows]), await tasks.executions(rows, results=True)
     lines = []
     for row in rows:
         for message in said.get(row.id, ()):
@@ -43,7 +58,7 @@ async def conversation(database: Database, task: TaskRow, spec: CrewSpec, refere
         execution = ended.get(row.execution_id or "")
         if execution is not None and execution.result is not None:
             lines.append(f"Agent: {execution.result.text}")
-    return _newest("\n\n".join(lines))
+    return "\n\n".join(lines)
 
 
 def _newest(text: str) -> str:

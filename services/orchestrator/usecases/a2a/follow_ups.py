@@ -18,6 +18,7 @@ from services.orchestrator.domain.execution import Execution
 from services.orchestrator.domain.question import Answer, Question, QuestionKind, QuestionState
 from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
 from services.orchestrator.repositories.crews import read_crew
+from services.orchestrator.usecases.a2a.history import refuse_more, say
 from services.orchestrator.usecases.a2a.inputs import (
     IncomingMessage,
     PartKind,
@@ -30,8 +31,6 @@ from services.orchestrator.usecases.a2a.views import TaskView
 from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.questions import Questions
 
-MAX_MESSAGES = 256
-"""That a task has of those who sent it."""
 _APPROVING = frozenset({"approve", "approved", "yes", "ok"})
 _APPROVALS = frozenset({QuestionKind.RESULT_APPROVAL, QuestionKind.TOOL_APPROVAL})
 _CONTENT = "accept.content"
@@ -66,25 +65,23 @@ class FollowUps:
             FailedPrecondition: UNSUPPORTED_OPERATION, the task does not wait for anything.
             PermissionDenied: the question needs a higher role.
         """
-        view = await self._tasks.get(principal, tenant, message.task_id)
+        view = await self._tasks.get(principal, tenant, message.task_id, results=False, history=0)
         if message.context_id and message.context_id != view.row.context_id:
             raise InvalidArgument.field(
                 "message.context_id", f'is not that of the task, "{view.row.context_id}"; leave it out or send that one'
             )
         if view.state.terminal:
             raise unsupported(f"the task is {view.state}, and takes no more messages; send one without a task_id")
-        if len(view.history) >= MAX_MESSAGES:
-            raise InvalidArgument.field(
-                "message.task_id", f"has {MAX_MESSAGES} messages, as many as a task may have; begin another task"
-            )
         if view.execution is None:
             await self._fill(principal, view.row, message, request)
         elif view.state is TaskState.AUTH_REQUIRED:
+            async with self._database.read() as connection:
+                await refuse_more(connection, view.row.id, len(message.stored(view.row.id, view.row.context_id)))
             await self._renew(principal, view.execution.id)
             async with self._database.write() as connection:
                 await A2ATaskRepository(connection).lock(view.row.id)
                 if await _is_first(connection, request, view.row.id):
-                    await self._say(connection, view.row, message)
+                    await say(connection, view.row, message)
         elif view.state is TaskState.INPUT_REQUIRED and view.question is not None:
             await self._answer(principal, view, view.question, message, request)
         else:
@@ -145,13 +142,13 @@ class FollowUps:
                 tasks = await still_the_same(connection)
                 if await _is_first(connection, request, row.id):
                     await tasks.fill(row.id, inputs)
-                    await self._say(connection, row, message)
+                    await say(connection, row, message)
             return
 
         async def also_store(connection: AsyncConnection, execution: Execution) -> None:
             tasks = await still_the_same(connection)
             await tasks.start(row.id, execution.id)
-            await self._say(connection, row, message)
+            await say(connection, row, message)
 
         await self._tasks.start(principal, row, crew, inputs, message, also_store, request)
 
@@ -164,7 +161,7 @@ class FollowUps:
         request: RequestKey | None,
     ) -> None:
         async def also_store(connection: AsyncConnection, _: Execution) -> None:
-            await self._say(connection, view.row, message)
+            await say(connection, view.row, message)
 
         answer = answer_to(question, message)
         try:
@@ -176,9 +173,6 @@ class FollowUps:
             ) from None
         except FailedPrecondition as error:
             raise unsupported(f"{error.message}; read the task to see what it waits for now") from None
-
-    async def _say(self, connection: AsyncConnection, row: TaskRow, message: IncomingMessage) -> None:
-        await A2ATaskRepository(connection).say(row.id, message.stored(row.id, row.context_id))
 
 
 async def _is_first(connection: AsyncConnection, request: RequestKey | None, task_id: str) -> bool:

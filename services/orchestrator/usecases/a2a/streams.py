@@ -13,9 +13,10 @@ from services.orchestrator.domain.a2a import TaskState
 from services.orchestrator.domain.a2a_errors import task_not_found
 from services.orchestrator.domain.event import TERMINAL_KINDS, StoredEvent
 from services.orchestrator.domain.execution import TaskOutput
-from services.orchestrator.domain.question import Question, QuestionState
+from services.orchestrator.domain.question import Question
+from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.questions import QuestionRepository
-from services.orchestrator.usecases.a2a.views import ResultArtifact, TaskView, last_result, task_result
+from services.orchestrator.usecases.a2a.views import FollowedTask, ResultArtifact, last_result, task_result
 from services.orchestrator.usecases.event_feed import EventFeed
 
 _PARKED = {
@@ -50,71 +51,74 @@ class TaskStreams:
     def __init__(self, database: Database, feed: EventFeed) -> None:
         self._database = database
         self._feed = feed
+        self._events = EventReader(database)
 
-    async def follow(self, view: TaskView, after: int) -> AsyncIterator[TaskChange]:
+    async def follow(self, task: FollowedTask, after: int) -> AsyncIterator[TaskChange]:
         """Yield what happens to a task after a sequence, until it ends.
 
         Raises:
             NotFound: it was deleted.
             Unavailable: this process ends; follow elsewhere.
         """
-        execution, spec = view.execution, view.spec
-        if execution is None or spec is None or (view.state.terminal and after >= execution.last_sequence):
+        if task.ended and after >= task.last_sequence:
             return
-        asked = {one.id: None for one in view.history if isinstance(one, Question) and one.state is QuestionState.OPEN}
         try:
             async with aclosing(
-                self._feed.follow(execution.id, after, execution.last_sequence, chunks=False)
+                self._feed.follow(task.execution_id, after, task.last_sequence, chunks=False)
             ) as batches:
                 async for batch in batches:
                     for event in batch:
-                        async for change in self._changes(view, event, asked):
+                        async for change in self._changes(task, event):
                             yield change
         except NotFound:
             raise task_not_found() from None
 
-    async def settle(self, view: TaskView) -> None:
-        """Wait until something has happened that may have settled a task; see `TaskView.settled`."""
-        if view.execution is None or view.settled:
-            return
-        last = view.execution.last_sequence
+    async def settle(self, execution_id: str, last: int) -> None:
+        """Wait until something has happened after a sequence that may have settled a task; see `TaskView.settled`."""
         # Whoever reads the task again finds out that it was deleted.
         with suppress(NotFound):
-            async with aclosing(self._feed.follow(view.execution.id, last, last, chunks=False)) as batches:
+            async with aclosing(self._feed.follow(execution_id, last, last, chunks=False)) as batches:
                 async for batch in batches:
                     if any(event.kind in TERMINAL_KINDS or _parked(event) is not None for event in batch):
                         return
 
-    async def _changes(self, view: TaskView, event: StoredEvent, asked: dict[str, None]) -> AsyncIterator[TaskChange]:
+    async def _changes(self, task: FollowedTask, event: StoredEvent) -> AsyncIterator[TaskChange]:
         body = execution_pb2.ExecutionEvent.FromString(event.payload)
-        spec, sequence, time = view.spec, event.sequence, event.time
+        spec, sequence, time = task.spec, event.sequence, event.time
         match event.kind:
+            case "execution_started" if body.execution_started.claim > 1:
+                # It goes on: after an answer or a credential, or on another host.
+                yield TaskChange(sequence, time, TaskState.WORKING)
             case "task_started":
                 yield TaskChange(sequence, time, TaskState.WORKING, event.task_name, event.attempt)
-            case "task_completed" if spec is not None and spec.a2a.all_results:
+            case "task_completed" if spec.a2a.all_results:
                 index = event.task_index or 0
                 if 0 <= index < len(spec.tasks) - 1:
                     result = task_result(spec, index, _output(body.task_completed.output))
                     yield TaskChange(sequence, time, None, event.task_name, event.attempt, result=result)
-            case "question_raised":
-                asked[body.question_raised.question_id] = None
-            case "question_answered":
-                asked.pop(body.question_answered.question_id, None)
             case "execution_parked" if (state := _parked(event)) is not None:
-                question = await self._question(view, asked) if state is TaskState.INPUT_REQUIRED else None
+                question = await self._question(task, sequence) if state is TaskState.INPUT_REQUIRED else None
                 yield TaskChange(sequence, time, state, question=question)
             case "execution_succeeded" | "execution_failed" | "execution_cancelled":
-                if spec is not None and body.execution_succeeded.HasField("result"):
+                if body.execution_succeeded.HasField("result"):
                     # Whoever has this alone is told of the end when they go on.
                     result = last_result(spec, _output(body.execution_succeeded.result))
                     yield TaskChange(sequence - 1, time, result=result)
                 yield TaskChange(sequence, time, _ENDS[event.kind], error_text=_error_text(body))
 
-    async def _question(self, view: TaskView, asked: dict[str, None]) -> Question | None:
+    async def _question(self, task: FollowedTask, sequence: int) -> Question | None:
+        """Return the first of the questions that were open at a sequence, whenever somebody began to follow."""
+        asked = set()
+        for event in await self._events.of_kinds(task.execution_id, sequence, ("question_raised", "question_answered")):
+            body = execution_pb2.ExecutionEvent.FromString(event.payload)
+            if event.kind == "question_raised":
+                asked.add(body.question_raised.question_id)
+            else:
+                asked.discard(body.question_answered.question_id)
         if not asked:
             return None
         async with self._database.read() as connection:
-            return await QuestionRepository(connection).get(view.row.group_id, next(iter(asked)))
+            return await QuestionRepository(connection).get(task.row.group_id, min(asked))
 
 
 def _parked(event: StoredEvent) -> TaskState | None:

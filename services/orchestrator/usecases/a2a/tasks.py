@@ -14,6 +14,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.errors import CoxswainError, InvalidArgument, NotFound, Unavailable
+from services.common.identity.group_limits import GroupLimits
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Pager
@@ -27,6 +28,7 @@ from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository, Task
 from services.orchestrator.repositories.crews import read_crew
 from services.orchestrator.repositories.publications import read_first_publications, read_publication
 from services.orchestrator.usecases.a2a.context import conversation
+from services.orchestrator.usecases.a2a.history import say
 from services.orchestrator.usecases.a2a.inputs import (
     IncomingMessage,
     gathered,
@@ -38,11 +40,14 @@ from services.orchestrator.usecases.a2a.streams import TaskStreams
 from services.orchestrator.usecases.a2a.views import TaskView, read_views
 from services.orchestrator.usecases.execution_starter import AlsoStore, ExecutionStarter
 from services.orchestrator.usecases.executions import Executions
+from services.orchestrator.usecases.open_executions import refuse_more_drafts
 
 LABEL = "a2a"
 """The label of executions that other systems have started; its value is the tenant."""
-_TASKS = Pager("a2a_tasks", key_types=(str, str), maximum=100)
+_TASKS = Pager("a2a_tasks", key_types=(str, str), maximum=100, portion=10)
 _CANCEL_SECONDS = 5.0
+# More at once would keep other writers waiting.
+_DRAFTS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +116,10 @@ class A2ATasks:
             subject=principal.subject,
         )
         if missing_inputs(crew.spec, inputs):
-            return await self._store_draft(task, inputs, message, request)
+            return await self._store_draft(task, inputs, message, request, principal.limits)
 
         async def also_store(connection: AsyncConnection, execution: Execution) -> None:
-            tasks = A2ATaskRepository(connection)
-            await tasks.insert(
+            await A2ATaskRepository(connection).insert(
                 replace(
                     task,
                     crew_revision=execution.crew_revision,
@@ -123,7 +127,7 @@ class A2ATasks:
                     execution_id=execution.id,
                 )
             )
-            await tasks.say(task.id, message.stored(task.id, task.context_id))
+            await say(connection, task, message)
 
         return await self.start(principal, task, crew, inputs, message, also_store, request, execution_id=task.id)
 
@@ -174,26 +178,38 @@ class A2ATasks:
             raise unsupported("the task of the first message with this key was deleted; send a new key for a new task")
         return found.id
 
-    async def get(self, principal: Principal, tenant: str, task_id: str, *, results: bool = True) -> TaskView:
-        """Return a task of the group; of a tenant, if one is given. Raises NotFound: TASK_NOT_FOUND."""
+    async def get(
+        self, principal: Principal, tenant: str, task_id: str, *, results: bool = True, history: int | None = None
+    ) -> TaskView:
+        """Return a task of the group; of a tenant, if one is given. For `history` see `read_views`.
+
+        Raises NotFound: TASK_NOT_FOUND.
+        """
         if tenant:
             await self._publication(principal.group_id, tenant)
         async with self._database.read() as connection:
             row = await A2ATaskRepository(connection).get(principal.group_id, task_id, tenant)
             if row is None:
                 raise task_not_found()
-            (view,) = await read_views(connection, [row], results=results)
+            (view,) = await read_views(connection, [row], results=results, history=history)
         return view
 
-    async def settled(self, principal: Principal, task_id: str) -> TaskView:
+    async def settled(self, principal: Principal, task_id: str, history: int | None) -> TaskView:
         """Return a task when it has ended or waits for somebody; as it stands, when this process ends before."""
         with suppress(Unavailable):
-            while not (view := await self.get(principal, "", task_id)).settled:
-                await self._streams.settle(view)
-        return await self.get(principal, "", task_id)
+            while (awaited := await self._awaited(principal, task_id)) is not None:
+                await self._streams.settle(*awaited)
+        return await self.get(principal, "", task_id, history=history)
 
-    async def page(self, principal: Principal, chosen: TaskFilter, size: int, token: str, *, results: bool) -> TaskPage:
-        """Return some of the group's tasks, the newest status first.
+    async def _awaited(self, principal: Principal, task_id: str) -> tuple[str, int] | None:
+        """Return the execution of a task that is not settled, and its newest event: all that a waiting call keeps."""
+        view = await self.get(principal, "", task_id, results=False, history=0)
+        return None if view.execution is None or view.settled else (view.execution.id, view.execution.last_sequence)
+
+    async def page(
+        self, principal: Principal, chosen: TaskFilter, size: int, token: str, *, results: bool, history: int | None
+    ) -> TaskPage:
+        """Return some of the group's tasks, the newest status first. For `history` see `read_views`.
 
         Raises:
             NotFound: TASK_NOT_FOUND, the group has no such agent.
@@ -215,7 +231,7 @@ class A2ATasks:
             async def read(after: list[Any] | None, limit: int) -> list[TaskView]:
                 before = None if after is None else (datetime.fromisoformat(after[0]), after[1])
                 rows = await tasks.page(group_id, chosen, before, limit)
-                return await read_views(connection, rows, results=results)
+                return await read_views(connection, rows, results=results, history=history)
 
             page = await _TASKS.page(
                 size,
@@ -248,22 +264,25 @@ class A2ATasks:
                 raise task_not_found() from None
             with suppress(TimeoutError, Unavailable):
                 async with asyncio.timeout(_CANCEL_SECONDS):
-                    await self._streams.settle(await self.get(principal, "", task_id))
+                    if (awaited := await self._awaited(principal, task_id)) is not None:
+                        await self._streams.settle(*awaited)
         view = await self.get(principal, "", task_id)
         if view.state.terminal and view.state is not TaskState.CANCELED:
             raise _not_cancelable(view.state)
         return view
 
     async def _cancelable(self, principal: Principal, tenant: str, task_id: str) -> TaskView:
-        view = await self.get(principal, tenant, task_id, results=False)
+        view = await self.get(principal, tenant, task_id, results=False, history=0)
         if view.state.terminal:
             raise _not_cancelable(view.state)
         return view
 
     async def end_old_drafts(self, before: datetime) -> None:
         """Cancel tasks that have waited for inputs since before a time. Replicas may do it at once."""
-        async with self._database.write() as connection:
-            await A2ATaskRepository(connection).end_old_drafts(before)
+        ended = 1
+        while ended:
+            async with self._database.write() as connection:
+                ended = await A2ATaskRepository(connection).end_old_drafts(before, _DRAFTS_AT_ONCE)
 
     def refuse_large(self, inputs: Mapping[str, Any]) -> None:
         """Raise InvalidArgument for inputs that are more than an execution may have."""
@@ -275,7 +294,12 @@ class A2ATasks:
             )
 
     async def _store_draft(
-        self, task: TaskRow, inputs: Mapping[str, Any], message: IncomingMessage, request: RequestKey | None
+        self,
+        task: TaskRow,
+        inputs: Mapping[str, Any],
+        message: IncomingMessage,
+        request: RequestKey | None,
+        limits: GroupLimits,
     ) -> str:
         self.refuse_large(inputs)
         draft = replace(task, draft_state=TaskState.INPUT_REQUIRED, draft_inputs=inputs)
@@ -286,8 +310,9 @@ class A2ATasks:
                 if first_id != task.id:
                     # A copy of the message was faster.
                     return first_id
+            await refuse_more_drafts(connection, task.group_id, limits)
             await tasks.insert(draft)
-            await tasks.say(task.id, message.stored(task.id, task.context_id))
+            await say(connection, draft, message)
         return task.id
 
     async def _made(self, task: TaskRow, execution_id: str) -> str:

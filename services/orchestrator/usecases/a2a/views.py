@@ -43,6 +43,18 @@ class ResultArtifact:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowedTask:
+    """What of a task has to be known by who follows it, however long: little, and nothing that was said."""
+
+    row: TaskRow
+    spec: CrewSpec
+    execution_id: str
+    last_sequence: int
+    """The newest event that was stored when the task was read."""
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TaskView:
     """A task with all that is told of it."""
 
@@ -55,13 +67,21 @@ class TaskView:
     """The inputs that it waits for, each with the field of the crew that needs it."""
     results: Sequence[ResultArtifact] = ()
     history: Sequence[TaskMessage | Question] = ()
-    """What was said, oldest first."""
+    """What was said, oldest first, or the newest of it."""
     spec: CrewSpec | None = None
 
     @property
     def sequence(self) -> int:
         """The newest event that it shows what has come of."""
         return 0 if self.execution is None else self.execution.last_sequence
+
+    @property
+    def followed(self) -> FollowedTask | None:
+        """What it is followed by; None where nothing can happen to it as events. It was read with its results."""
+        if self.execution is None or self.spec is None:
+            return None
+        execution = self.execution
+        return FollowedTask(self.row, self.spec, execution.id, execution.last_sequence, self.state.terminal)
 
     @property
     def size(self) -> int:
@@ -85,13 +105,18 @@ def state_of(row: TaskRow, execution: Execution | None) -> TaskState:
     return _STATES[execution.state]
 
 
-async def read_views(connection: AsyncConnection, rows: Sequence[TaskRow], *, results: bool = True) -> list[TaskView]:
-    """Return tasks with all that is told of them, with or without their results."""
+async def read_views(
+    connection: AsyncConnection, rows: Sequence[TaskRow], *, results: bool = True, history: int | None = None
+) -> list[TaskView]:
+    """Return tasks with all that is told of them, with or without their results.
+
+    `history` is how many of the newest messages are wanted (None: all); no more than twice as many are read.
+    """
     tasks = A2ATaskRepository(connection)
     # First: what has happened since is told as events after its sequence.
-    executions = await tasks.executions(rows)
-    asked = await QuestionRepository(connection).of_executions(list(executions)) if executions else []
-    messages = await tasks.messages([row.id for row in rows])
+    executions = await tasks.executions(rows, results=results)
+    asked = await QuestionRepository(connection).of_executions(list(executions), history) if executions else []
+    messages = await tasks.messages([row.id for row in rows], history)
     views = []
     specs: dict[tuple[str, int], CrewSpec] = {}
     for row in rows:
@@ -113,11 +138,17 @@ async def read_views(connection: AsyncConnection, rows: Sequence[TaskRow], *, re
                 question=next((one for one in questions if waits and one.state is QuestionState.OPEN), None),
                 missing=missing_inputs(spec, row.draft_inputs or {}) if spec and execution is None and waits else {},
                 results=await _results(connection, execution, spec) if results and execution and spec else (),
-                history=sorted([*messages.get(row.id, ()), *questions], key=lambda said: said.created_at),
+                history=_newest([*messages.get(row.id, ()), *questions], history),
                 spec=spec,
             )
         )
     return views
+
+
+def _newest(said: Sequence[TaskMessage | Question], count: int | None) -> list[TaskMessage | Question]:
+    """Return so many of what was said (None: all), oldest first."""
+    ordered = sorted(said, key=lambda one: one.created_at)
+    return ordered if count is None else ordered[max(len(ordered) - count, 0) :]
 
 
 async def _results(connection: AsyncConnection, execution: Execution, spec: CrewSpec) -> list[ResultArtifact]:

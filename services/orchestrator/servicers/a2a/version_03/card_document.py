@@ -8,9 +8,9 @@ from google.protobuf import json_format
 from services.orchestrator.servicers.a2a.version_03.convert import card_to_03
 
 
-def card_document(card: pb.AgentCard) -> dict[str, Any]:
-    """Return the JSON document of a card."""
-    old = card_to_03(card)
+def card_document(card: pb.AgentCard, tenant: pb.AgentExtension) -> dict[str, Any]:
+    """Return the JSON document of a card; for `tenant` see `card_to_03`."""
+    old = card_to_03(card, tenant)
     document: dict[str, Any] = json_format.MessageToDict(old, always_print_fields_with_no_presence=True)
     for name in ("documentationUrl", "iconUrl", "signatures"):
         document.pop(name)

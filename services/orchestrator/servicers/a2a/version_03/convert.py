@@ -110,8 +110,8 @@ def is_final(response: pb.StreamResponse) -> bool:
     return status.state in _ENDS
 
 
-def card_to_03(card: pb.AgentCard) -> old.AgentCard:
-    """Return an agent card."""
+def card_to_03(card: pb.AgentCard, tenant: pb.AgentExtension) -> old.AgentCard:
+    """Return an agent card, with the extension that says which tenant it is of: interfaces of 0.3 have none."""
     made = old.AgentCard(
         protocol_version="0.3.0",
         name=card.name,
@@ -120,7 +120,13 @@ def card_to_03(card: pb.AgentCard) -> old.AgentCard:
         preferred_transport="GRPC",
         version=card.version,
         capabilities=old.AgentCapabilities(
-            streaming=card.capabilities.streaming, push_notifications=card.capabilities.push_notifications
+            streaming=card.capabilities.streaming,
+            push_notifications=card.capabilities.push_notifications,
+            extensions=[
+                old.AgentExtension(
+                    uri=tenant.uri, description=tenant.description, required=tenant.required, params=tenant.params
+                )
+            ],
         ),
         default_input_modes=card.default_input_modes,
         default_output_modes=card.default_output_modes,

@@ -45,12 +45,15 @@ class A2AServicer03(A2AServiceServicer):
         metadata = self._metadata(context)
         length = history_length(request.configuration.history_length)
         principal = current_principal()
+        blocking = request.configuration.blocking
         task_id = await self._send(request, metadata)
-        if request.configuration.blocking:
-            view = await self._tasks.settled(principal, task_id)
+        # What follows may take hours.
+        del request
+        if blocking:
+            view = await self._tasks.settled(principal, task_id, length)
         else:
-            view = await self._tasks.get(principal, "", task_id)
-        return old.SendMessageResponse(task=task_to_03(task_to_proto(view, length)))
+            view = await self._tasks.get(principal, "", task_id, history=length)
+        return old.SendMessageResponse(task=task_to_03(task_to_proto(view)))
 
     async def SendStreamingMessage(
         self, request: old.SendMessageRequest, context: Context
@@ -59,15 +62,16 @@ class A2AServicer03(A2AServiceServicer):
         metadata = self._metadata(context)
         length = history_length(request.configuration.history_length)
         task_id = await self._send(request, metadata)
-        async for response in self._follow(await self._tasks.get(current_principal(), "", task_id), length):
+        del request
+        async for response in self._follow(await self._tasks.get(current_principal(), "", task_id, history=length)):
             yield response
 
     async def GetTask(self, request: old.GetTaskRequest, context: Context) -> old.Task:
         """Return a task as it stands."""
         self._metadata(context)
         length = history_length(request.history_length)
-        view = await self._tasks.get(current_principal(), "", task_id_of(request.name))
-        return task_to_03(task_to_proto(view, length))
+        view = await self._tasks.get(current_principal(), "", task_id_of(request.name), history=length)
+        return task_to_03(task_to_proto(view))
 
     async def CancelTask(self, request: old.CancelTaskRequest, context: Context) -> old.Task:
         """Cancel a task that has not ended."""
@@ -82,13 +86,16 @@ class A2AServicer03(A2AServiceServicer):
         view = await self._tasks.get(current_principal(), "", task_id_of(request.name))
         if view.state.terminal:
             raise unsupported(f"the task is {view.state}, and nothing happens to it any more; read it with GetTask")
-        async for response in self._follow(view, None):
+        followed = self._follow(view)
+        del view
+        async for response in followed:
             yield response
 
     async def GetAgentCard(self, request: old.GetAgentCardRequest, context: Context) -> old.AgentCard:
         """Return the card of an agent."""
         metadata = self._metadata(context)
-        return card_to_03(self._cards.public(*await self._tasks.published(current_principal(), metadata.tenant)))
+        publication, crew = await self._tasks.published(current_principal(), metadata.tenant)
+        return card_to_03(self._cards.public(publication, crew), self._cards.tenant_extension(publication))
 
     async def CreateTaskPushNotificationConfig(
         self, request: old.CreateTaskPushNotificationConfigRequest, context: Context
@@ -126,13 +133,17 @@ class A2AServicer03(A2AServiceServicer):
         tenant = metadata.tenant or ("" if named is None else named.string_value)
         return await self._sender.send(current_principal(), send_request_from_03(request, tenant), metadata)
 
-    async def _follow(self, view: TaskView, length: int | None) -> AsyncIterator[old.StreamResponse]:
-        first = pb.StreamResponse(task=task_to_proto(view, length))
+    async def _follow(self, view: TaskView) -> AsyncIterator[old.StreamResponse]:
+        task, sequence = view.followed, view.sequence
+        first = pb.StreamResponse(task=task_to_proto(view))
+        # A stream may last for hours: it does not keep what was said.
+        del view
         yield response_to_03(first)
-        if is_final(first):
+        if task is None or is_final(first):
             return
-        async for change in self._streams.follow(view, view.sequence):
-            response = change_to_proto(view.row, change)
+        del first
+        async for change in self._streams.follow(task, sequence):
+            response = change_to_proto(task.row, change)
             yield response_to_03(response)
             if is_final(response):
                 return

@@ -1,0 +1,39 @@
+"""What is said in a task, and how much of it."""
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.errors import InvalidArgument
+from services.orchestrator.domain.a2a import TaskRow
+from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
+from services.orchestrator.usecases.a2a.inputs import IncomingMessage
+
+MAX_MESSAGES = 256
+"""That a task has of those who sent it."""
+MAX_BYTES = 2 * 1024 * 1024
+"""Of all these: half of what clients take as one response by default, which has results besides."""
+
+
+async def say(connection: AsyncConnection, task: TaskRow, message: IncomingMessage) -> None:
+    """Store a message of a task that is locked or new. Raises InvalidArgument: see `refuse_more`."""
+    payload = message.stored(task.id, task.context_id)
+    await refuse_more(connection, task.id, len(payload))
+    await A2ATaskRepository(connection).say(task.id, payload)
+
+
+async def refuse_more(connection: AsyncConnection, task_id: str, size: int) -> None:
+    """Refuse a message of so many bytes.
+
+    Raises:
+        InvalidArgument: the task would have more messages, or bytes in them, than it may.
+    """
+    count, used = await A2ATaskRepository(connection).said(task_id)
+    if count >= MAX_MESSAGES:
+        raise InvalidArgument.field(
+            "message.task_id", f"has {MAX_MESSAGES} messages, as many as a task may have; begin another task"
+        )
+    if used + size > MAX_BYTES:
+        raise InvalidArgument.field(
+            "message",
+            f"has {size} bytes, and the messages of its task {used}; together they may have {MAX_BYTES}: send less, or "
+            "begin another task",
+        )
