@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, null, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, null, or_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
@@ -263,10 +263,25 @@ def _conditions(group_id: str, chosen: TaskFilter) -> list[ColumnElement[bool]]:
     if chosen.changed_since is not None:
         found.append(a2a_tasks.c.status_time >= chosen.changed_since)
     if chosen.state is not None:
-        draft = and_(a2a_tasks.c.execution_id.is_(None), a2a_tasks.c.draft_state == chosen.state)
-        running = _OF_EXECUTIONS.get(chosen.state)
-        found.append(draft if running is None else or_(draft, running))
+        found.append(_in_state(group_id, chosen.state))
     return found
+
+
+def _in_state(group_id: str, state: TaskState) -> ColumnElement[bool]:
+    draft = and_(a2a_tasks.c.execution_id.is_(None), a2a_tasks.c.draft_state == state)
+    of_executions = _OF_EXECUTIONS.get(state)
+    if of_executions is None:
+        return draft
+    if state.terminal:
+        return or_(draft, of_executions)
+    # Few tasks have not ended: they are found by their executions, not among all tasks of the group.
+    waiting = select(a2a_tasks.c.id).where(a2a_tasks.c.group_id == group_id, draft)
+    open_executions = (
+        select(a2a_tasks.c.id)
+        .join(executions, executions.c.id == a2a_tasks.c.execution_id)
+        .where(executions.c.group_id == group_id, executions.c.ended_at.is_(None), of_executions)
+    )
+    return a2a_tasks.c.id.in_(union_all(waiting, open_executions))
 
 
 def _task(row: Row[Any]) -> TaskRow:

@@ -1,6 +1,7 @@
 """A2A 1.0 over real gRPC, with the stubs of the official SDK: each test names what the protocol asks."""
 
 import asyncio
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from services.common.ids import new_id
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.question import QuestionedCall, QuestionKind
 from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
+from services.orchestrator.tables import a2a_messages
 from services.orchestrator.usecases.a2a.tasks import A2ATasks
 from services.orchestrator.usecases.a2a.views import TaskView
 from tests.integration.orchestrator.a2a_support import (
@@ -196,15 +198,27 @@ async def test_must_describe_the_agent_in_its_card_and_itself_in_reflection_and_
 
 
 async def test_must_wait_for_the_end_and_return_artifacts_history_and_the_context(
-    harness: Harness, worker: Worker
+    harness: Harness, worker: Worker, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "coxswain.audit")
+
+    def recorded() -> list[Any]:
+        lines = [getattr(record, "audited", {}) for record in caplog.records]
+        return [line for line in lines if str(line.get("method")).endswith("/SendMessage")]
+
     tenant = await publish(harness)
     stub = agent(harness)
     waiting = asyncio.create_task(send(stub, tenant=tenant, context_id="talk", configuration={}))
     (task_id,) = await _tasks_of(harness, 1)
+    # While it waits: nobody knows whether this process outlives that.
+    async with asyncio.timeout(20):
+        while not recorded():
+            await worker.row(task_id)
     await work_through(worker, task_id, "A brief.")
     task = await waiting
     assert (task.id, task.context_id, state(task)) == (task_id, "talk", "COMPLETED")
+    (line,) = recorded()
+    assert (line["outcome"], line["result"]) == ("OK", {"task.id": task_id})
     (artifact,) = task.artifacts
     assert (artifact.artifact_id, artifact.parts[0].text, artifact.parts[0].media_type) == (
         "result",
@@ -239,7 +253,7 @@ async def test_must_list_tasks_by_status_time_with_filters_and_pages(harness: Ha
     assert first.tasks[0].artifacts
     token = first.next_page_token
     rest = await stub.ListTasks(pb.ListTasksRequest(tenant=tenant, page_size=2, page_token=token))
-    assert ([task.id for task in rest.tasks], rest.next_page_token) == ([made[1]], "")
+    assert ([task.id for task in rest.tasks], rest.next_page_token, rest.total_size) == ([made[1]], "", 3)
     with refused(CODE.INVALID_ARGUMENT):
         await stub.ListTasks(pb.ListTasksRequest(tenant=other, page_size=2, page_token=token))
     with refused(CODE.INVALID_ARGUMENT):
@@ -254,6 +268,13 @@ async def test_must_list_tasks_by_status_time_with_filters_and_pages(harness: Ha
     ):
         listed = await stub.ListTasks(pb.ListTasksRequest(**chosen))
         assert [task.id for task in listed.tasks] == expected, chosen
+        assert listed.total_size == len(expected), chosen
+    draft, asked = (await send(stub, tenant=tenant, data=None)).id, made[1]
+    await worker.claim(asked)
+    await ask(worker, asked)
+    waiting = await stub.ListTasks(pb.ListTasksRequest(status=pb.TASK_STATE_INPUT_REQUIRED))
+    assert [task.id for task in waiting.tasks] == [asked, draft]
+    assert not (await stub.ListTasks(pb.ListTasksRequest(status=pb.TASK_STATE_WORKING))).tasks
 
 
 async def test_must_cancel_what_has_not_ended_and_refuse_what_has(harness: Harness, worker: Worker) -> None:
@@ -552,9 +573,8 @@ async def test_what_is_said_in_a_task_is_bounded_and_read_as_far_as_asked(harnes
             assert [said.message_id for said in one.history] == expected
     other = await send(stub, tenant=tenant, data=None)
     async with worker.database.write() as connection:
-        tasks = A2ATaskRepository(connection)
-        for _ in range(255):
-            await tasks.say(other.id, b"")
+        rows = [{"task_id": other.id, "number": n, "payload": b"", "created_at": utc_now()} for n in range(1, 256)]
+        await connection.execute(a2a_messages.insert(), rows)
     with refused(CODE.INVALID_ARGUMENT) as many:
         await send(stub, "ships", task_id=other.id, data=None)
     assert many.violations == ["message.task_id"]

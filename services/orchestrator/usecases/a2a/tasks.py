@@ -44,7 +44,7 @@ from services.orchestrator.usecases.open_executions import refuse_more_drafts
 
 LABEL = "a2a"
 """The label of executions that other systems have started; its value is the tenant."""
-_TASKS = Pager("a2a_tasks", key_types=(str, str), maximum=100, portion=10)
+_TASKS = Pager("a2a_tasks", key_types=(str, str, int), maximum=100, portion=10)
 _CANCEL_SECONDS = 5.0
 # More at once would keep other writers waiting.
 _DRAFTS_AT_ONCE = 500
@@ -57,7 +57,7 @@ class TaskPage:
     tasks: Sequence[TaskView]
     next_page_token: str
     total: int
-    """Tasks of the whole listing."""
+    """Tasks of the whole listing, when its first page was read."""
 
 
 class A2ATasks:
@@ -225,10 +225,15 @@ class A2ATasks:
             "state": chosen.state or "",
             "since": chosen.changed_since or "",
         }
+        total: int | None = None
         async with self._database.read() as connection:
             tasks = A2ATaskRepository(connection)
 
             async def read(after: list[Any] | None, limit: int) -> list[TaskView]:
+                nonlocal total
+                if total is None:
+                    # Once for a listing, however long: its tokens carry it.
+                    total = await tasks.count(group_id, chosen) if after is None else int(after[2])
                 before = None if after is None else (datetime.fromisoformat(after[0]), after[1])
                 rows = await tasks.page(group_id, chosen, before, limit)
                 return await read_views(connection, rows, results=results, history=history)
@@ -238,10 +243,10 @@ class A2ATasks:
                 token,
                 filters,
                 read,
-                lambda view: [view.row.status_time.isoformat(), view.row.id],
+                lambda view: [view.row.status_time.isoformat(), view.row.id, total],
                 lambda view: view.size,
             )
-            return TaskPage(page.items, page.next_page_token, await tasks.count(group_id, chosen))
+            return TaskPage(page.items, page.next_page_token, total or 0)
 
     async def cancel(self, principal: Principal, tenant: str, task_id: str) -> TaskView:
         """Cancel a task; of one that runs, wait a moment for its end, and return it as it then stands.
