@@ -1,5 +1,6 @@
 """docs/errors.md and the reference of the API are what the protos say."""
 
+import html
 import re
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ def pages() -> dict[str, str]:
 
 
 def words(text: str) -> str:
-    return " ".join(text.replace("\\", "").replace("<br>", " ").split())
+    return " ".join(html.unescape(text.replace("\\", "").replace("<br>", " ")).split())
 
 
 def section(page: str, heading: str) -> str:

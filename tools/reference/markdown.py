@@ -3,7 +3,7 @@
 import re
 
 _CODE = re.compile(r"(`[^`]*`)")
-_ESCAPED = re.compile(r"([*<])|(?<!\w)(_)|(_)(?!\w)")
+_ESCAPED = re.compile(r"\*|(?<!\w)_|_(?!\w)")
 
 
 def paragraphs(comment: str) -> list[str]:
@@ -15,7 +15,11 @@ def paragraphs(comment: str) -> list[str]:
 def escaped(text: str) -> str:
     """Return a text in which nothing but its `code` means anything to Markdown."""
     parts = _CODE.split(text)
-    return "".join(part if part.startswith("`") else _ESCAPED.sub(r"\\\g<0>", part) for part in parts)
+    return "".join(part if part.startswith("`") else _plain(part) for part in parts)
+
+
+def _plain(text: str) -> str:
+    return _ESCAPED.sub(r"\\\g<0>", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def cell(texts: list[str]) -> str:
