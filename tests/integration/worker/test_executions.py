@@ -12,14 +12,18 @@ from typing import Any
 import psutil
 import pytest
 import pytest_asyncio
+from a2a.types import a2a_pb2 as a2a
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict
 
 from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.models.v1 import usage_pb2
-from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
+from coxswain.orchestrator.v1 import a2a_pb2, crew_pb2, execution_pb2
+from tests.integration.orchestrator.a2a_support import agent, sending, state
 from tests.integration.worker.installation import (
     CAPABLE,
     REASONER,
+    WAIT_SECONDS,
     Installation,
     alive,
     eventually,
@@ -561,6 +565,50 @@ async def test_all_hosts_killed_and_one_started_anew_goes_on(lone: Installation)
     ended = await lone.finished(execution.id)
     assert ended.state == S.EXECUTION_STATE_SUCCEEDED
     assert asked(lone, "Do the first thing.") == before
+
+
+async def test_a_stream_of_an_agent_loses_and_doubles_nothing_when_its_host_is_killed(
+    lone: Installation,
+) -> None:
+    answer_by_task(lone, hang=True)
+    first = task("first", "Do the first thing. {text}")
+    spec = crew(first, *THREE[1:], name="followed", a2a=a2a_pb2.A2ASpec(published=True, all_results=True))
+    await lone.crews().CreateCrew(crew_pb2.CreateCrewRequest(spec=spec))
+    (publication,) = (await lone.crews().ListPublications(a2a_pb2.ListPublicationsRequest())).publications
+    stub = agent(lone.harness)
+    stream = stub.SendStreamingMessage(sending("Go.", tenant=publication.tenant, data=None, configuration={}))
+    begun = (await stream.read()).task
+    async with asyncio.timeout(WAIT_SECONDS):
+        told = [await stream.read() for _ in range(3)]
+        await lone.llm.wait_for_calls(1, hanging=True)
+        for victim in lone.workers:
+            victim.kill()
+            await victim.ended()
+        await lone.hosts(1)
+        told += [response async for response in stream]
+    seen = [
+        (one.artifact_update.artifact.artifact_id, one.artifact_update.artifact.parts[0].text)
+        if one.HasField("artifact_update")
+        else (state(one.status_update), MessageToDict(one.status_update.metadata).get("coxswain/attempt", 0))
+        for one in told
+    ]
+    assert seen == [
+        ("WORKING", 1),
+        ("first", "First done."),
+        ("WORKING", 1),
+        ("WORKING", 2),
+        ("second", "Second done again."),
+        ("WORKING", 1),
+        ("result", "Third done."),
+        ("COMPLETED", 0),
+    ]
+    after = str(int(told[2].status_update.metadata["coxswain/sequence"]))
+    resuming = agent(lone.harness, a2a_extensions="https://example.com/coxswain/a2a/resume/v1", x_after_sequence=after)
+    again = resuming.SubscribeToTask(a2a.SubscribeToTaskRequest(id=begun.id))
+    assert [response async for response in again] == told[3:]
+    ended = await stub.GetTask(a2a.GetTaskRequest(id=begun.id))
+    assert list(ended.artifacts) == [one.artifact_update.artifact for one in told if one.HasField("artifact_update")]
+    assert asked(lone, "Do the first thing.") == 1
 
 
 async def test_a_host_that_requires_what_its_kernel_lacks_does_not_start(installation: Installation) -> None:
