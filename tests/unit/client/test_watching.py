@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coxswain.client import CoxswainError, Internal, NotFound, Unauthenticated, Unavailable
-from coxswain.client.watching import BudgetAlertCursor, WatchCursor, is_terminal
-from coxswain.models.v1.usage_pb2 import WatchBudgetAlertsResponse
+from coxswain.client.watching import SequenceCursor, WatchCursor, is_terminal
+from coxswain.models.v1.usage_pb2 import WatchBudgetAlertsRequest, WatchBudgetAlertsResponse
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
     ExecutionEvent,
@@ -145,10 +145,9 @@ def test_a_watch_behind_the_end_has_nothing_to_show() -> None:
 
 
 def test_a_watch_of_alerts_goes_on_where_it_stood_before_it_told_any() -> None:
-    cursor = BudgetAlertCursor()
-    assert not cursor.request().HasField("after_sequence")
+    cursor = SequenceCursor(WatchBudgetAlertsRequest())
+    assert cursor.request() == WatchBudgetAlertsRequest()
     for sequence in (0, 5):
         # Nothing was stored when it began: what is stored while it is away comes after 0.
         cursor.accept(WatchBudgetAlertsResponse(sequence=sequence))
-        assert cursor.request().HasField("after_sequence")
-        assert cursor.request().after_sequence == sequence
+        assert cursor.request() == WatchBudgetAlertsRequest(after_sequence=sequence)

@@ -30,7 +30,7 @@ from coxswain.client.results import (
     crew_key,
     start_request,
 )
-from coxswain.client.watching import BudgetAlertCursor, GroupWatchCursor, QuestionCursor, WatchCursor, is_terminal
+from coxswain.client.watching import GroupWatchCursor, SequenceCursor, WatchCursor, is_terminal
 from coxswain.memory.v1.document_pb2 import DocumentHeader, SaveDocumentResponse
 from coxswain.memory.v1.document_service_pb2_grpc import DocumentServiceStub
 from coxswain.memory.v1.memory_backend_service_pb2_grpc import MemoryBackendServiceStub
@@ -39,7 +39,7 @@ from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.memory.v1.vector_index_service_pb2_grpc import VectorIndexServiceStub
 from coxswain.models.v1.inference_service_pb2_grpc import InferenceServiceStub
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
-from coxswain.models.v1.usage_pb2 import WatchBudgetAlertsResponse
+from coxswain.models.v1.usage_pb2 import WatchBudgetAlertsRequest, WatchBudgetAlertsResponse
 from coxswain.models.v1.usage_service_pb2_grpc import UsageServiceStub
 from coxswain.orchestrator.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from coxswain.orchestrator.v1.batch_service_pb2_grpc import BatchServiceStub
@@ -68,7 +68,7 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     WatchExecutionsResponse,
 )
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
-from coxswain.orchestrator.v1.question_pb2 import WatchQuestionsResponse
+from coxswain.orchestrator.v1.question_pb2 import WatchQuestionsRequest, WatchQuestionsResponse
 from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceStub
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
@@ -313,7 +313,8 @@ class AsyncClient:
         lost connection and never ends by itself. Raises Unavailable after ``max_outage`` seconds without a connection,
         and at once any error that another attempt cannot resolve.
         """
-        cursor = QuestionCursor(after_sequence, max_outage=max_outage, renewable=callable(self.connection.token))
+        request = WatchQuestionsRequest(after_sequence=after_sequence)
+        cursor = SequenceCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
         return self._follow(self.questions.WatchQuestions, cursor)
 
     def watch_budget_alerts(
@@ -325,12 +326,11 @@ class AsyncClient:
         are kept. A response without an ``alert`` tells the sequence alone: the watch stands. Reconnects as
         ``watch_questions`` does.
         """
-        cursor = BudgetAlertCursor(after_sequence, max_outage=max_outage, renewable=callable(self.connection.token))
+        request = WatchBudgetAlertsRequest(after_sequence=after_sequence)
+        cursor = SequenceCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
         return self._follow(self.usage.WatchBudgetAlerts, cursor)
 
-    async def _follow(
-        self, method: Any, cursor: GroupWatchCursor | QuestionCursor | BudgetAlertCursor
-    ) -> AsyncGenerator[Any, None]:
+    async def _follow(self, method: Any, cursor: GroupWatchCursor | SequenceCursor) -> AsyncGenerator[Any, None]:
         while True:
             call = method(cursor.request())
             try:

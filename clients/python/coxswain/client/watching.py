@@ -152,41 +152,26 @@ class GroupWatchCursor(Reconnection):
         self._request.after_position = response.position
 
 
-class QuestionCursor(Reconnection):
-    """Remembers the last change in the questions of a group."""
-
-    def __init__(self, after_sequence: int = 0, *, max_outage: float = 300.0, renewable: bool = False) -> None:
-        """Start after ``after_sequence``."""
-        super().__init__(max_outage=max_outage, renewable=renewable)
-        self._sequence = after_sequence
-
-    def request(self) -> WatchQuestionsRequest:
-        """The request that continues after the last change."""
-        self.connects()
-        return WatchQuestionsRequest(after_sequence=self._sequence)
-
-    def accept(self, change: WatchQuestionsResponse) -> None:
-        """Remember the sequence of a change."""
-        self.works()
-        self._sequence = change.sequence
-
-
-class BudgetAlertCursor(Reconnection):
-    """Remembers the last alert of a group."""
+class SequenceCursor(Reconnection):
+    """Remembers the last sequence in a stream of a group."""
 
     def __init__(
-        self, after_sequence: int | None = None, *, max_outage: float = 300.0, renewable: bool = False
+        self,
+        request: WatchQuestionsRequest | WatchBudgetAlertsRequest,
+        *,
+        max_outage: float = 300.0,
+        renewable: bool = False,
     ) -> None:
-        """Start after ``after_sequence``; None means from now on."""
+        """Start with ``request``, which is modified."""
         super().__init__(max_outage=max_outage, renewable=renewable)
-        self._sequence = after_sequence
+        self._request = request
 
-    def request(self) -> WatchBudgetAlertsRequest:
-        """The request that continues after the last alert."""
+    def request(self) -> WatchQuestionsRequest | WatchBudgetAlertsRequest:
+        """The request that continues after the last sequence."""
         self.connects()
-        return WatchBudgetAlertsRequest(after_sequence=self._sequence)
+        return self._request
 
-    def accept(self, response: WatchBudgetAlertsResponse) -> None:
+    def accept(self, response: WatchQuestionsResponse | WatchBudgetAlertsResponse) -> None:
         """Remember the sequence of a response."""
         self.works()
-        self._sequence = response.sequence
+        self._request.after_sequence = response.sequence
