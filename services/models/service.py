@@ -28,8 +28,9 @@ from services.models.providers.litellm.pool import LitellmHelpers
 from services.models.providers.litellm.provider import LitellmProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
 from services.models.providers.offline.provider import OfflineProvider
-from services.models.providers.openai.client import OpenAIClient, ResponseLimits
+from services.models.providers.openai.client import OpenAIClient
 from services.models.providers.openai.provider import OpenAICompatibleProvider
+from services.models.providers.openai.response_body import ResponseLimits
 from services.models.providers.provider_counters import ProviderCounters
 from services.models.providers.retries import RetryLimits
 from services.models.providers.upstreams import Upstreams

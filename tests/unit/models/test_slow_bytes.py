@@ -9,8 +9,9 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.models.domain.model import Model, ModelSpec, Provider
-from services.models.providers.openai import client
-from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
+from services.models.providers.openai import response_body
+from services.models.providers.openai.client import OpenAIClient, Target
+from services.models.providers.openai.response_body import ResponseLimits
 from services.models.providers.upstreams import Attempt, CallId
 
 _SECONDS = 1000.0
@@ -56,7 +57,7 @@ def read(monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]) -> list[Any]:
         reader = OpenAIClient(anything, anything, limits, anything)._batches(target, response)
         return [document async for batch in reader for document in batch]
 
-    monkeypatch.setattr(client, "iter_body", body)
+    monkeypatch.setattr(response_body, "iter_body", body)
     try:
         reading: Awaitable[list[Any]] = documents()
         return loop.run_until_complete(reading)

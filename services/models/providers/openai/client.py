@@ -13,7 +13,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from services.common.errors import CoxswainError, FailedPrecondition
 from services.common.grpc.call import current_principal
-from services.common.http import EgressClient, iter_body, read_limited
+from services.common.http import EgressClient
 from services.common.identity.credentials import CredentialSource, OutboundCredential
 from services.common.identity.provider_credentials import WrongForm, check_key
 from services.models.domain.model import Model
@@ -22,12 +22,21 @@ from services.models.providers.group_shares import GroupShares
 from services.models.providers.json_documents import read_json, write_json
 from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.events import EventParser, EventTooLarge
+from services.models.providers.openai.response_body import (
+    UNREACHABLE,
+    ConnectionLost,
+    ResponseLimits,
+    Stalled,
+    finish_reading,
+    read_error,
+    read_pieces,
+    read_whole,
+)
 from services.models.providers.read_limit import ReadLimit
 from services.models.providers.retries import RetryableError, too_late
 from services.models.providers.upstream_errors import (
     bad_response,
     is_retryable,
-    retry_after_seconds,
     unavailable,
     unusable_credential,
     upstream_failure,
@@ -38,13 +47,10 @@ logger = structlog.get_logger(__name__)
 
 S = TypeVar("S")
 T = TypeVar("T")
-_MAX_ERROR_BYTES = 64 * 1024
-_SLICE_BYTES = 8192
 _MAX_EVENT_BYTES = 4 * 1024 * 1024
 _END = "[DONE]"
 # White space and the mark of the byte order, which may stand before a document.
 _BEFORE_TEXT = b" \t\r\n\xef\xbb\xbf"
-_UNREACHABLE = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 @dataclass(slots=True)
@@ -69,17 +75,6 @@ class Target:
         return self.attempt.model
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseLimits:
-    """How large a response may be, and how slow, before its upstream counts as gone."""
-
-    max_bytes: int
-    first_byte_seconds: float
-    """Until its first byte."""
-    idle_seconds: float
-    """Between two bytes."""
-
-
 class _Body(aiohttp.BytesPayload):
     """A request's body that knows whether it has been sent: from then on the upstream works."""
 
@@ -88,10 +83,6 @@ class _Body(aiohttp.BytesPayload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         await super().write_with_length(writer, content_length)
         self.sent = True
-
-
-class _ConnectionLost(Exception):
-    """The connection of a response was lost within its body."""
 
 
 class _ReportingLoss:
@@ -177,55 +168,20 @@ class OpenAIClient:
     async def _read_document(
         self, target: Target, response: aiohttp.ClientResponse, credential: OutboundCredential
     ) -> Any:
-        limit = self._limits.max_bytes
         with _ReportingLoss(target.model):
             try:
-                body = await self._read_whole(target, response)
-            except _UNREACHABLE as error:
+                body = await read_whole(target.attempt, response, self._limits)
+            except UNREACHABLE as error:
                 if target.origin in self._idempotent_origins:
                     raise
                 # The answer was made, and is billed: a repetition would be billed again.
-                raise unavailable(target.model, "broke off its answer") from error
+                what = f"sent nothing for {error.seconds:g} s" if isinstance(error, Stalled) else "broke off its answer"
+                raise unavailable(target.model, what) from error
             finally:
                 response.close()
-            if body is None:
-                raise bad_response(target.model, f"it is larger than {limit} bytes")
             document = _parse(target.model, body, "it is")
         _check_for_fault(target.model, document, credential)
         return document
-
-    async def _read_whole(self, target: Target, response: aiohttp.ClientResponse) -> bytes | None:
-        """Return the body of a response, or None when it is larger than the limit.
-
-        Raises:
-            CoxswainError: it comes too slowly.
-            aiohttp.ClientError, OSError: the connection was lost.
-            TimeoutError: it comes too slowly from where a repetition costs nothing.
-        """
-        parts: list[bytes] = []
-        size = 0
-        seconds = self._limits.first_byte_seconds
-        body = iter_body(response)
-        limit = ReadLimit()
-        try:
-            while size <= self._limits.max_bytes:
-                with limit.until(self._next_byte_by(target, seconds, begun=True)):
-                    part = await anext(body, b"")
-                if not part:
-                    return b"".join(parts)
-                parts.append(part)
-                size += len(part)
-                seconds = self._limits.idle_seconds
-        except TimeoutError as error:
-            if asyncio.get_running_loop().time() >= target.attempt.deadline:
-                raise too_late(target.model) from error
-            # A repetition is answered with what was made.
-            if not limit.expired or target.origin in self._idempotent_origins:
-                raise
-            raise unavailable(target.model, f"sent nothing for {seconds:g} s") from error
-        finally:
-            limit.close()
-        return None
 
     async def _begin_stream(
         self, target: Target, response: aiohttp.ClientResponse, credential: OutboundCredential
@@ -276,12 +232,13 @@ class OpenAIClient:
         payload = _Body(body)
         limit = ReadLimit()
         try:
-            with limit.until(self._next_byte_by(target, self._limits.first_byte_seconds)):
+            first_byte_by = asyncio.get_running_loop().time() + self._limits.first_byte_seconds
+            with limit.until(min(target.attempt.answer_by, first_byte_by)):
                 try:
                     response = await self._egress.request(
                         "POST", target.url, trusted=target.trusted, data=payload, headers=headers
                     )
-                except (asyncio.CancelledError, *_UNREACHABLE):
+                except (asyncio.CancelledError, *UNREACHABLE):
                     # The upstream goes on when we give up, and may have begun when the connection is lost: it has it
                     # paid for.
                     if payload.sent:
@@ -292,15 +249,15 @@ class OpenAIClient:
             with limit.until(target.attempt.deadline):
                 if 200 <= response.status < 300:
                     return await take(target, response, credential)
-                document, retry_after = await _read_error(response)
+                document, retry_after = await read_error(response)
         except aiohttp.InvalidURL as error:
             raise _uncallable(target.model) from error
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             now = asyncio.get_running_loop().time()
             if now >= target.attempt.deadline:
                 raise too_late(target.model) from error
             logger.info("upstream_unreachable", model=target.model.name, error=type(error).__name__)
-            silent = limit.expired or type(error) is TimeoutError
+            silent = limit.expired or type(error) in (TimeoutError, Stalled)
             what = "sent nothing for too long" if silent else "did not answer"
             # One whose time is over because another model waits to take over may be well.
             ours = now >= target.attempt.answer_by
@@ -316,9 +273,9 @@ class OpenAIClient:
     async def _batches(self, target: Target, response: aiohttp.ClientResponse) -> AsyncGenerator[list[Any], None]:
         """Yield the JSON documents of a response as they come: of its events, or the one that it is as a whole."""
         model = target.model
-        pieces = self._pieces(target, response)
+        pieces = read_pieces(target.attempt, response, self._limits)
         parser = EventParser(_MAX_EVENT_BYTES)
-        lost: _ConnectionLost | None = None
+        lost: ConnectionLost | None = None
         found = False
         try:
             async with aclosing(pieces):
@@ -327,7 +284,7 @@ class OpenAIClient:
                 if piece.lstrip(_BEFORE_TEXT)[:1] in (b"{", b"["):
                     try:
                         whole = piece + b"".join([more async for more in pieces])
-                    except _ConnectionLost as error:
+                    except ConnectionLost as error:
                         raise _broken_off(model) from error
                     yield [_parse(model, whole, "it is")]
                     return
@@ -342,13 +299,13 @@ class OpenAIClient:
                     if failure is not None:
                         raise failure
                     if ended:
-                        await _finish_reading(response)
+                        await finish_reading(response)
                         return
                     if not piece:
                         break
                     try:
                         piece = await anext(pieces, b"")
-                    except _ConnectionLost as error:
+                    except ConnectionLost as error:
                         lost, piece = error, b""
             if not found and lost is not None:
                 raise _broken_off(model) from lost
@@ -358,53 +315,6 @@ class OpenAIClient:
         finally:
             # Closes the connection, unless it was read to its end and given back before: the upstream stops writing.
             response.close()
-
-    async def _pieces(self, target: Target, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes of a response.
-
-        Raises:
-            _ConnectionLost: after the first of them.
-            CoxswainError: there are too many, or they come too slowly.
-            aiohttp.ClientError, OSError, TimeoutError: the connection was lost before the first of them.
-        """
-        size = 0
-        body = iter_body(response)
-        limit = ReadLimit()
-        try:
-            while True:
-                seconds = self._limits.idle_seconds if size else self._limits.first_byte_seconds
-                try:
-                    with limit.until(self._next_byte_by(target, seconds, begun=size > 0)):
-                        data = await anext(body, b"")
-                except _UNREACHABLE as error:
-                    if asyncio.get_running_loop().time() >= target.attempt.deadline:
-                        raise too_late(target.model) from error
-                    if not size:
-                        raise
-                    if limit.expired:
-                        raise unavailable(target.model, f"sent nothing for {seconds:g} s") from error
-                    logger.info("upstream_stream_lost", model=target.model.name, error=type(error).__name__)
-                    raise _ConnectionLost from error
-                if not data:
-                    return
-                size += len(data)
-                if size > self._limits.max_bytes:
-                    raise bad_response(target.model, f"it is larger than {self._limits.max_bytes} bytes")
-                if len(data) <= _SLICE_BYTES:
-                    yield data
-                    continue
-                # As much as is there may hold thousands of events, and nobody else is served while they are read.
-                for start in range(0, len(data), _SLICE_BYTES):
-                    if start:
-                        await asyncio.sleep(0)
-                    yield data[start : start + _SLICE_BYTES]
-        finally:
-            limit.close()
-
-    @staticmethod
-    def _next_byte_by(target: Target, seconds: float, *, begun: bool = False) -> float:
-        latest = target.attempt.deadline if begun else target.attempt.answer_by
-        return min(latest, asyncio.get_running_loop().time() + seconds)
 
 
 def _events(model: Model, parser: EventParser, piece: bytes) -> list[str]:
@@ -480,26 +390,3 @@ def _parse(model: Model, text: str | bytes, what: str) -> Any:
         raise bad_response(model, f"{what} nested too deeply") from None
     except ValueError as error:
         raise bad_response(model, f"{what} not valid JSON") from error
-
-
-async def _read_error(response: aiohttp.ClientResponse) -> tuple[Any, float | None]:
-    """Return the JSON body of an error, None when it is something else, and the seconds it asks to wait."""
-    retry_after = retry_after_seconds(response.headers)
-    try:
-        body = await read_limited(response, _MAX_ERROR_BYTES)
-    finally:
-        response.close()
-    try:
-        return read_json(body or b""), retry_after
-    except (ValueError, RecursionError):
-        return None, retry_after
-
-
-async def _finish_reading(response: aiohttp.ClientResponse) -> None:
-    """Read the end of a finished stream, so that its connection can serve the next call."""
-    try:
-        async with asyncio.timeout(0.1):
-            while await response.content.readany():
-                pass
-    except _UNREACHABLE:
-        return

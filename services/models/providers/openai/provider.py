@@ -18,9 +18,10 @@ from services.models.providers.group_shares import GroupShares
 from services.models.providers.learned_from_refusals import Learned
 from services.models.providers.openai.answers import read_document, read_stream, read_whole
 from services.models.providers.openai.azure import azure_url
-from services.models.providers.openai.client import OpenAIClient, ResponseLimits, Target
+from services.models.providers.openai.client import OpenAIClient, Target
 from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.requests import ENCODING_FORMAT, chat_request, embeddings_request
+from services.models.providers.openai.response_body import ResponseLimits
 from services.models.providers.openai.tokenizers import Tokenizers
 from services.models.providers.upstream_errors import quoted_words
 from services.models.providers.upstreams import Attempt, Upstreams
