@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,11 @@ def test_commands_that_pages_show_are_understood(line: str) -> None:
         # The files of the pages are not there.
         if "does not exist" not in str(error):
             raise
+
+
+def test_the_demo_runs_on_a_model_that_is_named() -> None:
+    said = subprocess.run(["make", "-n", "demo", "MODEL=a/b"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.search(r'^COXSWAIN_DEMO_MODEL="a/b" \S+ examples/brief/demo.py', said.stdout, re.MULTILINE)
 
 
 def test_readme_begins_with_two_commands_and_fits_on_two_screens() -> None:
