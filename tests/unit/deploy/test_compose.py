@@ -125,7 +125,11 @@ def test_secrets_are_files_that_the_page_makes_and_each_process_has_its_own(tmp_
         signer = "orchestrator" if name == "worker" else name
         own = {"pgpass": "pgpass", f"services/{signer}.key": f"{signer}.key"} | public
         assert secrets(name) == own | ({"key-ring": "key-ring"} if name == "auth" else {})
-    assert "/deploy/secrets/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    # The command reads this one itself, and the directory of the secrets is closed to whoever calls it.
+    (shared,) = SERVICES["auth"]["env_file"]
+    assert {"/deploy/secrets/", f"/deploy/{shared['path']}"} <= set(ignored)
+    assert not shared["required"]
 
 
 def test_no_secret_is_written_into_the_file() -> None:
