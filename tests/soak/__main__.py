@@ -15,6 +15,8 @@ from pathlib import Path
 
 # PostgreSQL is restarted as another user, for which Python forks: gRPC's handlers end such a child with a fault.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+# Where pgserver keeps its lock; the library warns where there is no such directory.
+os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="coxswain-run-"))
 
 from pgserver.postgres_server import get_server
 
