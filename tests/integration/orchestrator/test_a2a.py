@@ -630,6 +630,13 @@ async def test_a_context_carries_what_was_said_before(harness: Harness, worker: 
     inputs = (await worker.row(second.id)).inputs
     assert inputs["a2a_context"] == "User: Hello.\n\nAgent: Good day."
     assert inputs["a2a_task_id"] == second.id
+    # Of a long talk the newest is kept.
+    for number in range(6):
+        await send(stub, f"{number}" * 12_000, context_id="talk")
+    latest = (await worker.row((await send(stub, "Now?", context_id="talk")).id)).inputs["a2a_context"]
+    assert len(latest.encode()) == 64 * 1024
+    assert latest.endswith("User: " + "5" * 12_000)
+    assert [str(number) * 12_000 in latest for number in range(6)] == [False, True, True, True, True, True]
     third = await send(stub, "Once more?", reference_task_ids=[first.id])
     assert (await worker.row(third.id)).inputs["a2a_context"] == inputs["a2a_context"]
     with refused(CODE.NOT_FOUND, "TASK_NOT_FOUND"):

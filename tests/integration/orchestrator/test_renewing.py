@@ -1,5 +1,6 @@
 """RenewExecutionCredential: who may let an execution go on, when, and with what."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from services.common.settings import SERVICES
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import executions
-from tests.integration.orchestrator.a2a_support import agent, publish, send, state
+from tests.integration.orchestrator.a2a_support import agent, publish, send, sending, state
 from tests.integration.orchestrator.a2a_support import refused as a2a_refused
 from tests.integration.orchestrator.support import Worker, executions_of, refused, start, working
 from tests.support.databricks_identity import WORKSPACE_ID, DatabricksIdentity
@@ -149,8 +150,11 @@ async def test_who_sent_a_task_of_a2a_lets_it_go_on_by_a_message_with_a_fresh_cr
         with a2a_refused(StatusCode.FAILED_PRECONDITION, "UNSUPPORTED_OPERATION"):
             await send(bob, task_id=made.id)
         assert (await worker.row(made.id)).generation == 1
-        renewed = await send(ann, "Go on.", task_id=made.id, data=None)
-    assert state(renewed) == "WORKING"
+        keyed = agent(guarded, token(identity, "ann"), x_request_id="go-on")
+        going_on = sending("Go on.", task_id=made.id, data=None)
+        for copy in await asyncio.gather(*(keyed.SendMessage(going_on) for _ in range(3))):
+            assert state(copy.task) == "WORKING"
+        renewed = (await keyed.SendMessage(going_on)).task
     assert [said.parts[0].text for said in renewed.history] == ["A coxswain steers.", "Go on."]
 
 
