@@ -3,7 +3,6 @@
 Use: python approve.py FILE
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def answer(question: Question) -> AnswerQuestionRequest:
 def main() -> None:
     """Start, answer what is asked, print the result."""
     text = Path(sys.argv[1]).read_text(encoding="utf-8")
-    with Client(token=os.environ.get("COXSWAIN_TOKEN")) as client:
+    with Client() as client:
         execution = client.start(CREW, {"text": text})
         # The execution waits without a worker: this program may end here and answer tomorrow.
         for event in client.watch(execution.id):

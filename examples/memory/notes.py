@@ -3,8 +3,6 @@
 Use: python notes.py
 """
 
-import os
-
 from coxswain.client import Aborted, Client
 from coxswain.memory.v1.memory_pb2 import (
     SEARCH_MODE_HYBRID,
@@ -45,7 +43,7 @@ def find(client: Client, text: str, categories: list[str] | None = None) -> str:
 
 def main() -> None:
     """Show each call once."""
-    with Client(token=os.environ.get("COXSWAIN_TOKEN")) as client:
+    with Client() as client:
         records = [note(key, *content) for key, content in TEXTS.items()]
         saved = client.memory.SaveRecords(SaveRecordsRequest(namespace=NOTES, records=records)).records
 

@@ -3,7 +3,6 @@
 It also starts it once now, to see that it works. Use: python morning.py FILE
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def ensure(client: Client, report: str) -> Schedule:
 
 def main() -> None:
     """Store crew and schedule, start it once, print the result and when it comes next."""
-    with Client(token=os.environ.get("COXSWAIN_TOKEN")) as client:
+    with Client() as client:
         client.apply_crew(CREW)
         schedule = ensure(client, Path(sys.argv[1]).read_text(encoding="utf-8"))
         fired = client.schedules.FireSchedule(FireScheduleRequest(id=schedule.id)).execution

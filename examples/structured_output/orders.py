@@ -3,7 +3,6 @@
 Use: python orders.py < mail.txt
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def read_order(mail: str) -> Order:
     """Return the order that a mail places."""
     crew = load_crew(Path(__file__).with_name("crew.yaml"))
     crew.tasks[0].output_schema.update(Order.model_json_schema())
-    with Client(token=os.environ.get("COXSWAIN_TOKEN")) as client:
+    with Client() as client:
         # Raises ExecutionNotSucceeded where the model gives no order that follows the schema, after a second attempt.
         execution = client.run(crew, {"mail": mail})
     return Order.model_validate(MessageToDict(execution.result.structured))

@@ -79,9 +79,12 @@ def test_the_environment_fills_in_what_is_not_given(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("COXSWAIN_ADDRESS", "example.com:1")
     monkeypatch.setenv("COXSWAIN_TOKEN", "t")
     monkeypatch.setenv("COXSWAIN_GROUP", "sales")
-    connection = Connection.from_environment()
+    connection = Connection()
     assert connection.target == "example.com:1"
     assert {("authorization", "Bearer t"), ("x-group-id", "sales")} <= set(connection.metadata(None))
+    mine = Connection(token="mine", group="legal")
+    assert {("authorization", "Bearer mine"), ("x-group-id", "legal")} <= set(mine.metadata(None))
+    assert not {"authorization", "x-group-id"} & set(dict(Connection("example.com:2").metadata(None)))
 
 
 def test_a_token_never_shows_in_a_representation() -> None:

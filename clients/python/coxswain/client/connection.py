@@ -45,7 +45,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """The settings of a client."""
+    """The settings of a client. Without an address, the environment has what is not given: address, token and group."""
 
     address: str | Mapping[str, str] = ""
     """``host:port``, ``https://host:port`` (means TLS), ``unix:path`` or any gRPC target. With ``dns:///host:port``
@@ -54,22 +54,19 @@ class Connection:
     Services at addresses of their own: ``auth=host:port,memory=host:port,models=host:port,orchestrator=host:port``, or
     a mapping of the same."""
     token: str | Callable[[], str] | None = field(default=None, repr=False)
-    """The bearer token, or a function that returns a fresh one for each call."""
+    """The bearer token, or a function that returns a fresh one for each call. None, and no address: COXSWAIN_TOKEN."""
     group: str = ""
-    """Id of the group to act in; members of one group may leave it empty."""
+    """Id of the group to act in; members of one group may leave it empty. Empty, and no address: COXSWAIN_GROUP."""
     tls: Tls | bool = False
     """Whether to encrypt: True for the system's authorities, Tls for others."""
     timeout: float = DEFAULT_TIMEOUT
     """Default deadline of a unary call in seconds; calls of models have at least 600."""
 
-    @classmethod
-    def from_environment(cls) -> "Connection":
-        """COXSWAIN_ADDRESS, COXSWAIN_TOKEN, COXSWAIN_GROUP."""
-        return cls(
-            address=os.environ.get("COXSWAIN_ADDRESS", ""),
-            token=os.environ.get("COXSWAIN_TOKEN") or None,
-            group=os.environ.get("COXSWAIN_GROUP", ""),
-        )
+    def __post_init__(self) -> None:
+        # A token that is not given belongs to the installation of the environment, and is sent to no other address.
+        if not self.address:
+            object.__setattr__(self, "token", self.token or os.environ.get("COXSWAIN_TOKEN") or None)
+            object.__setattr__(self, "group", self.group or os.environ.get("COXSWAIN_GROUP", ""))
 
     @property
     def _address(self) -> str | Mapping[str, str]:
