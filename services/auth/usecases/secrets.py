@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from services.auth import tables
-from services.auth.chains.names import LLM_KEY, OAUTH_CLIENT
+from services.auth.chains.names import DATABRICKS_API_KEY, DATABRICKS_PAT, LLM_KEY, OAUTH_CLIENT
 from services.auth.domain import RotationProgress, Sealed, Secret
 from services.auth.keys import bindings
 from services.auth.keys.sealing import Binding
@@ -18,7 +18,7 @@ from services.common.db.database import Database
 from services.common.db.row_quota import check_row_quota
 from services.common.egress import credential_origin_of
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
-from services.common.identity.provider_credentials import WrongForm, check_credential
+from services.common.identity.provider_credentials import WrongForm, check_credential, check_key
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
 
@@ -179,11 +179,13 @@ def _check_value(name: str, value: str) -> None:
     if value != value.strip():
         raise InvalidArgument.field("value", "must not begin or end with white space; remove it")
     provider = name.removeprefix(LLM_KEY.format(provider=""))
-    if provider != name:
-        try:
+    try:
+        if provider != name:
             check_credential(provider, value)
-        except WrongForm as wrong:
-            raise InvalidArgument.field("value", f"the value of {name} must be {wrong}") from None
+        elif name in (DATABRICKS_API_KEY, DATABRICKS_PAT):
+            check_key(value)
+    except WrongForm as wrong:
+        raise InvalidArgument.field("value", f"the value of {name} must be {wrong}") from None
     if name != OAUTH_CLIENT:
         return
     try:

@@ -129,6 +129,8 @@ async def test_secrets_are_for_admins(auth: Harness, bearer: str) -> None:
         (put("llm/openai", ""), "value"),
         (put("llm/openai", " sk-marked-padded\n"), "value"),
         (put("llm/openai", "sk-marked\x07key"), "value"),
+        (put("databricks/api-key", "dapi-marked\nkey"), "value"),
+        (put("databricks/pat", "dapi-marked\x7fkey"), "value"),
         (put("llm/some-gateway", "sk-marked\nkey"), "value"),
         (put("llm/bedrock", "marked-k\u00e9y"), "value"),
         (put("databricks/oauth-client", "marked-not-json"), "value"),
