@@ -1,4 +1,4 @@
-"""A remembered credential that cannot be used is asked for anew, once."""
+"""What happens before a helper is asked: a credential is found, once more where it may be old, and a group's share."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition, ResourceExhausted
 from services.common.grpc.call import Call, enter_call
 from services.common.identity.credentials import OutboundCredential
 from services.common.identity.principal import CredentialKind, Principal, Role
@@ -52,12 +52,12 @@ class Upstreams:
         return await send(Attempt(model, 1e12, 1e12, CallId()))
 
 
-async def complete(credentials: Credentials, upstream_model: str) -> None:
+async def complete(credentials: Credentials, upstream_model: str, shares: GroupShares | None = None) -> None:
     principal = Principal("a", "sales", Role.OPERATOR, False, CredentialKind.DEV, "", "", NOW)
     enter_call(Call("1", "/m", principal=principal))
     spec = ModelSpec("m", Provider.LITELLM, upstream_model=upstream_model)
     model = Model("1", "", spec, enabled=True, created_at=NOW, updated_at=NOW)
-    parts: Any = (credentials, None, {}, Upstreams(), None, GroupShares(most=1, wait_seconds=1), Helpers())
+    parts: Any = (credentials, None, {}, Upstreams(), None, shares or GroupShares(most=1, wait_seconds=1), Helpers())
     provider = LitellmProvider(*parts, first_byte_seconds=1, idle_seconds=1, connect_seconds=1)
     await provider.complete(model, Completion("m", ()))
 
@@ -75,3 +75,12 @@ async def test_one_of_the_wrong_form_may_have_been_replaced(wrong: str, good: st
         with pytest.raises(FailedPrecondition) as failure:
             await complete(credentials, upstream_model)
         assert (failure.value.reason, credentials.forgotten) == ("UPSTREAM_CREDENTIAL_REJECTED", times)
+
+
+async def test_calls_and_counts_at_one_origin_share_what_a_group_may_have_under_way() -> None:
+    shares = GroupShares(most=1, wait_seconds=0.01)
+    # As a count of Anthropic's tokens holds it.
+    async with shares.slot("https://api.anthropic.com", "sales"):
+        with pytest.raises(ResourceExhausted) as failure:
+            await complete(Credentials("sk-good", remembered=True), "anthropic/m", shares)
+    assert failure.value.metadata["origin"] == "https://api.anthropic.com"
