@@ -29,6 +29,7 @@ def exchange() -> Exchange:
         (httpx.ConnectError("x"), Failure.UNREACHABLE),
         (httpx.ConnectTimeout("x"), Failure.UNREACHABLE),
         (httpx.RemoteProtocolError("x"), Failure.UNREACHABLE),
+        (httpx.RequestError("400, message='Invalid header'"), Failure.UNREACHABLE),
         (aiohttp.ServerDisconnectedError(), Failure.UNREACHABLE),
         (ConnectionResetError(), Failure.UNREACHABLE),
         (httpx.ReadTimeout("x"), Failure.SILENT),

@@ -16,7 +16,8 @@ import aiohttp
 import httpx
 
 _KEPT_BYTES = 64 * 1024
-_LOST = (httpx.TransportError, aiohttp.ClientError, OSError)
+# litellm's transport makes plain RequestErrors of some of aiohttp's errors.
+_LOST = (httpx.RequestError, aiohttp.ClientError, OSError)
 # Of these, what is wrong with the request itself.
 _NEVER_SENT = (httpx.LocalProtocolError, httpx.UnsupportedProtocol, aiohttp.InvalidURL)
 _SILENCES = (httpx.ReadTimeout, httpx.WriteTimeout)
