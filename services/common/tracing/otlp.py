@@ -4,6 +4,7 @@ The standard variables say where to and how much: OTEL_EXPORTER_OTLP_ENDPOINT, O
 registered globally, so that libraries which trace themselves find nobody to tell.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from opentelemetry.trace import Span as OtelSpan
 from opentelemetry.trace import SpanKind as OtelSpanKind
 from opentelemetry.trace import StatusCode, format_trace_id, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.re import parse_env_headers
 
 from services.common.startup import StartError
 from services.common.tracing.spans import TRACEPARENT, Span, SpanKind, Value
@@ -31,6 +33,7 @@ _FILES = tuple(
     for signal in ("TRACES_", "")
     for file in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
 )
+_HEADERS = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
 _KINDS = {kind: OtelSpanKind[kind.value] for kind in SpanKind}
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -88,6 +91,7 @@ class OtlpTracer:
                 "unset it, and name the collector's port for gRPC (4317) in OTEL_EXPORTER_OTLP_ENDPOINT"
             )
         _check_files()
+        _check_headers()
         named = os.environ.get("OTEL_SERVICE_NAME") or service
         try:
             processor = BatchSpanProcessor(OTLPSpanExporter())
@@ -137,3 +141,14 @@ def _check_files() -> None:
                     pass
             except OSError as error:
                 raise StartError(f"{variable} names a file that cannot be read: {path}: {error.strerror}") from error
+
+
+def _check_headers() -> None:
+    """Refuse headers that are not of their form: the library leaves them out and logs them, keys of collectors too."""
+    logging.getLogger("opentelemetry.util.re").disabled = True
+    for variable in _HEADERS:
+        for header in os.environ.get(variable, "").split(","):
+            if header.strip() and not parse_env_headers(header, liberal=True):
+                raise StartError(
+                    f"{variable} has to be NAME=VALUE pairs with commas between them, each value URL-encoded"
+                )

@@ -154,14 +154,17 @@ def test_what_the_sampler_leaves_out_is_left_out_by_others_too(
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/", "OTEL_EXPORTER_OTLP_CERTIFICATE names a file that cannot be read: /"),
         ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/none.pem", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE .*: No such"),
         ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/none.key", "OTEL_EXPORTER_OTLP_CLIENT_KEY .*: No such"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=b, s3cret", "OTEL_EXPORTER_OTLP_HEADERS has to be NAME=VALUE"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "s3cret", "OTEL_EXPORTER_OTLP_TRACES_HEADERS has to be NAME=VALUE"),
     ],
 )
 def test_a_variable_that_cannot_be_used_is_refused_at_the_start(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, value: str, told: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(StartError, match=told):
+    with pytest.raises(StartError, match=told) as refused:
         OtlpTracer("test")
+    assert "s3cret" not in f"{refused.value}{caplog.text}"
 
 
 def test_a_collector_that_is_away_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
