@@ -1,7 +1,7 @@
 """Tasks of other systems in SQL."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -77,6 +77,25 @@ class A2ATaskRepository:
                 a2a_tasks.c.execution_id == asked,
             ),
         )
+
+    async def resume(self, ended_id: str, execution: Execution) -> None:
+        """Make a task of an execution that goes on with an ended one, if that is one of a task."""
+        ended = await self._one(a2a_tasks.c.execution_id == ended_id)
+        if ended is not None:
+            made = replace(
+                ended,
+                id=execution.id,
+                crew_revision=execution.crew_revision,
+                subject=execution.subject,
+                execution_id=execution.id,
+                status_time=execution.created_at,
+            )
+            await self.insert(made)
+
+    async def of_executions(self, execution_ids: Collection[str]) -> dict[str, str]:
+        """Return the ids of the tasks that have executions, by those of the executions."""
+        query = select(a2a_tasks.c.execution_id, a2a_tasks.c.id).where(a2a_tasks.c.execution_id.in_(execution_ids))
+        return {row.execution_id: row.id for row in await self._connection.execute(query)}
 
     async def lock(self, task_id: str) -> TaskRow | None:
         """Return a task, and keep others from changing it until the transaction ends."""

@@ -29,6 +29,7 @@ from services.orchestrator.domain.execution import (
     Usage,
 )
 from services.orchestrator.domain.task_order import fill_in_models
+from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
 from services.orchestrator.repositories.artifacts import ArtifactRepository, read_group_bytes
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
@@ -134,6 +135,8 @@ class ExecutionContinuer:
                 effects=plan.journals.effects,
             )
             await files.store(connection, stored.id)
+            if not wanted.fork:
+                await A2ATaskRepository(connection).resume(ended.execution.id, stored)
 
         tasks = _tasks(execution.id, ended.next_spec, plan)
         changed = await self._starter.changed_tool_events(principal.group_id, ended.next_spec, ended.next_pins)

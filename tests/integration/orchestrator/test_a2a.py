@@ -594,6 +594,25 @@ async def test_streams_of_a_task_that_fails_say_why(harness: Harness, worker: Wo
     assert last.status_update.status.message.parts[0].text == "MODEL_REFUSED: the model refused"
 
 
+async def test_what_resumes_a_task_is_another_one_of_its_context(harness: Harness, worker: Worker) -> None:
+    await publish(harness)
+    stub = agent(harness)
+    draft = await send(stub, context_id="talk", data=None)
+    begun = await send(stub, "ships", task_id=draft.id, data=None)
+    execution_id = str(begun.metadata["coxswain/execution"])
+    await worker.claim(execution_id)
+    await worker.end(execution_id, ExecutionState.FAILED, execution_pb2.ExecutionFailed())
+    request = execution_pb2.ResumeExecutionRequest(id=execution_id)
+    resumed = (await executions_of(harness).ResumeExecution(request)).execution
+    await executions_of(harness).ForkExecution(execution_pb2.ForkExecutionRequest(id=execution_id))
+    await work_through(worker, resumed.id, "At last.")
+    newer, older = (await stub.ListTasks(pb.ListTasksRequest(context_id="talk", include_artifacts=True))).tasks
+    assert ((newer.id, state(newer)), (older.id, state(older))) == ((resumed.id, "COMPLETED"), (draft.id, "FAILED"))
+    assert newer.metadata["coxswain/resumed_from"] == draft.id
+    assert newer.artifacts[0].parts[0].text == "At last."
+    assert "coxswain/resumed_from" not in older.metadata
+
+
 async def test_repeated_message_ids_make_tasks_and_keys_do_not(harness: Harness) -> None:
     tenant = await publish(harness)
     for stub, same in (

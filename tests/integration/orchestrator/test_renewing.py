@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from a2a.types import a2a_pb2 as a2a
+from google.protobuf.json_format import MessageToDict
 from grpc import StatusCode
 
 from coxswain.auth.v1 import group_pb2, principal_pb2
@@ -146,7 +147,10 @@ async def test_who_sent_a_task_of_a2a_lets_it_go_on_by_a_message_with_a_fresh_cr
         await park(worker, pb.Execution(id=made.id))
         waiting = await bob.GetTask(a2a.GetTaskRequest(id=made.id))
         assert state(waiting) == "AUTH_REQUIRED"
-        assert "fresh credential" in waiting.status.message.parts[0].text
+        words, named = waiting.status.message.parts
+        assert "fresh credential of the same subject" in words.text
+        subject = (await worker.row(made.id)).subject
+        assert MessageToDict(named.data) == {"credential": "user_token", "subject": subject}
         with a2a_refused(StatusCode.FAILED_PRECONDITION, "UNSUPPORTED_OPERATION"):
             await send(bob, task_id=made.id)
         assert (await worker.row(made.id)).generation == 1

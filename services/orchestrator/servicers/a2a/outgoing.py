@@ -20,10 +20,8 @@ _APPROVAL_SCHEMA: dict[str, Any] = {
     "properties": {"approved": {"type": "boolean"}, "feedback": {"type": "string"}},
     "required": ["approved"],
 }
-_EXPIRED = (
-    "The credential that the task acts with has expired. Send a message with this task_id and a fresh credential, as "
-    "the subject who began the task."
-)
+# The name that ExplainCredential has for it: an execution waits for no other one.
+_AWAITED_LINK = "user_token"
 
 
 def task_to_proto(view: TaskView) -> pb.Task:
@@ -31,6 +29,8 @@ def task_to_proto(view: TaskView) -> pb.Task:
     metadata: dict[str, Any] = {"coxswain/sequence": view.sequence}
     if view.execution is not None:
         metadata["coxswain/execution"] = view.execution.id
+    if view.resumed_from:
+        metadata["coxswain/resumed_from"] = view.resumed_from
     return pb.Task(
         id=view.row.id,
         context_id=view.row.context_id,
@@ -104,7 +104,7 @@ def _message_of(row: TaskRow, state: TaskState, question: Question | None, error
     if state is TaskState.INPUT_REQUIRED and question is not None:
         return _question(row, question)
     if state is TaskState.AUTH_REQUIRED:
-        return _own_message(row, "credential", _EXPIRED)
+        return _credential(row)
     if state is TaskState.FAILED and error_text:
         return _own_message(row, "failed", error_text)
     return None
@@ -131,6 +131,15 @@ def _question(row: TaskRow, question: Question) -> pb.Message:
     return pb.Message(
         message_id=question.id, task_id=row.id, context_id=row.context_id, role=pb.ROLE_AGENT, parts=parts
     )
+
+
+def _credential(row: TaskRow) -> pb.Message:
+    text = (
+        "The task acts with the token of whoever began it, and that has expired. Send a message with this task_id and "
+        "a fresh credential of the same subject."
+    )
+    data = pb.Part(data=to_value({"credential": _AWAITED_LINK, "subject": row.subject}), media_type=JSON_MODE)
+    return _own_message(row, "credential", text, data)
 
 
 def _own_message(row: TaskRow, name: str, text: str, *parts: pb.Part) -> pb.Message:

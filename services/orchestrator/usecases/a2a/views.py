@@ -69,6 +69,8 @@ class TaskView:
     history: Sequence[TaskMessage | Question] = ()
     """What was said, oldest first, or the newest of it."""
     spec: CrewSpec | None = None
+    resumed_from: str = ""
+    """Id of the task that it goes on with, while that is there."""
 
     @property
     def sequence(self) -> int:
@@ -117,6 +119,8 @@ async def read_views(
     executions = await tasks.executions(rows, results=results)
     asked = await QuestionRepository(connection).of_executions(list(executions), history) if executions else []
     messages = await tasks.messages([row.id for row in rows], history)
+    resumed = {one.resumed_from for one in executions.values() if one.resumed_from}
+    earlier = await tasks.of_executions(resumed) if resumed else {}
     views = []
     specs: dict[tuple[str, int], CrewSpec] = {}
     for row in rows:
@@ -140,6 +144,7 @@ async def read_views(
                 results=await _results(connection, execution, spec) if results and execution and spec else (),
                 history=_newest([*messages.get(row.id, ()), *questions], history),
                 spec=spec,
+                resumed_from=earlier.get(execution.resumed_from, "") if execution else "",
             )
         )
     return views
