@@ -20,6 +20,12 @@ def kind_from_proto(kind: execution_pb2.ExecutionEventKind.ValueType) -> str:
     return execution_pb2.ExecutionEventKind.Name(kind).removeprefix("EXECUTION_EVENT_KIND_").lower()
 
 
+def kind_to_proto(kind: str) -> execution_pb2.ExecutionEventKind.ValueType:
+    """Return the value of ExecutionEventKind that names a kind; UNSPECIFIED for one of a newer release."""
+    value = execution_pb2.ExecutionEventKind.DESCRIPTOR.values_by_name.get(f"EXECUTION_EVENT_KIND_{kind.upper()}")
+    return execution_pb2.ExecutionEventKind.ValueType(value.number if value is not None else 0)
+
+
 GROUP_KINDS = frozenset(kind_from_proto(kind) for kind in execution_pb2.ExecutionEventKind.values() if kind)
 """The kinds of events that are in the stream of their group."""
 _RESULTS = frozenset({"output", "result"})

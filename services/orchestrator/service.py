@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from ipaddress import ip_network
 
 import structlog
 from a2a.compat.v0_3.a2a_v0_3_pb2_grpc import add_A2AServiceServicer_to_server as add_A2AServiceServicer_03_to_server
@@ -15,6 +16,7 @@ from coxswain.orchestrator.v1.question_service_pb2_grpc import add_QuestionServi
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import add_ToolServiceServicer_to_server
 from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import add_ToolSourceServiceServicer_to_server
+from coxswain.orchestrator.v1.webhook_service_pb2_grpc import add_WebhookServiceServicer_to_server
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 from services.common.background import BackgroundTasks
 from services.common.clock import utc_now
@@ -22,6 +24,8 @@ from services.common.db.expiry import remove_before
 from services.common.db.idempotency import forget_old_requests
 from services.common.egress import AddressPolicy
 from services.common.grpc.server import Registry
+from services.common.http import EgressClient
+from services.common.identity.row_seal import RowSeal
 from services.common.periodic import every, once
 from services.common.runtime import Runtime
 from services.common.schema_checks.checker import SchemaChecker
@@ -32,6 +36,7 @@ from services.orchestrator.gateways import RemoteGrants, RemoteGroupLimits, Remo
 from services.orchestrator.hints.bus import HintBus, LocalHintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.lease_store import LeaseStore
+from services.orchestrator.messages.webhooks import notification_body
 from services.orchestrator.operator_sources_file import read_operator_sources
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.group_events import GroupEventReader
@@ -52,6 +57,7 @@ from services.orchestrator.servicers.questions import QuestionServicer
 from services.orchestrator.servicers.schedules import ScheduleServicer
 from services.orchestrator.servicers.tool_sources import ToolSourceServicer
 from services.orchestrator.servicers.tools import ToolServicer
+from services.orchestrator.servicers.webhooks import WebhookServicer
 from services.orchestrator.servicers.workers import WorkerServicer
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import requests, tool_sources
@@ -93,7 +99,10 @@ from services.orchestrator.usecases.tool_sources import ToolSources
 from services.orchestrator.usecases.tool_usage import ToolUsage
 from services.orchestrator.usecases.tools import Tools
 from services.orchestrator.usecases.waiting_work import WaitingWork
+from services.orchestrator.usecases.webhook_sender import WebhookSender
+from services.orchestrator.usecases.webhooks import Webhooks
 from services.orchestrator.usecases.workers import Workers
+from services.orchestrator.webhook_client import SigningKeys, WebhookClient
 
 logger = structlog.get_logger(__name__)
 
@@ -219,6 +228,20 @@ class OrchestratorService:
             name="schedules",
             hints=[HintKind.WORK_STORED],
         )
+        receivers = _receivers(settings, runtime.settings)
+        self._webhook_egress = EgressClient(receivers)
+        keys = SigningKeys(RowSeal(runtime.identity, "seal signing keys of webhooks"))
+        self._webhooks = Webhooks(database, group_reader, keys, receivers, self._bus)
+        self._webhook_sender = WebhookSender(
+            database,
+            group_reader,
+            WebhookClient(self._webhook_egress, keys),
+            notification_body,
+            retention_seconds=settings.webhook_delivery_retention_seconds,
+        )
+        self._webhook_loop = HintedLoop(
+            self._bus, self._webhook_sender.once, interval=settings.schedule_poll_seconds, name="webhooks"
+        )
         self._batches = Batches(database, starter, grants, self._bus, max_inputs_bytes=settings.max_inputs_bytes)
         self._retention = ExecutionRetention(database, grants, default_seconds=settings.execution_retention_seconds)
         self._settings = settings
@@ -240,6 +263,7 @@ class OrchestratorService:
         registry.add(add_ToolServiceServicer_to_server, ToolServicer(self._tools, self._tool_usage))
         registry.add(add_ToolSourceServiceServicer_to_server, self._tool_sources)
         registry.add(add_ScheduleServiceServicer_to_server, ScheduleServicer(self._schedules))
+        registry.add(add_WebhookServiceServicer_to_server, WebhookServicer(self._webhooks))
         if self._settings.a2a_enabled:
             registry.add(add_A2AServiceServicer_to_server, self._a2a, A2A_SERVICE)
             registry.add(add_A2AServiceServicer_03_to_server, self._a2a_03, A2A_SERVICE_03)
@@ -261,6 +285,7 @@ class OrchestratorService:
         self._scheduling.start(self._batch_loop.run())
         self._scheduling.start(self._turn_loop.run())
         self._scheduling.start(self._schedule_loop.run())
+        self._scheduling.start(self._webhook_loop.run())
         self._background.start(
             every(lambda: self._running_limits.seconds_to_look, self._running_limits.once, name="running_limits")
         )
@@ -269,6 +294,7 @@ class OrchestratorService:
         self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))
         self._background.start(every(_USAGE_RETENTION_SECONDS, self._tool_usage.forget, name="tool_usage_retention"))
         self._background.start(every(_RETENTION_SECONDS, self._group_events.forget, name="group_events"))
+        self._background.start(every(_RETENTION_SECONDS, self._webhook_sender.forget, name="webhook_deliveries"))
         self._background.start(every(_RETENTION_SECONDS, self._forget_sources, name="deleted_tool_sources"))
         self._background.start(every(_RETENTION_SECONDS, self._end_old_drafts, name="a2a_drafts"))
         self._background.start(
@@ -296,12 +322,15 @@ class OrchestratorService:
         self.workers.drain()
         # What is due is another replica's now, or the next process's.
         await self._scheduling.stop()
+        await self._webhook_sender.stop()
 
     async def close(self) -> None:
         """See `Service`."""
         if self._card_server is not None:
             await self._card_server.close()
         await self._background.stop()
+        await self._webhook_sender.stop()
+        await self._webhook_egress.close()
         await self._tool_listing.close()
         await self._feed.close()
         await self._group_feed.close()
@@ -316,6 +345,14 @@ def _listener_address(common: CommonSettings) -> str:
     if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - compared, not listened on
         logger.warning("agent_cards_name_no_host", host=common.host, setting="COXSWAIN_ORCHESTRATOR_A2A_PUBLIC_ADDRESS")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _receivers(settings: OrchestratorSettings, common: CommonSettings) -> AddressPolicy:
+    """Return where webhooks may post to; in dev mode that is this machine as well."""
+    networks = list(settings.egress_allowed_networks)
+    if common.identity_mode == "dev":
+        networks += [ip_network("127.0.0.0/8"), ip_network("::1/128")]
+    return AddressPolicy(networks, setting="COXSWAIN_ORCHESTRATOR_EGRESS_ALLOWED_NETWORKS")
 
 
 def _card_maker(settings: OrchestratorSettings, common: CommonSettings) -> CardMaker:

@@ -43,8 +43,8 @@ class OrchestratorSettings(BaseSettings):
     schedule_poll_seconds: float = Field(
         1,
         gt=0,
-        description="Seconds within which due schedules fire, and between looks at batches and executions that wait "
-        "for others; while there are none, looks without a hint are 30 times as far apart, or 30 seconds "
+        description="Seconds within which due schedules fire, and between looks at batches, webhooks and executions "
+        "that wait for others; while there are none, looks without a hint are 30 times as far apart, or 30 seconds "
         "if that is less.",
     )
     request_retention_seconds: float = Field(
@@ -56,6 +56,16 @@ class OrchestratorSettings(BaseSettings):
         7 * 24 * 3600,
         ge=3600,
         description="Seconds for which WatchExecutions can go back to an event of a group.",
+    )
+    egress_allowed_networks: list[Network] = Field(
+        [],
+        description="JSON list of networks besides the public internet that webhooks may post to, by plain http too; "
+        "in identity mode dev this machine is always one.",
+    )
+    webhook_delivery_retention_seconds: float = Field(
+        7 * 24 * 3600,
+        ge=3600,
+        description="Seconds for which deliveries of webhooks are kept after their end.",
     )
     execution_retention_seconds: float = Field(
         0,

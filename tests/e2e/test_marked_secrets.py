@@ -57,9 +57,11 @@ RING = base64.b64encode(b"marked ring key of thirty-two by").decode()
 
 OPENAI, DATABRICKS = "openai/gpt-4.1-mini", "databricks/databricks-meta-llama-3-3-70b-instruct"
 INDEX = "main.memories.unified"
+_URL = {"paths": ["url"]}
 GIVE_SECRETS = {
     "AuthService.ResolveCredential": "token",
     "ServiceTokenService.CreateServiceToken": "token",
+    "WebhookService.CreateWebhook": "signing_key",
     "AuthService.ExchangeToken": "principal_token",
     "AuthService.IssueExecutionPrincipal": "principal_token",
 }
@@ -197,6 +199,7 @@ def _environment(workspace: DatabricksWorkspace, llm: LlmEmulator, *, metrics_po
         "COXSWAIN_AUTH_CREDENTIAL_SECONDS": "0",
         "COXSWAIN_AUTH_EGRESS_ALLOWED_NETWORKS": networks,
         "COXSWAIN_MODELS_EGRESS_ALLOWED_NETWORKS": networks,
+        "COXSWAIN_ORCHESTRATOR_EGRESS_ALLOWED_NETWORKS": networks,
         "COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS": networks,
         "COXSWAIN_MODELS_LITELLM_BASE_URLS": json.dumps({"together_ai": f"{llm.url}/v1"}),
         "COXSWAIN_MEMORY_PROVISION_POLL_SECONDS": "0.05",
@@ -550,12 +553,14 @@ def _executions(world: World) -> None:
     ok("ScheduleService.GetSchedule", id=schedule.id)
     ok("ScheduleService.ListSchedules")
     ok("ScheduleService.UpdateSchedule", id=schedule.id, schedule=schedule, update_mask={"paths": ["*"]})
+    webhook = ok("WebhookService.CreateWebhook", webhook={"url": f"{world.llm.url}/no-hook"}).webhook
     fired = ok("ScheduleService.FireSchedule", id=schedule.id).execution.id
     _end(world, fired)
     ok("ArtifactService.ListArtifacts", execution_id=fired)
     ok("ArtifactService.GetArtifact", execution_id=fired, name="idle.md")
     assert world.all("ArtifactService.DownloadArtifact", execution_id=fired, name="idle.md")
     ok("ScheduleService.DeleteSchedule", id=schedule.id)
+    _webhook(world, webhook)
     assert world.all("ExecutionService.WatchExecutions", take=1)
     batch = ok("BatchService.StartBatch", start={"crew_id": idle}, inputs=[{}]).batch.id
     ok("BatchService.ListBatches")
@@ -566,6 +571,18 @@ def _executions(world: World) -> None:
     ok("ExecutionService.SetExecutionRetention", keep_forever={})
     ok("ExecutionService.GetExecutionRetention")
     ok("ExecutionService.DeleteExecution", id=fired)
+
+
+def _webhook(world: World, webhook: Any) -> None:
+    ok = world.ok
+    ok("WebhookService.GetWebhook", id=webhook.id)
+    ok("WebhookService.ListWebhooks")
+    while not (made := ok("WebhookService.ListWebhookDeliveries", webhook_id=webhook.id).deliveries):
+        time.sleep(0.05)
+    ok("WebhookService.RetryWebhookDelivery", id=made[-1].id)
+    world.no("WebhookService.UpdateWebhook", id=webhook.id, webhook={"url": "http://192.0.2.1"}, update_mask=_URL)
+    ok("WebhookService.UpdateWebhook", id=webhook.id, webhook={"paused": True}, update_mask={"paths": ["paused"]})
+    ok("WebhookService.DeleteWebhook", id=webhook.id)
 
 
 def _approval_and_cancellation(world: World, scene: Scene) -> None:

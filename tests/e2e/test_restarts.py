@@ -1,6 +1,8 @@
 """The suite is killed, told to stop and started again: executions go on, clients keep watching."""
 
+import contextlib
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,18 +15,22 @@ from coxswain.orchestrator.v1.crew_pb2 import CreateCrewRequest
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
     ExecutionEvent,
+    ExecutionEventKind,
     ListExecutionsRequest,
     StartExecutionRequest,
 )
 from coxswain.orchestrator.v1.schedule_pb2 import CreateScheduleRequest, DeleteScheduleRequest, Schedule
+from coxswain.orchestrator.v1.webhook_pb2 import CreateWebhookRequest, DeleteWebhookRequest, Webhook
 from services.common.clock import utc_now
 from services.orchestrator.tables import schedules
 from services.suite import backup
 from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, stored_sequences, stored_state
 from tests.support.child_process import descendants
+from tests.support.http_emulator import Gate
 from tests.support.installation import Caller, wait_gone, wait_until
 from tests.support.sources_of_tools import accept, open_questions
 from tests.support.suite_process import SuiteProcess
+from tests.support.webhook_receiver import WebhookReceiver
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +91,46 @@ def test_an_execution_and_its_watch_go_on_after_the_whole_suite_was_killed(
     assert len(scene.calls("first")) == 1
     assert len(scene.calls("third")) == 1
     assert kinds(events).count("task_completed") == 3
+
+
+def test_webhooks_get_every_event_in_order_although_their_sender_is_killed(
+    restarted: SuiteProcess, scene: Scene, alice: Caller
+) -> None:
+    for name in ("first", "second"):
+        scene.answers(name, "A result.")
+    shown = set(ExecutionEventKind.keys())
+    with WebhookReceiver() as receiver, restarted.caller("dev:ann:sales=admin") as admin:
+        receiver.gate = gate = Gate()
+        webhooks = admin.orchestrator.webhooks
+        made = webhooks.CreateWebhook(CreateWebhookRequest(webhook=Webhook(url=receiver.url))).webhook
+        runs = [alice.orchestrator.start(scene.crew("first", "second")) for _ in range(3)]
+        for execution in runs:
+            finish(alice.orchestrator, execution)
+        receiver.changes.wait_sync(lambda: receiver.held > 0)
+        # What it has sent has no answer when it dies; its claim is as old when the next one starts.
+        restarted.kill()
+        receiver.gate = None
+        gate.release()
+        with contextlib.closing(sqlite3.connect(restarted.data_dir / "orchestrator.db")) as rows, rows:
+            rows.execute("UPDATE webhooks SET sender_until = '2000-01-01 00:00:00.000000'")
+        restarted.start()
+        expected = {
+            execution.id: [
+                event.sequence
+                for event in finish(alice.orchestrator, execution)
+                if f"EXECUTION_EVENT_KIND_{(event.WhichOneof('event') or '').upper()}" in shown
+            ]
+            for execution in runs
+        }
+        told = {(execution_id, each) for execution_id, sequences in expected.items() for each in sequences}
+        receiver.changes.wait_sync(lambda: {each.event for each in receiver.posted} >= told, 60)
+        for execution_id, sequences in expected.items():
+            taken = [each.event[1] for each in receiver.posted if each.event[0] == execution_id]
+            assert list(dict.fromkeys(taken)) == sequences
+        keys = {each.event: each.headers["Idempotency-Key"] for each in receiver.posted}
+        assert all(keys[each.event] == each.headers["Idempotency-Key"] for each in receiver.posted)
+        assert {each.event for each in receiver.posted} == told
+        webhooks.DeleteWebhook(DeleteWebhookRequest(id=made.id))
 
 
 @pytest.mark.parametrize("group", [False, True], ids=["process", "process group"])

@@ -45,6 +45,7 @@ def _crew(name: str, **task: Any) -> Sample:
 
 _START = {"crew_name": "reading", "inputs": {"text": "Ships float. Anchors sink."}}
 _SCHEDULE = {"name": "daily", "cron": "0 0 1 1 *", "start": _START}
+_WEBHOOK = {"url": "http://127.0.0.1:9/hook", "kinds": ["EXECUTION_EVENT_KIND_EXECUTION_SUCCEEDED"]}
 _OPERATION = {
     "name": "look",
     "description": "Looks.",
@@ -154,6 +155,9 @@ SAMPLES: dict[str, tuple[Sample, ...]] = {
     "QuestionService.AnswerQuestion": ({"id": "KNOWN", "accept": {}}, {"id": "KNOWN", "decline": {"reason": "No."}}),
     "ScheduleService.CreateSchedule": ({"schedule": _SCHEDULE},),
     "ScheduleService.UpdateSchedule": ({"id": "KNOWN", "schedule": _SCHEDULE, "update_mask": _ALL},),
+    "WebhookService.CreateWebhook": ({"webhook": _WEBHOOK},),
+    "WebhookService.UpdateWebhook": ({"id": "KNOWN", "webhook": _WEBHOOK, "update_mask": _ALL},),
+    "WebhookService.ListWebhookDeliveries": ({"webhook_id": "KNOWN"},),
     "ToolSourceService.CreateToolSource": ({"spec": _SOURCE},),
     "ToolSourceService.UpdateToolSource": ({"id": "KNOWN", "spec": _SOURCE, "update_mask": "http"},),
     "ToolService.TestTool": (

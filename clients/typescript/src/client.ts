@@ -38,6 +38,7 @@ import { QuestionService } from "./gen/coxswain/orchestrator/v1/question_service
 import { ScheduleService } from "./gen/coxswain/orchestrator/v1/schedule_service_pb.js";
 import { ToolService } from "./gen/coxswain/orchestrator/v1/tool_service_pb.js";
 import { ToolSourceService } from "./gen/coxswain/orchestrator/v1/tool_source_service_pb.js";
+import { WebhookService } from "./gen/coxswain/orchestrator/v1/webhook_service_pb.js";
 import { WorkerService } from "./gen/coxswain/orchestrator/v1/worker_service_pb.js";
 
 /** Where the services are, and who calls. */
@@ -81,6 +82,7 @@ export class Coxswain {
   readonly schedules: Client<typeof ScheduleService>;
   readonly tools: Client<typeof ToolService>;
   readonly toolSources: Client<typeof ToolSourceService>;
+  readonly webhooks: Client<typeof WebhookService>;
   readonly workers: Client<typeof WorkerService>;
   private readonly opened = new Map<string, ClosableTransport>();
 
@@ -108,6 +110,7 @@ export class Coxswain {
     this.schedules = createClient(ScheduleService, orchestrator);
     this.tools = createClient(ToolService, orchestrator);
     this.toolSources = createClient(ToolSourceService, orchestrator);
+    this.webhooks = createClient(WebhookService, orchestrator);
     this.workers = createClient(WorkerService, orchestrator);
   }
 

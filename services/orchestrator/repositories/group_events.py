@@ -30,7 +30,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.event import NewEvent, StoredEvent
 from services.orchestrator.domain.group_event import GroupEvent, Position
-from services.orchestrator.tables import executions, group_events
+from services.orchestrator.tables import executions, group_events, webhooks
 
 _LARGEST_ID = 2**63 - 1
 _sqlite_sequence = table("sqlite_sequence", column("name", Text), column("seq", BigInteger))
@@ -96,9 +96,6 @@ class GroupEventReader:
 
     async def after(self, group_id: str, position: Position, limit: int) -> Read:
         """Return up to `limit` events of a group after a position, in the order of their commits."""
-        settled = (
-            group_events.c.transaction_id < _oldest_transaction() if self._on_postgres else literal(1) == literal(1)
-        )
         rows = await self._database.fetch(
             select(
                 group_events,
@@ -107,7 +104,7 @@ class GroupEventReader:
                 executions.c.schedule_id,
                 executions.c.batch_id,
                 executions.c.labels,
-                settled.label("settled"),
+                is_settled(self._database.dialect).label("settled"),
             )
             .join(executions, executions.c.id == group_events.c.execution_id)
             .where(
@@ -129,9 +126,20 @@ async def adopt_events(database: Database) -> int:
     """
     if database.dialect != "postgresql":
         return 0
-    foreign = group_events.c.transaction_id >= _number(func.pg_snapshot_xmax(func.pg_current_snapshot()))
+    newest = _number(func.pg_snapshot_xmax(func.pg_current_snapshot()))
     async with database.write() as connection:
+        # Webhooks were at places among those events.
+        ahead = webhooks.c.position_transaction >= newest
+        await connection.execute(update(webhooks).where(ahead).values(position_transaction=0))
+        foreign = group_events.c.transaction_id >= newest
         return (await connection.execute(update(group_events).where(foreign).values(transaction_id=0))).rowcount
+
+
+def is_settled(dialect: str) -> ColumnElement[bool]:
+    """Return the condition that nothing can be stored any more before an event."""
+    if dialect == "postgresql":
+        return group_events.c.transaction_id < _oldest_transaction()
+    return literal(1) == literal(1)
 
 
 def _oldest_transaction() -> ColumnElement[int]:

@@ -17,6 +17,7 @@ from services.orchestrator.tables.journal import llm_journal, tool_journal
 from services.orchestrator.tables.question import approvals, question_changes, question_inboxes, questions
 from services.orchestrator.tables.start import batch_inputs, batches, schedules
 from services.orchestrator.tables.tool import gateway_calls, tool_source_revisions, tool_sources, tool_usage
+from services.orchestrator.tables.webhook import webhook_deliveries, webhooks
 from services.orchestrator.tables.worker import worker_leases, worker_slots
 
 requests = requests_table(metadata)
@@ -54,6 +55,8 @@ __all__ = [
     "tool_source_revisions",
     "tool_sources",
     "tool_usage",
+    "webhook_deliveries",
+    "webhooks",
     "worker_leases",
     "worker_slots",
 ]

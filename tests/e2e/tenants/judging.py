@@ -19,7 +19,9 @@ _OPAQUE = re.compile(
     r"|[A-Za-z0-9_=-]{24,}"  # hashes and tokens
     r"|fresh[0-9a-f]{12}"
 )
-_DIFFER = frozenset({"revision", "sequence", "position", "nextPageToken", "requestId", "score", "inputTokens", "calls"})
+_DIFFER = frozenset(
+    {"revision", "sequence", "position", "nextPageToken", "requestId", "score", "inputTokens", "calls", "signingKey"}
+)
 """Fields that differ between any two calls, of new random words too, or where one text need not be embedded twice."""
 
 

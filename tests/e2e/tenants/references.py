@@ -25,6 +25,7 @@ _THING_OF_SERVICE = {
     "ScheduleService": "schedule",
     "ToolService": "tool",
     "ToolSourceService": "source",
+    "WebhookService": "webhook",
 }
 _BY_FIELD: dict[str, str] = {
     # Fields that name the same kind of thing wherever they stand, and which kind.
@@ -61,6 +62,7 @@ _BY_FIELD: dict[str, str] = {
     "name_prefix": "artifact_name",
     "request_id": "request_id",
     "schedule_id": "schedule_id",
+    "webhook_id": "webhook_id",
     "session_id": "session",
     "source": "source_name",
     "file_name": "file_name",
@@ -89,6 +91,8 @@ _BY_MESSAGE: dict[str, str] = {
     "RecordFilter.source": "memory_source",
     "Schedule.id": "schedule_id",
     "Schedule.name": "schedule_name",
+    "RetryWebhookDeliveryRequest.id": "webhook_delivery_id",
+    "Webhook.id": "webhook_id",
     "TaskSpec.output_file": "artifact_name",
     "MemorySpec.name": "memory_id",
     "ToolSourceSpec.name": "source_name",

@@ -52,6 +52,11 @@ def _schedule(own: Group) -> Fields:
     return {"name": fresh(), "cron": "0 0 1 1 *", "start": _start(own)}
 
 
+def _webhook(own: Group) -> Fields:
+    # Nothing leaves: it is switched off.
+    return {"url": "https://example.com/hook", "description": fresh(), "labels": {"a": "b"}, "paused": True}
+
+
 def _model(own: Group) -> Fields:
     return {
         "name": f"new/{fresh()}",
@@ -258,6 +263,17 @@ REQUESTS: Mapping[str, Callable[[Group], Fields | Sequence[Fields]]] = {
     "ScheduleService.ListSchedules": _none,
     "ScheduleService.UpdateSchedule": lambda own: {"schedule": _schedule(own), "update_mask": EVERYTHING},
     "ScheduleService.DeleteSchedule": _none,
+    "WebhookService.CreateWebhook": lambda own: {"webhook": _webhook(own)},
+    "WebhookService.GetWebhook": _of("id", "webhook_id"),
+    "WebhookService.ListWebhooks": _none,
+    "WebhookService.UpdateWebhook": lambda own: {
+        "id": own.one("webhook_id"),
+        "webhook": _webhook(own),
+        "update_mask": EVERYTHING,
+    },
+    "WebhookService.DeleteWebhook": _none,
+    "WebhookService.ListWebhookDeliveries": _of("webhook_id", "webhook_id"),
+    "WebhookService.RetryWebhookDelivery": _none,
     "ToolService.ListTools": _none,
     "ToolService.TestTool": lambda own: {"name": own.one("tool_name"), "arguments": {"id": "m"}},
     "ToolService.QueryToolUsage": _none,

@@ -231,6 +231,7 @@ class Things:
         self.group.keep("schedule_id", created.id)
         fired = self._ok("ScheduleService.FireSchedule", id=created.id, request_id=self._request_id()).execution.id
         self._ok("ExecutionService.WatchExecution", id=fired)
+        self._webhook()
         start = {"crew_name": f"{self.mark}-crew", "labels": self._labels()}
         inputs = [{"text": self.text(f"input {number} of a batch")} for number in range(2)]
         batch = self._ok("BatchService.StartBatch", start=start, inputs=inputs, request_id=self._request_id()).batch.id
@@ -238,6 +239,28 @@ class Things:
         self.group.keep("batch_id", batch)
         of_batch = self._ok("ExecutionService.ListExecutions", batch_id=batch).executions
         self.group.keep("execution_id", fired, *(execution.id for execution in of_batch))
+
+    def _webhook(self) -> None:
+        """A webhook with a delivery that was refused; then it is switched off, so that nothing changes by itself."""
+        wanted = {
+            "url": f"{self._llm.url}/no-hook",
+            "description": self.text("a webhook's description"),
+            "kinds": ["EXECUTION_EVENT_KIND_EXECUTION_QUEUED"],
+        }
+        made = self._ok("WebhookService.CreateWebhook", webhook=wanted, request_id=self._request_id()).webhook
+        self._ok("WebhookService.CreateWebhook", webhook=wanted | {"paused": True})
+        execution = self._start("crew")
+        self._ok("ExecutionService.WatchExecution", id=execution)
+
+        def deliveries() -> list[Any]:
+            return list(self._ok("WebhookService.ListWebhookDeliveries", webhook_id=made.id).deliveries)
+
+        wait_until(lambda: any(each.attempts for each in deliveries()), "a webhook has been called")
+        self._ok(
+            "WebhookService.UpdateWebhook", id=made.id, webhook={"paused": True}, update_mask={"paths": ["paused"]}
+        )
+        self.group.keep("webhook_id", made.id)
+        self.group.keep("webhook_delivery_id", *(each.id for each in deliveries()))
 
     def record(self, kind: str, what: str) -> dict[str, Any]:
         """Return a record of a kind with everything that it can be found by."""
@@ -329,4 +352,5 @@ _LISTINGS = (
     *(("Memory", "Namespaces"), ("Model", "Models"), ("Usage", "Budgets"), ("Usage", "BudgetAlerts")),
     *(("Batch", "Batches"), ("Crew", "Crews"), ("Execution", "Executions"), ("Question", "Questions")),
     *(("Schedule", "Schedules"), ("Tool", "Tools"), ("ToolSource", "ToolSources")),
+    ("Webhook", "Webhooks"),
 )

@@ -16,7 +16,7 @@ _LISTINGS = (
     *("CrewService.ListCrews", "CrewService.ListPublications"),
     *("ExecutionService.ListExecutions", "ExecutionService.GetExecutionRetention"),
     *("QuestionService.ListQuestions", "ScheduleService.ListSchedules", "ToolService.ListTools"),
-    *("ToolSourceService.ListToolSources", "ToolService.QueryToolUsage"),
+    *("ToolSourceService.ListToolSources", "ToolService.QueryToolUsage", "WebhookService.ListWebhooks"),
 )
 
 

@@ -74,6 +74,7 @@ from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceSt
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceStub
+from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 
 
@@ -119,6 +120,7 @@ class Client:
         self.schedules = ScheduleServiceStub(channels["orchestrator"])
         self.tools = ToolServiceStub(channels["orchestrator"])
         self.tool_sources = ToolSourceServiceStub(channels["orchestrator"])
+        self.webhooks = WebhookServiceStub(channels["orchestrator"])
         self.workers = WorkerServiceStub(channels["orchestrator"])
         self._channels = channels
         self._health_checks = {

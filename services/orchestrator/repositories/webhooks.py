@@ -1,0 +1,293 @@
+"""Webhooks and their deliveries in SQL."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Row,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.db.database import Database
+from services.orchestrator.domain.group_event import EventFilter, Position
+from services.orchestrator.domain.webhook import Delivery, DeliveryState, Webhook, WebhookPlan
+from services.orchestrator.repositories.group_events import is_settled
+from services.orchestrator.tables import executions, group_events, webhook_deliveries, webhooks
+
+_PENDING = webhook_deliveries.c.state == DeliveryState.PENDING
+
+
+class WebhookRepository:
+    """The webhooks of groups, and what was and is to be posted to them."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def insert(self, webhook: Webhook) -> None:
+        """Store a new webhook."""
+        position = webhook.position
+        await self._connection.execute(
+            insert(webhooks).values(
+                id=webhook.id,
+                sealed_key=webhook.sealed_key,
+                position_transaction=position.transaction_id,
+                position_id=position.id,
+                sender="",
+                created_at=webhook.created_at,
+                group_id=webhook.group_id,
+                **_changing(webhook),
+            )
+        )
+
+    async def count(self, group_id: str) -> int:
+        """Return how many webhooks a group has."""
+        count = select(func.count()).select_from(webhooks).where(webhooks.c.group_id == group_id)
+        return await self._connection.scalar(count) or 0
+
+    async def get(self, group_id: str, webhook_id: str, *, lock: bool = False) -> Webhook | None:
+        """Return a webhook; with `lock`, nobody else changes it until the transaction ends."""
+        query = select(webhooks).where(webhooks.c.group_id == group_id, webhooks.c.id == webhook_id)
+        return await self._one(query.with_for_update() if lock else query)
+
+    async def page(self, group_id: str, after: str | None, limit: int) -> list[Webhook]:
+        """Return webhooks with an id behind `after`, oldest first."""
+        query = select(webhooks).where(webhooks.c.group_id == group_id)
+        if after is not None:
+            query = query.where(webhooks.c.id > after)
+        return [_webhook(row) for row in await self._connection.execute(query.order_by(webhooks.c.id).limit(limit))]
+
+    async def save(self, webhook: Webhook) -> None:
+        """Store a locked webhook as it is now, but for its position."""
+        await self._connection.execute(update(webhooks).where(webhooks.c.id == webhook.id).values(**_changing(webhook)))
+
+    async def delete(self, group_id: str, webhook_id: str) -> bool:
+        """Delete a webhook with its deliveries; return whether the group had it."""
+        deleted = delete(webhooks).where(webhooks.c.group_id == group_id, webhooks.c.id == webhook_id)
+        return bool((await self._connection.execute(deleted)).rowcount)
+
+    async def claim(self, webhook_id: str, sender: str, now: datetime, until: datetime) -> Webhook | None:
+        """Let one process send for a while, and return the webhook; None: another one does, or it is paused."""
+        free = or_(webhooks.c.sender_until.is_(None), webhooks.c.sender_until < now, webhooks.c.sender == sender)
+        claimed = (
+            update(webhooks)
+            .where(webhooks.c.id == webhook_id, webhooks.c.paused.is_(False), free)
+            .values(sender=sender, sender_until=until)
+            .returning(*webhooks.c)
+        )
+        row = (await self._connection.execute(claimed)).first()
+        return None if row is None else _webhook(row)
+
+    async def held(self, webhook_id: str, sender: str) -> bool:
+        """Let go of a claim and lock the webhook; False when the process does not have it any more."""
+        released = update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.sender == sender)
+        return bool((await self._connection.execute(released.values(sender="", sender_until=None))).rowcount)
+
+    async def advance(self, webhook_id: str, sender: str, position: Position) -> bool:
+        """Note how far a claimed webhook has come in its group's events; False when the claim is lost."""
+        moved = update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.sender == sender)
+        values = {"position_transaction": position.transaction_id, "position_id": position.id}
+        return bool((await self._connection.execute(moved.values(values))).rowcount)
+
+    async def stop(self, webhook_id: str, now: datetime) -> None:
+        """Pause a webhook whose receiver is gone."""
+        await self._connection.execute(
+            update(webhooks)
+            .where(webhooks.c.id == webhook_id)
+            .values(paused=True, gone=True, updated_at=now, revision=webhooks.c.revision + 1)
+        )
+
+    async def standing(self, execution_ids: Collection[str]) -> set[str]:
+        """Return which executions are there, and keep them from being deleted until the transaction ends."""
+        found = select(executions.c.id).where(executions.c.id.in_(execution_ids))
+        return set(await self._connection.scalars(found.with_for_update(read=True, key_share=True)))
+
+    async def add(self, deliveries: Sequence[Delivery]) -> None:
+        """Store new deliveries of a claimed webhook, at least one; the first of each execution is due at once."""
+        await self._connection.execute(insert(webhook_deliveries), [_columns(delivery) for delivery in deliveries])
+        for webhook_id, execution_id in dict.fromkeys((each.webhook_id, each.execution_id) for each in deliveries):
+            await self.promote(webhook_id, execution_id, deliveries[0].created_at)
+
+    async def promote(self, webhook_id: str, execution_id: str, now: datetime) -> None:
+        """Make the first pending delivery of an execution due, unless one is already."""
+        same = (webhook_deliveries.c.webhook_id == webhook_id) & (webhook_deliveries.c.execution_id == execution_id)
+        other = webhook_deliveries.alias()
+        waits = exists().where(
+            other.c.webhook_id == webhook_id,
+            other.c.execution_id == execution_id,
+            other.c.state == DeliveryState.PENDING,
+            other.c.next_attempt_at.is_not(None),
+        )
+        first = select(func.min(webhook_deliveries.c.sequence)).where(same, _PENDING).scalar_subquery()
+        await self._connection.execute(
+            update(webhook_deliveries)
+            .where(same, _PENDING, webhook_deliveries.c.sequence == first, ~waits)
+            .values(next_attempt_at=now)
+        )
+
+    async def due(self, webhook_id: str, now: datetime, limit: int) -> list[Delivery]:
+        """Return deliveries of a webhook that are due, longest due first, at most one of each execution."""
+        query = select(webhook_deliveries).where(
+            webhook_deliveries.c.webhook_id == webhook_id, webhook_deliveries.c.next_attempt_at <= now
+        )
+        rows = await self._connection.execute(query.order_by(webhook_deliveries.c.next_attempt_at).limit(limit))
+        return [_delivery(row) for row in rows]
+
+    async def pending(self, webhook_id: str) -> int:
+        """Return how many deliveries of a webhook have not ended."""
+        count = select(func.count()).select_from(webhook_deliveries)
+        return await self._connection.scalar(count.where(webhook_deliveries.c.webhook_id == webhook_id, _PENDING)) or 0
+
+    async def save_delivery(self, delivery: Delivery) -> None:
+        """Store a delivery of a locked webhook as it is now, if it is still there."""
+        await self._connection.execute(
+            update(webhook_deliveries).where(webhook_deliveries.c.id == delivery.id).values(**_columns(delivery))
+        )
+
+    async def get_delivery(self, group_id: str, delivery_id: str) -> Delivery | None:
+        """Return a delivery."""
+        query = (
+            select(webhook_deliveries)
+            .join(webhooks, webhooks.c.id == webhook_deliveries.c.webhook_id)
+            .where(webhooks.c.group_id == group_id, webhook_deliveries.c.id == delivery_id)
+        )
+        row = (await self._connection.execute(query)).first()
+        return None if row is None else _delivery(row)
+
+    async def deliveries(
+        self, webhook_id: str, state: DeliveryState | None, execution_id: str, before: str | None, limit: int
+    ) -> list[Delivery]:
+        """Return deliveries of a webhook with an id below `before`, newest first."""
+        query = select(webhook_deliveries).where(webhook_deliveries.c.webhook_id == webhook_id)
+        if state is not None:
+            query = query.where(webhook_deliveries.c.state == state)
+        if execution_id:
+            query = query.where(webhook_deliveries.c.execution_id == execution_id)
+        if before is not None:
+            query = query.where(webhook_deliveries.c.id < before)
+        rows = await self._connection.execute(query.order_by(webhook_deliveries.c.id.desc()).limit(limit))
+        return [_delivery(row) for row in rows]
+
+    async def _one(self, query: Select[Any]) -> Webhook | None:
+        row = (await self._connection.execute(query)).first()
+        return None if row is None else _webhook(row)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookWork:
+    """What webhooks of all groups wait for."""
+
+    ready: list[tuple[str, str]]
+    """Group and id of those that have something to send now."""
+    groups: frozenset[str]
+    """Whose events are posted."""
+    next_attempt_at: datetime | None
+    """When something is due that is not yet."""
+
+
+async def read_webhook_work(database: Database, now: datetime, most_pending: int) -> WebhookWork:
+    """Return what is to be done; a webhook with `most_pending` deliveries takes no new events."""
+    pending = (
+        select(func.count())
+        .select_from(webhook_deliveries)
+        .where(webhook_deliveries.c.webhook_id == webhooks.c.id, _PENDING)
+        .scalar_subquery()
+    )
+    news = exists().where(
+        group_events.c.group_id == webhooks.c.group_id,
+        tuple_(group_events.c.transaction_id, group_events.c.id)
+        > tuple_(webhooks.c.position_transaction, webhooks.c.position_id),
+        is_settled(database.dialect),
+    )
+    next_attempt = (
+        select(func.min(webhook_deliveries.c.next_attempt_at))
+        .where(webhook_deliveries.c.webhook_id == webhooks.c.id)
+        .scalar_subquery()
+    )
+    rows = await database.fetch(
+        select(
+            webhooks.c.id,
+            webhooks.c.group_id,
+            and_(news, pending < most_pending).label("news"),
+            or_(webhooks.c.sender_until.is_(None), webhooks.c.sender_until < now).label("free"),
+            next_attempt.label("next_attempt_at"),
+        ).where(webhooks.c.paused.is_(False))
+    )
+    times = [row["next_attempt_at"] for row in rows if row["next_attempt_at"] is not None]
+    return WebhookWork(
+        ready=[
+            (row["group_id"], row["id"])
+            for row in rows
+            if row["free"] and (row["news"] or (row["next_attempt_at"] is not None and row["next_attempt_at"] <= now))
+        ],
+        groups=frozenset(row["group_id"] for row in rows),
+        next_attempt_at=min((time for time in times if time > now), default=None),
+    )
+
+
+def _changing(webhook: Webhook) -> dict[str, Any]:
+    plan, chosen = webhook.plan, webhook.plan.chosen
+    return {
+        "url": plan.url,
+        "description": plan.description,
+        "chosen": {
+            "kinds": sorted(chosen.kinds),
+            "crew_id": chosen.crew_id,
+            "schedule_id": chosen.schedule_id,
+            "labels": dict(chosen.labels),
+        },
+        "paused": plan.paused,
+        "gone": webhook.gone,
+        "subject": webhook.subject,
+        "revision": webhook.revision,
+        "updated_at": webhook.updated_at,
+    }
+
+
+def _webhook(row: Row[Any]) -> Webhook:
+    chosen = row.chosen
+    return Webhook(
+        id=row.id,
+        group_id=row.group_id,
+        plan=WebhookPlan(
+            url=row.url,
+            description=row.description,
+            chosen=EventFilter(
+                kinds=frozenset(chosen["kinds"]),
+                crew_id=chosen["crew_id"],
+                schedule_id=chosen["schedule_id"],
+                labels=chosen["labels"],
+            ),
+            paused=row.paused,
+        ),
+        sealed_key=row.sealed_key,
+        position=Position(row.position_transaction, row.position_id),
+        subject=row.subject,
+        revision=row.revision,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        gone=row.gone,
+    )
+
+
+_DELIVERY_FIELDS = tuple(column.name for column in webhook_deliveries.c)
+
+
+def _columns(delivery: Delivery) -> dict[str, Any]:
+    return {name: getattr(delivery, name) for name in _DELIVERY_FIELDS}
+
+
+def _delivery(row: Row[Any]) -> Delivery:
+    values = {name: getattr(row, name) for name in _DELIVERY_FIELDS}
+    return Delivery(**values | {"state": DeliveryState(row.state)})

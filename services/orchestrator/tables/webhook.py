@@ -1,0 +1,59 @@
+"""Addresses to which events of groups are posted, and what is posted."""
+
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, String, Table, Text
+
+from services.common.db.types import JsonDocument, UtcDateTime
+from services.orchestrator.tables.columns import GROUP, ID, metadata, partial_index
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("group_id", GROUP, nullable=False),
+    Column("url", String(2048), nullable=False),
+    Column("description", String(1024), nullable=False),
+    Column("chosen", JsonDocument, nullable=False),  # EventFilter
+    Column("paused", Boolean, nullable=False),
+    Column("gone", Boolean, nullable=False),
+    # Sealed for the row's id.
+    Column("sealed_key", LargeBinary, nullable=False),
+    # The group's events up to here have become deliveries; see repositories/group_events.py.
+    Column("position_transaction", BigInteger, nullable=False),
+    Column("position_id", BigInteger, nullable=False),
+    Column("subject", String(512), nullable=False),
+    Column("revision", Integer, nullable=False),
+    # Which process sends now, and until when nobody else may.
+    Column("sender", ID, nullable=False),
+    Column("sender_until", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("ix_webhooks_group_id_id", "group_id", "id"),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("webhook_id", ID, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    Column("execution_id", ID, ForeignKey("executions.id", ondelete="CASCADE"), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_status", Integer, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("first_attempt_at", UtcDateTime),
+    # Of the pending ones of an execution the first alone has it: the others wait for that one.
+    Column("next_attempt_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    Index(
+        "uq_webhook_deliveries_webhook_id_execution_id_sequence", "webhook_id", "execution_id", "sequence", unique=True
+    ),
+    Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
+    Index("ix_webhook_deliveries_execution_id", "execution_id"),
+    Index("ix_webhook_deliveries_ended_at", "ended_at"),
+    partial_index("webhook_deliveries", "state = 'PENDING'", "webhook_id", "execution_id", "sequence"),
+    partial_index("webhook_deliveries", "next_attempt_at IS NOT NULL", "webhook_id", "next_attempt_at"),
+)

@@ -1,0 +1,364 @@
+"""Webhooks over real gRPC, with a receiver on this machine."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from coxswain.orchestrator.v1 import execution_pb2 as pb
+from coxswain.orchestrator.v1 import webhook_pb2
+from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceStub
+from services.common.clock import utc_now
+from services.common.egress import AddressPolicy
+from services.common.http import EgressClient
+from services.orchestrator.domain.execution import ExecutionState
+from services.orchestrator.domain.group_event import EventFilter, Position
+from services.orchestrator.domain.webhook import Delivery, DeliveryState, Webhook, WebhookPlan
+from services.orchestrator.events import new_event
+from services.orchestrator.repositories.events import EventRepository
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.tables import webhook_deliveries, webhooks
+from services.orchestrator.usecases import webhook_sender
+from services.orchestrator.webhook_client import SigningKeys, WebhookClient
+from tests.integration.orchestrator.support import EVERY_FIELD, Worker, executions_of, refused, start, working
+from tests.support.harness import ALICE, BOB, Harness, serve_services
+from tests.support.http_emulator import Gate
+from tests.support.pages import recipe
+from tests.support.webhook_receiver import Posted, WebhookReceiver
+
+if TYPE_CHECKING:
+    from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceAsyncStub
+
+CODE = grpc.StatusCode
+KIND = pb.ExecutionEventKind
+STATE = webhook_pb2.WebhookDeliveryState
+SUCCEEDED = pb.ExecutionSucceeded(result=pb.TaskOutput(text="brief"))
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[WebhookReceiver]:
+    async with WebhookReceiver() as started:
+        yield started
+
+
+def webhooks_of(harness: Harness, bearer: str = ALICE) -> "WebhookServiceAsyncStub":
+    channel: grpc.aio.Channel = harness.channel(bearer)
+    return WebhookServiceStub(channel)
+
+
+async def create(harness: Harness, url: str, bearer: str = ALICE, **fields: Any) -> webhook_pb2.CreateWebhookResponse:
+    request = webhook_pb2.CreateWebhookRequest(webhook=webhook_pb2.Webhook(url=url, **fields))
+    return await webhooks_of(harness, bearer).CreateWebhook(request)
+
+
+async def finish(worker: Worker, execution_id: str, tasks: int = 3) -> None:
+    """Run an execution: with its start it has `tasks` and three events."""
+    await worker.claim(execution_id)
+    for _ in range(tasks):
+        await worker.emit(execution_id, pb.TaskStarted(agent_role="Reader"))
+    await worker.end(execution_id, ExecutionState.SUCCEEDED, SUCCEEDED)
+
+
+async def deliveries_of(harness: Harness, webhook_id: str, **fields: Any) -> list[webhook_pb2.WebhookDelivery]:
+    request = webhook_pb2.ListWebhookDeliveriesRequest(webhook_id=webhook_id, **fields)
+    return list((await webhooks_of(harness).ListWebhookDeliveries(request)).deliveries)
+
+
+async def eventually(
+    harness: Harness, webhook_id: str, condition: Callable[[list[webhook_pb2.WebhookDelivery]], Any], **fields: Any
+) -> list[webhook_pb2.WebhookDelivery]:
+    """Wait until the deliveries, newest first, meet a condition."""
+    async with asyncio.timeout(60):
+        while True:
+            if condition(found := await deliveries_of(harness, webhook_id, **fields)):
+                return found
+            await asyncio.sleep(0.05)
+
+
+async def eventually_in(harness: Harness, webhook_id: str, state: Any, count: int) -> list[webhook_pb2.WebhookDelivery]:
+    """Wait until so many deliveries are in a state."""
+    return await eventually(harness, webhook_id, lambda found: len(found) >= count, state=state)
+
+
+def sequences(posted: list[Posted], execution_id: str) -> list[int]:
+    """Return the events of one execution in the order in which they were first taken."""
+    return list(
+        dict.fromkeys(sequence for execution, sequence in (each.event for each in posted) if execution == execution_id)
+    )
+
+
+def verifier() -> Callable[..., bool]:
+    """Return what the page tells receivers to do."""
+    names: dict[str, Any] = {}
+    exec(recipe("webhooks.md", "What is posted", "python"), names)
+    verify: Callable[..., bool] = names["verify"]
+    return verify
+
+
+async def test_a_group_gets_its_events_in_order_and_signed_and_no_other_groups(
+    harness: Harness, worker: Worker, receiver: WebhookReceiver
+) -> None:
+    ours = await create(harness, f"{receiver.url}/ours")
+    theirs = await create(harness, f"{receiver.url}/theirs", BOB)
+    chosen = await create(
+        harness,
+        f"{receiver.url}/chosen",
+        labels={"team": "a"},
+        kinds=[KIND.EXECUTION_EVENT_KIND_EXECUTION_SUCCEEDED, KIND.EXECUTION_EVENT_KIND_QUESTION_RAISED],
+    )
+    one, two = await start(harness, labels={"team": "a"}), await start(harness)
+    other = await start(harness, BOB)
+    await finish(worker, one.id)
+    await executions_of(harness).CancelExecution(pb.CancelExecutionRequest(id=two.id))
+    posted = await receiver.has(8, "/ours")
+    assert sequences(posted, one.id) == [1, 2, 3, 4, 5, 6]
+    assert sequences(posted, two.id) == [1, 2]
+    assert [each.event for each in await receiver.has(1, "/theirs")] == [(other.id, 1)]
+    [told] = await receiver.has(1, "/chosen")
+    assert (told.event, told.body["labels"], told.body["crewId"]) == ((one.id, 6), {"team": "a"}, one.crew_id)
+    assert "result" not in told.body["event"]["executionSucceeded"], "results can be large: they are read on their own"
+    # No receiver but the one with the key takes it, nor with anything changed.
+    verify = verifier()
+    for each in posted:
+        assert verify(ours.signing_key, each.headers, each.raw)
+        assert each.headers["Idempotency-Key"] == each.headers["webhook-id"] == each.body["id"]
+    first = posted[0]
+    assert not verify(theirs.signing_key, first.headers, first.raw)
+    assert not verify(ours.signing_key, first.headers, first.raw + b" ")
+    assert not verify(ours.signing_key, {**first.headers, "webhook-timestamp": "1"}, first.raw)
+    made = await eventually_in(harness, ours.webhook.id, STATE.WEBHOOK_DELIVERY_STATE_DELIVERED, 8)
+    assert {(each.attempts, each.last_status_code, each.last_error) for each in made} == {(1, 204, "")}
+    assert {each.kind for each in made} >= {KIND.EXECUTION_EVENT_KIND_EXECUTION_CANCELLED}
+    # The key is in no answer after the first, and in no row.
+    listed = await webhooks_of(harness).ListWebhooks(webhook_pb2.ListWebhooksRequest())
+    assert [each.id for each in listed.webhooks] == [ours.webhook.id, chosen.webhook.id]
+    secret = ours.signing_key.removeprefix("whsec_")
+    assert len(secret) == 44
+    assert secret not in str(listed)
+    async with worker.database.read() as connection:
+        rows = [
+            str(row) for table in (webhooks, webhook_deliveries) for row in await connection.execute(table.select())
+        ]
+    assert not any(secret in row for row in rows)
+    # Of another group's nothing can be seen or done.
+    stub, webhook_id = webhooks_of(harness, BOB), ours.webhook.id
+    for call in (
+        stub.GetWebhook(webhook_pb2.GetWebhookRequest(id=webhook_id)),
+        stub.UpdateWebhook(webhook_pb2.UpdateWebhookRequest(id=webhook_id, update_mask=EVERY_FIELD)),
+        stub.ListWebhookDeliveries(webhook_pb2.ListWebhookDeliveriesRequest(webhook_id=webhook_id)),
+        stub.RetryWebhookDelivery(webhook_pb2.RetryWebhookDeliveryRequest(id=made[0].id)),
+    ):
+        with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+            await call
+    assert not (await stub.DeleteWebhook(webhook_pb2.DeleteWebhookRequest(id=webhook_id))).deleted
+
+
+async def test_failures_of_the_receiver_lose_nothing_and_keep_the_order(
+    harness: Harness, worker: Worker, receiver: WebhookReceiver
+) -> None:
+    made = await create(harness, receiver.url)
+    receiver.fail_each = 5
+    ids = [(await start(harness)).id for _ in range(3)]
+    await asyncio.gather(*(finish(worker, execution_id, 2) for execution_id in ids))
+    posted = await receiver.has(15)
+    for execution_id in ids:
+        assert sequences(posted, execution_id) == [1, 2, 3, 4, 5]
+    failed = [each for each in receiver.posted if each.status == 503]
+    assert len(failed) >= 3
+    # What is made again is the same delivery, with a new signature.
+    keys = {each.event: each.headers["Idempotency-Key"] for each in receiver.posted}
+    assert all(keys[each.event] == each.headers["Idempotency-Key"] for each in receiver.posted)
+    delivered = await eventually_in(harness, made.webhook.id, STATE.WEBHOOK_DELIVERY_STATE_DELIVERED, 15)
+    assert max(each.attempts for each in delivered) >= 2
+
+
+async def test_a_receiver_that_is_down_gets_everything_when_it_is_back(
+    harness: Harness, worker: Worker, receiver: WebhookReceiver
+) -> None:
+    made = await create(harness, receiver.url)
+    await receiver.stop()
+    one = await start(harness)
+    await finish(worker, one.id)
+    first = (await eventually(harness, made.webhook.id, lambda found: found and found[-1].attempts))[-1]
+    assert (first.sequence, first.last_status_code) == (1, 0)
+    assert first.last_error == "the receiver could not be reached (ClientConnectorError)"
+    waiting = await deliveries_of(harness, made.webhook.id, state=STATE.WEBHOOK_DELIVERY_STATE_PENDING)
+    assert [each.HasField("next_attempt_time") for each in reversed(waiting)] == [True] + [False] * (len(waiting) - 1)
+    await receiver.start()
+    assert sequences(await receiver.has(6), one.id) == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_receiver_that_is_gone_stops_its_webhook_until_it_is_switched_on_again(
+    harness: Harness, worker: Worker, receiver: WebhookReceiver
+) -> None:
+    stub = webhooks_of(harness)
+    made = await create(harness, receiver.url)
+    receiver.statuses = [410]
+    one = await start(harness)
+    [failed] = await eventually_in(harness, made.webhook.id, STATE.WEBHOOK_DELIVERY_STATE_FAILED, 1)
+    assert failed.last_status_code == 410
+    stopped = (await stub.GetWebhook(webhook_pb2.GetWebhookRequest(id=made.webhook.id))).webhook
+    assert (stopped.paused, stopped.gone, stopped.revision) == (True, True, 2)
+    await finish(worker, one.id, 0)
+    request = webhook_pb2.UpdateWebhookRequest(
+        id=made.webhook.id, webhook=webhook_pb2.Webhook(), update_mask=FieldMask(paths=["paused"]), expected_revision=1
+    )
+    with refused(CODE.ABORTED, "REVISION_MISMATCH"):
+        await stub.UpdateWebhook(request)
+    request.expected_revision = 2
+    on = (await stub.UpdateWebhook(request)).webhook
+    assert (on.paused, on.gone, on.revision, on.url) == (False, False, 3, receiver.url)
+    # What happened meanwhile follows.
+    assert sequences(await receiver.has(2), one.id) == [2, 3]
+    again = await stub.RetryWebhookDelivery(webhook_pb2.RetryWebhookDeliveryRequest(id=failed.id))
+    assert (again.delivery.state, again.delivery.attempts) == (STATE.WEBHOOK_DELIVERY_STATE_PENDING, 0)
+    posted = await receiver.has(3)
+    assert (posted[-1].event, posted[-1].body["id"]) == ((one.id, 1), failed.id)
+    # Deleting it stops what waits.
+    receiver.statuses = [500] * 100
+    two = await start(harness)
+    await eventually(harness, made.webhook.id, bool, execution_id=two.id)
+    for deleted in (True, False):
+        answer = await stub.DeleteWebhook(webhook_pb2.DeleteWebhookRequest(id=made.webhook.id))
+        assert answer.deleted is deleted
+    async with worker.database.read() as connection:
+        assert (await connection.execute(webhook_deliveries.select())).first() is None
+
+
+async def test_events_wait_where_they_are_stored_while_too_many_deliveries_do(
+    harness: Harness, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_sender, "_MOST_PENDING", 3)
+    receiver.gate = Gate()
+    made = await create(harness, receiver.url)
+    ids = [(await start(harness)).id for _ in range(6)]
+    await receiver.changes.wait(lambda: receiver.held > 0)
+    assert len(await deliveries_of(harness, made.webhook.id)) <= 3
+    gate, receiver.gate = receiver.gate, None
+    gate.release()
+    assert {each.event[0] for each in await receiver.has(6)} == set(ids)
+
+
+async def test_what_a_process_that_died_was_sending_is_sent_by_another(
+    harness: Harness, worker: Worker, receiver: WebhookReceiver
+) -> None:
+    made = await create(harness, receiver.url)
+    until = utc_now() + timedelta(seconds=1)
+    async with worker.database.write() as connection:
+        await connection.execute(webhooks.update().values(sender="dead", sender_until=until))
+    one = await start(harness)
+    [posted] = await receiver.has(1)
+    assert posted.event == (one.id, 1)
+    assert utc_now() >= until
+    await eventually_in(harness, made.webhook.id, STATE.WEBHOOK_DELIVERY_STATE_DELIVERED, 1)
+
+
+async def test_requests_are_repeated_safely_and_bad_addresses_are_refused(
+    harness: Harness, receiver: WebhookReceiver
+) -> None:
+    stub = webhooks_of(harness)
+    request = webhook_pb2.CreateWebhookRequest(webhook=webhook_pb2.Webhook(url=receiver.url), request_id="one")
+    first, second = await stub.CreateWebhook(request), await stub.CreateWebhook(request)
+    assert first == second
+    request.webhook.description = "another"
+    with refused(CODE.ALREADY_EXISTS, "REQUEST_ID_REUSED"):
+        await stub.CreateWebhook(request)
+    for url in (
+        "http://8.8.8.8/hook",
+        "https://10.0.0.1/hook",
+        "https://169.254.169.254/latest",
+        "https://[fd00::1]/",
+        "https://user:password@example.com/",
+        "https://0x7f000001.example/\\@example.com",
+        "ftp://example.com",
+        "example.com/hook",
+    ):
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+            await create(harness, url)
+        assert set(refusal.violations) == {"webhook.url"}, url
+        assert "password" not in refusal.message
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
+        await stub.UpdateWebhook(
+            webhook_pb2.UpdateWebhookRequest(
+                id=first.webhook.id,
+                webhook=webhook_pb2.Webhook(url="https://10.0.0.1"),
+                update_mask=FieldMask(paths=["url"]),
+            )
+        )
+    for _ in range(31):
+        await create(harness, receiver.url)
+    with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+        await create(harness, receiver.url)
+    assert refusal.metadata["quota"] == "webhooks"
+    with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await create(harness, receiver.url, "dev:eve:sales=editor")
+
+
+async def test_nothing_is_posted_before_its_commit_nor_twice_by_two_replicas(
+    postgres_url: str, tmp_path: Path, receiver: WebhookReceiver
+) -> None:
+    settings = {"orchestrator": OrchestratorSettings()}
+    async with (
+        serve_services(tmp_path, "models", "orchestrator", database_url=postgres_url, settings=settings) as one,
+        serve_services(tmp_path, "models", "orchestrator", database_url=postgres_url, settings=settings) as other,
+        working(one, postgres_url) as worker,
+    ):
+        await create(other, receiver.url)
+        ids = [(await start(one)).id for _ in range(4)]
+        await receiver.has(4)
+        async with worker.database.write() as connection:
+            event = new_event(pb.TaskStarted(agent_role="Reader"))
+            await EventRepository(connection).append(ids[0], [event])
+            await finish(worker, ids[1])
+            assert [each.event for each in receiver.posted if each.event[0] == ids[0]] == [(ids[0], 1)]
+            await connection.rollback()
+        await asyncio.gather(*(finish(worker, execution_id) for execution_id in (ids[0], *ids[2:])))
+        posted = await receiver.has(24)
+        for execution_id in ids:
+            assert sequences(posted, execution_id) == [1, 2, 3, 4, 5, 6]
+        assert len(receiver.posted) == 24
+        assert len({each.headers["Idempotency-Key"] for each in receiver.posted}) == 24
+
+
+class _PlainSeal:
+    """Seals nothing."""
+
+    def seal(self, _row: str, plaintext: bytes) -> bytes:
+        return plaintext
+
+    def open(self, _row: str, sealed: bytes) -> bytes | None:
+        return sealed
+
+
+@pytest.mark.parametrize(
+    ("networks", "location", "error"),
+    [
+        ([], "", "may not be called from here"),
+        (["127.0.0.0/8", "::1/128"], "/elsewhere", "answered with status 302; redirects are not followed"),
+    ],
+    ids=["a name that leads inside", "a redirect"],
+)
+async def test_no_attempt_goes_where_groups_may_not(
+    receiver: WebhookReceiver, networks: list[str], location: str, error: str
+) -> None:
+    allowed = OrchestratorSettings(egress_allowed_networks=networks).egress_allowed_networks
+    egress = EgressClient(AddressPolicy(allowed, setting="COXSWAIN_ORCHESTRATOR_EGRESS_ALLOWED_NETWORKS"))
+    keys: Any = _PlainSeal()
+    scheme = "http" if networks else "https"
+    plan = WebhookPlan(f"{scheme}://localhost:{receiver.port}/", "", EventFilter(), paused=False)
+    now = utc_now()
+    webhook = Webhook("w", "sales", plan, b"key", Position(0, 0), "alice", 1, now, now)
+    pending = DeliveryState.PENDING
+    delivery = Delivery("d", "w", "e", 1, "execution_queued", pending, 0, 0, "", b"{}", now, None, now, None)
+    receiver.statuses, receiver.headers = [302], {"Location": location}
+    try:
+        attempt = await WebhookClient(egress, SigningKeys(keys)).post(webhook, delivery)
+    finally:
+        await egress.close()
+    assert error in attempt.error
+    assert [each.path for each in receiver.posted] == (["/"] if networks else [])
