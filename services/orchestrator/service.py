@@ -197,7 +197,7 @@ class OrchestratorService:
         self._card_server: CardServer | None = None
         if settings.a2a_enabled and settings.a2a_http_port:
             public_cards = PublicCards(self._publications, cards)
-            self._card_server = CardServer(runtime.settings.host, settings.a2a_http_port, public_cards.find)
+            self._card_server = CardServer(runtime.settings.host.strip("[]"), settings.a2a_http_port, public_cards.find)
         sender = Sender(self._a2a_tasks, FollowUps(database, self._a2a_tasks, self._executions, self._questions))
         self._a2a = A2AServicer(
             self._a2a_tasks,

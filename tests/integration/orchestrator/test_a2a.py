@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,7 @@ from services.common.ids import new_id
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.question import QuestionedCall, QuestionKind
 from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
+from services.orchestrator.servicers.a2a.sending import Sender
 from services.orchestrator.tables import a2a_messages
 from services.orchestrator.usecases.a2a.tasks import A2ATasks
 from services.orchestrator.usecases.a2a.views import TaskView
@@ -198,8 +200,16 @@ async def test_must_describe_the_agent_in_its_card_and_itself_in_reflection_and_
 
 
 async def test_must_wait_for_the_end_and_return_artifacts_history_and_the_context(
-    harness: Harness, worker: Worker, caplog: pytest.LogCaptureFixture
+    harness: Harness, worker: Worker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    requests: list[Any] = []
+    deliver = Sender.send
+
+    async def noted(self: Sender, principal: Any, request: Any, metadata: Any) -> str:
+        requests.append(request)
+        return await deliver(self, principal, request, metadata)
+
+    monkeypatch.setattr(Sender, "send", noted)
     caplog.set_level(logging.INFO, "coxswain.audit")
 
     def recorded() -> list[Any]:
@@ -210,9 +220,10 @@ async def test_must_wait_for_the_end_and_return_artifacts_history_and_the_contex
     stub = agent(harness)
     waiting = asyncio.create_task(send(stub, tenant=tenant, context_id="talk", configuration={}))
     (task_id,) = await _tasks_of(harness, 1)
-    # While it waits: nobody knows whether this process outlives that.
+    # While it waits it is recorded, as nobody knows whether this process outlives that; and its request is held by this
+    # test and the argument alone.
     async with asyncio.timeout(20):
-        while not recorded():
+        while not recorded() or sys.getrefcount(requests[0]) > 2:
             await worker.row(task_id)
     await work_through(worker, task_id, "A brief.")
     task = await waiting

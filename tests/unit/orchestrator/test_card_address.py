@@ -1,0 +1,27 @@
+"""Which address agent cards name where none is set."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from services.common.settings import CommonSettings
+from services.orchestrator.service import _listener_address
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "can_be_called"),
+    [
+        ("127.0.0.1", "127.0.0.1:7000", True),
+        ("agents.example.com", "agents.example.com:7000", True),
+        ("[::1]", "[::1]:7000", True),
+        ("2001:db8::1", "[2001:db8::1]:7000", True),
+        ("0.0.0.0", "0.0.0.0:7000", False),
+        ("[::]", "[::]:7000", False),
+    ],
+)
+def test_cards_name_the_listener_and_a_log_line_tells_of_one_that_has_no_address(
+    host: str, address: str, can_be_called: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COXSWAIN_PORT", "7000")
+    with capture_logs() as lines:
+        assert _listener_address(CommonSettings(host=host)) == address
+    assert [line["event"] for line in lines] == ([] if can_be_called else ["agent_cards_name_no_host"])
