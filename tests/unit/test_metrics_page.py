@@ -37,6 +37,7 @@ def counted() -> dict[str, list[str]]:
 _LATER = {
     "coxswain_rpc_total",
     "coxswain_rpc_refused_total",
+    "coxswain_protocol_refusals_total",
     "coxswain_credentials_total",
     "coxswain_credentials_refused_total",
     "coxswain_models_calls_total",

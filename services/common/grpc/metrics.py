@@ -21,6 +21,11 @@ _SECONDS = Histogram(
     ("method", "caller"),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
+_PROTOCOL_REFUSALS = Counter(
+    "coxswain_protocol_refusals_total",
+    "Calls of another protocol's service that were refused with a reason of that protocol, by method and reason.",
+    ("method", "reason"),
+)
 # Each look-up takes a lock and makes texts of the labels.
 _calls, _seconds = functools.cache(_CALLS.labels), functools.cache(_SECONDS.labels)
 
@@ -35,6 +40,11 @@ def expect_calls(method: Method) -> None:
         _seconds(method.path, caller)
         for code in _WATCHED:
             _calls(method.path, caller, code)
+
+
+def count_protocol_refusal(method: str, reason: str) -> None:
+    """Count a refusal with a reason of another protocol."""
+    _PROTOCOL_REFUSALS.labels(method, reason).inc()
 
 
 def count_call(call: Call) -> None:

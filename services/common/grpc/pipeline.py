@@ -30,7 +30,7 @@ from services.common.grpc.group_traffic import GroupTraffic
 from services.common.grpc.handler import Context
 from services.common.grpc.large_messages import beside_if_large
 from services.common.grpc.method import Method
-from services.common.grpc.metrics import OPEN, count_call, expect_calls
+from services.common.grpc.metrics import OPEN, count_call, count_protocol_refusal, expect_calls
 from services.common.grpc.request_reading import RequestReader
 from services.common.grpc.status import failure_metadata, from_rpc_error, to_status
 from services.common.identity.authenticator import GROUP, REQUEST_ID, Authenticator, refuse_ambiguous
@@ -284,6 +284,8 @@ class Pipeline:
             code, status = to_status(failure, call.request_id)
         if isinstance(failure, QuotaExceeded):
             failure.count()
+        if failure.protocol is not None:
+            count_protocol_refusal(call.method, failure.protocol.reason)
         call.outcome, call.reason = code.name, failure.reason
         logger.info("call_refused", method=call.method, code=code.name, reason=failure.reason)
         # Before the caller knows: what is not recorded has not been answered.

@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import REGISTRY
 
 from coxswain.orchestrator.v1 import a2a_pb2, crew_pb2, execution_pb2, question_pb2, question_state_pb2
 from services.common.clock import utc_now
@@ -87,6 +88,8 @@ async def test_must_treat_unknown_foreign_and_unpublished_alike(harness: Harness
 async def test_must_return_version_not_supported_and_accept_a_patch_part(harness: Harness) -> None:
     tenant = await publish(harness)
     request = pb.ListTasksRequest(tenant=tenant)
+    counted = {"method": f"/{SERVICE}/ListTasks", "reason": "VERSION_NOT_SUPPORTED"}
+    before = REGISTRY.get_sample_value("coxswain_protocol_refusals_total", counted) or 0
     for version in ("0.3", "", "2.0", "1.1"):
         stub: Any = stub_of(harness.channel(headers={"a2a-version": version} if version else {}))
         with refused(CODE.UNIMPLEMENTED, "VERSION_NOT_SUPPORTED") as refusal:
@@ -95,6 +98,7 @@ async def test_must_return_version_not_supported_and_accept_a_patch_part(harness
         # Before the message is looked at.
         with refused(CODE.UNIMPLEMENTED, "VERSION_NOT_SUPPORTED"):
             await stub.SendMessage(pb.SendMessageRequest())
+    assert REGISTRY.get_sample_value("coxswain_protocol_refusals_total", counted) == before + 4
     assert (await agent(harness, a2a_version="1.0.1").ListTasks(request)).total_size == 0
     call = agent(harness, a2a_extensions="https://example.com/unknown").ListTasks(request)
     await call
