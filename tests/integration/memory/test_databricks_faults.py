@@ -546,6 +546,17 @@ async def test_a_token_for_indexes_alone_learns_the_language_of_the_endpoint_and
             assert found.hits == []
 
 
+async def test_a_token_that_no_header_can_hold_is_refused_and_asked_for_anew() -> None:
+    with emulator() as vectors:
+        async with workspace_client(FixedCredentials("dapi\nx")) as client:
+            with pytest.raises(FailedPrecondition, match="refused the group's credential"):
+                await open_repository(client, vectors.url).resources.describe_index(INDEX)
+        async with workspace_client(FixedCredentials("dapi\nx", "dapi-x")) as client:
+            credentials = client._transport._credentials
+            await credentials.resolve(vectors.url)
+            await open_repository(client, vectors.url).resources.describe_index(INDEX)
+
+
 async def test_a_missing_scope_or_privilege_is_told_with_how_to_grant_it() -> None:
     tokens = {"none": Caller("ann", frozenset({"sql"})), "all": Caller("ben")}
     with emulator(tokens=tokens) as vectors:

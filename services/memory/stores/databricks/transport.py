@@ -138,6 +138,9 @@ class Transport:
                 data = await read_limited(response, self._limits.response_bytes)
         except (aiohttp.ClientError, OSError, TimeoutError):
             raise _AskAgain(no_answer(origin)) from None
+        except ValueError:
+            # No header can hold it.
+            raise CredentialRejected("the token cannot be sent") from None
         if data is None:
             raise _AskAgain(bad_answer(origin))
         if response.status < 300:
