@@ -596,6 +596,8 @@ async def test_a_stream_of_an_agent_loses_and_doubles_nothing_when_its_host_is_k
         ("WORKING", 1),
         ("first", "First done."),
         ("WORKING", 1),
+        # It goes on elsewhere, and then the task itself.
+        ("WORKING", 0),
         ("WORKING", 2),
         ("second", "Second done again."),
         ("WORKING", 1),
