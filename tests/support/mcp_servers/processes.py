@@ -2,22 +2,19 @@
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import random
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from tests.support.own_environment import python_of
+
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
 LOCK = HERE / "modern.txt"
-ENVIRONMENT = ROOT / ".venv" / "mcp-modern"
 LEGACY = HERE / "legacy_server.py"
 MODERN = HERE / "modern_server.py"
 WAIT_SECONDS = 90.0
@@ -27,18 +24,7 @@ LASTING_PORTS = range(20_000, 32_000)
 
 def modern_python() -> Path:
     """Return the interpreter that has version 2 of the package; its environment is made when its lock is new."""
-    wanted = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()
-    python, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".stamp"
-    with ENVIRONMENT.with_suffix(".lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if not stamp.is_file() or stamp.read_text() != wanted:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", ENVIRONMENT], check=True)
-            subprocess.run(
-                [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--require-hashes", "-r", LOCK],
-                check=True,
-            )
-            stamp.write_text(wanted)
-    return python
+    return python_of("mcp-modern", LOCK)
 
 
 def free_port() -> int:

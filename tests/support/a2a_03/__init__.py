@@ -1,0 +1,1 @@
+"""The official client of A2A 0.3, and the packages that it needs."""
