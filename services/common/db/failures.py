@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from sqlalchemy.exc import DBAPIError
 
-from services.common.errors import CoxswainError, InvalidArgument, Unavailable
+from services.common.errors import Aborted, CoxswainError, InvalidArgument, Unavailable
 
 _SILENT = "the database does not answer; try again in a moment"
 _FULL = "the database has no room left: nothing of this call was stored. The operator has to make room on its disk"
@@ -28,6 +28,11 @@ _POSTGRESQL: Mapping[str, str] = {
     "57P01": _SILENT,  # shutting down
     "57P03": _SILENT,  # starting up
 }
+
+# A row that another one refers to: it was removed, or came to be used, since this transaction saw it.
+_REMOVED = "what this call is about was removed or came to be used while it ran; look again, and repeat it"
+_REMOVED_SQLITE = "FOREIGN KEY constraint failed"
+_REMOVED_POSTGRESQL = "23503"
 
 _TOO_LARGE = (
     "this call asks for more at once than the database can decide; send fewer conditions and values, or split it"
@@ -66,9 +71,13 @@ def refusal(error: Exception) -> CoxswainError | None:
     state = getattr(error.orig, "sqlstate", None)
     if state == _TOO_LARGE_POSTGRESQL:
         return InvalidArgument(_TOO_LARGE)
+    if state == _REMOVED_POSTGRESQL:
+        return Aborted(_REMOVED)
     if state is not None:
         return unavailable(_POSTGRESQL[state]) if state in _POSTGRESQL else None
     said = str(error.orig)
+    if _REMOVED_SQLITE in said:
+        return Aborted(_REMOVED)
     if any(words in said for words in _TOO_LARGE_SQLITE):
         return InvalidArgument(_TOO_LARGE)
     return next((unavailable(message) for words, message in _SQLITE.items() if words in said), None)

@@ -61,16 +61,19 @@ class ModelRepository:
         name: str | None = (await self._connection.execute(removal)).scalar_one_or_none()
         return name
 
-    async def set_enabled(self, group_id: str, model_id: str, *, enabled: bool) -> None:
-        """Enable or disable a model for a group."""
+    async def set_enabled(self, group_id: str, model_id: str, *, enabled: bool) -> bool:
+        """Enable or disable a model for a group, and return whether it is there."""
         # The model's row is held, so that two changes at once take turns.
-        await self._connection.execute(select(models.c.id).where(models.c.id == model_id).with_for_update())
+        held = select(models.c.id).where(models.c.id == model_id).with_for_update()
+        if (await self._connection.execute(held)).one_or_none() is None:
+            return False
         disabled = (disabled_models.c.group_id == group_id, disabled_models.c.model_id == model_id)
         await self._connection.execute(delete(disabled_models).where(*disabled))
         if not enabled:
             await self._connection.execute(
                 insert(disabled_models).values(group_id=group_id, model_id=model_id, disabled_at=utc_now())
             )
+        return True
 
     async def replace_shared(self, specs: Sequence[ModelSpec]) -> None:
         """Make the shared models those of a list: rows keep their ids, and what did not change is not touched."""

@@ -169,7 +169,8 @@ class Models:
         async with self._database.write() as connection:
             models = ModelRepository(connection)
             model = await _seen(models, principal.group_id, key)
-            await models.set_enabled(principal.group_id, model.id, enabled=enabled)
+            if not await models.set_enabled(principal.group_id, model.id, enabled=enabled):
+                raise await model_not_found(models, principal.group_id, key)
         self._catalogue.forget(principal.group_id, model.name)
         return complete_model(replace(model, enabled=enabled))
 

@@ -20,7 +20,7 @@ from services.common.db.point_reads import _open as open_point_read
 from services.common.db.sessions import POSTGRES_SESSION
 from services.common.db.sqlite_connection import open_sqlite
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
-from services.common.errors import InvalidArgument, Unavailable
+from services.common.errors import Aborted, InvalidArgument, Unavailable
 from services.common.group_turns import working_for
 
 metadata = sa.MetaData(naming_convention=NAMING_CONVENTION)
@@ -31,6 +31,7 @@ things = sa.Table(
     sa.Column("at", UtcDateTime),
     sa.Column("document", JsonDocument),
 )
+parts = sa.Table("parts", metadata, sa.Column("thing_id", sa.Integer, sa.ForeignKey("things.id")))
 
 
 @pytest.fixture
@@ -52,6 +53,13 @@ async def test_what_a_block_wrote_is_there_and_what_a_failed_block_wrote_is_not(
             raise ZeroDivisionError
     async with database.read() as connection:
         assert (await connection.scalars(sa.select(things.c.id))).all() == [1]
+    await database.close()
+
+
+async def test_a_row_that_belongs_to_what_was_removed_loses_against_the_removal(database: Database) -> None:
+    with pytest.raises(Aborted, match="removed"):
+        async with database.write() as connection:
+            await connection.execute(parts.insert().values(thing_id=7))
     await database.close()
 
 

@@ -387,6 +387,20 @@ async def test_a_model_is_read_changed_switched_and_deleted_by_its_id_or_its_nam
         assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
 
 
+async def test_a_model_that_is_deleted_while_it_is_switched_is_not_found(served: Installation) -> None:
+    for _ in range(5):
+        created = (await served.models().CreateModel(pb.CreateModelRequest(model=own()))).model
+        switches = [
+            served.models().SetModelEnabled(pb.SetModelEnabledRequest(id=created.id, enabled=False)) for _ in range(4)
+        ]
+        deletion = served.models().DeleteModel(pb.DeleteModelRequest(id=created.id))
+        results = await asyncio.gather(*switches[:2], deletion, *switches[2:], return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in failures:
+            assert isinstance(failure, grpc.aio.AioRpcError), failure
+            assert failure.code() is grpc.StatusCode.NOT_FOUND
+
+
 async def test_a_request_that_names_no_model_or_leaves_out_what_to_set_is_refused(models: Installation) -> None:
     for request, field in (
         (pb.SetModelEnabledRequest(name=CHAT), "enabled"),
