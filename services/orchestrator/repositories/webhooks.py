@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
+from services.common.db.named_locks import lock_name
 from services.orchestrator.domain.group_event import EventFilter, Position
 from services.orchestrator.domain.webhook import Delivery, DeliveryState, Webhook, WebhookPlan
 from services.orchestrator.repositories.group_events import is_settled
@@ -50,6 +51,10 @@ class WebhookRepository:
                 **_changing(webhook),
             )
         )
+
+    async def lock_group(self, group_id: str) -> None:
+        """Let nobody else add webhooks to a group until the transaction ends."""
+        await lock_name(self._connection, f"coxswain-webhooks {group_id}")
 
     async def count(self, group_id: str) -> int:
         """Return how many webhooks a group has."""

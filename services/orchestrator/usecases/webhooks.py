@@ -67,6 +67,7 @@ class Webhooks:
         )
         async with self._database.write() as connection:
             webhooks = WebhookRepository(connection)
+            await webhooks.lock_group(principal.group_id)
             if request is not None:
                 first_id = await RequestRepository(connection, tables.requests).claim(request, webhook_id)
                 if first_id != webhook_id:
@@ -130,7 +131,9 @@ class Webhooks:
             plan, broken = change(present)
             if broken:
                 raise InvalidArgument.fields(broken)
-            self._check_url(plan.url)
+            if plan.url != present.plan.url:
+                # One that is not allowed any more can still be paused.
+                self._check_url(plan.url)
             changed = replace(
                 present,
                 plan=plan,
@@ -201,10 +204,10 @@ class Webhooks:
     def _check_url(self, url: str) -> None:
         """Refuse an address that nothing may be posted to. What its name resolves to is checked with each attempt."""
         field = "webhook.url"
-        scheme = urlsplit(url).scheme.lower() if "://" in url else ""
-        if scheme != "https" and not (scheme == "http" and self._addresses.permits_plain):
-            raise InvalidArgument.field(field, "must begin with https:// and name a public host")
         try:
             self._addresses.check_literal(url)
         except PermissionDenied as error:
             raise InvalidArgument.field(field, error.message) from None
+        scheme = urlsplit(url).scheme if "://" in url else ""
+        if scheme != "https" and not (scheme == "http" and self._addresses.permits_plain):
+            raise InvalidArgument.field(field, "must begin with https:// and name a public host")

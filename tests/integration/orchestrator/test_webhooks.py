@@ -259,7 +259,7 @@ async def test_what_a_process_that_died_was_sending_is_sent_by_another(
 
 
 async def test_requests_are_repeated_safely_and_bad_addresses_are_refused(
-    harness: Harness, receiver: WebhookReceiver
+    harness: Harness, worker: Worker, receiver: WebhookReceiver
 ) -> None:
     stub = webhooks_of(harness)
     request = webhook_pb2.CreateWebhookRequest(webhook=webhook_pb2.Webhook(url=receiver.url), request_id="one")
@@ -277,6 +277,9 @@ async def test_requests_are_repeated_safely_and_bad_addresses_are_refused(
         "https://0x7f000001.example/\\@example.com",
         "ftp://example.com",
         "example.com/hook",
+        "https://[::1",
+        "https://[foo]/",
+        "https://ex\u2100mple.com/",
     ):
         with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
             await create(harness, url)
@@ -290,8 +293,22 @@ async def test_requests_are_repeated_safely_and_bad_addresses_are_refused(
                 update_mask=FieldMask(paths=["url"]),
             )
         )
-    for _ in range(31):
-        await create(harness, receiver.url)
+    # One whose address is not allowed any more can be paused, and not be given another such address.
+    async with worker.database.write() as connection:
+        await connection.execute(webhooks.update().values(url="https://10.0.0.1/"))
+    change = webhook_pb2.UpdateWebhookRequest(
+        id=first.webhook.id, webhook=webhook_pb2.Webhook(paused=True), update_mask=FieldMask(paths=["paused"])
+    )
+    assert (await stub.UpdateWebhook(change)).webhook.paused
+    change = webhook_pb2.UpdateWebhookRequest(
+        id=first.webhook.id,
+        webhook=webhook_pb2.Webhook(url="https://10.0.0.2/"),
+        update_mask=FieldMask(paths=["url"]),
+    )
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD"):
+        await stub.UpdateWebhook(change)
+    made = await asyncio.gather(*(create(harness, receiver.url) for _ in range(36)), return_exceptions=True)
+    assert len([each for each in made if not isinstance(each, BaseException)]) == 31
     with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
         await create(harness, receiver.url)
     assert refusal.metadata["quota"] == "webhooks"

@@ -191,7 +191,13 @@ def test_internal_ports_are_for_services_alone(of_kind: Named, pods: dict[str, D
 
 def test_executions_have_no_way_out_of_the_installation(of_kind: Named, pods: dict[str, Document]) -> None:
     policy = of_kind("NetworkPolicy")["executions-stay-inside"]["spec"]
-    assert {"worker", "orchestrator"} <= selected(policy["podSelector"], pods)
+    assert "worker" in selected(policy["podSelector"], pods)
+    bound_to = {
+        name
+        for name, other in of_kind("NetworkPolicy").items()
+        if "worker" in selected(other["spec"]["podSelector"], pods) and "Egress" in other["spec"]["policyTypes"]
+    }
+    assert bound_to == {"executions-stay-inside"}
     assert policy["policyTypes"] == ["Egress"]
     for rule in policy["egress"]:
         ports = {port["port"] for port in rule["ports"]}
@@ -232,7 +238,9 @@ def test_what_calls_out_reaches_the_world_and_none_of_the_networks_inside(
     of_kind: Named, pods: dict[str, Document]
 ) -> None:
     policy = of_kind("NetworkPolicy")["calls-reach-the-world"]["spec"]
-    assert selected(policy["podSelector"], pods) == {GATEWAY, "auth", "models", "memory"}
+    assert selected(policy["podSelector"], pods) == {GATEWAY, *SERVERS}
+    (inside,) = (rule for rule in policy["egress"] if {port["port"] for port in rule.get("ports", [])} == {"internal"})
+    assert [selected(target["podSelector"], pods) for target in inside["to"]] == [{GATEWAY, *SERVERS}]
     (world,) = (rule for rule in policy["egress"] if "ports" not in rule)
     blocks = [target["ipBlock"] for target in world["to"]]
     assert {block["cidr"] for block in blocks} == {"0.0.0.0/0", "::/0"}
