@@ -49,6 +49,8 @@ class WebhookReceiver(HttpEmulator):
         """How many requests the gate has held back."""
         self.gate: Gate | None = None
         """Holds back what would be answered until it is released."""
+        self.body_gate: Gate | None = None
+        """Holds back the ends of answers, whose heads say 200."""
 
     def install(self, app: web.Application) -> None:
         """See `HttpEmulator`."""
@@ -65,10 +67,11 @@ class WebhookReceiver(HttpEmulator):
 
     def let_go(self) -> None:
         """See `HttpEmulator`."""
-        if self.gate is not None:
-            self.gate.release()
+        for gate in (self.gate, self.body_gate):
+            if gate is not None:
+                gate.release()
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         status = self.statuses.pop(0) if self.statuses else 204
         if self.fail_each and (len(self.posted) + 1) % self.fail_each == 0:
@@ -78,4 +81,9 @@ class WebhookReceiver(HttpEmulator):
             await self.gate.hold(self.changes.notify)
         self.posted.append(Posted(request.path, dict(request.headers), raw, status))
         self.changes.notify()
+        if self.body_gate is not None:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await self.body_gate.hold(self.changes.notify)
+            return response
         return web.Response(status=status, headers=None if status == 204 else self.headers)
