@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import (
     Row,
     Select,
-    and_,
+    case,
     delete,
     exists,
     func,
@@ -94,10 +94,16 @@ class WebhookRepository:
         row = (await self._connection.execute(claimed)).first()
         return None if row is None else _webhook(row)
 
-    async def held(self, webhook_id: str, sender: str) -> bool:
-        """Let go of a claim and lock the webhook; False when the process does not have it any more."""
-        released = update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.sender == sender)
-        return bool((await self._connection.execute(released.values(sender="", sender_until=None))).rowcount)
+    async def release(self, webhook_id: str, sender: str) -> Webhook | None:
+        """Let go of a claim, lock the webhook and return it; None when the process does not have it any more."""
+        released = (
+            update(webhooks)
+            .where(webhooks.c.id == webhook_id, webhooks.c.sender == sender)
+            .values(sender="", sender_until=None)
+            .returning(*webhooks.c)
+        )
+        row = (await self._connection.execute(released)).first()
+        return None if row is None else _webhook(row)
 
     async def advance(self, webhook_id: str, sender: str, position: Position) -> bool:
         """Note how far a claimed webhook has come in its group's events; False when the claim is lost."""
@@ -106,7 +112,7 @@ class WebhookRepository:
         return bool((await self._connection.execute(moved.values(values))).rowcount)
 
     async def stop(self, webhook_id: str, now: datetime) -> None:
-        """Pause a webhook whose receiver is gone."""
+        """Pause a locked webhook whose receiver is gone."""
         await self._connection.execute(
             update(webhooks)
             .where(webhooks.c.id == webhook_id)
@@ -160,6 +166,11 @@ class WebhookRepository:
             update(webhook_deliveries).where(webhook_deliveries.c.id == delivery.id).values(**_columns(delivery))
         )
 
+    async def deliveries_of_ids(self, delivery_ids: Collection[str]) -> list[Delivery]:
+        """Return those of the deliveries that are there."""
+        query = select(webhook_deliveries).where(webhook_deliveries.c.id.in_(delivery_ids))
+        return [_delivery(row) for row in await self._connection.execute(query)]
+
     async def get_delivery(self, group_id: str, delivery_id: str) -> Delivery | None:
         """Return a delivery."""
         query = (
@@ -190,11 +201,21 @@ class WebhookRepository:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadyWebhook:
+    """A webhook with something to do now."""
+
+    group_id: str
+    webhook_id: str
+    due: bool
+    """Whether a delivery is due; otherwise there are new events alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookWork:
     """What webhooks of all groups wait for."""
 
-    ready: list[tuple[str, str]]
-    """Group and id of those that have something to send now."""
+    ready: list[ReadyWebhook]
+    """Those that no process sends for."""
     groups: frozenset[str]
     """Whose events are posted."""
     next_attempt_at: datetime | None
@@ -217,24 +238,29 @@ async def read_webhook_work(database: Database, now: datetime, most_pending: int
     )
     next_attempt = (
         select(func.min(webhook_deliveries.c.next_attempt_at))
-        .where(webhook_deliveries.c.webhook_id == webhooks.c.id)
+        .where(webhook_deliveries.c.webhook_id == webhooks.c.id, webhook_deliveries.c.next_attempt_at.is_not(None))
         .scalar_subquery()
     )
+    free = or_(webhooks.c.sender_until.is_(None), webhooks.c.sender_until < now)
     rows = await database.fetch(
         select(
             webhooks.c.id,
             webhooks.c.group_id,
-            and_(news, pending < most_pending).label("news"),
-            or_(webhooks.c.sender_until.is_(None), webhooks.c.sender_until < now).label("free"),
+            # In this order, as a backlog takes long to count.
+            case((~free, False), (next_attempt <= now, True), (~news, False), else_=pending < most_pending).label(
+                "ready"
+            ),
             next_attempt.label("next_attempt_at"),
         ).where(webhooks.c.paused.is_(False))
     )
     times = [row["next_attempt_at"] for row in rows if row["next_attempt_at"] is not None]
     return WebhookWork(
         ready=[
-            (row["group_id"], row["id"])
+            ReadyWebhook(
+                row["group_id"], row["id"], due=row["next_attempt_at"] is not None and row["next_attempt_at"] <= now
+            )
             for row in rows
-            if row["free"] and (row["news"] or (row["next_attempt_at"] is not None and row["next_attempt_at"] <= now))
+            if row["ready"]
         ],
         groups=frozenset(row["group_id"] for row in rows),
         next_attempt_at=min((time for time in times if time > now), default=None),

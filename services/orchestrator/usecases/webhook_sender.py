@@ -7,9 +7,9 @@ after the other.
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from weakref import WeakValueDictionary
 
 import structlog
 from prometheus_client import Counter
@@ -23,18 +23,15 @@ from services.common.db.expiry import remove_before
 from services.common.group_turns import GroupTurns, working_for
 from services.common.ids import new_id
 from services.common.periodic import once
-from services.orchestrator.domain.group_event import GroupEvent
 from services.orchestrator.domain.webhook import Attempt, Delivery, DeliveryState, Webhook
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.repositories.webhooks import WebhookRepository, read_webhook_work
 from services.orchestrator.tables import webhook_deliveries
 from services.orchestrator.usecases.hinted_loop import Pending
+from services.orchestrator.usecases.webhook_intake import MOST_PENDING, ClaimLost, Render, WebhookIntake
 from services.orchestrator.webhook_client import WebhookClient
 
 logger = structlog.get_logger(__name__)
-
-Render = Callable[[str, str, GroupEvent], bytes]
-"""Makes the body of a delivery of its id, the webhook's, and the event."""
 
 _ATTEMPTS = from_the_start(
     Counter(
@@ -44,11 +41,10 @@ _ATTEMPTS = from_the_start(
     ),
     ("delivered", "postponed", "failed", "gone"),
 )
-# Deliveries of a webhook that have not ended; more events wait where they are stored.
-_MOST_PENDING = 1000
-_EVENTS_AT_ONCE = 100
 _POSTS_AT_ONCE = 4
 _WEBHOOKS_AT_ONCE = 16
+# A receiver may take as long as an attempt may last.
+_WEBHOOKS_OF_A_GROUP_AT_ONCE = 4
 # Ten seconds of posting, and what is stored before and after.
 _CLAIM = timedelta(seconds=20)
 _BACKOFF = Backoff(1.0, 300.0, jitter=0.2)
@@ -70,22 +66,22 @@ class WebhookSender:
     ) -> None:
         """Deliveries that have ended are kept for `retention_seconds`."""
         self._database = database
-        self._events = events
         self._client = client
-        self._render = render
         self._retention = timedelta(seconds=retention_seconds)
         self._sender = new_id()
+        self._intake = WebhookIntake(database, events, render, self._sender)
         self._turns = GroupTurns(_WEBHOOKS_AT_ONCE)
+        self._places_of_groups: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._serving: set[str] = set()
         self._tasks = BackgroundTasks()
 
     async def once(self) -> Pending:
         """Begin with what is to be sent now, and return what later rounds have to do."""
-        work = await read_webhook_work(self._database, utc_now(), _MOST_PENDING)
-        for group_id, webhook_id in work.ready:
-            if webhook_id not in self._serving:
-                self._serving.add(webhook_id)
-                self._tasks.start(self._serve(group_id, webhook_id))
+        work = await read_webhook_work(self._database, utc_now(), MOST_PENDING)
+        for ready in work.ready:
+            if ready.webhook_id not in self._serving and (ready.due or not self._intake.waits(ready.webhook_id)):
+                self._serving.add(ready.webhook_id)
+                self._tasks.start(self._serve(ready.group_id, ready.webhook_id))
         seconds = None
         if work.next_attempt_at is not None:
             seconds = max(0.0, (work.next_attempt_at - utc_now()).total_seconds())
@@ -107,9 +103,12 @@ class WebhookSender:
             self._serving.discard(webhook_id)
 
     async def _send_all(self, group_id: str, webhook_id: str) -> None:
+        places = self._places_of_groups.get(group_id)
+        if places is None:
+            places = self._places_of_groups[group_id] = asyncio.Semaphore(_WEBHOOKS_OF_A_GROUP_AT_ONCE)
         more = True
         while more:
-            async with self._turns.place(group_id):
+            async with places, self._turns.place(group_id):
                 more = await self._send_some(webhook_id)
 
     async def _send_some(self, webhook_id: str) -> bool:
@@ -121,74 +120,50 @@ class WebhookSender:
             return False
         recorded = False
         try:
-            moved = await self._take(webhook)
+            taken = await self._intake.take(webhook)
             async with self._database.read() as connection:
                 due = await WebhookRepository(connection).due(webhook_id, utc_now(), _POSTS_AT_ONCE)
             attempts = await asyncio.gather(*(self._client.post(webhook, delivery) for delivery in due))
-            await self._record(webhook, list(zip(due, attempts, strict=True)))
-            recorded = True
+            recorded = await self._record(
+                webhook, {delivery.id: attempt for delivery, attempt in zip(due, attempts, strict=True)}
+            )
+        except ClaimLost:
+            return False
         finally:
             if not recorded:
                 await asyncio.shield(self._release(webhook_id))
-        return moved or bool(due)
+        return recorded and (taken or bool(due))
 
-    async def _take(self, webhook: Webhook) -> bool:
-        """Make deliveries of new events of a claimed webhook; return whether there were events."""
-        read = await self._events.after(webhook.group_id, webhook.position, _EVENTS_AT_ONCE)
-        if not read.events:
-            return False
-        async with self._database.write() as connection:
-            webhooks = WebhookRepository(connection)
-            room = max(0, _MOST_PENDING - await webhooks.pending(webhook.id))
-            events = read.events[:room]
-            if not events or not await webhooks.advance(webhook.id, self._sender, events[-1].position):
-                return False
-            chosen = [event for event in events if webhook.plan.chosen.shows(event)]
-            standing = await webhooks.standing({event.execution_id for event in chosen})
-            new = [self._delivery(webhook, event) for event in chosen if event.execution_id in standing]
-            if new:
-                await webhooks.add(new)
-        return True
-
-    def _delivery(self, webhook: Webhook, event: GroupEvent) -> Delivery:
-        delivery_id = new_id()
-        return Delivery(
-            id=delivery_id,
-            webhook_id=webhook.id,
-            execution_id=event.execution_id,
-            sequence=event.event.sequence,
-            kind=event.event.kind,
-            state=DeliveryState.PENDING,
-            attempts=0,
-            last_status=0,
-            last_error="",
-            body=self._render(delivery_id, webhook.id, event),
-            created_at=utc_now(),
-            first_attempt_at=None,
-            next_attempt_at=None,
-            ended_at=None,
-        )
-
-    async def _record(self, webhook: Webhook, made: list[tuple[Delivery, Attempt]]) -> None:
+    async def _record(self, webhook: Webhook, attempts: dict[str, Attempt]) -> bool:
+        """Store what came of attempts by the ids of their deliveries; return whether the claim was still held."""
         now = utc_now()
+        tried: list[tuple[Delivery, Attempt]] = []
         async with self._database.write() as connection:
             webhooks = WebhookRepository(connection)
-            if not await webhooks.held(webhook.id, self._sender):
+            present = await webhooks.release(webhook.id, self._sender)
+            if present is None:
                 # It was deleted, or another process went on because this one took too long.
-                return
-            tried = [(after_attempt(delivery, attempt, now), attempt) for delivery, attempt in made]
-            for delivery, _ in tried:
-                await webhooks.save_delivery(delivery)
-                if delivery.state is not DeliveryState.PENDING:
-                    await webhooks.promote(webhook.id, delivery.execution_id, now)
+                return False
+            # Read again: a caller may have asked for one of them to be made again meanwhile.
+            for delivery in await webhooks.deliveries_of_ids(attempts):
+                attempt = attempts[delivery.id]
+                if attempt.gone and present.revision != webhook.revision:
+                    # The receiver that is gone may have been replaced: the delivery is still due, for the new one.
+                    continue
+                after = after_attempt(delivery, attempt, now)
+                tried.append((after, attempt))
+                await webhooks.save_delivery(after)
+                if after.state is not DeliveryState.PENDING:
+                    await webhooks.promote(webhook.id, after.execution_id, now)
             if any(attempt.gone for _, attempt in tried):
                 await webhooks.stop(webhook.id, now)
-        for delivery, attempt in tried:
-            _report(webhook, delivery, attempt)
+        for after, attempt in tried:
+            _report(webhook, after, attempt)
+        return True
 
     async def _release(self, webhook_id: str) -> None:
         async with self._database.write() as connection:
-            await WebhookRepository(connection).held(webhook_id, self._sender)
+            await WebhookRepository(connection).release(webhook_id, self._sender)
 
 
 def after_attempt(delivery: Delivery, attempt: Attempt, now: datetime) -> Delivery:

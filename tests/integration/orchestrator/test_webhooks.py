@@ -16,14 +16,15 @@ from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from services.common.clock import utc_now
 from services.common.egress import AddressPolicy
 from services.common.http import EgressClient
+from services.orchestrator import webhook_client
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.group_event import EventFilter, Position
-from services.orchestrator.domain.webhook import Delivery, DeliveryState, Webhook, WebhookPlan
+from services.orchestrator.domain.webhook import Attempt, Delivery, DeliveryState, Webhook, WebhookPlan
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import webhook_deliveries, webhooks
-from services.orchestrator.usecases import webhook_sender
+from services.orchestrator.usecases import webhook_intake, webhook_sender
 from services.orchestrator.webhook_client import SigningKeys, WebhookClient
 from tests.integration.orchestrator.support import EVERY_FIELD, Worker, executions_of, refused, start, working
 from tests.support.harness import ALICE, BOB, Harness, serve_services
@@ -233,15 +234,101 @@ async def test_a_receiver_that_is_gone_stops_its_webhook_until_it_is_switched_on
 async def test_events_wait_where_they_are_stored_while_too_many_deliveries_do(
     harness: Harness, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhook_sender, "_MOST_PENDING", 3)
+    monkeypatch.setattr(webhook_intake, "MOST_PENDING", 3)
+    monkeypatch.setattr(webhook_sender, "MOST_PENDING", 3)
     receiver.gate = Gate()
-    made = await create(harness, receiver.url)
+    made = await create(harness, receiver.url, paused=True)
     ids = [(await start(harness)).id for _ in range(6)]
+    await webhooks_of(harness).UpdateWebhook(
+        webhook_pb2.UpdateWebhookRequest(id=made.webhook.id, update_mask=FieldMask(paths=["paused"]))
+    )
+    # All six are there before the first are taken.
     await receiver.changes.wait(lambda: receiver.held > 0)
-    assert len(await deliveries_of(harness, made.webhook.id)) <= 3
+    assert len(await deliveries_of(harness, made.webhook.id)) == 3
     gate, receiver.gate = receiver.gate, None
     gate.release()
     assert {each.event[0] for each in await receiver.has(6)} == set(ids)
+
+
+async def test_a_group_whose_receivers_are_slow_holds_up_no_other_group(
+    harness: Harness, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_client, "_SECONDS", 300.0)
+    async with WebhookReceiver() as slow:
+        slow.gate = Gate()
+        for _ in range(20):
+            await create(harness, slow.url)
+        await create(harness, receiver.url, BOB)
+        await start(harness)
+        await slow.changes.wait(lambda: slow.held >= 4)
+        other = await start(harness, BOB)
+        assert [each.event for each in await receiver.has(1)] == [(other.id, 1)]
+        assert (slow.held, slow.posted) == (4, [])
+        gate, slow.gate = slow.gate, None
+        gate.release()
+        await slow.has(20)
+
+
+async def test_the_answer_of_a_receiver_that_was_replaced_does_not_stop_the_new_one(
+    harness: Harness, receiver: WebhookReceiver
+) -> None:
+    stub = webhooks_of(harness)
+    made = await create(harness, f"{receiver.url}/old")
+    receiver.statuses, receiver.gate = [410], Gate()
+    one = await start(harness)
+    await receiver.changes.wait(lambda: receiver.held == 1)
+    await stub.UpdateWebhook(
+        webhook_pb2.UpdateWebhookRequest(
+            id=made.webhook.id,
+            webhook=webhook_pb2.Webhook(url=f"{receiver.url}/new"),
+            update_mask=FieldMask(paths=["url"]),
+        )
+    )
+    gate, receiver.gate = receiver.gate, None
+    gate.release()
+    assert [each.event for each in await receiver.has(1, "/new")] == [(one.id, 1)]
+    now = (await stub.GetWebhook(webhook_pb2.GetWebhookRequest(id=made.webhook.id))).webhook
+    assert (now.paused, now.gone, now.revision) == (False, False, 2)
+
+
+async def test_a_retry_that_is_asked_for_during_an_attempt_is_kept(harness: Harness, receiver: WebhookReceiver) -> None:
+    made = await create(harness, receiver.url)
+    receiver.statuses, receiver.gate = [503] * 100, Gate()
+    await start(harness)
+    await receiver.changes.wait(lambda: receiver.held == 1)
+    receiver.gate.release()
+    await receiver.changes.wait(lambda: receiver.held == 2)
+    [delivery] = await deliveries_of(harness, made.webhook.id)
+    assert delivery.attempts == 1
+    await webhooks_of(harness).RetryWebhookDelivery(webhook_pb2.RetryWebhookDeliveryRequest(id=delivery.id))
+    receiver.gate.release()
+    await receiver.changes.wait(lambda: receiver.held == 3)
+    [delivery] = await deliveries_of(harness, made.webhook.id)
+    # The attempt that ran is the first one after the request.
+    assert delivery.attempts == 1
+
+
+async def test_events_that_cannot_be_taken_hold_up_nothing_that_is_due(
+    harness: Harness, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await create(harness, receiver.url)
+    receiver.statuses = [503]
+    one = await start(harness)
+    await eventually(harness, made.webhook.id, lambda found: found and found[0].attempts == 1)
+    failures = 0
+
+    def fail(*_: object) -> Delivery:
+        nonlocal failures
+        failures += 1
+        receiver.changes.notify()
+        raise RuntimeError("no body")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(webhook_intake.WebhookIntake, "_delivery", fail)
+        two = await start(harness)
+        await receiver.changes.wait(lambda: failures > 0)
+        assert [each.event for each in await receiver.has(1)] == [(one.id, 1)]
+    assert [each.event for each in await receiver.has(2)] == [(one.id, 1), (two.id, 1)]
 
 
 async def test_what_a_process_that_died_was_sending_is_sent_by_another(
@@ -363,19 +450,32 @@ class _PlainSeal:
 async def test_no_attempt_goes_where_groups_may_not(
     receiver: WebhookReceiver, networks: list[str], location: str, error: str
 ) -> None:
+    scheme = "http" if networks else "https"
+    receiver.statuses, receiver.headers = [302], {"Location": location}
+    attempt = await post_once(f"{scheme}://localhost:{receiver.port}/", networks)
+    assert error in attempt.error
+    assert [each.path for each in receiver.posted] == (["/"] if networks else [])
+
+
+async def test_what_a_receiver_has_taken_is_delivered_whenever_its_answer_ends(
+    receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_client, "_ANSWER_SECONDS", 0.1)
+    receiver.body_gate = Gate()
+    assert await post_once(receiver.url, ["127.0.0.0/8"]) == Attempt(200)
+
+
+async def post_once(url: str, networks: list[str]) -> Attempt:
+    """Make one attempt of a client that may call some networks besides the public ones."""
     allowed = OrchestratorSettings(egress_allowed_networks=networks).egress_allowed_networks
     egress = EgressClient(AddressPolicy(allowed, setting="COXSWAIN_ORCHESTRATOR_EGRESS_ALLOWED_NETWORKS"))
     keys: Any = _PlainSeal()
-    scheme = "http" if networks else "https"
-    plan = WebhookPlan(f"{scheme}://localhost:{receiver.port}/", "", EventFilter(), paused=False)
     now = utc_now()
+    plan = WebhookPlan(url, "", EventFilter(), paused=False)
     webhook = Webhook("w", "sales", plan, b"key", Position(0, 0), "alice", 1, now, now)
     pending = DeliveryState.PENDING
     delivery = Delivery("d", "w", "e", 1, "execution_queued", pending, 0, 0, "", b"{}", now, None, now, None)
-    receiver.statuses, receiver.headers = [302], {"Location": location}
     try:
-        attempt = await WebhookClient(egress, SigningKeys(keys)).post(webhook, delivery)
+        return await WebhookClient(egress, SigningKeys(keys)).post(webhook, delivery)
     finally:
         await egress.close()
-    assert error in attempt.error
-    assert [each.path for each in receiver.posted] == (["/"] if networks else [])
