@@ -4,14 +4,15 @@ A tenant's address is resolved here, every address it resolves to is checked, an
 no name can lead into the networks the services run in.
 """
 
+import asyncio
 import functools
 import ipaddress
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from services.common.errors import PermissionDenied
@@ -39,7 +40,11 @@ _HTTP_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 _CREDENTIAL_PORTS: Mapping[str, int] = {**_HTTP_PORTS, "postgresql": 5432}
 _PRIVATE_ENDINGS = frozenset({"localhost", "local", "internal", "lan", "home", "corp", "intranet"})
 # Linux has the second one, for names without an address.
+_NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 _UNKNOWN_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+# Servers of names that groups choose may be slow: the threads that everything else needs do not wait for them.
+_LOOKUPS = ThreadPoolExecutor(32, thread_name_prefix="lookup")
+_LOOKUP_SECONDS = 10.0
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _HOST = re.compile(r"^(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])$")
 
@@ -192,13 +197,26 @@ def is_unknown_name(error: OSError) -> bool:
     return isinstance(error, socket.gaierror) and error.errno in _UNKNOWN_NAME
 
 
+async def look_up(host: str, port: int, family: int = socket.AF_UNSPEC) -> list[tuple[int, str]]:
+    """Return the addresses of a name, each with its family, within ten seconds.
+
+    Raises:
+        OSError: there is no such name, or nothing answers in time.
+    """
+    find = functools.partial(
+        socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, socket.IPPROTO_TCP, socket.AI_ADDRCONFIG
+    )
+    async with asyncio.timeout(_LOOKUP_SECONDS):
+        found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, find)
+    return [(int(kind), str(address[0])) for kind, _, _, _, address in found]
+
+
 class CheckedResolver(AbstractResolver):
     """Resolves names and refuses those that lead, with any of their addresses, where groups may not go."""
 
     def __init__(self, policy: AddressPolicy, *, encrypted: bool) -> None:
         self._policy = policy
         self._encrypted = encrypted
-        self._names = aiohttp.ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -210,21 +228,22 @@ class CheckedResolver(AbstractResolver):
             OSError: the name cannot be looked up now.
         """
         try:
-            found = await self._names.resolve(host, port, family)
+            found = await look_up(host, port, family)
         except OSError as error:
             if is_unknown_name(error):
                 raise self._refused(host, port) from None
             raise
-        for result in found:
-            address = ipaddress.ip_address(result["host"].split("%")[0])
-            if not self._policy.permits(address, encrypted=self._encrypted):
+        for _, address in found:
+            if not self._policy.permits(ipaddress.ip_address(address.split("%")[0]), encrypted=self._encrypted):
                 raise self._refused(host, port)
-        return found
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=socket.IPPROTO_TCP, flags=_NUMERIC)
+            for kind, address in found
+        ]
 
     def _refused(self, host: str, port: int) -> PermissionDenied:
         scheme = "https" if self._encrypted else "http"
         return self._policy.refused(required_origin(f"{scheme}://{host}:{port}"))
 
     async def close(self) -> None:
-        """Close the resolver behind it."""
-        await self._names.close()
+        """See the base class: it holds nothing."""

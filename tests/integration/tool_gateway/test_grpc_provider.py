@@ -588,14 +588,13 @@ async def test_a_name_is_resolved_once_and_its_checked_address_is_called(monkeyp
     """A name that leads elsewhere the next time it is asked gains nothing: gRPC itself never asks."""
     provider = EmulatedProvider()
     asked: list[str] = []
-    loop = asyncio.get_running_loop()
-    resolve = loop.getaddrinfo
+    resolve = socket.getaddrinfo
 
-    async def rebinding(host: Any, *arguments: Any, **options: Any) -> Any:
+    def rebinding(host: Any, *arguments: Any, **options: Any) -> Any:
         asked.append(host)
-        return await resolve("127.0.0.1" if len(asked) == 1 else "10.0.0.1", *arguments, **options)
+        return resolve("127.0.0.1" if len(asked) == 1 else "10.0.0.1", *arguments, **options)
 
-    monkeypatch.setattr(loop, "getaddrinfo", rebinding)
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     async with served(provider) as port, adapter() as calls:
         spec = source(f"billing.example.com:{port}")
         await calls.call(call_of(spec, "one"), RecordedProgress())
@@ -619,13 +618,12 @@ async def test_certificates_are_checked_against_the_name_that_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_authority(tmp_path, "billing.example.com")
-    loop = asyncio.get_running_loop()
-    resolve = loop.getaddrinfo
+    resolve = socket.getaddrinfo
 
-    async def loopback(host: Any, *arguments: Any, **options: Any) -> Any:
-        return await resolve("127.0.0.1", *arguments, **options)
+    def loopback(_host: Any, *arguments: Any, **options: Any) -> Any:
+        return resolve("127.0.0.1", *arguments, **options)
 
-    monkeypatch.setattr(loop, "getaddrinfo", loopback)
+    monkeypatch.setattr(socket, "getaddrinfo", loopback)
     provider = EmulatedProvider()
     headers = GivenHeaders(billing={"Authorization": "Bearer very-secret-token"})
     authority = (tmp_path / "ca.pem").read_bytes()

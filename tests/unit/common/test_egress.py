@@ -103,13 +103,13 @@ def test_the_operator_may_allow_networks_and_plain_http_there() -> None:
 
 
 async def test_who_asks_does_not_learn_which_names_there_are_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def resolve(host: str, port: int = 0, _family: Any = socket.AF_UNSPEC) -> list[Any]:
+    def resolve(host: str, port: int, *_: Any) -> list[Any]:
         if host == "db.example.com":
-            return [{"host": "10.1.2.3", "port": port}]
+            return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("10.1.2.3", port))]
         raise socket.gaierror(socket.EAI_AGAIN if host == "later.example.com" else socket.EAI_NONAME, "said by libc")
 
     resolver = CheckedResolver(POLICY, encrypted=True)
-    monkeypatch.setattr(resolver._names, "resolve", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     told = []
     for name in ("db", "no"):
         with pytest.raises(PermissionDenied) as refusal:
@@ -125,11 +125,13 @@ async def test_who_asks_does_not_learn_which_names_there_are_inside(monkeypatch:
 async def test_a_name_with_one_address_inside_is_refused_whatever_its_others(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"good.example.com": ["93.184.216.34"], "mixed.example.com": ["93.184.216.34", "127.0.0.1"]}
 
-    async def resolve(host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[Any]:
-        return [{"host": address, "port": port} for address in answers[host]]
+    def resolve(host: str, port: int, *_: Any) -> list[Any]:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)) for address in answers[host]
+        ]
 
     resolver = CheckedResolver(POLICY, encrypted=True)
-    monkeypatch.setattr(resolver._names, "resolve", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     assert await resolver.resolve("good.example.com", 443)
     with pytest.raises(PermissionDenied) as refusal:
         await resolver.resolve("mixed.example.com", 443)

@@ -1,15 +1,19 @@
 """The way out over HTTP: groups reach no address inside, and nothing of one call reaches the next."""
 
+import asyncio
 import gzip
 import ipaddress
 import socket
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from services.common import egress
 from services.common.egress import AddressPolicy
 from services.common.errors import PermissionDenied
 from services.common.http import AnswerLost, EgressClient, iter_body, read_limited
@@ -74,6 +78,35 @@ async def test_a_name_that_leads_to_one_private_address_among_public_ones_is_ref
             await client.request("GET", "https://rebound.example.com/x", trusted=False)
     assert failure.value.metadata == {"origin": "https://rebound.example.com"}
     assert "169.254" not in failure.value.message
+
+
+async def test_names_that_are_not_answered_hold_neither_other_work_nor_their_callers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, answered, asked = asyncio.get_running_loop(), threading.Event(), asyncio.Event()
+
+    def silent(*_: object) -> list[tuple[object, ...]]:
+        loop.call_soon_threadsafe(asked.set)
+        answered.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    monkeypatch.setattr(egress, "_LOOKUP_SECONDS", 0.5)
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    try:
+        async with asyncio.timeout(30), client_of(CLOSED) as client:
+            call = asyncio.create_task(refusal(client, "https://slow.example.com/"))
+            await asked.wait()
+            await asyncio.to_thread(int)
+            assert "TimeoutError" in repr(await call)
+    finally:
+        answered.set()
+
+
+async def refusal(client: EgressClient, url: str) -> BaseException:
+    with pytest.raises((aiohttp.ClientError, OSError)) as failure:
+        await client.request("GET", url, trusted=False)
+    return failure.value
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import re
-import socket
 import ssl
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,7 +10,7 @@ from typing import Any, Final
 import asyncpg
 
 from services.common.db.sessions import POSTGRES_SESSION
-from services.common.egress import AddressPolicy, is_unknown_name
+from services.common.egress import AddressPolicy, is_unknown_name, look_up
 from services.common.errors import FailedPrecondition, PermissionDenied
 from services.memory.domain.backends import PgvectorConfig, TlsMode
 from services.memory.stores.pgvector.answer_room import AnswerRoom
@@ -95,12 +94,12 @@ class Connector:
     async def _addresses(self, config: PgvectorConfig) -> list[str]:
         """Return the addresses of the host; each of them may be connected to."""
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+            found = await look_up(config.host, config.port)
         except OSError as error:
             if is_unknown_name(error):
                 raise self._refused(config) from None
             raise
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        addresses = list(dict.fromkeys(address for _, address in found))
         encrypted = config.tls_mode is not TlsMode.DISABLE
         for address in addresses:
             if not self._policy.permits(ipaddress.ip_address(address.split("%")[0]), encrypted=encrypted):
