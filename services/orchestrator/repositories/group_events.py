@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Text,
+    case,
     cast,
     column,
     func,
@@ -127,11 +128,27 @@ async def adopt_events(database: Database) -> int:
     if database.dialect != "postgresql":
         return 0
     newest = _number(func.pg_snapshot_xmax(func.pg_current_snapshot()))
+    foreign = group_events.c.transaction_id >= newest
+    first_undelivered = (
+        select(func.min(group_events.c.id))
+        .where(
+            foreign,
+            group_events.c.group_id == webhooks.c.group_id,
+            tuple_(group_events.c.transaction_id, group_events.c.id)
+            > tuple_(webhooks.c.position_transaction, webhooks.c.position_id),
+        )
+        .scalar_subquery()
+    )
+    behind_all = case((webhooks.c.position_transaction >= newest, _LARGEST_ID))
+    position_id = func.coalesce(first_undelivered - 1, behind_all)
     async with database.write() as connection:
-        # Webhooks were at places among those events.
-        ahead = webhooks.c.position_transaction >= newest
-        await connection.execute(update(webhooks).where(ahead).values(position_transaction=0))
-        foreign = group_events.c.transaction_id >= newest
+        # A webhook goes on before the first of them that it has not delivered, or behind all. What it meets again has
+        # its delivery. A process that has read on from the former position loses its claim.
+        await connection.execute(
+            update(webhooks)
+            .where(position_id.is_not(None))
+            .values(position_transaction=0, position_id=position_id, sender="", sender_until=None)
+        )
         return (await connection.execute(update(group_events).where(foreign).values(transaction_id=0))).rowcount
 
 

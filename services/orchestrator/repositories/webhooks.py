@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
 from services.common.db.named_locks import lock_name
+from services.common.db.upsert import insert_missing
 from services.orchestrator.domain.group_event import EventFilter, Position
 from services.orchestrator.domain.webhook import Delivery, DeliveryState, Webhook, WebhookPlan
 from services.orchestrator.repositories.group_events import is_settled
@@ -125,8 +126,12 @@ class WebhookRepository:
         return set(await self._connection.scalars(found.with_for_update(read=True, key_share=True)))
 
     async def add(self, deliveries: Sequence[Delivery]) -> None:
-        """Store new deliveries of a claimed webhook, at least one; the first of each execution is due at once."""
-        await self._connection.execute(insert(webhook_deliveries), [_columns(delivery) for delivery in deliveries])
+        """Store new deliveries of a claimed webhook, at least one; the first of each execution is due at once.
+
+        Those of events that have a delivery already are left out: in a database that was restored on another server
+        events are read again.
+        """
+        await insert_missing(self._connection, webhook_deliveries, [_columns(delivery) for delivery in deliveries])
         for webhook_id, execution_id in dict.fromkeys((each.webhook_id, each.execution_id) for each in deliveries):
             await self.promote(webhook_id, execution_id, deliveries[0].created_at)
 

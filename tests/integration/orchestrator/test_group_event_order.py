@@ -2,17 +2,22 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from coxswain.orchestrator.v1 import execution_pb2 as pb
+from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.orchestrator.domain.group_event import Position
+from services.orchestrator.domain.group_event import EventFilter, Position
+from services.orchestrator.domain.webhook import Delivery, DeliveryState, Webhook, WebhookPlan
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.group_events import GroupEventReader, GroupEventRepository, adopt_events
+from services.orchestrator.repositories.webhooks import WebhookRepository
 from services.orchestrator.tables import group_events
 from tests.integration.orchestrator.use_cases import Orchestrator
 from tests.support.service_tables import make_service_tables
@@ -118,6 +123,65 @@ async def test_what_is_held_back_is_told_and_read_when_the_older_transaction_has
     read = await reader.after(GROUP, Position(0, 0), 10)
     assert ([event.event.sequence for event in read.events], read.held_back) == ([1, 1, 2], False)
     await database.close()
+
+
+async def test_webhooks_of_a_restored_database_lose_nothing_and_repeat_no_delivery(postgres_url: str) -> None:
+    make_service_tables("orchestrator", postgres_url)
+    database = Database(postgres_url, "orchestrator")
+    orchestrator = Orchestrator(database)
+    await orchestrator.prepare()
+    execution_id = (await orchestrator.start()).id
+    old, now = 2**40, utc_now()
+    ids: dict[int, int] = {}
+    async with database.write() as connection:
+        await connection.execute(delete(group_events))
+        # The first is of a time when the numbers of the old server were as small as those of the new one.
+        for number, transaction_id in ((1, 5), (2, old), (3, old + 1), (4, old + 2)):
+            await append(connection, execution_id, number)
+            stored = group_events.c.sequence == number
+            await connection.execute(update(group_events).where(stored).values(transaction_id=transaction_id))
+            ids[number] = (await connection.execute(select(group_events.c.id).where(stored))).scalar_one()
+        for name, position in {
+            "in order": Position(old, ids[2]),
+            "new": Position(old, 2**63 - 1),
+            "long behind": Position(5, ids[1]),
+            "at the end": Position(old + 2, ids[4]),
+            "ahead": Position(old + 9, 2**63 - 1),
+        }.items():
+            plan = WebhookPlan("https://example.com/", "", EventFilter(), paused=False)
+            await WebhookRepository(connection).insert(
+                Webhook(name, GROUP, plan, b"key", position, "dev|alice", 1, now, now)
+            )
+        sending = await WebhookRepository(connection).claim("in order", "one process", now, now + timedelta(hours=1))
+        assert sending is not None
+    await adopt_events(database)
+    async with database.write() as connection:
+        await append(connection, execution_id, 5)
+    reader, found = GroupEventReader(database), dict[str, list[int]]()
+    async with database.write() as connection:
+        repository = WebhookRepository(connection)
+        for webhook in await repository.page(GROUP, None, 10):
+            await read_on(reader, webhook.position, found.setdefault(webhook.id, []))
+        # It has read on from where it was.
+        assert not await repository.advance("in order", "one process", Position(old + 2, ids[4]))
+        pending = delivery_of(execution_id, "first", now)
+        await repository.add([pending])
+        await repository.add([replace(pending, id="again")])
+        kept = await repository.deliveries("new", None, "", None, 10)
+    assert found == {
+        "in order": [3, 4, 1, 5],
+        "new": [3, 4, 1, 5],
+        "long behind": [2, 3, 4, 1, 5],
+        "at the end": [1, 5],
+        "ahead": [1, 5],
+    }
+    assert [each.id for each in kept] == ["first"]
+    await database.close()
+
+
+def delivery_of(execution_id: str, delivery_id: str, now: datetime) -> Delivery:
+    state, kind = DeliveryState.PENDING, "task_started"
+    return Delivery(delivery_id, "new", execution_id, 1, kind, state, 0, 0, "", b"{}", now, None, now, None)
 
 
 async def test_positions_never_go_back_although_rows_go(orchestrator: Orchestrator) -> None:
