@@ -25,6 +25,7 @@ from services.common.db.idempotency import forget_old_requests
 from services.common.egress import AddressPolicy
 from services.common.grpc.server import Registry
 from services.common.http import EgressClient
+from services.common.identity.remote import RemoteIdentity
 from services.common.identity.row_seal import RowSeal
 from services.common.periodic import every, once
 from services.common.runtime import Runtime
@@ -99,6 +100,7 @@ from services.orchestrator.usecases.tool_sources import ToolSources
 from services.orchestrator.usecases.tool_usage import ToolUsage
 from services.orchestrator.usecases.tools import Tools
 from services.orchestrator.usecases.waiting_work import WaitingWork
+from services.orchestrator.usecases.webhook_groups import WebhookGroups
 from services.orchestrator.usecases.webhook_sender import WebhookSender
 from services.orchestrator.usecases.webhooks import Webhooks
 from services.orchestrator.usecases.workers import Workers
@@ -108,6 +110,7 @@ logger = structlog.get_logger(__name__)
 
 _COUNT_SECONDS = 15.0
 """Between two counts of what waits, for metrics."""
+_DELETED_GROUPS_SECONDS = 3.0
 _RETENTION_SECONDS = 60.0
 """Between searches for executions, events, requests and sources that are older than they are kept."""
 _USAGE_RETENTION_SECONDS = 3600.0
@@ -232,6 +235,7 @@ class OrchestratorService:
         self._webhook_egress = EgressClient(receivers)
         keys = SigningKeys(RowSeal(runtime.identity, "seal signing keys of webhooks"))
         self._webhooks = Webhooks(database, group_reader, keys, receivers, self._bus)
+        self._webhook_groups = WebhookGroups(database, RemoteIdentity(peers.channel("auth")))
         self._webhook_sender = WebhookSender(
             database,
             group_reader,
@@ -294,6 +298,9 @@ class OrchestratorService:
         self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))
         self._background.start(every(_USAGE_RETENTION_SECONDS, self._tool_usage.forget, name="tool_usage_retention"))
         self._background.start(every(_RETENTION_SECONDS, self._group_events.forget, name="group_events"))
+        self._background.start(
+            every(_DELETED_GROUPS_SECONDS, self._webhook_groups.once, name="webhook_groups", first_pause=False)
+        )
         self._background.start(every(_RETENTION_SECONDS, self._webhook_sender.forget, name="webhook_deliveries"))
         self._background.start(every(_RETENTION_SECONDS, self._forget_sources, name="deleted_tool_sources"))
         self._background.start(every(_RETENTION_SECONDS, self._end_old_drafts, name="a2a_drafts"))

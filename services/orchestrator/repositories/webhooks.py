@@ -120,6 +120,15 @@ class WebhookRepository:
             .values(paused=True, gone=True, updated_at=now, revision=webhooks.c.revision + 1)
         )
 
+    async def pause_group(self, group_id: str, before: datetime, now: datetime) -> int:
+        """Pause the webhooks of a group that nobody has changed since a moment; return how many."""
+        paused = (
+            update(webhooks)
+            .where(webhooks.c.group_id == group_id, webhooks.c.updated_at < before, webhooks.c.paused.is_(False))
+            .values(paused=True, updated_at=now, revision=webhooks.c.revision + 1)
+        )
+        return (await self._connection.execute(paused)).rowcount
+
     async def standing(self, execution_ids: Collection[str]) -> set[str]:
         """Return which executions are there, and keep them from being deleted until the transaction ends."""
         found = select(executions.c.id).where(executions.c.id.in_(execution_ids))

@@ -10,12 +10,16 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from coxswain.auth.v1 import group_pb2
+from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
+from coxswain.common.v1.access_pb2 import ROLE_OPERATOR
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from coxswain.orchestrator.v1 import webhook_pb2
 from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from services.common.clock import utc_now
 from services.common.egress import AddressPolicy
 from services.common.http import EgressClient
+from services.common.identity.access_changes import EVERYBODY, AccessChange
 from services.orchestrator import webhook_client
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.group_event import EventFilter, Position
@@ -25,6 +29,7 @@ from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import webhook_deliveries, webhooks
 from services.orchestrator.usecases import webhook_intake, webhook_sender
+from services.orchestrator.usecases.webhook_groups import WebhookGroups
 from services.orchestrator.webhook_client import SigningKeys, WebhookClient
 from tests.integration.orchestrator.support import EVERY_FIELD, Worker, executions_of, refused, start, working
 from tests.support.harness import ALICE, BOB, Harness, serve_services
@@ -401,6 +406,44 @@ async def test_requests_are_repeated_safely_and_bad_addresses_are_refused(
     assert refusal.metadata["quota"] == "webhooks"
     with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
         await create(harness, receiver.url, "dev:eve:sales=editor")
+
+
+async def test_the_webhooks_of_a_deleted_group_are_paused(
+    harness: Harness, worker: Worker, receiver: WebhookReceiver
+) -> None:
+    ours = (await create(harness, receiver.url)).webhook.id
+    theirs = (await create(harness, receiver.url, BOB)).webhook.id
+    channel: grpc.aio.Channel = harness.channel(ALICE)
+    member = group_pb2.SetMemberRequest(subject="dev|zoe", role=ROLE_OPERATOR)
+    await GroupServiceStub(channel).SetMember(member)
+    channel = harness.channel("")
+    await GroupServiceStub(channel).DeleteGroup(group_pb2.DeleteGroupRequest(id="sales", confirm_id="sales"))
+
+    async def paused() -> dict[str, bool]:
+        async with worker.database.read() as connection:
+            rows = await connection.execute(webhooks.select())
+            return {row.id: row.paused for row in rows}
+
+    async with asyncio.timeout(60):
+        while await paused() != {ours: True, theirs: False}:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.05)
+    # One that was switched on since then belongs to who has the group now.
+    async with worker.database.write() as connection:
+        later = utc_now() + timedelta(seconds=10)
+        await connection.execute(webhooks.update().values(paused=False, updated_at=later))
+    deleted = AccessChange(EVERYBODY, "sales", utc_now().timestamp())
+    await WebhookGroups(worker.database, _Told([deleted])).once()
+    assert await paused() == {ours: False, theirs: False}
+
+
+class _Told:
+    """Tells of some changes."""
+
+    def __init__(self, changes: list[AccessChange]) -> None:
+        self._changes = changes
+
+    async def access_changes(self, _since: float) -> list[AccessChange]:
+        return self._changes
 
 
 async def test_nothing_is_posted_before_its_commit_nor_twice_by_two_replicas(
