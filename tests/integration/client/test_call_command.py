@@ -75,12 +75,18 @@ def test_an_error_is_json_with_all_details(server: Server, installation: Install
         (["GetCrew", "{"], "not a GetCrewRequest"),
         (["GetCrew", '{"crew": 1}'], "no field named"),
         (["SaveDocument", '{"header": {}}\n{"headr": {}}'], "line 2"),
+        (["SaveDocument", '{"headr": "\u2028"}'], "no field named"),
+        (["GetCrew", ""], "{} is an empty request"),
     ],
 )
 def test_what_cannot_be_called_is_said_before_anything_is_sent(arguments: list[str], says: str) -> None:
     refused = invoke("127.0.0.1:1", "call", *arguments)
     assert refused.exit_code == 2
     assert says in " ".join(refused.stderr.split())
+
+
+def test_help_shows_each_argument_in_one_pair_of_brackets() -> None:
+    assert "[METHOD] [JSON]" in invoke("127.0.0.1:1", "call", "--help").stdout
 
 
 def test_every_public_method_can_be_called() -> None:

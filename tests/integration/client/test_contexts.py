@@ -10,6 +10,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from coxswain.client.cli.app import app
+from coxswain.client.cli.contexts import Context, Contexts, save_contexts
+from coxswain.client.cli.global_options import GlobalOptions
+from coxswain.client.cli.login import _resolved
 from tests.integration.client.installation import Installation, Server, reason, refuse
 
 SECRET = "dev:alice:sales=editor"
@@ -71,6 +74,62 @@ def test_a_token_goes_to_the_installation_it_was_given_for_alone(
     assert coxswain("context", "delete", "there").exit_code == 0
     [here] = json.loads(coxswain("contexts", "list", "--json").stdout)
     assert (here["name"], here["token"], here["address"]) == ("here", "none", server.address)
+
+
+def test_a_login_again_goes_to_the_same_installation_with_what_is_known_of_it(
+    server: Server,
+    installation: Installation,
+    other: tuple[Installation, Server],
+    coxswain: Coxswain,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    second, elsewhere = other
+
+    def login(*arguments: str) -> int:
+        return coxswain("login", *arguments, stdin=f"{SECRET}\n").exit_code
+
+    assert login("here", "--address", server.address, "--group", "sales") == 0
+    assert login() == 0
+    monkeypatch.setenv("COXSWAIN_ADDRESS", elsewhere.address)
+    assert login("here") == login("--context", "here") == 0
+    monkeypatch.setenv("COXSWAIN_CONTEXT", "here")
+    assert login() == 0
+    assert [one["x-group-id"] for one in installation.metadata] == ["sales"] * 5
+    monkeypatch.delenv("COXSWAIN_ADDRESS")
+    assert login("--address", elsewhere.address) == 2
+    assert not second.metadata
+    assert login("here", "--address", elsewhere.address) == 0
+    [here] = json.loads(coxswain("context", "--json").stdout)
+    assert (here["address"], here["group"]) == (elsewhere.address, "")
+    assert "COXSWAIN_CONTEXT=here" not in coxswain("context", "use", "here").stderr
+    monkeypatch.setenv("COXSWAIN_CONTEXT", "another")
+    assert "COXSWAIN_CONTEXT=another is set" in coxswain("context", "use", "here").stderr
+
+
+def test_a_login_again_keeps_tls_and_authorities(contexts: Path) -> None:
+    known = Contexts("", {"far": Context("far.example.com:443", "old", "sales", tls=True, ca_file="/ca.pem")})
+    save_contexts(known)
+    name, options = _resolved(GlobalOptions(), "far", known)
+    assert (name, options.address, options.group, options.tls) == ("far", "far.example.com:443", "sales", True)
+    assert (options.ca_file, options.token) == (Path("/ca.pem"), None)
+    assert _resolved(GlobalOptions(address="far.example.com:444"), "far", known)[1].ca_file is None
+
+
+def test_a_logout_forgets_the_token_of_the_context_that_is_given(contexts: Path, coxswain: Coxswain) -> None:
+    save_contexts(Contexts("here", {name: Context("127.0.0.1:1", "kept") for name in ("here", "there")}))
+    assert coxswain("logout", "--context", "there").stdout == "there: logged out\n"
+    tokens = {one["name"]: one["token"] for one in json.loads(coxswain("context", "--json").stdout)}
+    assert tokens == {"here": "kept", "there": "none"}
+
+
+def test_contexts_that_cannot_be_used_can_be_listed_left_and_deleted(contexts: Path, coxswain: Coxswain) -> None:
+    gone = str(contexts.parent / "gone.pem")
+    save_contexts(Contexts("far", {"far": Context("127.0.0.1:1", ca_file=gone), "here": Context("127.0.0.1:2")}))
+    assert coxswain("whoami").exit_code == 2
+    assert coxswain("context").exit_code == 0
+    assert coxswain("context", "use", "far").stdout == "using far\n"
+    assert coxswain("context", "delete", "far").stdout == "far deleted\n"
+    assert coxswain("--context", "far", "context", "use", "here").stdout == "using here\n"
 
 
 def test_a_token_that_is_refused_is_not_kept(

@@ -33,19 +33,29 @@ RUNNING, QUEUED = pb.EXECUTION_STATE_RUNNING, pb.EXECUTION_STATE_QUEUED
 
 
 @pytest.fixture
-def busy(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Installation:
-    """A group with an execution that runs, one in the queue, and a question."""
+def states(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> list[pb.ExecutionState.ValueType]:
+    """The states of the group's executions, the newest first."""
+    states: list[pb.ExecutionState.ValueType] = []
 
     def listed(self: Installation, request: Any, context: Any) -> pb.ListExecutionsResponse:
         self.enter("ListExecutions", request, context)
         answer = pb.ListExecutionsResponse()
-        for number, state in enumerate((QUEUED, RUNNING)):
-            one = answer.executions.add(id=f"01a20694-1f86-7c54-8594-1ba93020239{number}", state=state)
+        found = [(number, state) for number, state in enumerate(states) if state in request.states]
+        for number, state in found[: request.page_size]:
+            one = answer.executions.add(id=f"01a20694-1f86-7c54-8594-1ba93020{2390 + number}", state=state)
             one.crew_name, one.subject = "brief\x1b[2J\u202e", "dev|alice"
             one.create_time.FromDatetime(datetime.now(UTC) - timedelta(minutes=12))
+        answer.next_page_token = "more" if len(found) > request.page_size else ""
         return answer
 
     monkeypatch.setattr(Installation, "ListExecutions", listed, raising=False)
+    return states
+
+
+@pytest.fixture
+def busy(states: list[pb.ExecutionState.ValueType], installation: Installation) -> Installation:
+    """A group with an execution that runs, one in the queue, and a question."""
+    states += [QUEUED, RUNNING]
     installation.questions = [question_pb2.Question(id="01a20694-1f86-7c54-8594-1ba930202400")]
     return installation
 
@@ -58,7 +68,16 @@ def test_one_look_is_text_or_json(busy: Installation, server: Server) -> None:
     assert shown.stdout.index("running  ") < shown.stdout.index("queued  ")
     look = json.loads(invoke(server.address, "top", "--once", "--json").stdout)
     assert (look["running"], look["queued"], look["questions"], look["workers"]) == (1, 1, 1, None)
-    assert sorted(busy.calls.elements()) == ["ListExecutions", "ListExecutions", "ListQuestions", "ListQuestions"]
+    assert busy.calls == {"ListExecutions": 4, "ListQuestions": 2}
+
+
+def test_a_long_queue_hides_nothing_that_runs(states: list[pb.ExecutionState.ValueType], server: Server) -> None:
+    states += [*[QUEUED] * 150, RUNNING, pb.EXECUTION_STATE_WAITING_FOR_ANSWER]
+    shown = invoke(server.address, "top", "--once").stdout
+    assert "1 running, 1 waiting, 98+ queued" in shown
+    states[:] = [QUEUED, QUEUED, *[RUNNING] * 101]
+    shown = invoke(server.address, "top", "--once").stdout
+    assert "100+ running, 1+ queued" in shown
 
 
 def test_it_is_readable_at_sixty_columns(busy: Installation, server: Server) -> None:
@@ -89,8 +108,13 @@ def test_a_lost_connection_is_said_and_made_again(busy: Installation, server: Se
 
 
 def test_no_worker_stands_out() -> None:
-    look = Overview("here", datetime.now(UTC), workers=0, cost=0.25, more=True)
-    assert look.line() == "0 running, 0+ queued, 0 workers, $0.2500 today"
+    look = Overview("here", datetime.now(UTC), workers=0, cost=0.25)
+    assert look.line() == "0 running, 0 queued, 0 workers, $0.2500 today"
+
+
+def test_more_questions_than_are_shown_are_marked() -> None:
+    look = Overview("here", datetime.now(UTC), questions=[question_pb2.Question()] * 20, more_questions=True)
+    assert look.line() == "0 running, 0 queued, 20+ to answer"
 
 
 @contextlib.contextmanager

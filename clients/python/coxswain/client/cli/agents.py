@@ -23,6 +23,7 @@ from coxswain.client.cli.session import (
     add_row,
     session_of,
 )
+from coxswain.client.errors import DeadlineExceeded, Unavailable
 from coxswain.client.paging import pages
 from coxswain.client.values import to_value
 from coxswain.orchestrator.v1.a2a_pb2 import ListPublicationsRequest, Publication
@@ -139,8 +140,11 @@ def send(
             with closing(_cancelling(stub.SendStreamingMessage(request, metadata=_VERSION))) as events:
                 followed.until_it_ends_or_waits(events)
         except KeyboardInterrupt:
-            session.say(f"the task continues: {followed.task_id}")
+            session.say(followed.where_it_continues())
             raise typer.Exit(EXIT_INTERRUPTED) from None
+        except (Unavailable, DeadlineExceeded):
+            session.say(followed.where_it_continues())
+            raise
     if followed.state != "COMPLETED":
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
 
@@ -150,6 +154,7 @@ class _Followed:
 
     def __init__(self, session: Session, agent: str, messages: Any) -> None:
         self.task_id = self.state = ""
+        self._execution_id = ""
         self._session = session
         self._agent = agent
         self._messages = messages
@@ -161,6 +166,8 @@ class _Followed:
                 self._session.print_json(MessageToDict(event))
             if event.HasField("task"):
                 self.task_id = event.task.id
+                if "coxswain/execution" in event.task.metadata:
+                    self._execution_id = str(event.task.metadata["coxswain/execution"])
                 self._enter(event.task.status, f"task {event.task.id}, context {event.task.context_id}: ")
                 for artifact in event.task.artifacts:
                     self._show(artifact.parts)
@@ -170,6 +177,13 @@ class _Followed:
                 self._show(event.artifact_update.artifact.parts)
             if self.state in _WAITING | _ENDED:
                 break
+
+    def where_it_continues(self) -> str:
+        """What to do about a task that is not followed any more."""
+        if not self.task_id:
+            return "no answer had come: `coxswain executions` shows whether a task has begun"
+        follow = f": `coxswain watch {self._execution_id}` follows it" if self._execution_id else ""
+        return f"the task {self.task_id} continues{follow}"
 
     def _enter(self, status: "a2a_pb2.TaskStatus", prefix: str) -> None:
         self.state = self._messages.TaskState.Name(status.state).removeprefix("TASK_STATE_")
@@ -199,7 +213,11 @@ def _agent(session: Session, reference: str) -> Iterator[_Agent]:
         from a2a.types import a2a_pb2
         from a2a.types.a2a_pb2_grpc import A2AServiceStub
     except ImportError:
-        session.say("error: this needs the messages of A2A; install coxswain-client[a2a]", "red")
+        session.say(
+            "error: this needs the messages of A2A; install the client's wheel with its extra a2a: "
+            'pip install "$(echo build/coxswain_client-*.whl)[a2a]"',
+            "red",
+        )
         raise typer.Exit(EXIT_USAGE) from None
     channels = open_blocking_channels(session.connection)
     try:

@@ -107,8 +107,9 @@ def options(
 
     The options below may stand before a command or behind it.
 
-    Exit codes: 0 success, 1 the execution did not succeed, 2 wrong usage or file, 10 + n a call failed with gRPC
-    status n, 70 a fault of this program, 130 interrupted.
+    Exit codes: 0 success, 1 the command ran without the result asked for (an execution failed, a check found
+    faults), 2 wrong usage or file, 10 + n a call failed with gRPC status n, 70 a fault of this program, 130
+    interrupted.
     """
     context.obj = GlobalOptions(address, token, group, tls, ca_file, timeout, as_json, raw, named_context, wide)
 

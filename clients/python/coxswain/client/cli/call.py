@@ -31,7 +31,7 @@ def call(
     method: Annotated[
         str,
         typer.Argument(
-            metavar="[METHOD]",
+            metavar="METHOD",
             help="Package, service and method, such as coxswain.auth.v1.AuthService/WhoAmI, or the last of them alone.",
             autocompletion=_complete_method,
         ),
@@ -39,7 +39,7 @@ def call(
     request: Annotated[
         str,
         typer.Argument(
-            metavar="[JSON]",
+            metavar="JSON",
             help="The request; @FILE reads a file, - standard input. A method that takes a stream reads one a line.",
         ),
     ] = "{}",
@@ -122,9 +122,12 @@ def _text(given: str) -> str:
 def _requests(method: MethodDescriptor, text: str) -> Iterator[Message]:
     """The requests of a text. Raises typer.BadParameter for what is not JSON of their message."""
     kind = GetMessageClass(method.input_type)
-    for number, line in enumerate(text.splitlines() if method.client_streaming else [text], 1):
+    # JSON may hold other line separators than this one.
+    for number, line in enumerate(text.split("\n") if method.client_streaming else [text], 1):
         if not line.strip():
-            continue
+            if method.client_streaming:
+                continue
+            raise typer.BadParameter("nothing is given; {} is an empty request", param_hint="JSON")
         try:
             yield json_format.Parse(line, kind())
         except json_format.ParseError as error:

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from coxswain.auth.v1.credential_pb2 import ExplainCredentialResponse, LinkOutcome
-from coxswain.auth.v1.group_limits_pb2 import GetGroupLimitsRequest
+from coxswain.auth.v1.group_limits_pb2 import GetGroupLimitsRequest, GroupLimits
 from coxswain.client.blocking import Client
 from coxswain.client.cli.encryption import check_encryption
 from coxswain.client.cli.findings import FAIL, OK, WARN, Finding
@@ -180,7 +180,7 @@ _WAITS = {
     QueueReason.QUEUE_REASON_NO_WORKER_HOST: ("for a worker host", "start one, or look at its log"),
     QueueReason.QUEUE_REASON_GROUP_LIMIT: (
         "at the group's limit",
-        "wait, or have an operator raise max_running_executions or COXSWAIN_WORKER_GROUP_LIMIT",
+        "wait, or have max_running_executions (platform admins) or COXSWAIN_WORKER_GROUP_LIMIT raised",
     ),
     QueueReason.QUEUE_REASON_SLOTS_BUSY: ("for a slot", "run more worker hosts, or raise COXSWAIN_WORKER_SLOTS"),
     QueueReason.QUEUE_REASON_STARTING: ("to be taken by a worker host", "look at the logs of the worker hosts"),
@@ -250,9 +250,12 @@ def _limits(client: Client) -> Iterator[Finding]:
     unseen = [name for name, most in limited.items() if name not in used and most > 0]
     for name in (*nothing, *near):
         if limit_origin(found, name) == LOWERED:
-            remedy = "an admin of your group raises it with GroupService.LowerGroupLimits"
+            field = GroupLimits.DESCRIPTOR.fields_by_name[name].json_name
+            remedy = (
+                f"""an admin of your group lifts it: coxswain call LowerGroupLimits '{{"updateMask": "{field}"}}'"""
+            )
         else:
-            remedy = f"an operator raises it with `coxswain limits set GROUP {name}=NUMBER`"
+            remedy = f"a platform admin raises it with `coxswain limits set GROUP {name}=NUMBER`"
         amount, most = used.get(name, 0), limited[name]
         text = f"{name}: {amount:,.15g} of {most:,.15g} are used" if most else f"{name} is 0: it allows nothing"
         yield Finding("limits", WARN, text, remedy)

@@ -27,7 +27,7 @@ _MOST = 10**15
 @app.command()
 def show(
     context: typer.Context,
-    group: Annotated[str, typer.Argument(help="Id of a group, for operators of the installation; empty: yours.")] = "",
+    group: Annotated[str, typer.Argument(help="Id of a group, for platform admins; empty: yours.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Show the limits of a group, where they come from, and how much is used of those that are counted in one place.
@@ -63,7 +63,7 @@ def set_limits(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change limits of a group, as an operator of the installation; `limits show` lists their names.
+    """Change limits of a group, as a platform admin; `limits show` lists their names.
 
     Examples:
 

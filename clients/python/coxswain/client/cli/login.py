@@ -8,12 +8,20 @@ from typing import Annotated
 import typer
 
 from coxswain.client.cli.complete import complete_context
-from coxswain.client.cli.contexts import Context, contexts_path, load_contexts, save_contexts
+from coxswain.client.cli.contexts import (
+    Context,
+    Contexts,
+    contexts_path,
+    load_contexts,
+    save_contexts,
+    with_context,
+)
 from coxswain.client.cli.global_options import GlobalOptions
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, session_from, session_of
 from coxswain.client.cli.system import who
+from coxswain.client.connection import DEFAULT_ADDRESS
 
 app = typer.Typer(cls=ListingGroup, help="List, choose and delete the installations that you have logged in to.")
 
@@ -29,12 +37,13 @@ def _name_of_address(address: str) -> str:
 
 def login(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A name for the installation; by default its host.")] = "",
+    name: Annotated[str, typer.Argument(help="A name for the installation; see below for the default.")] = "",
 ) -> None:
     """Remember an installation with your token, and use it from now on.
 
     The token is asked for, or read from standard input; `--token` or COXSWAIN_TOKEN give it too. It is tried before it
-    is kept, in a file that only you can read, and never shown. Address, group, TLS and authorities are kept with it.
+    is kept, in a file that only you can read, and never shown. Address, group, TLS and authorities are kept with it,
+    and need not be given again. Without a name it is the context in use, or with --address one named after its host.
 
     Examples:
 
@@ -45,16 +54,12 @@ def login(
     given = context.find_root().obj
     assert isinstance(given, GlobalOptions)
     contexts = load_contexts()
-    known = contexts.named.get(name)
-    if not given.address and known:
-        given = replace(given, address=known.address)
-    given = replace(given, named_context=None, address=given.address or "127.0.0.1:50051")
-    given.token = given.token or _ask_token()
+    name, given = _resolved(given, name, contexts)
+    given.token = given.token or _ask_token(f"{name} at {given.address}")
     session = session_from(given)
     context.find_root().obj = session
     with session.client() as client:
         caller = client.whoami()
-    name = name or _name_of_address(given.address or "")
     contexts.named[name] = Context(
         address=given.address or "",
         token=given.token,
@@ -66,13 +71,42 @@ def login(
     save_contexts(contexts)
     session.show(f"{name}: you are {who(caller)}")
     session.say(f"kept in {contexts_path()}; `coxswain logout {name}` forgets it", "dim")
-    if "COXSWAIN_ADDRESS" in os.environ:
+    _warn_of_precedence(session, name)
+
+
+def _resolved(given: GlobalOptions, name: str, contexts: Contexts) -> tuple[str, GlobalOptions]:
+    """The name of the context to log in to, and the options with what is known of it except for its token.
+
+    Only an address that is given together with a name moves that context. Raises ValueError for an address that is
+    given together with a context at another one.
+    """
+    wanted = name or given.named_context or ("" if given.address else contexts.current)
+    known = contexts.named.get(wanted)
+    if known and given.address == os.environ.get("COXSWAIN_ADDRESS"):
+        given = replace(given, address=known.address)
+    address = given.address or DEFAULT_ADDRESS
+    wanted = wanted or _name_of_address(address)
+    known = contexts.named.get(wanted)
+    if known and (known.address == address or (given.named_context and not name)):
+        token = given.token
+        given = replace(with_context(replace(given, named_context=wanted)), token=token)
+    return wanted, replace(given, named_context=None, address=address)
+
+
+def _warn_of_precedence(session: Session, name: str) -> None:
+    """Say which variable of the environment takes the place of the context in use."""
+    if context := os.environ.get("COXSWAIN_CONTEXT"):
+        if context != name:
+            session.say(
+                f"COXSWAIN_CONTEXT={context} is set and takes precedence; unset it, or give --context", "yellow"
+            )
+    elif "COXSWAIN_ADDRESS" in os.environ:
         session.say("COXSWAIN_ADDRESS is set and takes precedence; unset it, or give --context", "yellow")
 
 
-def _ask_token() -> str:
+def _ask_token(installation: str) -> str:
     if sys.stdin.isatty():
-        return str(typer.prompt("Token", hide_input=True, err=True)).strip()
+        return str(typer.prompt(f"Token for {installation}", hide_input=True, err=True)).strip()
     token = sys.stdin.readline().strip()
     if not token:
         raise typer.BadParameter("give it on standard input, or with COXSWAIN_TOKEN", param_hint="--token")
@@ -89,15 +123,24 @@ def logout(
 
     Example: `coxswain logout production`
     """
-    session = Session()
-    context.find_root().obj = session
+    given = context.find_root().obj
+    assert isinstance(given, GlobalOptions)
+    session = _session_without_context(context)
     contexts = load_contexts()
-    wanted = name or contexts.current
+    wanted = name or given.named_context or contexts.current
     if not wanted:
         return session.show("not logged in anywhere")
     contexts.named[wanted] = replace(contexts.get(wanted), token="")
     save_contexts(contexts)
     return session.show(f"{wanted}: logged out")
+
+
+def _session_without_context(context: typer.Context, as_json: bool = False) -> Session:
+    """A session for commands that also have to work while the context in use cannot be used."""
+    root = context.find_root()
+    if isinstance(root.obj, GlobalOptions):
+        root.obj = replace(root.obj, address=DEFAULT_ADDRESS, named_context=None, ca_file=None)
+    return session_of(context, as_json)
 
 
 @app.command("list")
@@ -106,7 +149,7 @@ def list_contexts(context: typer.Context, as_json: JsonOption = False) -> None:
 
     Example: `coxswain context list`
     """
-    session = session_of(context, as_json)
+    session = _session_without_context(context, as_json)
     contexts = load_contexts()
     if session.json:
         shown = [
@@ -133,11 +176,13 @@ def use(context: typer.Context, name: NameArgument) -> None:
 
     Example: `coxswain context use local`
     """
+    session = _session_without_context(context)
     contexts = load_contexts()
     contexts.get(name)
     contexts.current = name
     save_contexts(contexts)
-    session_of(context).show(f"using {name}")
+    session.show(f"using {name}")
+    _warn_of_precedence(session, name)
 
 
 @app.command()
@@ -146,9 +191,10 @@ def delete(context: typer.Context, name: NameArgument) -> None:
 
     Example: `coxswain context delete local`
     """
+    session = _session_without_context(context)
     contexts = load_contexts()
     contexts.get(name)
     del contexts.named[name]
     contexts.current = "" if contexts.current == name else contexts.current
     save_contexts(contexts)
-    session_of(context).show(f"{name} deleted")
+    session.show(f"{name} deleted")

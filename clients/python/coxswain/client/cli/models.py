@@ -95,7 +95,7 @@ def get(context: typer.Context, name: NameArgument, as_json: JsonOption = False)
 @app.command()
 def create(
     context: typer.Context,
-    name: NameArgument,
+    name: Annotated[str, typer.Argument(help="A new name, such as local/llama; calls use it.")],
     provider: Annotated[str, typer.Option(help=f"One of {', '.join(_PROVIDERS)}.")] = "",
     upstream: Annotated[str, typer.Option("--upstream-model", help="The provider's name of it, if another.")] = "",
     base_url: Annotated[str, typer.Option(help="Address of the provider, if not its usual one.")] = "",
@@ -115,7 +115,7 @@ def create(
 
     Examples:
 
-        coxswain models create local/llama --provider ollama --upstream-model llama3.2 --base-url http://example.com
+        coxswain models create local/llama --provider ollama --upstream-model llama3.2 --base-url https://ollama.example.com/v1
 
         coxswain models create local/embed -f model.yaml
     """

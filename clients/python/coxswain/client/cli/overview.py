@@ -22,10 +22,13 @@ from coxswain.orchestrator.v1.question_state_pb2 import QuestionState
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
 
 _MOST = 100
+_MOST_QUESTIONS = 20
 _CALL_SECONDS = 5.0
-_LIVE_STATES = [state for state in ExecutionState.values() if state and state not in TERMINAL_STATES]
+_QUEUED, _RUNNING = ExecutionState.EXECUTION_STATE_QUEUED, ExecutionState.EXECUTION_STATE_RUNNING
+_STARTED_STATES = [
+    state for state in ExecutionState.values() if state and state != _QUEUED and state not in TERMINAL_STATES
+]
 _STYLES = {"running": "green", "queued": "dim"}
-_QUEUED = ExecutionState.EXECUTION_STATE_QUEUED
 ResultT = TypeVar("ResultT")
 
 
@@ -36,9 +39,14 @@ class Overview:
     target: str
     time: datetime
     executions: list[Execution] = field(default_factory=list)
+    """Those that run or wait, then those in the queue, each kind with the newest first."""
     questions: list[Question] = field(default_factory=list)
-    more: bool = False
-    """Whether there are more live executions than these."""
+    more_started: bool = False
+    """Whether more executions run or wait than these."""
+    more_queued: bool = False
+    """Whether more executions are in the queue than these."""
+    more_questions: bool = False
+    """Whether there are more open questions than these."""
     workers: int | None = None
     """Worker hosts that are alive; None where the server does not say."""
     cost: float | None = None
@@ -47,22 +55,31 @@ class Overview:
     """Since when the server cannot be reached; what else is here is older then."""
 
     def figures(self) -> dict[str, Any]:
-        """The numbers of the first line."""
+        """The numbers of the first line, and which of them are not all there are."""
         queued = sum(execution.state == _QUEUED for execution in self.executions)
+        running = sum(execution.state == _RUNNING for execution in self.executions)
         return {
-            "running": len(self.executions) - queued,
+            "running": running,
+            "waiting": len(self.executions) - queued - running,
+            "more_started": self.more_started,
             "queued": queued,
+            "more_queued": self.more_queued,
             "workers": self.workers,
             "questions": len(self.questions),
+            "more_questions": self.more_questions,
             "cost_today": self.cost,
         }
 
     def line(self) -> str:
         """All figures in one line."""
         figures = self.figures()
-        more = "+" if self.more else ""
-        parts = [f"{figures['running']} running", f"{figures['queued']}{more} queued"]
-        parts += [f"{figures['questions']} to answer"] if self.questions else []
+        started, queued, questions = (
+            "+" if more else "" for more in (self.more_started, self.more_queued, self.more_questions)
+        )
+        parts = [f"{figures['running']}{started} running"]
+        parts += [f"{figures['waiting']}{started} waiting"] if figures["waiting"] else []
+        parts += [f"{figures['queued']}{queued} queued"]
+        parts += [f"{figures['questions']}{questions} to answer"] if self.questions else []
         parts += [] if self.workers is None else [f"{self.workers} workers"]
         parts += [] if self.cost is None else [f"{dollars(self.cost)} today"]
         return ", ".join(parts) + (f"; no connection since {self.lost}" if self.lost else "")
@@ -96,16 +113,22 @@ class Overview:
 
 
 def overview_of(client: Client, target: str, earlier: Overview | None, *, with_cost: bool) -> Overview:
-    """What goes on now; at most four calls. What the server does not tell this caller is None.
+    """What goes on now; at most five calls. What the server does not tell this caller is None.
 
     ``with_cost`` asks for the cost anew, which sums up rows; else it is that of the earlier one. Raises CoxswainError.
     """
     now = datetime.now(UTC)
-    listed = client.executions.ListExecutions(
-        ListExecutionsRequest(states=_LIVE_STATES, page_size=_MOST), timeout=_CALL_SECONDS
+    started = client.executions.ListExecutions(
+        ListExecutionsRequest(states=_STARTED_STATES, page_size=_MOST), timeout=_CALL_SECONDS
+    )
+    # At least one, which says whether there is a queue at all.
+    room = max(_MOST - len(started.executions), 1)
+    queued = client.executions.ListExecutions(
+        ListExecutionsRequest(states=[_QUEUED], page_size=room), timeout=_CALL_SECONDS
     )
     asked = client.questions.ListQuestions(
-        ListQuestionsRequest(states=[QuestionState.QUESTION_STATE_OPEN], page_size=20), timeout=_CALL_SECONDS
+        ListQuestionsRequest(states=[QuestionState.QUESTION_STATE_OPEN], page_size=_MOST_QUESTIONS),
+        timeout=_CALL_SECONDS,
     )
     hosts = _if_told(lambda: client.workers.ListWorkers(ListWorkersRequest(), timeout=_CALL_SECONDS))
     cost = earlier.cost if earlier else None
@@ -117,10 +140,11 @@ def overview_of(client: Client, target: str, earlier: Overview | None, *, with_c
     return Overview(
         target=target,
         time=now,
-        # Those that run first, each kind with the newest first.
-        executions=sorted(listed.executions, key=lambda execution: execution.state == _QUEUED),
+        executions=[*started.executions, *queued.executions],
         questions=list(asked.questions),
-        more=bool(listed.next_page_token),
+        more_started=bool(started.next_page_token),
+        more_queued=bool(queued.next_page_token),
+        more_questions=bool(asked.next_page_token),
         workers=None if hosts is None else hosts.worker_count,
         cost=cost,
     )

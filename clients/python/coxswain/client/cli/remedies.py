@@ -5,9 +5,10 @@ from coxswain.client.errors import CoxswainError
 START = "start a server with `coxswain up`, or give the address of another one with --address"
 _REMEDIES = {
     "UNAVAILABLE": START,
-    "UNIMPLEMENTED": "a service that runs on its own has its own address: give that with --address",
+    "UNIMPLEMENTED": "services that run on their own have addresses of their own: give all four with --address "
+    "auth=HOST:PORT,memory=HOST:PORT,models=HOST:PORT,orchestrator=HOST:PORT",
     "CREDENTIAL_MISSING": "give a token with --token or COXSWAIN_TOKEN, or keep one with `coxswain login`",
-    "CREDENTIAL_EXPIRED": "give a fresh token with --token or COXSWAIN_TOKEN",
+    "CREDENTIAL_EXPIRED": "log in again with `coxswain login`, or give a fresh token with --token or COXSWAIN_TOKEN",
     "GROUP_REQUIRED": "choose one with --group or COXSWAIN_GROUP; `coxswain whoami` lists yours",
     "EMBEDDING_MISMATCH": "`coxswain memory import --reembed` embeds the texts with the model of the namespace",
     "DEADLINE_EXCEEDED": "give the call more time with --timeout",

@@ -23,7 +23,7 @@ _COST_EVERY_SECONDS = 30.0
 
 def top(
     context: typer.Context,
-    interval: Annotated[float, typer.Option(min=1, help="Seconds between two looks, each of at most four calls.")] = 2,
+    interval: Annotated[float, typer.Option(min=1, help="Seconds between two looks, each of at most five calls.")] = 2,
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
     as_json: JsonOption = False,
 ) -> None:
