@@ -57,7 +57,7 @@ def list_agents(
 ) -> None:
     """List the crews that other systems can call as agents; try one.
 
-    Example: `coxswain agents --json`
+    Example: `coxswain agents list --json`
     """
     session = session_of(context, as_json)
     with session.client() as client:

@@ -39,8 +39,8 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "call": Entry("call", "call", "Call any method of the API with JSON"),
     },
     "Crews and executions": {
-        "apply": Entry("crews", "apply", "Create a crew, or store a new revision of the one of that name."),
-        "crews": Entry("stored_crews", "app", "List the group's crews, newest first; show, export, compare one."),
+        "apply": Entry("apply", "apply", "Create a crew, or store a new revision of the one of that name."),
+        "crews": Entry("crews", "app", "List the group's crews, newest first; show, export, compare one."),
         "agents": Entry("agents", "app", "List the crews that other systems can call as agents; try one."),
         "run": Entry("run", "run", "Run a crew and print its result."),
         "watch": Entry("run", "watch", "Show the events of an execution until it ends, then its result."),

@@ -1,144 +1,282 @@
-"""The command that stores crews: apply."""
+"""Commands about stored crews: crews list, get, export, diff, publish, unpublish, delete."""
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from rich.text import Text
 
 from coxswain.client.blocking import Client
+from coxswain.client.cli.complete import complete_crew
+from coxswain.client.cli.listing import Listing, When
+from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import (
     EXIT_NOT_SUCCEEDED,
     JsonOption,
     Session,
-    problem_table,
+    add_row,
+    confirm,
     session_of,
+    table,
 )
-from coxswain.client.crew_file import CrewDocument, read_crew
-from coxswain.client.crewai_project import load_crewai_project
-from coxswain.client.documents import DocumentError
-from coxswain.client.errors import InvalidArgument
-from coxswain.client.results import AppliedCrew
-from coxswain.orchestrator.v1.crew_pb2 import ValidateCrewRequest
+from coxswain.client.crew_file import NAMED_PARTS, read_crew
+from coxswain.client.message_writer import document_of, yaml_of
+from coxswain.client.paging import pages
+from coxswain.client.results import crew_key
+from coxswain.orchestrator.v1.a2a_pb2 import A2ASpec, ListPublicationsRequest
+from coxswain.orchestrator.v1.crew_pb2 import (
+    Crew,
+    CrewSpec,
+    DeleteCrewRequest,
+    GetCrewRequest,
+    ListCrewsRequest,
+    UpdateCrewRequest,
+)
 
-FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="The same as PATH.", exists=True)]
+app = typer.Typer(cls=ListingGroup, help="List the group's crews, newest first; show, export, compare one.")
 
-
-def read(
-    session: Session,
-    path: Path,
-    name: str = "",
-    process: str = "",
-    crew_class: str = "",
-    tools: dict[str, str] | None = None,
-) -> CrewDocument:
-    """The crew of a file or a CrewAI project; prints what of a project is not taken over."""
-    if not path.is_dir():
-        return read_crew(path)
-    imported = load_crewai_project(path, name=name, process=process, crew_class=crew_class, tools=tools)
-    if imported.notes:
-        session.err.print(problem_table(imported.notes, f"{path}: not taken over"))
-    return imported.document
+CrewArgument = Annotated[
+    str, typer.Argument(metavar="CREW", help="The crew, by name or id.", autocompletion=complete_crew)
+]
+RevisionOption = Annotated[int, typer.Option(min=0, help="Revision to take; by default the newest.")]
+_STYLES = {"+": "green", "-": "red", "@": "dim"}
 
 
-def apply_document(client: Client, document: CrewDocument, path: Path, *, carry_memories: bool = False) -> AppliedCrew:
-    """Store a crew. Raises CoxswainError, and DocumentError with the lines of what the server refuses."""
-    try:
-        return client.apply_crew(document.spec, carry_memories=carry_memories)
-    except InvalidArgument as error:
-        if not error.violations:
-            raise
-        problems = [document.problem(violation.field, violation.description) for violation in error.violations]
-        raise DocumentError(path, problems) from error
-
-
-def apply(
+@app.command("list")
+def list_crews(
     context: typer.Context,
-    path: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="PATH", help="Crew file (YAML or JSON), or the directory of a CrewAI project.", exists=True
-        ),
-    ] = None,
-    file: FileOption = None,
-    check: Annotated[bool, typer.Option("--check", help="Only report what is wrong; store nothing.")] = False,
-    name: Annotated[
-        str, typer.Option(help="Name for the crew of a CrewAI project; by default the name of its directory.")
-    ] = "",
-    process: Annotated[
-        str, typer.Option(help="Process of a CrewAI project, sequential or hierarchical, instead of its own.")
-    ] = "",
-    crew_class: Annotated[
-        str, typer.Option(help="Class of a CrewAI project to take, when its directory has several.")
-    ] = "",
-    tools: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tool",
-            metavar="CLASS=NAME",
-            help="Tool of the server that stands for a class of tools of a CrewAI project. Repeatable.",
-        ),
-    ] = None,
-    carry_memories: Annotated[
-        bool,
-        typer.Option(
-            "--carry-memories",
-            help="Copy what the crew remembers where the change gives it another memory, or its latest change did.",
-        ),
-    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """Create a crew, or store a new revision of the one of that name.
+    """List the group's crews, newest first.
 
-    Examples:
-
-        coxswain apply -f crew.yaml
-
-        coxswain apply my_crewai_project/ --check
-
-        coxswain apply my_crewai_project/ --tool SerperDevTool=search
+    Example: `coxswain crews list --json`
     """
     session = session_of(context, as_json)
-    if (path is None) == (file is None):
-        raise typer.BadParameter("give one crew file or directory", param_hint="PATH")
-    place = path or file or Path()
-    document = read(session, place, name, process, crew_class, _counterparts(tools))
     with session.client() as client:
-        if check:
-            return _check(session, client, document, place)
-        applied = apply_document(client, document, place, carry_memories=carry_memories)
-    crew = applied.crew
+        request = ListCrewsRequest(page_size=min(limit, 1000))
+        found = list(pages(client.crews.ListCrews, request, "crews", limit))
     if session.json:
-        told = {"warnings": list(applied.warnings)} if applied.warnings else {}
-        return session.print_json({"change": applied.change, "crew": crew, **told})
-    if applied.warnings:
-        placed = [document.problem(warning.field, session.own(warning.description)) for warning in applied.warnings]
-        session.err.print(problem_table(placed, f"{place}: warnings"))
-    if applied.carried_memories:
-        session.say(f"copied {applied.carried_memories:,} memories")
-    session.show(f"{crew.spec.name} {applied.change}: revision {crew.revision}, id {crew.id}")
+        return session.print_json(found)
+    made = Listing("name", ">revision", ">agents", ">tasks", "updated", "id")
+    for crew in found:
+        add_row(
+            made,
+            crew.spec.name,
+            crew.revision,
+            len(crew.spec.agents),
+            len(crew.spec.tasks),
+            When(crew.update_time),
+            crew.id,
+        )
+    session.out.print(made)
     return None
 
 
-def _counterparts(given: list[str] | None) -> dict[str, str]:
-    pairs = {}
-    for text in given or []:
-        kind, sign, name = text.partition("=")
-        if not (kind and sign and name):
-            raise typer.BadParameter(f"{text!r}: write CLASS=NAME, such as SerperDevTool=search", param_hint="--tool")
-        pairs[kind] = name
-    return pairs
+@app.command()
+def get(context: typer.Context, crew: CrewArgument, revision: RevisionOption = 0, as_json: JsonOption = False) -> None:
+    """Show what a crew consists of: its agents, tasks and inputs.
 
-
-def _check(session: Session, client: Client, document: CrewDocument, file: Path) -> None:
-    found = client.crews.ValidateCrew(ValidateCrewRequest(spec=document.spec))
+    Example: `coxswain crews get brief`
+    """
+    session = session_of(context, as_json)
+    found = _stored(session, crew, revision)
     if session.json:
-        session.print_json(found)
+        return session.print_json(found)
+    spec = found.spec
+    session.show(f"{spec.name}, revision {found.revision} of {found.update_time.ToDatetime():%Y-%m-%d %H:%M} UTC")
+    if spec.description:
+        session.show(spec.description)
+    session.show(f"id         {found.id}")
+    session.show(f"memory     {found.memory_id or 'off'}")
+    session.show(f"inputs     {', '.join(found.input_names) or 'none'}")
+    if found.changed_tools:
+        session.show(f"its tools changed: {', '.join(found.changed_tools)}; `coxswain tool changes` shows how")
+    agents, tasks = table("agent", "model", "role"), table("task", "agent", "what")
+    for agent in spec.agents:
+        add_row(agents, agent.name, agent.model or spec.model, " ".join(agent.role.split()))
+    for task in spec.tasks:
+        add_row(tasks, task.name, task.agent, " ".join(task.description.split()))
+    session.out.print(agents)
+    session.out.print(tasks)
+    return None
+
+
+@app.command()
+def export(
+    context: typer.Context, crew: CrewArgument, revision: RevisionOption = 0, as_json: JsonOption = False
+) -> None:
+    """Print a crew as a file that `coxswain apply` takes.
+
+    Example: `coxswain crews export brief >crew.yaml`
+    """
+    session = session_of(context, as_json)
+    spec = _stored(session, crew, revision).spec
+    if session.json:
+        return session.print_json(document_of(spec))
+    typer.echo(_file(spec), nl=False)
+    return None
+
+
+@app.command()
+def diff(
+    context: typer.Context,
+    crew: Annotated[str, typer.Argument(metavar="CREW|FILE", help="A crew file, or a stored crew by name or id.")],
+    revision: Annotated[
+        int, typer.Option(min=0, help="Revision to compare with; by default the newest, or the one before it.")
+    ] = 0,
+) -> None:
+    """Show what a file would change of the stored crew of its name, or what the newest revision of a crew changed.
+
+    A number or a choice that the file leaves out counts as the stored one, because the server fills in its defaults.
+    Exit code 1 means that there is a difference.
+
+    Examples:
+
+        coxswain crews diff crew.yaml
+
+        coxswain crews diff brief --revision 3
+    """
+    session = session_of(context)
+    if Path(crew).is_file():
+        spec, title = read_crew(crew).spec, crew
+        old = _stored(session, spec.name, revision)
+        _fill_in(spec, old.spec)
     else:
-        for title, faults in (("faults", found.faults), ("warnings", found.warnings)):
-            if faults:
-                placed = [document.problem(fault.field, session.own(fault.description)) for fault in faults]
-                session.out.print(problem_table(placed, f"{file}: {title}"))
-        if not found.faults:
-            session.show(f"{document.spec.name} can run")
-    if found.faults:
+        new = _stored(session, crew, 0)
+        spec, title = new.spec, f"{new.spec.name} r{new.revision}"
+        old = _stored(session, new.id, revision or max(new.revision - 1, 1))
+    before, after = _file(old.spec).splitlines(), _file(spec).splitlines()
+    lines = list(difflib.unified_diff(before, after, f"{old.spec.name} r{old.revision}", title, lineterm=""))
+    for line in lines:
+        style = "bold" if line.startswith(("+++", "---")) else _STYLES.get(line[0], "")
+        session.out.print(Text(session.safe(line), style=style), soft_wrap=True)
+    if lines:
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
+    session.say("no difference")
+
+
+@app.command()
+def publish(
+    context: typer.Context,
+    crew: CrewArgument,
+    is_default: Annotated[
+        bool | None, typer.Option("--default/--no-default", help="Whether it answers messages that name no agent.")
+    ] = None,
+    public_card: Annotated[
+        bool | None,
+        typer.Option("--public-card/--no-public-card", help="Whether anybody can read its card, without a credential."),
+    ] = None,
+    text_input: Annotated[
+        str | None, typer.Option(help="Input that takes the text of messages; by default the only one it needs.")
+    ] = None,
+    file_input: Annotated[
+        str | None, typer.Option(help="Input that takes files; without one, messages with files are refused.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let other systems call a crew as an agent, over A2A (editors). Options that are left out stay as they are.
+
+    Examples:
+
+        coxswain crews publish brief --default
+
+        coxswain crews publish brief --text-input topic --public-card
+    """
+    session = session_of(context, as_json)
+    given = {"is_default": is_default, "public_card": public_card, "text_input": text_input, "file_input": file_input}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    with session.client() as client:
+        stored = _update_publication(client, crew, {**chosen, "published": True})
+        found = pages(client.crews.ListPublications, ListPublicationsRequest(page_size=1000), "publications")
+        publication = next(one for one in found if one.crew_id == stored.id)
+    if session.json:
+        return session.print_json(publication)
+    session.show(f"{stored.spec.name} published: revision {stored.revision}, tenant {publication.tenant}")
+    return session.say(f"try it with: coxswain agents send {stored.spec.name} TEXT")
+
+
+@app.command()
+def unpublish(context: typer.Context, crew: CrewArgument, as_json: JsonOption = False) -> None:
+    """Let other systems call a crew no more (editors). Published again, it has another tenant.
+
+    Example: `coxswain crews unpublish brief`
+    """
+    session = session_of(context, as_json)
+    with session.client() as client:
+        stored = _update_publication(client, crew, {"published": False})
+    if session.json:
+        return session.print_json({"unpublished": stored.id})
+    return session.show(f"{stored.spec.name} unpublished: revision {stored.revision}")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    crew: CrewArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a crew with all its revisions (editors). Asks first.
+
+    Example: `coxswain crews delete brief --yes`
+    """
+    session = session_of(context, as_json)
+    found = _stored(session, crew, 0)
+    confirm(session, f"the crew {found.spec.name} with {found.revision} revisions", "delete", yes=yes)
+    with session.client() as client:
+        client.crews.DeleteCrew(DeleteCrewRequest(id=found.id))
+    if session.json:
+        return session.print_json({"deleted": found.id})
+    return session.show(f"{found.spec.name} deleted")
+
+
+def _stored(session: Session, reference: str, revision: int) -> Crew:
+    request = GetCrewRequest(revision=revision)
+    request.MergeFrom(crew_key(reference))
+    with session.client() as client:
+        return client.crews.GetCrew(request).crew
+
+
+def _update_publication(client: Client, reference: str, values: Mapping[str, Any]) -> Crew:
+    """Store a revision of a crew with other values of fields of its publication."""
+    request = GetCrewRequest()
+    request.MergeFrom(crew_key(reference))
+    found = client.crews.GetCrew(request).crew
+    changed = A2ASpec()
+    changed.CopyFrom(found.spec.a2a)
+    for name, value in values.items():
+        setattr(changed, name, value)
+    update = UpdateCrewRequest(
+        id=found.id,
+        spec=CrewSpec(a2a=changed),
+        update_mask=FieldMask(paths=["a2a"]),
+        expected_revision=found.revision,
+    )
+    return client.crews.UpdateCrew(update).crew
+
+
+def _file(spec: CrewSpec) -> str:
+    return yaml_of(document_of(spec, NAMED_PARTS))
+
+
+def _fill_in(spec: Message, stored: Message) -> None:
+    """Give a document of a file the numbers and choices that it leaves out and that the server has filled in."""
+    for field, value in stored.ListFields():
+        mine: Any = getattr(spec, field.name)
+        if field.is_repeated:
+            if field.message_type is not None and field.message_type.full_name in NAMED_PARTS:
+                by_name = {part.name: part for part in value}
+                for part in mine:
+                    if part.name in by_name:
+                        _fill_in(part, by_name[part.name])
+        elif field.message_type is not None:
+            if spec.HasField(field.name):
+                _fill_in(mine, value)
+        elif field.cpp_type != FieldDescriptor.CPPTYPE_STRING and mine == field.default_value:
+            setattr(spec, field.name, value)

@@ -35,8 +35,7 @@ def check_encryption(connection: Connection) -> Iterator[Finding]:
         return
     tls = connection.tls if isinstance(connection.tls, Tls) else Tls()
     try:
-        trust = ssl.create_default_context(cadata=(tls.root_certificates or b"").decode("ascii", "replace") or None)
-        trust.set_alpn_protocols(["h2"])
+        trust = _trust(tls)
     except (ssl.SSLError, ValueError) as error:
         yield Finding("tls", FAIL, f"the authorities cannot be read: {error}", "give a file in PEM with --ca-file")
         return
@@ -60,6 +59,13 @@ def check_encryption(connection: Connection) -> Iterator[Finding]:
         text = f"the certificate of {target} is valid for {days:.0f} more days"
         soon = days < _RENEW_DAYS
         yield Finding("tls", WARN if soon else OK, text, _RENEW if soon else "")
+
+
+def _trust(tls: Tls) -> ssl.SSLContext:
+    """What connects as gRPC does. Raises ssl.SSLError or ValueError for authorities that cannot be read."""
+    trust = ssl.create_default_context(cadata=(tls.root_certificates or b"").decode("ascii", "replace") or None)
+    trust.set_alpn_protocols(["h2"])
+    return trust
 
 
 def _endpoint(target: str) -> tuple[str, int] | None:
@@ -96,11 +102,10 @@ def _mismatch(connection: Connection, endpoint: tuple[str, int]) -> Finding | No
     target, encrypted = connection.target, connection.credentials is not None
     tls = connection.tls if isinstance(connection.tls, Tls) else Tls()
     try:
-        trust = ssl.create_default_context(cadata=(tls.root_certificates or b"").decode("ascii", "replace") or None)
+        trust = _trust(tls)
         if not encrypted:
             # Only whether it speaks TLS is asked here: nothing is sent.
             trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
-        trust.set_alpn_protocols(["h2"])
         with socket.create_connection(endpoint, timeout=_PROBE_SECONDS) as plain:
             trust.wrap_socket(plain, server_hostname=tls.server_name or endpoint[0]).close()
     except ssl.SSLCertVerificationError as error:

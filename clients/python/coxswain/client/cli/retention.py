@@ -1,6 +1,5 @@
 """Commands about the end of executions' data: delete, retention."""
 
-import re
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from coxswain.client.cli.run import IdArgument
 from coxswain.client.cli.session import JsonOption, confirm, session_of
+from coxswain.client.cli.spans import span_from
 from coxswain.orchestrator.v1.execution_pb2 import (
     DeleteExecutionRequest,
     ExecutionRetention,
@@ -16,7 +16,6 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     SetExecutionRetentionRequest,
 )
 
-_AGE = re.compile(r"(\d{1,4})([hd])")
 _HOUR = 3600
 
 
@@ -74,11 +73,9 @@ def _choice(age: str) -> SetExecutionRetentionRequest:
         return SetExecutionRetentionRequest(keep_forever=Empty())
     if age == "default":
         return SetExecutionRetentionRequest(use_default=Empty())
-    match = _AGE.fullmatch(age)
-    if match is None:
-        raise typer.BadParameter("give hours or days (12h, 30d), forever, or default", param_hint="AGE")
-    hours = int(match[1]) * (24 if match[2] == "d" else 1)
-    return SetExecutionRetentionRequest(keep_for=Duration(seconds=hours * _HOUR))
+    kept = Duration()
+    kept.FromTimedelta(span_from(age, "AGE", ", or forever, or default"))
+    return SetExecutionRetentionRequest(keep_for=kept)
 
 
 def _words(counts: ExecutionRetention) -> str:

@@ -9,8 +9,8 @@ import typer
 
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.blocking import Client
+from coxswain.client.cli.apply import apply_document, read
 from coxswain.client.cli.complete import complete_crew, complete_execution
-from coxswain.client.cli.crews import apply_document, read
 from coxswain.client.cli.inputs import (
     InputsOption,
     KeyOption,

@@ -1,6 +1,5 @@
 """Commands about tokens for machines: tokens create, list, revoke."""
 
-import re
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.roles import role_name, role_number
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of
+from coxswain.client.cli.spans import span_from
 from coxswain.client.paging import pages
 
 app = typer.Typer(
@@ -23,8 +23,6 @@ app = typer.Typer(
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and -.")]
-_SPAN = re.compile(r"(\d{1,5})([hd])")
-_HOUR = 3600
 
 
 @app.command()
@@ -39,11 +37,9 @@ def create(
 
     Example: `coxswain tokens create nightly-build --role operator --for 90d`
     """
-    match = _SPAN.fullmatch(lifetime)
-    if match is None:
-        raise typer.BadParameter("give hours or days, as in 12h or 90d", param_hint="--for")
-    seconds = int(match[1]) * (24 if match[2] == "d" else 1) * _HOUR
-    request = CreateServiceTokenRequest(name=name, role=role_number(role), lifetime=Duration(seconds=seconds))
+    valid = Duration()
+    valid.FromTimedelta(span_from(lifetime, "--for"))
+    request = CreateServiceTokenRequest(name=name, role=role_number(role), lifetime=valid)
     session = session_of(context, as_json)
     with session.client() as client:
         made = client.service_tokens.CreateServiceToken(request)

@@ -1,4 +1,4 @@
-"""Times given as hours or days back."""
+"""Times given as hours or days."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -6,15 +6,22 @@ from datetime import UTC, datetime, timedelta
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
-_SPAN = re.compile(r"(\d{1,4})([hd])")
+_SPAN = re.compile(r"(\d{1,5})([hd])")
+
+
+def span_from(text: str, option: str, other_choices: str = "") -> timedelta:
+    """The span that a text such as 12h or 30d means. Raises typer.BadParameter for another text.
+
+    ``other_choices`` ends the error message with what else the option takes.
+    """
+    match = _SPAN.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"give hours or days, for example 12h or 30d{other_choices}", param_hint=option)
+    return timedelta(hours=int(match[1]) * (24 if match[2] == "d" else 1))
 
 
 def moment_before_now(span: str, option: str = "--since") -> Timestamp:
     """The time that was so long ago. Raises typer.BadParameter for what is not a span."""
-    match = _SPAN.fullmatch(span)
-    if match is None:
-        raise typer.BadParameter("give hours or days, for example 24h or 7d", param_hint=option)
-    hours = int(match[1]) * (24 if match[2] == "d" else 1)
     moment = Timestamp()
-    moment.FromDatetime(datetime.now(UTC) - timedelta(hours=hours))
+    moment.FromDatetime(datetime.now(UTC) - span_from(span, option))
     return moment
