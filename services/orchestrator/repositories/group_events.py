@@ -5,15 +5,18 @@ also has the number of its transaction, and is read only when every transaction 
 come before it any more. On SQLite transactions that write follow each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
+    Select,
     Text,
+    bindparam,
     case,
     cast,
     column,
@@ -97,7 +100,35 @@ class GroupEventReader:
 
     async def after(self, group_id: str, position: Position, limit: int) -> Read:
         """Return up to `limit` events of a group after a position, in the order of their commits."""
-        rows = await self._database.fetch(
+        query = self._after(group_id, position)
+        rows = await self._database.fetch(query.order_by(group_events.c.transaction_id, group_events.c.id).limit(limit))
+        events = [_event(row) for row in takewhile(lambda row: row["settled"], rows)]
+        return Read(events, held_back=len(events) < len(rows))
+
+    async def overtaken(self, group_id: str, position: Position, newest: Mapping[str, int]) -> list[GroupEvent]:
+        """Return events after a position that precede, in their executions, the sequences in `newest`.
+
+        A transaction may have its number already when it waits for another one that changes the same execution: then
+        the events that were there first have the higher position. They have been committed.
+        """
+        if not self._on_postgres or not newest:
+            return []
+        given = (
+            func.unnest(
+                bindparam("execution_ids", list(newest), ARRAY(group_events.c.execution_id.type)),
+                bindparam("sequences", list(newest.values()), ARRAY(BigInteger)),
+            )
+            .table_valued("execution_id", "sequence", name="given")
+            .render_derived()
+        )
+        earlier = (group_events.c.execution_id == given.c.execution_id) & (
+            group_events.c.sequence < cast(given.c.sequence, BigInteger)
+        )
+        rows = await self._database.fetch(self._after(group_id, position).join(given, earlier))
+        return [_event(row) for row in rows]
+
+    def _after(self, group_id: str, position: Position) -> Select[Any]:
+        return (
             select(
                 group_events,
                 executions.c.crew_id,
@@ -112,11 +143,7 @@ class GroupEventReader:
                 group_events.c.group_id == group_id,
                 tuple_(group_events.c.transaction_id, group_events.c.id) > tuple_(*map(literal, position)),
             )
-            .order_by(group_events.c.transaction_id, group_events.c.id)
-            .limit(limit)
         )
-        events = [_event(row) for row in takewhile(lambda row: row["settled"], rows)]
-        return Read(events, held_back=len(events) < len(rows))
 
 
 async def adopt_events(database: Database) -> int:

@@ -90,10 +90,15 @@ class WebhookIntake:
                 break
             position = event.position
             if webhook.plan.chosen.shows(event):
-                made.append(self._delivery(webhook, event))
+                made.append(await self._delivery(webhook, event))
                 size += len(made[-1].body)
-                # Bodies may be large, and other work waits for the loop.
-                await asyncio.sleep(0)
+        # The next one is made when the one before is through: none of an execution may come behind a later one.
+        newest: dict[str, int] = {}
+        for delivery in made:
+            newest[delivery.execution_id] = max(delivery.sequence, newest.get(delivery.execution_id, 0))
+        for event in await self._events.overtaken(webhook.group_id, position, newest):
+            if webhook.plan.chosen.shows(event):
+                made.append(await self._delivery(webhook, event))
         async with self._database.write() as connection:
             webhooks = WebhookRepository(connection)
             if not await webhooks.advance(webhook.id, self._sender, position):
@@ -104,7 +109,9 @@ class WebhookIntake:
                 await webhooks.add(new)
         return True
 
-    def _delivery(self, webhook: Webhook, event: GroupEvent) -> Delivery:
+    async def _delivery(self, webhook: Webhook, event: GroupEvent) -> Delivery:
+        # Bodies may be large, and other work waits for the loop.
+        await asyncio.sleep(0)
         delivery_id = new_id()
         return Delivery(
             id=delivery_id,

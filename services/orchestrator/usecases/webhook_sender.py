@@ -123,7 +123,7 @@ class WebhookSender:
             taken = await self._intake.take(webhook)
             async with self._database.read() as connection:
                 due = await WebhookRepository(connection).due(webhook_id, utc_now(), _POSTS_AT_ONCE)
-            attempts = await asyncio.gather(*(self._client.post(webhook, delivery) for delivery in due))
+            attempts = await asyncio.gather(*(self._attempt(webhook, delivery) for delivery in due))
             recorded = await self._record(
                 webhook, {delivery.id: attempt for delivery, attempt in zip(due, attempts, strict=True)}
             )
@@ -133,6 +133,20 @@ class WebhookSender:
             if not recorded:
                 await asyncio.shield(self._release(webhook_id))
         return recorded and (taken or bool(due))
+
+    async def _attempt(self, webhook: Webhook, delivery: Delivery) -> Attempt:
+        try:
+            return await self._client.post(webhook, delivery)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            # Its text may hold the address, and that a secret.
+            logger.error(  # noqa: TRY400
+                "webhook_attempt_failed",
+                group_id=webhook.group_id,
+                webhook_id=webhook.id,
+                delivery_id=delivery.id,
+                error=type(error).__name__,
+            )
+            return Attempt(0, "the attempt failed unexpectedly")
 
     async def _record(self, webhook: Webhook, attempts: dict[str, Attempt]) -> bool:
         """Store what came of attempts by the ids of their deliveries; return whether the claim was still held."""
@@ -150,7 +164,7 @@ class WebhookSender:
                 if attempt.gone and present.revision != webhook.revision:
                     # The receiver that is gone may have been replaced: the delivery is still due, for the new one.
                     continue
-                after = after_attempt(delivery, attempt, now)
+                after = after_attempt(delivery, attempt, now, changed_at=present.updated_at)
                 tried.append((after, attempt))
                 await webhooks.save_delivery(after)
                 if after.state is not DeliveryState.PENDING:
@@ -166,8 +180,8 @@ class WebhookSender:
             await WebhookRepository(connection).release(webhook_id, self._sender)
 
 
-def after_attempt(delivery: Delivery, attempt: Attempt, now: datetime) -> Delivery:
-    """Return a delivery as it is after an attempt that has ended now."""
+def after_attempt(delivery: Delivery, attempt: Attempt, now: datetime, *, changed_at: datetime) -> Delivery:
+    """Return a delivery as it is after an attempt that has ended now; `changed_at` is when its webhook last was."""
     begun = delivery.first_attempt_at or now
     number = delivery.attempts + 1
     tried = replace(
@@ -175,7 +189,8 @@ def after_attempt(delivery: Delivery, attempt: Attempt, now: datetime) -> Delive
     )
     if not attempt.error:
         return replace(tried, state=DeliveryState.DELIVERED, next_attempt_at=None, ended_at=now)
-    if attempt.gone or number >= _MOST_ATTEMPTS or now - begun >= _LONGEST_TRIAL:
+    # While a webhook is paused nothing is tried.
+    if attempt.gone or number >= _MOST_ATTEMPTS or now - max(begun, changed_at) >= _LONGEST_TRIAL:
         return replace(tried, state=DeliveryState.FAILED, next_attempt_at=None, ended_at=now)
     pause = _BACKOFF.pause(number, at_least=attempt.retry_after or 0.0)
     return replace(tried, next_attempt_at=now + timedelta(seconds=pause))

@@ -1,6 +1,7 @@
 """Webhooks over real gRPC, with a receiver on this machine."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from sqlalchemy import func, select
 
 from coxswain.auth.v1 import group_pb2
 from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
@@ -17,6 +19,7 @@ from coxswain.orchestrator.v1 import execution_pb2 as pb
 from coxswain.orchestrator.v1 import webhook_pb2
 from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from services.common.clock import utc_now
+from services.common.db.database import Database
 from services.common.egress import AddressPolicy
 from services.common.http import EgressClient
 from services.common.identity.access_changes import EVERYBODY, AccessChange
@@ -26,6 +29,7 @@ from services.orchestrator.domain.group_event import EventFilter, Position
 from services.orchestrator.domain.webhook import Attempt, Delivery, DeliveryState, Webhook, WebhookPlan
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.events import EventRepository
+from services.orchestrator.repositories.webhooks import WebhookWork, read_webhook_work
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import webhook_deliveries, webhooks
 from services.orchestrator.usecases import webhook_intake, webhook_sender
@@ -322,7 +326,7 @@ async def test_events_that_cannot_be_taken_hold_up_nothing_that_is_due(
     await eventually(harness, made.webhook.id, lambda found: found and found[0].attempts == 1)
     failures = 0
 
-    def fail(*_: object) -> Delivery:
+    async def fail(*_: object) -> Delivery:
         nonlocal failures
         failures += 1
         receiver.changes.notify()
@@ -334,6 +338,22 @@ async def test_events_that_cannot_be_taken_hold_up_nothing_that_is_due(
         await receiver.changes.wait(lambda: failures > 0)
         assert [each.event for each in await receiver.has(1)] == [(one.id, 1)]
     assert [each.event for each in await receiver.has(2)] == [(one.id, 1), (two.id, 1)]
+
+
+async def test_an_attempt_that_fails_unexpectedly_is_made_again(
+    harness: Harness, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await create(harness, receiver.url)
+
+    async def fail(*_: object) -> Attempt:
+        raise KeyError("no client")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(WebhookClient, "post", fail)
+        await start(harness)
+        [delivery] = await eventually(harness, made.webhook.id, lambda found: found and found[0].attempts)
+        assert (delivery.last_status_code, delivery.last_error) == (0, "the attempt failed unexpectedly")
+    await eventually_in(harness, made.webhook.id, STATE.WEBHOOK_DELIVERY_STATE_DELIVERED, 1)
 
 
 async def test_what_a_process_that_died_was_sending_is_sent_by_another(
@@ -446,9 +466,20 @@ class _Told:
         return self._changes
 
 
-async def test_nothing_is_posted_before_its_commit_nor_twice_by_two_replicas(
-    postgres_url: str, tmp_path: Path, receiver: WebhookReceiver
+async def test_what_commits_late_is_not_lost_and_nothing_is_posted_twice_by_two_replicas(
+    postgres_url: str, tmp_path: Path, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # One event at a time, so that batches end everywhere.
+    monkeypatch.setattr(webhook_intake, "_BYTES_AT_ONCE", 1)
+    rounds: Counter[Database] = Counter()
+
+    async def counted(database: Database, *arguments: Any) -> WebhookWork:
+        work = await read_webhook_work(database, *arguments)
+        rounds[database] += 1
+        receiver.changes.notify()
+        return work
+
+    monkeypatch.setattr(webhook_sender, "read_webhook_work", counted)
     settings = {"orchestrator": OrchestratorSettings()}
     async with (
         serve_services(tmp_path, "models", "orchestrator", database_url=postgres_url, settings=settings) as one,
@@ -459,12 +490,18 @@ async def test_nothing_is_posted_before_its_commit_nor_twice_by_two_replicas(
         ids = [(await start(one)).id for _ in range(4)]
         await receiver.has(4)
         async with worker.database.write() as connection:
-            event = new_event(pb.TaskStarted(agent_role="Reader"))
-            await EventRepository(connection).append(ids[0], [event])
+            # This one has a lower number than those that commit before it.
+            await connection.execute(select(func.pg_current_xact_id()))
+            await worker.claim(ids[0])
             await finish(worker, ids[1])
-            assert [each.event for each in receiver.posted if each.event[0] == ids[0]] == [(ids[0], 1)]
-            await connection.rollback()
-        await asyncio.gather(*(finish(worker, execution_id) for execution_id in (ids[0], *ids[2:])))
+            rounds.clear()
+            # Each replica has seen them, and what it posts may be no reason to leave out what is still to come.
+            await receiver.changes.wait(lambda: len(rounds) == 2 and min(rounds.values()) >= 2)
+            await EventRepository(connection).append(ids[0], [new_event(pb.TaskStarted(agent_role="Reader"))])
+        for _ in range(2):
+            await worker.emit(ids[0], pb.TaskStarted(agent_role="Reader"))
+        await worker.end(ids[0], ExecutionState.SUCCEEDED, SUCCEEDED)
+        await asyncio.gather(*(finish(worker, execution_id) for execution_id in ids[2:]))
         posted = await receiver.has(24)
         for execution_id in ids:
             assert sequences(posted, execution_id) == [1, 2, 3, 4, 5, 6]
