@@ -443,7 +443,7 @@ async def test_provision_that_cannot_finish_removes_what_it_made_and_nothing_els
     world.vectors.add_index(index_name("unified"), ENDPOINT, DatabricksIndexSchemas.get_schema("unified"), DIMENSION)
     world.vectors.behaviour.max_indexes = 3
     backend = await _create(backends_stub(world.harness), backend_message(world.url))
-    with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):
+    with refused(CODE.RESOURCE_EXHAUSTED, "UPSTREAM_QUOTA_EXHAUSTED"):
         await _provision(world, backend.id)
     assert world.vectors.index_names() == [index_name("unified")]
     world.vectors.behaviour.max_indexes = 50
@@ -739,7 +739,7 @@ async def test_provision_that_fails_leaves_what_others_made_meanwhile(world: Wor
     world.vectors.fail(
         ApiFault(path="/indexes", method="POST", status=409, error_code="RESOURCE_ALREADY_EXISTS", after_effect=True)
     )
-    with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"):
+    with refused(CODE.RESOURCE_EXHAUSTED, "UPSTREAM_QUOTA_EXHAUSTED"):
         async for _ in steps:
             pass
     first = next(iter(KINDS))
@@ -774,7 +774,7 @@ async def test_provision_names_what_it_could_not_remove_again(world: World) -> N
     world.vectors.behaviour.max_indexes = 2
     world.vectors.fail(ApiFault(path=f"indexes/{index_name()}", method="DELETE", status=403))
     backend = await _create(backends_stub(world.harness), backend_message(world.url))
-    with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+    with refused(CODE.RESOURCE_EXHAUSTED, "UPSTREAM_QUOTA_EXHAUSTED") as refusal:
         await _provision(world, backend.id)
     assert f"could not remove index {index_name()}" in refusal.message
     assert world.vectors.index_names() == [index_name()]
