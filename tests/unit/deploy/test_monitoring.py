@@ -119,7 +119,6 @@ def test_every_metric_is_on_the_dashboard_or_alarming_but_those_that_only_a_sear
         "coxswain_memory_unreadable_rows_total",
         "coxswain_models_budget_alerts_total",
         "coxswain_models_seconds",
-        "coxswain_protocol_refusals_total",
     }
 
 
