@@ -15,6 +15,7 @@ REPLACEMENTS = {
     "AsyncClient": "Client",
     "contextlib.aclosing": "contextlib.closing",
     "coxswain.client.aio_channel.open_aio_channels": "coxswain.client.blocking_channel.open_blocking_channels",
+    "coxswain.client.aio_channel.aio_trailing_metadata": "coxswain.client.blocking_channel.blocking_trailing_metadata",
 }
 
 

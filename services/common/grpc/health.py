@@ -14,12 +14,13 @@ from services.common.grpc.decoding import parse
 from services.common.grpc.handler import Context
 from services.common.grpc.request_reading import RequestReader
 from services.common.grpc.status import failure_metadata, to_status
+from services.common.release import METADATA_KEY, RELEASE
 
 _SERVICE = "grpc.health.v1.Health"
 
 
 class HealthServicer(health.aio.HealthServicer):
-    """`grpc.health.v1.Health`.
+    """`grpc.health.v1.Health`, which also says of which release the process is.
 
     Checks that come whole are never refused: what decides whether a process lives has to be answered.
     """
@@ -55,6 +56,11 @@ class HealthServicer(health.aio.HealthServicer):
                 await abort(context, error)
 
         return serve
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:  # noqa: N802 - the protocol's name
+        """See the protocol."""
+        context.set_trailing_metadata(((METADATA_KEY, RELEASE),))
+        return await super().Check(request, context)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - the protocol's name
         """See the protocol.

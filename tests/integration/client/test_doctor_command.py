@@ -2,6 +2,7 @@
 
 import json
 
+from coxswain.client.version import VERSION
 from tests.integration.client.command_line import Run, invoke
 
 
@@ -14,6 +15,7 @@ async def test_each_check_has_a_line_with_what_to_do(run: Run) -> None:
     assert states == {
         "tls": "ok",
         "services": "ok",
+        "releases": "ok",
         "identity": "ok",
         "clock": "ok",
         "workers": "fail",
@@ -23,6 +25,7 @@ async def test_each_check_has_a_line_with_what_to_do(run: Run) -> None:
         "limits": "ok",
     }
     assert found["identity"]["text"] == "you are dev|alice, admin of sales"
+    assert found["releases"]["text"] == (f"this client and auth, memory, models, orchestrator are of release {VERSION}")
     assert found["credential llm/openai"] == {
         "check": "credential llm/openai",
         "status": "warn",
@@ -35,7 +38,9 @@ async def test_each_check_has_a_line_with_what_to_do(run: Run) -> None:
     assert any(line.split()[:2] == ["workers", "fail"] for line in lines)
     refused = json.loads((await run("doctor", "--json", token="nonsense")).stdout)["findings"]
     states = {finding["check"]: finding["status"] for finding in refused}
-    assert states == {"tls": "ok", "services": "ok", "identity": "fail"}, "the others would fail for the same reason"
+    assert states == {"tls": "ok", "services": "ok", "releases": "ok", "identity": "fail"}, (
+        "the others would fail for the same reason"
+    )
     assert "--token" in refused[-1]["remedy"]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from coxswain.client.version import VERSION
+from services.common.release import RELEASE
 from tests.support.harness import ALICE, serve_services
 
 ROOT = Path(__file__).parents[3]
@@ -96,7 +97,7 @@ def test_the_checkout_and_the_package_agree() -> None:
     """On the version, and on the packages that are needed."""
     whole = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     package = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert whole["version"] == VERSION
+    assert whole["version"] == VERSION == RELEASE
 
     def names(requirements: list[str]) -> set[str]:
         return {requirement.partition(">")[0].partition("=")[0] for requirement in requirements}

@@ -16,15 +16,18 @@ from coxswain.auth.v1.group_limits_pb2 import GetGroupLimitsResponse, GroupLimit
 from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
 from coxswain.client.cli import doctor, encryption
 from coxswain.client.cli.findings import FAIL, OK, WARN, Finding
+from coxswain.client.cli.releases import check_releases
 from coxswain.client.connection import Connection, Tls
 from coxswain.client.errors import (
     CoxswainError,
     DeadlineExceeded,
     Internal,
+    NotFound,
     PermissionDenied,
     Unauthenticated,
     Unavailable,
 )
+from coxswain.client.version import VERSION
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
     ListExecutionsRequest,
@@ -68,6 +71,42 @@ def test_a_queue_is_judged_by_how_long_it_waits() -> None:
     [found] = queue(waits(1), waits(90), waits(3600))
     assert (found.status, found.text) == (WARN, "2 executions of your group have waited for a slot for over 60 s")
     assert "COXSWAIN_WORKER_SLOTS" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("releases", "status", "text"),
+    [
+        ({"auth": VERSION, "models": VERSION}, OK, f"this client and auth, models are of release {VERSION}"),
+        (
+            {"auth": "999.0.0", "models": "999.0.0"},
+            OK,
+            f"the release of auth, models is 999.0.0, this client's is {VERSION}",
+        ),
+        (
+            {"auth": "0.0.9", "models": "0.0.9"},
+            WARN,
+            f"the release of auth, models is 0.0.9, this client's is {VERSION}",
+        ),
+        ({"auth": ""}, WARN, f"the release of auth is unknown, this client's is {VERSION}"),
+        (
+            {"auth": VERSION, "models": "0.2.0"},
+            WARN,
+            f"services are of different releases: auth {VERSION}, models 0.2.0",
+        ),
+    ],
+)
+def test_releases_that_do_not_fit_are_told(releases: dict[str, str], status: str, text: str) -> None:
+    def release(service: str) -> str:
+        package = service.split(".")[1]
+        if package not in releases:
+            raise NotFound("no such service")
+        return releases[package]
+
+    names = ["coxswain.auth.v1.AuthService", "coxswain.models.v1.ModelService", "coxswain.memory.v1.MemoryService"]
+    [found] = check_releases(client(release=release), names)
+    assert found.status == status
+    assert found.text.startswith(text)
+    assert bool(found.remedy) == (status != OK)
 
 
 def test_each_reason_to_wait_has_a_remedy_of_its_own() -> None:

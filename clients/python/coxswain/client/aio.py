@@ -15,7 +15,7 @@ from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.principal_pb2 import WhoAmIRequest, WhoAmIResponse
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.auth.v1.service_token_service_pb2_grpc import ServiceTokenServiceStub
-from coxswain.client.aio_channel import open_aio_channels
+from coxswain.client.aio_channel import aio_trailing_metadata, open_aio_channels
 from coxswain.client.connection import Connection, Tls
 from coxswain.client.document_upload import document_requests
 from coxswain.client.downloads import DownloadCursor
@@ -161,6 +161,15 @@ class AsyncClient:
             if response.status != response.SERVING:
                 return False
         return True
+
+    async def release(self, service: str, *, timeout: float = 5.0) -> str:
+        """The release of a process that serves a service, by its full name, as "0.1.0"; empty when it does not say.
+
+        Raises NotFound for a service the server does not have, and Unavailable when it cannot be reached.
+        """
+        health_check = self._health_checks[self._channels[service.split(".")[1]]]
+        told = await aio_trailing_metadata(health_check, HealthCheckRequest(service=service), timeout)
+        return told.get("coxswain-release", "")
 
     async def get_crew(self, reference: str) -> Crew:
         """A stored crew by id or by name. Raises NotFound."""

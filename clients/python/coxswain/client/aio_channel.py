@@ -20,6 +20,13 @@ def open_aio_channels(connection: Connection) -> dict[str, grpc.aio.Channel]:
     return {service: channels[each] for service, each in of_services.items()}
 
 
+async def aio_trailing_metadata(method: Any, request: Any, timeout: float) -> dict[str, str]:
+    """Call a method and return what text metadata came after its answer. Raises CoxswainError."""
+    call = method(request, timeout=timeout)
+    await call
+    return {key: value for key, value in await call.trailing_metadata() if isinstance(value, str)}
+
+
 def _open_channel(connection: Connection) -> grpc.aio.Channel:
     interceptors: list[grpc.aio.ClientInterceptor] = [
         _UnaryCalls(connection),

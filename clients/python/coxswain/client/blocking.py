@@ -16,7 +16,7 @@ from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.auth.v1.principal_pb2 import WhoAmIRequest, WhoAmIResponse
 from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.auth.v1.service_token_service_pb2_grpc import ServiceTokenServiceStub
-from coxswain.client.blocking_channel import open_blocking_channels
+from coxswain.client.blocking_channel import blocking_trailing_metadata, open_blocking_channels
 from coxswain.client.connection import Connection, Tls
 from coxswain.client.document_upload import document_requests
 from coxswain.client.downloads import DownloadCursor
@@ -162,6 +162,15 @@ class Client:
             if response.status != response.SERVING:
                 return False
         return True
+
+    def release(self, service: str, *, timeout: float = 5.0) -> str:
+        """The release of a process that serves a service, by its full name, as "0.1.0"; empty when it does not say.
+
+        Raises NotFound for a service the server does not have, and Unavailable when it cannot be reached.
+        """
+        health_check = self._health_checks[self._channels[service.split(".")[1]]]
+        told = blocking_trailing_metadata(health_check, HealthCheckRequest(service=service), timeout)
+        return told.get("coxswain-release", "")
 
     def get_crew(self, reference: str) -> Crew:
         """A stored crew by id or by name. Raises NotFound."""

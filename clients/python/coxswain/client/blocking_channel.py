@@ -21,6 +21,12 @@ def open_blocking_channels(connection: Connection) -> dict[str, grpc.Channel]:
     return {service: channels[each] for service, each in of_services.items()}
 
 
+def blocking_trailing_metadata(method: Any, request: Any, timeout: float) -> dict[str, str]:
+    """Call a method and return what text metadata came after its answer. Raises CoxswainError."""
+    _, call = method.with_call(request, timeout=timeout)
+    return {key: value for key, value in call.trailing_metadata() or () if isinstance(value, str)}
+
+
 def _open_channel(connection: Connection) -> grpc.Channel:
     credentials = connection.credentials
     if credentials is None:

@@ -35,7 +35,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "context": Entry("login", "app", "List, choose and delete the installations that you have logged in to."),
         "status": Entry("system", "status", "Show whether each service is serving, and who you are."),
         "whoami": Entry("system", "whoami", "Show subject, group, role, the groups you may choose"),
-        "doctor": Entry("doctor", "doctor", "Check address, TLS, services, identity, workers, queue"),
+        "doctor": Entry("doctor", "doctor", "Check address, TLS, services, releases, identity, workers"),
         "call": Entry("call", "call", "Call any method of the API with JSON"),
     },
     "Crews and executions": {

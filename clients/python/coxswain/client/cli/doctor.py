@@ -13,6 +13,7 @@ from coxswain.client.blocking import Client
 from coxswain.client.cli.encryption import check_encryption
 from coxswain.client.cli.findings import FAIL, OK, WARN, Finding
 from coxswain.client.cli.group_limits import LOWERED, limit_origin
+from coxswain.client.cli.releases import check_releases
 from coxswain.client.cli.remedies import START, remedy_for
 from coxswain.client.cli.secrets import question_about
 from coxswain.client.cli.session import EXIT_NOT_SUCCEEDED, JsonOption, Session, add_row, one_line, session_of, table
@@ -33,7 +34,7 @@ _PAGE = 1000
 
 
 def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Check address, TLS, services, identity, workers, queue, clock, credentials and limits, and say what to do.
+    """Check address, TLS, services, releases, identity, workers, queue, clock, credentials, limits; say what to do.
 
     Exit code 1 means that something fails; warnings alone end with 0. What each process of the installation itself
     needs, such as its schema, it checks and says when it starts.
@@ -62,6 +63,7 @@ def _examine(session: Session) -> Iterator[Finding]:
         yield from reached
         if any(found.remedy == START for found in reached):
             return
+        yield from _guarded("releases", lambda client: check_releases(client, public_services()), client)
         identified = list(_guarded("identity", _identity, client))
         yield from identified
         # Every other call is refused for the same reason.

@@ -1,0 +1,45 @@
+"""The check of `doctor` whether services and client are of releases that work together."""
+
+from collections.abc import Iterator
+
+from coxswain.client.blocking import Client
+from coxswain.client.cli.findings import OK, WARN, Finding
+from coxswain.client.errors import NotFound
+from coxswain.client.version import VERSION
+
+
+def check_releases(client: Client, services: list[str]) -> Iterator[Finding]:
+    """Yield one finding. `services` are full names; of each package one process is asked.
+
+    Raises:
+        CoxswainError: a server cannot be reached.
+    """
+    told: dict[str, str] = {}
+    for package, service in {service.split(".")[1]: service for service in services}.items():
+        try:
+            told[package] = client.release(service) or "unknown"
+        except NotFound:
+            continue
+    releases = set(told.values())
+    said = ", ".join(sorted(told)) if len(releases) == 1 else ""
+    said = said or ", ".join(f"{package} {release}" for package, release in sorted(told.items()))
+    if releases == {VERSION}:
+        yield Finding("releases", OK, f"this client and {said} are of release {VERSION}")
+    elif len(releases) > 1:
+        text = f"services are of different releases: {said}; this client's is {VERSION}"
+        remedy = "finish the rollout: a release works beside the one before it, and beside no older one"
+        yield Finding("releases", WARN, text, remedy)
+    elif releases:
+        [release] = releases
+        text = f"the release of {said} is {release}, this client's is {VERSION}"
+        if _number(release) > _number(VERSION):
+            yield Finding("releases", OK, f"{text}: what is new since then it does not know")
+        else:
+            remedy = "install the client of their release, or upgrade them: what they do not have is UNIMPLEMENTED"
+            yield Finding("releases", WARN, text, remedy)
+
+
+def _number(release: str) -> tuple[int, ...]:
+    """Return a release as numbers that can be compared; one that is not of numbers is older than all others."""
+    parts = release.split(".")
+    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
