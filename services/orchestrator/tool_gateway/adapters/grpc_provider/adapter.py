@@ -19,12 +19,12 @@ from services.common.grpc.large_messages import beside_if_large
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import AuthKind, GrpcProvider, ListedTool, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
-from services.orchestrator.tool_gateway.adapters.grpc_provider.call import ProviderCall
-from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import (
-    ProviderChannels,
-    ProviderUnreachable,
+from services.orchestrator.tool_gateway.adapters.grpc_peer.channels import (
+    PeerChannels,
+    PeerUnreachable,
 )
-from services.orchestrator.tool_gateway.adapters.grpc_provider.client import ProviderClient
+from services.orchestrator.tool_gateway.adapters.grpc_peer.client import PeerClient
+from services.orchestrator.tool_gateway.adapters.grpc_provider.call import ProviderCall
 from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import call_message, listed_tool
 from services.orchestrator.tool_gateway.pins import has_changed, refuse_changed
 from services.orchestrator.tool_gateway.ports import (
@@ -39,6 +39,7 @@ from services.orchestrator.tool_gateway.rereads import Rereads
 from services.orchestrator.tool_identity import digest_of
 
 MAX_TOOLS = 512
+_SERVICE = "coxswain.tools.v1.ToolProvider"
 _KEPT_LISTS = 64
 _KEPT_SECONDS = 60.0
 """For which calls go by a list."""
@@ -75,7 +76,7 @@ class GrpcProviderAdapter:
         """
         self._credentials = credentials
         self._look_up_seconds = look_up_seconds
-        self._channels = ProviderChannels(
+        self._channels = PeerChannels(
             policy,
             authorities=authorities,
             max_message_bytes=max_result_bytes + _ROOM_FOR_THE_REST,
@@ -99,7 +100,7 @@ class GrpcProviderAdapter:
             raise FailedPrecondition(str(refused), reason=refused.reason) from None
         except NotSent as failure:
             raise Unavailable(str(failure), reason=failure.reason, retry_after=failure.retry_after) from None
-        except ProviderUnreachable as error:
+        except PeerUnreachable as error:
             raise Unavailable(f"{source.name}: {error}", reason="TOOL_UNAVAILABLE") from None
         except TimeoutError:
             raise Unavailable(
@@ -181,10 +182,19 @@ class GrpcProviderAdapter:
             async with asyncio.timeout(_CANCEL_SECONDS):
                 await call.cancel()
 
-    def _client(self, source: ToolSourceSpec, principal: Principal) -> ProviderClient:
-        return ProviderClient(self._channels, self._credentials, source, principal)
+    def _client(self, source: ToolSourceSpec, principal: Principal) -> PeerClient:
+        provider = _provider(source)
+        return PeerClient(
+            self._channels,
+            self._credentials,
+            source,
+            principal,
+            _SERVICE,
+            provider.address,
+            plaintext=provider.plaintext,
+        )
 
-    async def _list(self, client: ProviderClient) -> list[ListedTool]:
+    async def _list(self, client: PeerClient) -> list[ListedTool]:
         tools: dict[str, ListedTool] = {}
         tokens = {""}
         token, size = "", 0
@@ -209,7 +219,7 @@ class GrpcProviderAdapter:
             await asyncio.sleep(0)
         raise ForeignTextError(f"its list has more than {_MAX_PAGES} pages")
 
-    async def _page(self, client: ProviderClient, token: str, *, renewed: bool = False) -> bytes:
+    async def _page(self, client: PeerClient, token: str, *, renewed: bool = False) -> bytes:
         request = pb.ListToolsRequest(page_size=_PAGE_SIZE, page_token=token)
         try:
             async with client.connected() as connected:
@@ -220,12 +230,10 @@ class GrpcProviderAdapter:
         return await self._page(client, token, renewed=True)
 
 
-def _list_error(client: ProviderClient, error: grpc.aio.AioRpcError) -> CoxswainError:
+def _list_error(client: PeerClient, error: grpc.aio.AioRpcError) -> CoxswainError:
     code, text = error.code(), client.text_of(error)
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return FailedPrecondition(
-            f"{client.name} does not implement coxswain.tools.v1.ToolProvider", reason="UPSTREAM_REJECTED"
-        )
+        return FailedPrecondition(f"{client.name} does not implement {_SERVICE}", reason="UPSTREAM_REJECTED")
     if code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
         return PermissionDenied(f"{client.name} refused the credential: {text}", reason="UPSTREAM_CREDENTIAL_REJECTED")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:

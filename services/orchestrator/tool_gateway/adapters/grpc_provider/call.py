@@ -17,8 +17,8 @@ from services.common.errors import PermissionDenied
 from services.common.grpc.large_messages import beside_if_large
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError, shown
 from services.orchestrator.tool_gateway.adapters.forms import AsksForSecret, BadQuestion
-from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import ProviderUnreachable
-from services.orchestrator.tool_gateway.adapters.grpc_provider.client import MAX_ERROR_BYTES, ProviderClient
+from services.orchestrator.tool_gateway.adapters.grpc_peer.channels import PeerUnreachable
+from services.orchestrator.tool_gateway.adapters.grpc_peer.client import MAX_ERROR_BYTES, PeerClient
 from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import (
     check_input,
     get_call_message,
@@ -59,7 +59,7 @@ _REFUSALS = {
 _CANNOT_BE_ASKED = {*_REFUSALS, Code.UNAUTHENTICATED, Code.OUT_OF_RANGE, Code.DATA_LOSS, Code.RESOURCE_EXHAUSTED}
 
 # Why nothing can be asked; none of it says anything of a call that was sent before.
-_NO_CONNECTION = (ProviderUnreachable, PermissionDenied, CallRefused, NotSent)
+_NO_CONNECTION = (PeerUnreachable, PermissionDenied, CallRefused, NotSent)
 
 
 class _Broken(Exception):
@@ -75,7 +75,7 @@ class ProviderCall:
 
     def __init__(
         self,
-        client: ProviderClient,
+        client: PeerClient,
         message: pb.CallToolRequest,
         progress: CallProgress,
         *,
@@ -166,7 +166,7 @@ class ProviderCall:
                 if not await self._client.renews_credential():
                     raise
                 return await self._deliver()
-        except ProviderUnreachable as error:
+        except PeerUnreachable as error:
             raise NotSent(f"{self._client.name}: {error}") from None
         except PermissionDenied as error:
             raise CallRefused(error.message, reason=error.reason) from None

@@ -1,4 +1,4 @@
-"""Connections to providers: to checked addresses only, shared by the calls of one group with one credential."""
+"""Connections to peers: to checked addresses only, shared by the calls of one group with one credential."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ _KEEPALIVE_MS, _KEEPALIVE_ANSWER_MS = 310_000, 20_000
 _MAX_SENT_BYTES = 8 * 1024 * 1024
 
 
-class ProviderUnreachable(Exception):
+class PeerUnreachable(Exception):
     """No connection, so nothing was sent. The text says why, for people."""
 
 
@@ -59,7 +59,7 @@ class _Connection:
     idle: asyncio.TimerHandle | None = None
 
 
-class ProviderChannels:
+class PeerChannels:
     """Opens connections when they are needed, and closes those that nobody has used for a while."""
 
     def __init__(
@@ -90,7 +90,7 @@ class ProviderChannels:
 
         Raises:
             PermissionDenied: the address is not one that groups may call.
-            ProviderUnreachable: it cannot be reached, or there are too many connections.
+            PeerUnreachable: it cannot be reached, or there are too many connections.
         """
         connection = self._connection(key)
         connection.users += 1
@@ -142,7 +142,7 @@ class ProviderChannels:
             return
         oldest = next((key for key in full if not self._connections[key].users), None)
         if oldest is None:
-            raise ProviderUnreachable("the group has too many connections to tool providers; try again later")
+            raise PeerUnreachable("the group has too many connections to sources of tools; try again later")
         self._drop(oldest)
 
     def _rest(self, key: ChannelKey, connection: _Connection) -> None:
@@ -171,7 +171,7 @@ class ProviderChannels:
             async with asyncio.timeout(self._connect_seconds):
                 connection.opened = _Opened(await self._connect(key))
         except TimeoutError:
-            raise ProviderUnreachable(f"{key.address} did not answer within {self._connect_seconds:g} s") from None
+            raise PeerUnreachable(f"{key.address} did not answer within {self._connect_seconds:g} s") from None
         return connection.opened
 
     async def _connect(self, key: ChannelKey) -> grpc.aio.Channel:
@@ -181,7 +181,7 @@ class ProviderChannels:
         try:
             found = await resolver.resolve(host, port)
         except OSError:
-            raise ProviderUnreachable(f"the name {host} cannot be resolved") from None
+            raise PeerUnreachable(f"the name {host} cannot be resolved") from None
         finally:
             await resolver.close()
         why = ""
@@ -196,7 +196,7 @@ class ProviderChannels:
             finally:
                 if not ready:
                     await channel.close()
-        raise ProviderUnreachable(why or f"the name {host} has no address")
+        raise PeerUnreachable(why or f"the name {host} has no address")
 
     def _open(self, key: ChannelKey, host: str, target: str) -> grpc.aio.Channel:
         options: list[tuple[str, Any]] = [
@@ -223,7 +223,7 @@ class ProviderChannels:
 def _host_and_port(key: ChannelKey) -> tuple[str, int]:
     parts = urlsplit(key.url)
     if parts.path or parts.query or parts.fragment or parts.hostname is None or parts.port is None:
-        raise ProviderUnreachable("the address of a provider is written HOST:PORT, with nothing before or after it")
+        raise PeerUnreachable("the address of a server is written HOST:PORT, with nothing before or after it")
     return parts.hostname, parts.port
 
 

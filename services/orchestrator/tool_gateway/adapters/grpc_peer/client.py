@@ -11,14 +11,13 @@ from google.protobuf.message import Message
 
 from services.common.identity.principal import Principal
 from services.common.tracing.http_spans import traced_headers
-from services.orchestrator.domain.tool_source import AuthKind, GrpcProvider, ToolSourceSpec
+from services.orchestrator.domain.tool_source import AuthKind, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import shown
-from services.orchestrator.tool_gateway.adapters.grpc_provider.channels import ChannelKey, ProviderChannels
+from services.orchestrator.tool_gateway.adapters.grpc_peer.channels import ChannelKey, PeerChannels
 from services.orchestrator.tool_gateway.http_bodies import forms_of, secrets_of, without
 from services.orchestrator.tool_gateway.ports import CallRefused, RequestCredentials
 
 MAX_ERROR_BYTES = 1024
-_SERVICE = "/coxswain.tools.v1.ToolProvider/"
 _MOST_HIDDEN = 32
 _SET_BY_GRPC = frozenset({"te", "host", "content-type", "user-agent"})
 
@@ -30,38 +29,51 @@ class Connected:
     """A connection for one RPC, with what it is authenticated with."""
 
     channel: grpc.aio.Channel
+    service: str
+    """Full name of the service whose methods are called."""
     metadata: Metadata = field(repr=False)
 
     def stream(self, method: str, request: Message, *, timeout: float) -> Any:
         """Begin an RPC that streams; its messages come as bytes."""
         opened: Any = self.channel.unary_stream(
-            f"{_SERVICE}{method}", request_serializer=type(request).SerializeToString, response_deserializer=None
+            f"/{self.service}/{method}", request_serializer=type(request).SerializeToString, response_deserializer=None
         )
         return opened(request, metadata=self.metadata, timeout=timeout)
 
     async def ask(self, method: str, request: Message, *, timeout: float) -> bytes:
         """Return the bytes of an answer. Raises grpc.aio.AioRpcError."""
         opened: Any = self.channel.unary_unary(
-            f"{_SERVICE}{method}", request_serializer=type(request).SerializeToString, response_deserializer=None
+            f"/{self.service}/{method}", request_serializer=type(request).SerializeToString, response_deserializer=None
         )
         answer: bytes = await opened(request, metadata=self.metadata, timeout=timeout)
         return answer
 
 
-class ProviderClient:
+class PeerClient:
     """Connects to a source. A credential is asked for anew with each RPC: calls may outlast it."""
 
     def __init__(
-        self, channels: ProviderChannels, credentials: RequestCredentials, source: ToolSourceSpec, principal: Principal
+        self,
+        channels: PeerChannels,
+        credentials: RequestCredentials,
+        source: ToolSourceSpec,
+        principal: Principal,
+        service: str,
+        address: str,
+        *,
+        plaintext: bool,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
-        assert isinstance(source.endpoint, GrpcProvider)
+        """`service` is the full name of the gRPC service; `metadata` is sent with every call of it."""
         self.name = source.name
         self._channels = channels
         self._credentials = credentials
         self._source = source
         self._principal = principal
-        self._provider = source.endpoint
-        self._address = _with_port(source.endpoint)
+        self._service = service
+        self._plaintext = plaintext
+        self._address = _with_port(address, plaintext=plaintext)
+        self._metadata = metadata or {}
         self._secret: Mapping[str, str] = {}
         self._hidden: tuple[str, ...] = ()
 
@@ -72,15 +84,15 @@ class ProviderClient:
         Raises:
             CallRefused, NotSent: there is no credential, or none now; see `RequestCredentials`.
             PermissionDenied: the address is not one that groups may call.
-            ProviderUnreachable: it cannot be reached.
+            PeerUnreachable: it cannot be reached.
         """
         secret = await self._headers()
-        headers = traced_headers(f"https://{self._address}/", {**self._source.headers, **secret})
+        headers = traced_headers(f"https://{self._address}/", {**self._source.headers, **self._metadata, **secret})
         metadata = _metadata(self._source, headers)
         digest = hashlib.sha256(repr(sorted(secret.items())).encode()).digest() if secret else b""
-        key = ChannelKey(self._principal.group_id, self._source.name, self._address, self._provider.plaintext, digest)
+        key = ChannelKey(self._principal.group_id, self._source.name, self._address, self._plaintext, digest)
         async with self._channels.connected(key) as channel:
-            yield Connected(channel, metadata)
+            yield Connected(channel, self._service, metadata)
 
     async def renews_credential(self) -> bool:
         """Return whether there is another credential than the one that was refused."""
@@ -97,7 +109,7 @@ class ProviderClient:
         return shown(self.hide(error.details() or ""), MAX_ERROR_BYTES)
 
     async def _headers(self) -> Mapping[str, str]:
-        if self._provider.plaintext:
+        if self._plaintext:
             if self._source.auth.kind is not AuthKind.NONE:
                 raise CallRefused(
                     f"{self.name} has `auth` and `plaintext`: a credential is sent over TLS only; remove one of them",
@@ -110,12 +122,11 @@ class ProviderClient:
         return self._secret
 
 
-def _with_port(provider: GrpcProvider) -> str:
+def _with_port(address: str, *, plaintext: bool) -> str:
     """Return host and port; without a port it is that of the web."""
-    address = provider.address
     if address.rpartition("]")[2].count(":") == 1 and address.rpartition(":")[2]:
         return address
-    return f"{address.rstrip(':')}:{80 if provider.plaintext else 443}"
+    return f"{address.rstrip(':')}:{80 if plaintext else 443}"
 
 
 def _metadata(source: ToolSourceSpec, headers: Mapping[str, str]) -> Metadata:

@@ -1,0 +1,1 @@
+"""Connections to peers over gRPC, of whichever service."""
