@@ -65,7 +65,7 @@ class Told:
         self.steps.append((text, fraction))
         self.changes.notify()
 
-    async def ask(self, question: SourceQuestion) -> SourceAnswer:
+    async def ask(self, question: SourceQuestion, *, durable: bool = False) -> SourceAnswer:
         self.questions.append(question)
         self.changes.notify()
         return self.answer

@@ -83,7 +83,7 @@ class RecordedProgress:
         self.texts.append(text)
         self.changes.notify()
 
-    async def ask(self, question: SourceQuestion) -> SourceAnswer:
+    async def ask(self, question: SourceQuestion, *, durable: bool = False) -> SourceAnswer:
         raise AssertionError("these tools ask nobody")
 
 

@@ -156,7 +156,7 @@ class RecordedProgress:
         self.fractions.append(fraction)
         self.progressed.set()
 
-    async def ask(self, question: SourceQuestion) -> SourceAnswer:
+    async def ask(self, question: SourceQuestion, *, durable: bool = False) -> SourceAnswer:
         self.questions.append(question)
         return self._answers.pop(0)
 

@@ -20,6 +20,8 @@ class SourceKind(StrEnum):
     HTTP = "HTTP"
     PYTHON = "PYTHON"
     """Tools that the operator has installed; only operators declare one."""
+    A2A = "A2A"
+    """An agent of another system."""
 
 
 class McpEra(StrEnum):
@@ -60,6 +62,20 @@ class GrpcProvider:
     """A server of `coxswain.tools.v1.ToolProvider`."""
 
     address: str
+    plaintext: bool = False
+    """Without TLS, as only networks that the operator lists allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class A2AAgent:
+    """An agent that is called over A2A 1.0 by gRPC; one of `card_url` and `address` at least is not empty."""
+
+    card_url: str = ""
+    """Empty: the agent is asked for its card at `address`."""
+    address: str = ""
+    """HOST:PORT that calls go to; empty: what the card names."""
+    tenant: str = ""
+    """Empty: what the card names."""
     plaintext: bool = False
     """Without TLS, as only networks that the operator lists allow."""
 
@@ -191,7 +207,7 @@ class ShareField(StrEnum):
     LABELS = "LABELS"
 
 
-SourceEndpoint = McpServer | LocalCommand | GrpcProvider | OpenApiDocument | HttpApi | PythonTools
+SourceEndpoint = McpServer | LocalCommand | GrpcProvider | OpenApiDocument | HttpApi | PythonTools | A2AAgent
 ENDPOINT_TYPES: Mapping[SourceKind, type[SourceEndpoint]] = {
     SourceKind.MCP: McpServer,
     SourceKind.MCP_COMMAND: LocalCommand,
@@ -199,6 +215,7 @@ ENDPOINT_TYPES: Mapping[SourceKind, type[SourceEndpoint]] = {
     SourceKind.OPENAPI: OpenApiDocument,
     SourceKind.HTTP: HttpApi,
     SourceKind.PYTHON: PythonTools,
+    SourceKind.A2A: A2AAgent,
 }
 
 
@@ -225,7 +242,9 @@ class ToolSourceSpec:
         match self.endpoint:
             case McpServer(url=url) | OpenApiDocument(base_url=url) | HttpApi(base_url=url):
                 return (url,)
-            case GrpcProvider(address=address, plaintext=plaintext):
+            case A2AAgent(address="", card_url=url):
+                return (url,)
+            case GrpcProvider(address=address, plaintext=plaintext) | A2AAgent(address=address, plaintext=plaintext):
                 return (f"{'http' if plaintext else 'https'}://{address}",)
             case _:
                 return ()

@@ -13,6 +13,7 @@ from services.common.grpc.times import duration_to_proto, timestamp_to_proto
 from services.common.grpc.validation import rule_violations_cutting
 from services.orchestrator.domain.crew import OnDeadline
 from services.orchestrator.domain.tool_source import (
+    A2AAgent,
     ApprovalRule,
     AuthKind,
     GrpcProvider,
@@ -106,6 +107,9 @@ def _endpoint_from_proto(message: tool_source_pb2.ToolSourceSpec) -> tuple[Sourc
     match message.WhichOneof("kind"):
         case "grpc":
             return SourceKind.GRPC, GrpcProvider(message.grpc.address, plaintext=message.grpc.plaintext)
+        case "a2a":
+            agent = message.a2a
+            return SourceKind.A2A, A2AAgent(agent.card_url, agent.address, agent.tenant, plaintext=agent.plaintext)
         case "openapi":
             return SourceKind.OPENAPI, OpenApiDocument(
                 base_url=message.openapi.base_url,
@@ -235,6 +239,9 @@ def _set_endpoint(message: tool_source_pb2.ToolSourceSpec, endpoint: SourceEndpo
             message.mcp_command.environment.extend(endpoint.environment)
         case GrpcProvider():
             message.grpc.address, message.grpc.plaintext = endpoint.address, endpoint.plaintext
+        case A2AAgent():
+            message.a2a.card_url, message.a2a.address = endpoint.card_url, endpoint.address
+            message.a2a.tenant, message.a2a.plaintext = endpoint.tenant, endpoint.plaintext
         case OpenApiDocument():
             message.openapi.base_url = endpoint.base_url
             if endpoint.url:

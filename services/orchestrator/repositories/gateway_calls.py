@@ -94,6 +94,14 @@ class GatewayCallRepository:
             update(gateway_calls).where(*_of(key), _ROW.ended_at.is_(None)).values(cancel_requested=True)
         )
 
+    async def request_cancels(self, execution_id: str) -> None:
+        """Ask the processes that make calls of an execution to cancel them."""
+        await self._connection.execute(
+            update(gateway_calls)
+            .where(_ROW.execution_id == execution_id, _ROW.ended_at.is_(None))
+            .values(cancel_requested=True)
+        )
+
     async def leave_answer(self, key: CallKey, question: bytes, answer: bytes) -> bool:
         """Leave a person's answer for the process that makes a call; False if its question is no longer open."""
         left = await self._connection.execute(

@@ -121,8 +121,14 @@ class CallProgress(Protocol):
         """Tell that the call goes on, which extends its time."""
         ...
 
-    async def ask(self, question: SourceQuestion) -> SourceAnswer:
-        """Ask a person and wait for the answer."""
+    async def ask(self, question: SourceQuestion, *, durable: bool = False) -> SourceAnswer:
+        """Ask a person and wait for the answer; one that does not come in time is "cancel".
+
+        `durable` says that the source waits for as long as it takes, and that `resume` asks the same question again.
+
+        Raises:
+            StillAsked: the answer to a durable question does not come in time.
+        """
         ...
 
 
@@ -165,6 +171,10 @@ class CredentialExpired(CallRefused):
         super().__init__(text, reason="CREDENTIAL_EXPIRED")
 
 
+class StillAsked(Exception):
+    """The call waits at its source for a person's answer, and nobody waits with it here. Whoever has it resumes it."""
+
+
 class BuiltinTool(Protocol):
     """A tool of the gateway's own. Cancelling the task that runs a method cancels the call as far as it can be."""
 
@@ -200,7 +210,7 @@ class ToolAdapter(BuiltinTool, Protocol):
         """Make a call, once; nothing here makes it twice.
 
         Raises:
-            NotSent, OutcomeUnknown, CallRefused: it has no result.
+            NotSent, OutcomeUnknown, CallRefused, StillAsked: it has no result.
         """
         ...
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from services.common.egress import AddressPolicy
 from services.common.http import EgressClient
 from services.orchestrator.domain.tool_source import SourceKind
+from services.orchestrator.tool_gateway.adapters.a2a.adapter import A2AAdapter
 from services.orchestrator.tool_gateway.adapters.grpc_provider.adapter import GrpcProviderAdapter
 from services.orchestrator.tool_gateway.adapters.http import HttpAdapter
 from services.orchestrator.tool_gateway.adapters.mcp.adapter import McpAdapter
@@ -58,6 +59,7 @@ def adapters(outside: Outside) -> Mapping[SourceKind, ToolAdapter]:
         SourceKind.HTTP: HttpAdapter(egress, credentials, max_result_bytes=limit),
         SourceKind.OPENAPI: OpenApiAdapter(egress, credentials, outside.documents, max_result_bytes=limit),
         SourceKind.GRPC: _grpc(outside),
+        SourceKind.A2A: _a2a(outside),
         SourceKind.PYTHON: _python(outside.settings),
     }
 
@@ -95,15 +97,31 @@ def builtin_checks(outside: Outside, tools: Mapping[str, BuiltinTool]) -> Mappin
 
 def _grpc(outside: Outside) -> ToolAdapter:
     settings = outside.settings
-    # The authorities that HTTP trusts here; gRPC would bring others along.
-    authorities = ssl.get_default_verify_paths().cafile
     return GrpcProviderAdapter(
         outside.policy,
         outside.credentials,
-        authorities=Path(authorities).read_bytes() if authorities else None,
+        authorities=_authorities(),
         max_result_bytes=settings.max_result_bytes,
         connect_seconds=settings.connect_seconds,
     )
+
+
+def _a2a(outside: Outside) -> ToolAdapter:
+    settings = outside.settings
+    return A2AAdapter(
+        outside.egress,
+        outside.policy,
+        outside.credentials,
+        authorities=_authorities(),
+        max_result_bytes=settings.max_result_bytes,
+        connect_seconds=settings.connect_seconds,
+    )
+
+
+def _authorities() -> bytes | None:
+    """Return the authorities that HTTP trusts here; gRPC would bring others along."""
+    authorities = ssl.get_default_verify_paths().cafile
+    return Path(authorities).read_bytes() if authorities else None
 
 
 def _python(settings: ToolGatewaySettings) -> ToolAdapter:

@@ -13,6 +13,7 @@ from services.orchestrator.events import error_to_proto, new_event
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.gateway_calls import GatewayCallRepository
 from services.orchestrator.usecases.ports import Grants
 
 logger = structlog.get_logger(__name__)
@@ -51,6 +52,8 @@ class ExecutionEnder:
             state, body = ExecutionState.FAILED, new_event(failed)
         await EventRepository(connection).append(execution.id, [body])
         await ExecutionRepository(connection).end(execution.id, state, error, utc_now())
+        # What it has begun and waits for a person with is cancelled at its source.
+        await GatewayCallRepository(connection).request_cancels(execution.id)
 
     async def announce(self, ended: Execution) -> None:
         """Send watchers a hint, and revoke the grant; housekeeping tries again what fails of that."""

@@ -11,6 +11,7 @@ from services.common.errors import CoxswainError
 from services.common.identity.principal import Principal
 from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.tool_source import (
+    A2AAgent,
     AuthKind,
     GrpcProvider,
     HttpApi,
@@ -81,7 +82,7 @@ class ToolSourceChecks:
 
 def _steps(spec: ToolSourceSpec) -> list[CheckStep]:
     """Return the steps before the list, as far as a source has them."""
-    remote = isinstance(spec.endpoint, McpServer | GrpcProvider) or (
+    remote = isinstance(spec.endpoint, McpServer | GrpcProvider | A2AAgent) or (
         isinstance(spec.endpoint, OpenApiDocument) and bool(spec.endpoint.url)
     )
     if not remote:
@@ -118,7 +119,7 @@ def _said(step: CheckStep, spec: ToolSourceSpec) -> str:
 
 def _is_plain(spec: ToolSourceSpec) -> bool:
     match spec.endpoint:
-        case GrpcProvider(plaintext=plaintext):
+        case GrpcProvider(plaintext=plaintext) | A2AAgent(plaintext=plaintext):
             return plaintext
         case McpServer(url=url) | OpenApiDocument(url=url):
             return url.lower().startswith("http://")

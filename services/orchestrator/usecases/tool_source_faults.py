@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from services.common.egress import AddressPolicy, origin_of
 from services.common.errors import FieldViolation, PermissionDenied
 from services.orchestrator.domain.tool_source import (
+    A2AAgent,
     ApprovalRule,
     AuthKind,
     GrpcProvider,
@@ -80,8 +81,10 @@ def _endpoint(spec: ToolSourceSpec, addresses: AddressPolicy, *, from_operator: 
     match spec.endpoint:
         case McpServer(url=url):
             yield from _address("spec.mcp.url", url, addresses)
-        case GrpcProvider() as provider:
-            yield from _target(provider, addresses)
+        case GrpcProvider(address=address, plaintext=plaintext):
+            yield from _target("spec.grpc.address", address, addresses, plaintext=plaintext)
+        case A2AAgent() as agent:
+            yield from _agent(spec, agent, addresses)
         case OpenApiDocument() as document:
             yield from _openapi(document, addresses)
         case HttpApi() as api:
@@ -114,14 +117,32 @@ def _address(path: str, url: str, addresses: AddressPolicy, *, is_base: bool = F
         yield FieldViolation(path, refusal.message)
 
 
-def _target(provider: GrpcProvider, addresses: AddressPolicy) -> Iterator[FieldViolation]:
-    scheme = "http" if provider.plaintext else "https"
-    url = f"{scheme}://{provider.address}"
-    parts = urlsplit(url) if "/" not in provider.address and origin_of(url) else None
+def _target(path: str, address: str, addresses: AddressPolicy, *, plaintext: bool) -> Iterator[FieldViolation]:
+    scheme = "http" if plaintext else "https"
+    url = f"{scheme}://{address}"
+    parts = urlsplit(url) if "/" not in address and origin_of(url) else None
     if parts is None or parts.port is None or parts.query or parts.fragment:
-        yield FieldViolation("spec.grpc.address", "write it as HOST:PORT, as in tools.example.com:443")
+        yield FieldViolation(path, "write it as HOST:PORT, as in tools.example.com:443")
         return
-    yield from _address("spec.grpc.address", url, addresses)
+    yield from _address(path, url, addresses)
+
+
+def _agent(spec: ToolSourceSpec, agent: A2AAgent, addresses: AddressPolicy) -> Iterator[FieldViolation]:
+    if agent.card_url:
+        yield from _address("spec.a2a.card_url", agent.card_url, addresses)
+    if agent.address:
+        yield from _target("spec.a2a.address", agent.address, addresses, plaintext=agent.plaintext)
+    elif not agent.card_url:
+        yield FieldViolation("spec.a2a", "has to say where the agent is: set card_url, address or both")
+    elif spec.auth.kind is not AuthKind.NONE:
+        yield FieldViolation(
+            "spec.a2a.address",
+            "is required beside auth: a credential is sent where the source says, and not where a card says",
+        )
+    if agent.plaintext and spec.auth.kind is not AuthKind.NONE:
+        yield FieldViolation("spec.a2a.plaintext", "has to be left out with auth: a credential is sent over TLS only")
+    if not agent.tenant.isprintable():
+        yield FieldViolation("spec.a2a.tenant", "must not hold line breaks or other control characters")
 
 
 def _openapi(document: OpenApiDocument, addresses: AddressPolicy) -> Iterator[FieldViolation]:
@@ -179,7 +200,7 @@ def _headers(spec: ToolSourceSpec) -> Iterator[FieldViolation]:
         path, lower = f'spec.headers["{name}"]', name.lower()
         if not _TOKEN.fullmatch(name):
             yield FieldViolation(path, "is not the name of a header")
-        elif _is_authority(lower) or lower == carries:
+        elif _is_authority(lower) or lower == carries or (spec.kind is SourceKind.A2A and lower.startswith("a2a-")):
             yield FieldViolation(
                 path, "cannot be set here: it says who calls, or belongs to the connection; secrets go into `secret`"
             )

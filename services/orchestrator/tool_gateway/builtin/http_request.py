@@ -125,9 +125,9 @@ class _Reading:
         """See `CallProgress`."""
         await self._progress.progress(text, fraction)
 
-    async def ask(self, question: SourceQuestion) -> SourceAnswer:
+    async def ask(self, question: SourceQuestion, *, durable: bool = False) -> SourceAnswer:
         """See `CallProgress`."""
-        return await self._progress.ask(question)
+        return await self._progress.ask(question, durable=durable)
 
 
 def _http_call(request: ToolCallRequest, url: str) -> HttpCall:

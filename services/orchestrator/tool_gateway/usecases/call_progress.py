@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from services.common.errors import CoxswainError
 from services.common.storable import storable
 from services.orchestrator.domain.gateway_call import CallKey
-from services.orchestrator.tool_gateway.ports import NotSent, OutcomeUnknown, SourceAnswer, SourceQuestion
+from services.orchestrator.tool_gateway.ports import NotSent, OutcomeUnknown, SourceAnswer, SourceQuestion, StillAsked
 from services.orchestrator.tool_gateway.usecases.call_board import Asked, CallBoard, Sign
 from services.orchestrator.tool_gateway.usecases.call_store import CallStore
 
@@ -161,8 +161,8 @@ class RunningCall:
             fraction = None if math.isnan(fraction) else min(1.0, max(0.0, fraction))
         self.board.show(Sign(storable(text)[:_SIGN_CHARACTERS], fraction))
 
-    async def ask(self, question: SourceQuestion) -> SourceAnswer:
-        """See `CallProgress`; an answer that does not come in time is "cancel"."""
+    async def ask(self, question: SourceQuestion, *, durable: bool = False) -> SourceAnswer:
+        """See `CallProgress`."""
         self._questions += 1
         asked = Asked(
             self._questions,
@@ -176,6 +176,8 @@ class RunningCall:
                 async with asyncio.timeout(self._question_seconds):
                     return await self._answer
             except TimeoutError:
+                if durable:
+                    raise StillAsked from None
                 return SourceAnswer("cancel")
             finally:
                 self._answer = None

@@ -22,6 +22,7 @@ from services.orchestrator.tool_gateway.ports import (
     NeverSeen,
     NotSent,
     OutcomeUnknown,
+    StillAsked,
     StoredFile,
     ToolAdapter,
     ToolCallRequest,
@@ -236,6 +237,9 @@ class CallRunner:
                 # It goes on at its source: whoever has a renewed credential asks for it again.
                 raise Unauthenticated(str(refused), reason=refused.reason) from refused
             return _Step(_refused(order, call, refused, asking=step.handle is not None), is_final=True)
+        except StillAsked:
+            trial.succeeded()
+            raise Unavailable(f"{order.name} waits for a person's answer; ask again for the call") from None
         except asyncio.CancelledError:
             if call.time.ran_out:
                 trial.failed(call.time.text)

@@ -164,6 +164,8 @@ def _address(spec: ToolSourceSpec) -> str:
             return spec.mcp.url
         case "grpc":
             return f"https://{spec.grpc.address}"
+        case "a2a":
+            return f"https://{spec.a2a.address}"
         case "openapi":
             return spec.openapi.base_url
         case "http":

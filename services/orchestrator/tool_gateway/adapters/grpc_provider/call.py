@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
 
 from coxswain.tools.v1 import tool_provider_pb2 as pb
 from services.common.backoff import Backoff
@@ -19,6 +18,7 @@ from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
 from services.orchestrator.tool_gateway.adapters.forms import AsksForSecret, BadQuestion
 from services.orchestrator.tool_gateway.adapters.grpc_peer.channels import PeerUnreachable
 from services.orchestrator.tool_gateway.adapters.grpc_peer.client import MAX_ERROR_BYTES, PeerClient
+from services.orchestrator.tool_gateway.adapters.grpc_peer.statuses import REFUSALS, retry_after
 from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import (
     check_input,
     get_call_message,
@@ -44,19 +44,10 @@ _LOOK_UP = Backoff(0.25, 5.0)
 _POLL_SECONDS, _LONGEST_POLL_SECONDS = 1.0, 30.0
 _NEVER_SEEN_ANSWERS = 2
 """A delivery that was cut may still arrive while the first question is answered."""
-_STATUS_DETAILS = "grpc-status-details-bin"
 
 Code = grpc.StatusCode
-# Statuses that a provider sends instead of taking a call, and what they are called here.
-_REFUSALS = {
-    Code.NOT_FOUND: "TOOL_NOT_FOUND",
-    Code.INVALID_ARGUMENT: "TOOL_ARGUMENTS",
-    Code.FAILED_PRECONDITION: "TOOL_REFUSED",
-    Code.PERMISSION_DENIED: "TOOL_REFUSED",
-    Code.UNIMPLEMENTED: "TOOL_UNAVAILABLE",
-}
 # With these, asking GetCall again does not help.
-_CANNOT_BE_ASKED = {*_REFUSALS, Code.UNAUTHENTICATED, Code.OUT_OF_RANGE, Code.DATA_LOSS, Code.RESOURCE_EXHAUSTED}
+_CANNOT_BE_ASKED = {*REFUSALS, Code.UNAUTHENTICATED, Code.OUT_OF_RANGE, Code.DATA_LOSS, Code.RESOURCE_EXHAUSTED}
 
 # Why nothing can be asked; none of it says anything of a call that was sent before.
 _NO_CONNECTION = (PeerUnreachable, PermissionDenied, CallRefused, NotSent)
@@ -226,14 +217,14 @@ class ProviderCall:
     def _raise_refusal(self, error: grpc.aio.AioRpcError) -> None:
         """Raise what a status means that came instead of the call's acceptance; return if it means nothing certain."""
         code, text = error.code(), f"{self._client.name} refused the call: {self._client.text_of(error)}"
-        if code is Code.RESOURCE_EXHAUSTED and (seconds := _retry_after(error)) is not None:
+        if code is Code.RESOURCE_EXHAUSTED and (seconds := retry_after(error)) is not None:
             raise NotSent(text, reason="TOOL_RATE_LIMITED", retry_after=seconds) from None
         if code is Code.UNIMPLEMENTED:
             text = f"{self._client.name} does not implement coxswain.tools.v1.ToolProvider"
         if code is Code.UNAUTHENTICATED:
             raise _CredentialRefused(text, reason="UPSTREAM_CREDENTIAL_REJECTED") from None
-        if code in _REFUSALS:
-            raise CallRefused(text, reason=_REFUSALS[code]) from None
+        if code in REFUSALS:
+            raise CallRefused(text, reason=REFUSALS[code]) from None
 
     async def _look_up(self, seen: str) -> pb.CallResult | pb.InputRequired:
         """Ask the provider what became of the call until it has an outcome; `seen` is what is known without it."""
@@ -302,21 +293,3 @@ def _poll_seconds(answer: pb.GetCallResponse) -> float:
         return _POLL_SECONDS
     seconds = answer.poll_interval.seconds + answer.poll_interval.nanos / 1e9
     return min(max(seconds, _POLL_SECONDS / 10), _LONGEST_POLL_SECONDS)
-
-
-def _retry_after(error: grpc.aio.AioRpcError) -> float | None:
-    """Return the seconds in a status's RetryInfo, None without one."""
-    for key, value in error.trailing_metadata() or ():
-        if key == _STATUS_DETAILS and isinstance(value, bytes):
-            with contextlib.suppress(DecodeError):
-                return _retry_info(status_pb2.Status.FromString(value))
-    return None
-
-
-def _retry_info(status: status_pb2.Status) -> float | None:
-    info = error_details_pb2.RetryInfo()
-    for detail in status.details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-            return max(0.0, info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
-    return None

@@ -1,0 +1,120 @@
+"""The methods of an agent, over connections to checked addresses."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from services.common.grpc.large_messages import beside_if_large
+from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
+from services.orchestrator.tool_gateway.adapters.grpc_peer.client import PeerClient
+
+SERVICE = "lf.a2a.v1.A2AService"
+METADATA = {"a2a-version": "1.0"}
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class UnreadableAnswer(ForeignTextError):
+    """An agent sent what is not the message that its method returns."""
+
+
+class AgentClient:
+    """Calls an agent. Each call may raise what `PeerClient.connected` raises, and grpc.aio.AioRpcError."""
+
+    def __init__(self, peer: PeerClient, tenant: str) -> None:
+        self.peer = peer
+        self.tenant = tenant
+
+    @property
+    def name(self) -> str:
+        """The name of the source."""
+        return self.peer.name
+
+    async def ask(
+        self,
+        method: str,
+        request: Message,
+        answer: type[Answer],
+        *,
+        timeout: float,
+        before: Callable[[], Awaitable[None]] | None = None,
+    ) -> Answer:
+        """Return an answer. `before` is awaited once there is a connection, before anything leaves.
+
+        Raises:
+            UnreadableAnswer: the answer cannot be read.
+        """
+        try:
+            data = await self._ask(method, request, timeout, before)
+        except grpc.aio.AioRpcError as error:
+            # Nothing was done with it: a token may have been withdrawn before its time.
+            if error.code() is not grpc.StatusCode.UNAUTHENTICATED or not await self.peer.renews_credential():
+                raise
+            data = await self._ask(method, request, timeout, None)
+        try:
+            return await beside_if_large(len(data), answer.FromString, data)
+        except DecodeError:
+            raise UnreadableAnswer(f"its answer to {method} cannot be read") from None
+
+    async def _ask(
+        self, method: str, request: Message, timeout: float, before: Callable[[], Awaitable[None]] | None
+    ) -> bytes:
+        async with self.peer.connected() as connected:
+            if before is not None:
+                await before()
+            return await connected.ask(method, request, timeout=timeout)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, method: str, request: Message, *, timeout: float) -> AsyncIterator["AgentStream"]:
+        """Open a stream, which is closed with the block."""
+        async with self.peer.connected() as connected:
+            call = connected.stream(method, request, timeout=timeout)
+            reading = AgentStream(call)
+            try:
+                yield reading
+            finally:
+                await reading.close()
+
+
+class AgentStream:
+    """The messages of a stream, read with a limit of time that does not end the stream."""
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Message, bytes]) -> None:
+        self._call = call
+        self._reading: asyncio.Task[bytes | None] | None = None
+
+    async def read(self, answer: type[Answer], *, within: float) -> Answer | None:
+        """Return the next message; None at the end of the stream.
+
+        Raises:
+            TimeoutError: there is none within so many seconds; reading goes on.
+            UnreadableAnswer: it cannot be read.
+        """
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._next())
+        done, _ = await asyncio.wait({self._reading}, timeout=within)
+        if not done:
+            raise TimeoutError
+        reading, self._reading = self._reading, None
+        data = reading.result()
+        if data is None:
+            return None
+        try:
+            return await beside_if_large(len(data), answer.FromString, data)
+        except DecodeError:
+            raise UnreadableAnswer("it sent an event that cannot be read") from None
+
+    async def close(self) -> None:
+        """End the stream."""
+        self._call.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _next(self) -> bytes | None:
+        data = await self._call.read()
+        return data if isinstance(data, bytes) else None
