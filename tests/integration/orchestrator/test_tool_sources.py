@@ -291,6 +291,22 @@ def http(**fields: Any) -> pb.HttpApi:
         bad("spec.grpc.address", grpc=pb.GrpcProvider(address="tools.example.com")),
         bad("spec.grpc.address", grpc=pb.GrpcProvider(address="127.0.0.1:80")),
         bad("spec.grpc.address", grpc=pb.GrpcProvider(address="tools.example.com:80", plaintext=True)),
+        bad("spec.a2a", a2a=pb.A2AAgent(tenant="t")),
+        bad("spec.a2a.card_url", a2a=pb.A2AAgent(card_url="agents.example.com/card.json")),
+        bad("spec.a2a.address", a2a=pb.A2AAgent(address="https://agents.example.com:443")),
+        bad("spec.a2a.address", a2a=pb.A2AAgent(address="10.0.0.1:443")),
+        bad("spec.a2a.address", a2a=pb.A2AAgent(card_url="https://agents.example.com"), caller=pb.CallerAuth()),
+        bad(
+            "spec.a2a.plaintext",
+            a2a=pb.A2AAgent(card_url="https://agents.example.com", address="a.example.com:1", plaintext=True),
+            caller=pb.CallerAuth(),
+        ),
+        bad("spec.a2a.tenant", a2a=pb.A2AAgent(address="agents.example.com:443", tenant="a\nb")),
+        bad(
+            'spec.headers["A2A-Version"]',
+            a2a=pb.A2AAgent(address="agents.example.com:443"),
+            headers={"A2A-Version": "0.3"},
+        ),
         bad("spec.openapi.location", openapi=pb.OpenApiDocument(base_url="https://api.example.com")),
         bad(
             "spec.openapi.url",

@@ -67,7 +67,7 @@ def tool_source_from(root: Node, path: Path | str) -> ToolSourceDocument:
     if isinstance(root.value, dict):
         reader.fill(spec, root, "")
     else:
-        reader.report("", f"a source is a mapping with name and mcp, grpc, openapi or http, not {root.kind}", root)
+        reader.report("", f"a source is a mapping with name and mcp, grpc, a2a, openapi or http, not {root.kind}", root)
     document = ToolSourceDocument(spec, reader.lines)
     problems = reader.problems or [document.problem(field, description) for field, description in violations(spec)]
     if problems:

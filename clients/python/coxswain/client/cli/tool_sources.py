@@ -39,9 +39,11 @@ NameArgument = Annotated[
 ]
 McpOption = Annotated[str, typer.Option("--mcp", help="Address of an MCP server.")]
 GrpcOption = Annotated[str, typer.Option("--grpc", help="HOST:PORT of a tool provider.")]
+A2AOption = Annotated[str, typer.Option("--a2a", help="An agent of another system: address of its card, or HOST:PORT.")]
+TenantOption = Annotated[str | None, typer.Option(help="With --a2a: the tenant that the agent is called by.")]
 PlaintextOption = Annotated[
     bool | None,
-    typer.Option("--plaintext/--tls", help="With --grpc: without TLS, in networks that the operator allows."),
+    typer.Option("--plaintext/--tls", help="With --grpc or --a2a: without TLS, in networks that the operator allows."),
 ]
 OpenApiOption = Annotated[str, typer.Option("--openapi", help="Address of an OpenAPI document.")]
 BaseUrlOption = Annotated[str, typer.Option(help="Address that the operations of --openapi are below.")]
@@ -59,6 +61,8 @@ def create(
     file: FileOption = None,
     mcp: McpOption = "",
     grpc: GrpcOption = "",
+    a2a: A2AOption = "",
+    tenant: TenantOption = None,
     plaintext: PlaintextOption = None,
     openapi: OpenApiOption = "",
     base_url: BaseUrlOption = "",
@@ -75,9 +79,11 @@ def create(
         coxswain tool source create billing --mcp https://mcp.example.com/mcp --secret tools/billing
 
         coxswain tool source create desk --grpc 127.0.0.1:50061 --plaintext
+
+        coxswain tool source create partner --a2a agents.example.com:443 --secret tools/partner
     """
     session = session_of(context, as_json)
-    options = _given(mcp, grpc, plaintext, openapi, base_url, secret, description)
+    options = _given(mcp, grpc, a2a, tenant, plaintext, openapi, base_url, secret, description)
     if file is not None and options:
         raise typer.BadParameter(f"has all of it: leave out {', '.join(options)}", param_hint="--file")
     document = None
@@ -87,10 +93,12 @@ def create(
         if name and name != spec.name:
             raise typer.BadParameter(f"the file is of {spec.name!r}, not of {name!r}", param_hint="NAME")
     else:
-        if not name or sum(map(bool, (mcp, grpc, openapi))) != 1:
-            raise typer.BadParameter("give --file, or a name and one of --mcp, --grpc and --openapi", param_hint="NAME")
+        if not name or sum(map(bool, (mcp, grpc, a2a, openapi))) != 1:
+            raise typer.BadParameter(
+                "give --file, or a name and one of --mcp, --grpc, --a2a and --openapi", param_hint="NAME"
+            )
         spec = ToolSourceSpec(name=name)
-        _change(spec, mcp, grpc, plaintext, openapi, base_url, secret, description)
+        _change(spec, mcp, grpc, a2a, tenant, plaintext, openapi, base_url, secret, description)
     with session.client() as client, naming_lines(document, file):
         source = client.tool_sources.CreateToolSource(CreateToolSourceRequest(spec=spec)).source
     _report(session, source, "stored", must_work=True)
@@ -99,6 +107,8 @@ def create(
 def _given(
     mcp: str,
     grpc: str,
+    a2a: str,
+    tenant: str | None,
     plaintext: bool | None,
     openapi: str,
     base_url: str,
@@ -109,6 +119,8 @@ def _given(
     values = {
         "--mcp": mcp or None,
         "--grpc": grpc or None,
+        "--a2a": a2a or None,
+        "--tenant": tenant,
         "--plaintext": plaintext,
         "--openapi": openapi or None,
         "--base-url": base_url or None,
@@ -122,6 +134,8 @@ def _change(
     spec: ToolSourceSpec,
     mcp: str,
     grpc: str,
+    a2a: str,
+    tenant: str | None,
     plaintext: bool | None,
     openapi: str,
     base_url: str,
@@ -133,10 +147,19 @@ def _change(
         spec.mcp.url = mcp
     if grpc:
         spec.grpc.address = grpc
+    if "://" in a2a:
+        spec.a2a.card_url = a2a
+    elif a2a:
+        spec.a2a.address = a2a
+    kind = spec.WhichOneof("kind")
+    if tenant is not None:
+        if kind != "a2a":
+            raise typer.BadParameter("goes with --a2a", param_hint="--tenant")
+        spec.a2a.tenant = tenant
     if plaintext is not None:
-        if spec.WhichOneof("kind") != "grpc":
-            raise typer.BadParameter("goes with --grpc", param_hint="--plaintext")
-        spec.grpc.plaintext = plaintext
+        if kind not in {"grpc", "a2a"}:
+            raise typer.BadParameter("goes with --grpc or --a2a", param_hint="--plaintext")
+        getattr(spec, kind).plaintext = plaintext
     if openapi:
         spec.openapi.url, spec.openapi.base_url = openapi, base_url or openapi.rpartition("/")[0]
     elif base_url:
@@ -190,6 +213,8 @@ def update(
     file: FileOption = None,
     mcp: McpOption = "",
     grpc: GrpcOption = "",
+    a2a: A2AOption = "",
+    tenant: TenantOption = None,
     plaintext: PlaintextOption = None,
     openapi: OpenApiOption = "",
     base_url: BaseUrlOption = "",
@@ -209,13 +234,13 @@ def update(
         coxswain tool source update billing --disable
     """
     session = session_of(context, as_json)
-    options = _given(mcp, grpc, plaintext, openapi, base_url, secret, description)
+    options = _given(mcp, grpc, a2a, tenant, plaintext, openapi, base_url, secret, description)
     if file is None and disabled is None and not options:
         raise typer.BadParameter("nothing to change: give --file or at least one option", param_hint="SOURCE")
     if file is not None and options:
         raise typer.BadParameter(f"has all of it: leave out {', '.join(options)}", param_hint="--file")
-    if sum(map(bool, (mcp, grpc, openapi))) > 1:
-        raise typer.BadParameter("give one of --mcp, --grpc and --openapi", param_hint="SOURCE")
+    if sum(map(bool, (mcp, grpc, a2a, openapi))) > 1:
+        raise typer.BadParameter("give one of --mcp, --grpc, --a2a and --openapi", param_hint="SOURCE")
     document = None if file is None else read_tool_source(file)
     with session.client() as client:
         present = client.tool_sources.GetToolSource(GetToolSourceRequest(**source_key(source))).source
@@ -226,7 +251,7 @@ def update(
                 raise typer.BadParameter(
                     f"the file is of {spec.name!r}; the name of a source cannot change", param_hint="--file"
                 )
-        _change(spec, mcp, grpc, plaintext, openapi, base_url, secret, description)
+        _change(spec, mcp, grpc, a2a, tenant, plaintext, openapi, base_url, secret, description)
         if disabled is not None:
             spec.disabled = disabled
         request = UpdateToolSourceRequest(

@@ -161,6 +161,8 @@ class AgentCall:
         except PermissionDenied as error:
             raise CallRefused(error.message, reason=error.reason) from None
         except grpc.aio.AioRpcError as error:
+            if _is_too_large(error):
+                return self._too_large()
             self._raise_refusal(error)
             seen = f"the call ended with {error.code().name}: {self._client.peer.text_of(error)}"
         except UnreadableAnswer as error:
@@ -369,7 +371,7 @@ class AgentCall:
             raise OutcomeUnknown(f"{name} cannot be asked how its task stands: {error}") from None
         if not isinstance(error, grpc.aio.AioRpcError):
             return
-        if error.code() is Code.RESOURCE_EXHAUSTED and _TOO_LARGE in (error.details() or "").lower():
+        if _is_too_large(error):
             raise _TooLarge from None
         if error.code() is Code.NOT_FOUND:
             raise OutcomeUnknown(f"{name} does not know the task of the call any more", final=True) from None
@@ -447,3 +449,7 @@ class AgentCall:
         if task.status.state == pb.TASK_STATE_COMPLETED:
             return await beside_if_large(task.ByteSize(), task_result, task, self._client.peer.hide)
         return ToolResult(f"The task at the agent {self._client.name} was cancelled: {why}", is_error=True)
+
+
+def _is_too_large(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() is Code.RESOURCE_EXHAUSTED and _TOO_LARGE in (error.details() or "").lower()

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from a2a.types import a2a_pb2 as pb
 from google.protobuf import json_format
 
+from services.common.egress import origin_of
 from services.common.errors import InvalidArgument
 from services.common.grpc.json_values import from_struct
 from services.orchestrator.domain.tool_source import A2AAgent, ListedTool
@@ -56,7 +57,9 @@ def card_from_json(text: str) -> pb.AgentCard:
         ForeignTextError: it is no agent card.
     """
     document = parse_object(text, "the agent card", max_bytes=MAX_CARD_BYTES)
-    if "supportedInterfaces" not in document:
+    if not document.get("name"):
+        raise ForeignTextError("the document is no agent card: it has no name")
+    if "supportedInterfaces" not in document and "url" in document:
         document = _from_03(document)
     taken = {name: document[name] for name in _TAKEN if document.get(name) is not None}
     capabilities = taken.get("capabilities")
@@ -79,8 +82,6 @@ def card_from_json(text: str) -> pb.AgentCard:
 
 def _from_03(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a card of 0.3 with its interfaces as 1.0 has them."""
-    if not isinstance(document.get("url"), str):
-        raise ForeignTextError("the document is no agent card: it names no address of the agent")
     version = document.get("protocolVersion", "")
     others = document.get("additionalInterfaces")
     named = [{"url": document["url"], "transport": document.get("preferredTransport", "JSONRPC")}]
@@ -160,14 +161,12 @@ def host_and_port(url: str) -> str:
     """
     scheme, separator, rest = url.partition("://")
     target = rest.rstrip("/") if separator else url
-    try:
-        parts = urlsplit(f"//{target}")
-        port = parts.port or (80 if separator and scheme.lower() == "http" else 443)
-    except ValueError:
-        parts, port = urlsplit(""), 0
-    if not parts.hostname or parts.path or parts.query or parts.fragment or "@" in target or not target.isprintable():
+    if origin_of(f"https://{target}") is None or not target.isprintable() or set("/?#") & set(target):
         raise ForeignTextError(f"the address {shown(url, 200)!r} in the agent card is not HOST:PORT")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    parts = urlsplit(f"//{target}")
+    port = parts.port or (80 if separator and scheme.lower() == "http" else 443)
+    name = parts.hostname or ""
+    host = f"[{name}]" if ":" in name else name
     return f"{host}:{port}"
 
 

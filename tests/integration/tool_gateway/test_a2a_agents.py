@@ -1,0 +1,611 @@
+"""Calls at agents over real gRPC: what arrives, what people are asked, what is sent once, what odd answers become."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from a2a.types import a2a_pb2 as pb
+from google.protobuf import json_format
+
+from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unavailable
+from services.common.grpc.json_values import to_struct, to_value
+from services.orchestrator.domain.tool_source import AuthKind, SourceAuth
+from services.orchestrator.tool_gateway.adapters.a2a.adapter import A2AAdapter
+from services.orchestrator.tool_gateway.adapters.a2a.sent_message import SentMessage
+from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, SourceAnswer, ToolResult
+from services.orchestrator.tool_identity import listed_hash
+from tests.support.a2a_agent import EmulatedAgent, agent_source, artifact, becomes, served, text
+from tests.support.tool_adapters import RecordingApi, egress_of
+from tests.support.tool_provider import (
+    LOOPBACK,
+    PUBLIC_ONLY,
+    GivenHeaders,
+    RecordedProgress,
+    call_of,
+    principal,
+    write_authority,
+)
+from tests.unit.worker.waiting import until
+
+DONE = becomes("COMPLETED", artifacts=[artifact(text("A brief."))])
+TOKEN = "marked-token-5c1e0a77"
+ASK = {"message": "Brief me on ships."}
+
+
+@contextlib.asynccontextmanager
+async def adapter(policy: Any = LOOPBACK, **options: Any) -> AsyncIterator[A2AAdapter]:
+    values = {"connect_seconds": 5.0, "look_up_seconds": 0.5, "max_result_bytes": 1024 * 1024} | options
+    async with egress_of(policy) as egress:
+        made = A2AAdapter(egress, policy, values.pop("credentials", GivenHeaders()), **values)
+        try:
+            yield made
+        finally:
+            await made.close()
+
+
+async def called(
+    agent: EmulatedAgent, progress: RecordedProgress | None = None, arguments: Mapping[str, Any] = ASK, **options: Any
+) -> ToolResult:
+    async with served(agent) as port, adapter(**options) as calls:
+        request = call_of(agent_source(f"127.0.0.1:{port}"), tool="brief", arguments=dict(arguments))
+        return await calls.call(request, progress or RecordedProgress())
+
+
+def accepting(**content: Any) -> SourceAnswer:
+    return SourceAnswer("accept", content)
+
+
+# Cards
+
+
+async def test_each_skill_is_a_tool_with_what_it_takes() -> None:
+    schema = {"type": "object", "properties": {"topic": {}}, "required": ["topic"]}
+    inputs = pb.AgentExtension(uri="https://example.com/inputs/v1", params=to_struct({"schema": schema}))
+    skills = [
+        pb.AgentSkill(id="brief", name="Brief", description="Briefs you.\u202e", examples=["On ships", "On trains"]),
+        pb.AgentSkill(id="a skill/with odd id", name="Odd", input_modes=["text/markdown"]),
+        pb.AgentSkill(id="fill", name="Fill", input_modes=["application/json"]),
+    ]
+    agent = EmulatedAgent(
+        skills=skills, capabilities=pb.AgentCapabilities(streaming=True, extensions=[inputs], extended_agent_card=True)
+    )
+    async with served(agent) as port, adapter() as calls:
+        spec = agent_source(f"127.0.0.1:{port}", tenant="t-1")
+        brief, odd, fill = await calls.list_tools(spec, principal())
+    assert (brief.name, brief.title, odd.name, fill.name) == ("brief", "Brief", "a_skill_with_odd_id", "fill")
+    assert brief.description.startswith("Briefs you.\nIt is done by the agent Partner of another system")
+    assert brief.description.endswith("Example: On ships\nExample: On trains")
+    assert set(brief.arguments_schema["properties"]) == {"message", "data"}
+    assert (brief.arguments_schema["required"], odd.arguments_schema["required"]) == ([], ["message"])
+    assert fill.arguments_schema["properties"]["data"]["required"] == ["topic"]
+    assert brief.call == f"http://127.0.0.1:{port}"
+    assert brief.idempotent_hint is None
+    assert agent.requests[0].tenant == "t-1"
+    assert agent.metadata[0]["a2a-version"] == "1.0"
+
+
+async def test_an_agent_without_skills_is_one_tool() -> None:
+    agent = EmulatedAgent(skills=[])
+    async with served(agent) as port, adapter() as calls:
+        (tool,) = await calls.list_tools(agent_source(f"127.0.0.1:{port}"), principal())
+    assert tool.name == "send_message"
+    assert tool.description.startswith("Briefs you.")
+
+
+def document_03(url: str, transport: str = "GRPC", **fields: Any) -> dict[str, Any]:
+    return {
+        "protocolVersion": "0.3.0",
+        "name": "Old",
+        "description": "Old.",
+        "url": url,
+        "preferredTransport": transport,
+        "version": "1",
+        "capabilities": {"streaming": True, "stateTransitionHistory": False},
+        "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        "skills": [{"id": "brief", "name": "Brief", "description": "Briefs.", "tags": [], "security": []}],
+        **fields,
+    }
+
+
+async def test_cards_of_both_versions_are_read_over_http() -> None:
+    agent = EmulatedAgent()
+    async with served(agent) as port, RecordingApi() as api, adapter() as calls:
+        address = f"127.0.0.1:{port}"
+        agent.card.supported_interfaces.add(url="https://other.example.com", protocol_binding="JSONRPC")
+        agent.card.supported_interfaces.add(
+            url=f"http://{address}", protocol_binding="GRPC", protocol_version="1.0", tenant="t-2"
+        )
+        api.answer("/card.json", json_format.MessageToJson(agent.card))
+        api.answer("/old.json", json.dumps(document_03("https://127.0.0.1:1/rpc", "JSONRPC")))
+        (tool,) = await calls.list_tools(agent_source(card_url=f"{api.url}/card.json"), principal())
+        assert (tool.name, tool.call) == ("brief", f"http://{address}")
+        # The extended card is asked for where the public one says that there is one.
+        assert [request.tenant for request in agent.requests] == ["t-2"]
+        agent.refusals["GetExtendedAgentCard"] = grpc.StatusCode.FAILED_PRECONDITION
+        spec = agent_source(address, card_url=f"{api.url}/old.json")
+        (old,) = await calls.list_tools(spec, principal())
+        assert (old.name, old.call) == ("brief", f"http://{address}")
+        assert [request.header("a2a-version") for request in api.requests] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ("{", "not usable JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "has no name"),
+        (json.dumps({"name": "A", "supportedInterfaces": 7}), "no agent card of A2A"),
+        (json.dumps({"name": "A", "supportedInterfaces": []}), "names no interface"),
+        (json.dumps(document_03("grpc.example.com:443")), "its card names GRPC 0.3.0"),
+        (json.dumps(document_03("https://example.com", "HTTP+JSON")), "its card names HTTP[+]JSON 0.3.0"),
+        (
+            json.dumps(
+                {
+                    "name": "A",
+                    "supportedInterfaces": [{"url": "a b", "protocolBinding": "GRPC", "protocolVersion": "1.0"}],
+                }
+            ),
+            "is not HOST:PORT",
+        ),
+        (
+            json.dumps(
+                {
+                    "name": "A",
+                    "supportedInterfaces": [
+                        {"url": "example.com", "protocolBinding": "GRPC", "protocolVersion": "1.0"}
+                    ],
+                    "skills": [{"id": "a b"}, {"id": "a_b"}],
+                }
+            ),
+            "two skills",
+        ),
+    ],
+)
+async def test_a_card_that_cannot_be_used_says_why(document: str, said: str) -> None:
+    async with RecordingApi() as api, adapter() as calls:
+        api.answer("/card.json", document)
+        with pytest.raises(FailedPrecondition, match=said):
+            await calls.list_tools(agent_source(card_url=f"{api.url}/card.json"), principal())
+
+
+async def test_addresses_that_groups_may_not_call_are_not_called() -> None:
+    agent = EmulatedAgent()
+    async with served(agent) as port, RecordingApi() as api:
+        agent.card.supported_interfaces.add(url=f"127.0.0.1:{port}", protocol_binding="GRPC", protocol_version="1.0")
+        async with adapter(PUBLIC_ONLY) as calls:
+            for spec in (agent_source(f"127.0.0.1:{port}"), agent_source(card_url=f"{api.url}/card.json")):
+                with pytest.raises(PermissionDenied) as refused:
+                    await calls.list_tools(spec, principal())
+                assert refused.value.reason == "DESTINATION_NOT_ALLOWED"
+    assert (api.requests, agent.requests) == ([], [])
+
+
+# What arrives and what comes back
+
+
+async def test_a_message_is_sent_and_its_task_followed_to_the_result() -> None:
+    agent, progress = EmulatedAgent(), RecordedProgress()
+    async with served(agent) as port, adapter() as calls:
+        spec = agent_source(f"127.0.0.1:{port}")
+        (listed,) = await calls.list_tools(spec, principal())
+        request = call_of(
+            spec,
+            tool="brief",
+            arguments={"message": "Brief me on \U0001f6a2.", "data": {"deep": [None, {"n": 1.5}], "n": 7}},
+            tool_hash=listed_hash(listed),
+        )
+        calling = asyncio.create_task(calls.call(request, progress))
+        await agent.seen(1)
+        agent.move("task-1", "WORKING", text("half way"))
+        await until(lambda: "half way" in progress.texts)
+        agent.move("task-1", "COMPLETED", artifacts=[artifact(text("A brief."), text("Its end."))])
+        returned = await calling
+    assert (returned.text, returned.structured, returned.is_error) == ("A brief.\n\nIts end.", None, False)
+    (message,) = agent.messages
+    assert [part.WhichOneof("content") for part in message.parts] == ["text", "data"]
+    assert json_format.MessageToDict(message.parts[1].data) == {"deep": [None, {"n": 1.5}], "n": 7}
+    sent = next(one for one in agent.requests if isinstance(one, pb.SendMessageRequest))
+    assert sent.configuration.return_immediately
+    assert dict(sent.metadata) == {"skill": "brief"}
+    # Who calls, from where and for whom is told to nobody.
+    assert "sales" not in str(agent.metadata) + str(agent.requests)
+    assert "ann" not in str(agent.metadata)
+    before, after = map(SentMessage.from_handle, progress.handles)
+    assert before is not None
+    assert after == replace(before, task_id="task-1")
+    assert (before.message_id, progress.sent_count) == (message.message_id, 1)
+
+
+async def test_data_comes_as_json_and_files_as_files() -> None:
+    parts = [
+        pb.Part(data=to_value({"total": 12, "seen": TOKEN})),
+        text("In words."),
+        pb.Part(raw=b"%PDF", filename="../brief.pdf", media_type="application/pdf"),
+        pb.Part(url="https://files.example.com/more.pdf", filename="more.pdf"),
+    ]
+    agent = EmulatedAgent(send=becomes("COMPLETED", artifacts=[artifact(*parts)]))
+    returned = await called(agent)
+    assert returned.structured == {"total": 12, "seen": TOKEN}
+    assert returned.text.startswith("{")
+    assert returned.text.endswith("In words.\n[more.pdf is at https://files.example.com/more.pdf; it was not fetched.]")
+    assert [(file.name, file.media_type, file.content) for file in returned.files] == [
+        ("brief.pdf", "application/pdf", b"%PDF")
+    ]
+
+
+async def test_an_answer_without_a_task_is_the_result() -> None:
+    async def answer(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        return pb.SendMessageResponse(message=pb.Message(message_id="m", role=pb.ROLE_AGENT, parts=[text("Hello.")]))
+
+    assert await called(EmulatedAgent(send=answer)) == ToolResult("Hello.")
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_an_agent_is_followed_with_and_without_streams(streaming: bool) -> None:
+    agent = EmulatedAgent(streaming=streaming)
+    async with served(agent) as port, adapter() as calls:
+        calling = asyncio.create_task(
+            calls.call(call_of(agent_source(f"127.0.0.1:{port}"), tool="brief", arguments=ASK), RecordedProgress())
+        )
+        await agent.seen(1)
+        agent.move("task-1", "COMPLETED", text("Said in the status."))
+        assert (await calling).text == "Said in the status."
+    assert any(isinstance(one, pb.SubscribeToTaskRequest) for one in agent.requests) <= streaming
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("FAILED", "The agent failed: Out of ink."),
+        ("REJECTED", "The agent does not do this: Out of ink."),
+        ("CANCELED", "The task was cancelled at the agent: Out of ink."),
+    ],
+)
+async def test_how_a_task_ends_without_a_result_is_told_to_the_model(state: str, said: str) -> None:
+    returned = await called(EmulatedAgent(send=becomes(state, text("Out of ink."))))
+    assert returned == ToolResult(said, is_error=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "there is nothing to send"),
+        ({"message": "half \ud800"}, "no text can hold"),
+        ({"data": {"n": 2**53 + 1}}, "beyond 2.53"),
+        ({"message": "x" * (1024 * 1024 + 1)}, "larger than"),
+    ],
+)
+async def test_what_cannot_be_sent_as_it_is_is_refused_before(arguments: Mapping[str, Any], said: str) -> None:
+    agent, progress = EmulatedAgent(), RecordedProgress()
+    with pytest.raises(CallRefused, match=said) as refused:
+        await called(agent, progress, arguments)
+    assert refused.value.reason == "TOOL_ARGUMENTS"
+    assert (agent.messages, progress.sent_count) == ([], 0)
+
+
+# Questions
+
+
+@pytest.mark.parametrize(
+    ("state", "parts", "schema", "content", "sent"),
+    [
+        ("INPUT_REQUIRED", [text("Which year?")], {"answer"}, {"answer": "2026"}, text("2026")),
+        (
+            "INPUT_REQUIRED",
+            [text("Missing."), pb.Part(data=to_value({"missing": [{"name": "year", "description": "of the brief"}]}))],
+            {"year"},
+            {"year": "2026"},
+            pb.Part(data=to_value({"year": "2026"})),
+        ),
+        (
+            "INPUT_REQUIRED",
+            [
+                text("Good?"),
+                pb.Part(
+                    data=to_value(
+                        {"schema": {"type": "object", "properties": {"approved": {"type": "boolean"}}, "required": []}}
+                    )
+                ),
+            ],
+            {"approved"},
+            {"approved": True},
+            pb.Part(data=to_value({"approved": True})),
+        ),
+        # A form that is none is asked for in words.
+        (
+            "INPUT_REQUIRED",
+            [text("Deep?"), pb.Part(data=to_value({"schema": {"properties": {"a": {"type": "object"}}}}))],
+            {"answer"},
+            {"answer": "no"},
+            text("no"),
+        ),
+        (
+            "AUTH_REQUIRED",
+            [text("Renew your token.")],
+            set(),
+            {},
+            text("What the task waits for has been done; go on."),
+        ),
+    ],
+)
+async def test_what_an_agent_asks_is_asked_of_a_person_and_answered_by_a_message(
+    state: str, parts: list[pb.Part], schema: set[str], content: dict[str, Any], sent: pb.Part
+) -> None:
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        return await (DONE if request.message.task_id else becomes(state, *parts))(agent, request, context)
+
+    agent, progress = EmulatedAgent(send=turns), RecordedProgress(accepting(**content))
+    returned = await called(agent, progress)
+    assert returned.text == "A brief."
+    (question,) = progress.questions
+    assert question.schema is not None
+    assert (question.text, set(question.schema["properties"])) == (parts[0].text, schema)
+    first, second = agent.messages
+    assert (second.task_id, second.context_id, second.role) == ("task-1", "context-1", pb.ROLE_USER)
+    assert second.message_id not in ("", first.message_id)
+    (answer,) = second.parts
+    assert (answer.text, answer.data) == (sent.text, sent.data)
+
+
+async def test_an_authorization_that_is_given_at_an_address_is_a_question_with_the_address() -> None:
+    url = "https://login.example.com/grant?for=1"
+    asks = becomes("AUTH_REQUIRED", text("Log in."), pb.Part(data=to_value({"url": url})))
+
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        return await (DONE if request.message.task_id else asks)(agent, request, context)
+
+    progress = RecordedProgress(accepting())
+    assert (await called(EmulatedAgent(send=turns), progress)).text == "A brief."
+    assert [(one.text, one.url, one.schema) for one in progress.questions] == [("Log in.", url, None)]
+
+
+async def test_an_answer_that_the_agent_refuses_is_asked_for_again_with_its_reason() -> None:
+    asks = becomes("INPUT_REQUIRED", text("Which year?"))
+
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        if len(agent.messages) == 2:
+            await asks(agent, request, context)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a year has four digits")
+        return await (DONE if len(agent.messages) > 2 else asks)(agent, request, context)
+
+    progress = RecordedProgress(accepting(answer="26"), accepting(answer="2026"))
+    assert (await called(EmulatedAgent(send=turns), progress)).text == "A brief."
+    assert [one.text for one in progress.questions] == [
+        "Which year?",
+        "The agent did not take the last answer: a year has four digits\nWhich year?",
+    ]
+
+
+@pytest.mark.parametrize("action", ["decline", "cancel"])
+async def test_a_question_that_nobody_answers_cancels_the_task(action: str) -> None:
+    agent = EmulatedAgent(send=becomes("INPUT_REQUIRED", text("Which year?")))
+    returned = await called(agent, RecordedProgress(SourceAnswer(action)))
+    assert returned.is_error
+    assert returned.text.endswith(f"nobody answered what it asked ({action}): Which year?")
+    assert agent.cancelled == ["task-1"]
+    assert len(agent.messages) == 1
+
+
+async def test_a_form_that_asks_for_a_secret_is_shown_to_nobody() -> None:
+    form = {"schema": {"type": "object", "properties": {"password": {"type": "string"}}}}
+    agent = EmulatedAgent(send=becomes("INPUT_REQUIRED", text("Log in."), pb.Part(data=to_value(form))))
+    progress = RecordedProgress()
+    returned = await called(agent, progress)
+    assert "asked for a secret" in returned.text
+    assert (progress.questions, agent.cancelled) == ([], ["task-1"])
+
+
+# Sent once
+
+
+async def test_a_cut_answer_is_looked_up_by_the_id_of_the_message() -> None:
+    async def cut(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        await DONE(agent, request, context)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "a proxy has lost its patience")
+        raise AssertionError
+
+    agent = EmulatedAgent(send=cut)
+    assert (await called(agent)).text == "A brief."
+    assert len(agent.messages) == 1
+
+
+@pytest.mark.parametrize("lists", [True, False])
+async def test_a_cut_answer_whose_task_is_not_found_is_an_unknown_outcome(lists: bool) -> None:
+    async def cut(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        agent.hidden.add("task-1")
+        await context.abort(grpc.StatusCode.INTERNAL, "out of luck")
+        raise AssertionError
+
+    agent = EmulatedAgent(send=cut)
+    if not lists:
+        agent.refusals["ListTasks"] = grpc.StatusCode.UNIMPLEMENTED
+    with pytest.raises(OutcomeUnknown, match="INTERNAL: out of luck") as unknown:
+        await called(agent)
+    assert unknown.value.final
+    assert len(agent.messages) == 1
+
+
+@pytest.mark.parametrize("knows_task", [True, False])
+async def test_after_a_crash_the_task_is_followed_and_nothing_is_sent(knows_task: bool) -> None:
+    agent = EmulatedAgent()
+    async with served(agent) as port, adapter() as first, adapter() as second:
+        request = call_of(agent_source(f"127.0.0.1:{port}"), tool="brief", arguments=ASK)
+        lost = RecordedProgress()
+        lost.goes_on = True
+        calling = asyncio.create_task(first.call(request, lost))
+        await until(lambda: len(lost.handles) == 2)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        resumed = asyncio.create_task(second.resume(request, lost.handles[knows_task], RecordedProgress()))
+        agent.move("task-1", "COMPLETED", artifacts=[artifact(text("A brief."))])
+        assert (await resumed).text == "A brief."
+        assert (len(agent.messages), agent.cancelled) == (1, [])
+        # Where the source has moved meanwhile, neither its task nor its credential is.
+        moved = replace(request, source=agent_source("127.0.0.1:1"))
+        with pytest.raises(OutcomeUnknown, match="another address"):
+            await second.resume(moved, lost.handles[1], RecordedProgress())
+        with pytest.raises(OutcomeUnknown, match="nothing is kept"):
+            await second.resume(request, "", RecordedProgress())
+
+
+@pytest.mark.parametrize("state", ["WORKING", "INPUT_REQUIRED"])
+async def test_a_cancelled_call_cancels_the_task(state: str) -> None:
+    agent = EmulatedAgent(send=becomes(state))
+    waiting = asyncio.Event()
+
+    class Waiting(RecordedProgress):
+        async def ask(self, question: Any, *, durable: bool = False) -> SourceAnswer:
+            waiting.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async with served(agent) as port, adapter() as calls:
+        progress = Waiting()
+        request = call_of(agent_source(f"127.0.0.1:{port}"), tool="brief", arguments=ASK)
+        calling = asyncio.create_task(calls.call(request, progress))
+        await until(lambda: len(progress.handles) == 2)
+        if state == "INPUT_REQUIRED":
+            await waiting.wait()
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        await until(lambda: agent.cancelled == ["task-1"])
+
+
+# Odd answers
+
+
+async def test_an_answer_that_is_neither_task_nor_message_is_an_unknown_outcome() -> None:
+    async def nothing(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        return pb.SendMessageResponse()
+
+    async def nameless(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        return pb.SendMessageResponse(task=pb.Task(status=pb.TaskStatus(state=pb.TASK_STATE_WORKING)))
+
+    for send, said in ((nothing, "neither a task nor a message"), (nameless, "without an id")):
+        with pytest.raises(OutcomeUnknown, match=said):
+            await called(EmulatedAgent(send=send))
+
+
+@pytest.mark.parametrize("state", [0, 17])
+async def test_a_state_that_is_none_is_an_unknown_outcome(state: int) -> None:
+    with pytest.raises(OutcomeUnknown, match=f"in the state {state}"):
+        await called(EmulatedAgent(send=becomes(state)))
+
+
+async def test_a_stream_of_another_task_is_left_and_the_task_is_read() -> None:
+    agent = EmulatedAgent()
+    foreign = pb.TaskStatusUpdateEvent(task_id="theirs", status=pb.TaskStatus(state=pb.TASK_STATE_COMPLETED))
+    agent.events = [pb.StreamResponse(status_update=foreign)]
+    async with served(agent) as port, adapter() as calls:
+        request = call_of(agent_source(f"127.0.0.1:{port}"), tool="brief", arguments=ASK)
+        calling = asyncio.create_task(calls.call(request, RecordedProgress()))
+        await agent.seen(1)
+        await until(lambda: any(isinstance(one, pb.SubscribeToTaskRequest) for one in agent.requests))
+        agent.move("task-1", "COMPLETED", artifacts=[artifact(text("A brief."))])
+        assert (await calling).text == "A brief."
+
+
+async def test_a_task_under_another_id_is_an_unknown_outcome() -> None:
+    class Other(EmulatedAgent):
+        async def GetTask(self, request: pb.GetTaskRequest, context: Any) -> pb.Task:
+            return pb.Task(id="theirs", status=pb.TaskStatus(state=pb.TASK_STATE_COMPLETED))
+
+    with pytest.raises(OutcomeUnknown, match="another task"):
+        await called(Other(streaming=False))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_result_that_is_too_large_is_said_to_be_and_not_sent_again(at_once: bool) -> None:
+    large = [artifact(text("x" * 3_000_000))]
+
+    async def later(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        working = await becomes("WORKING")(agent, request, context)
+        answer = pb.SendMessageResponse.FromString(working.SerializeToString())
+        agent.move("task-1", "COMPLETED", artifacts=large)
+        return answer
+
+    agent = EmulatedAgent(send=becomes("COMPLETED", artifacts=large) if at_once else later)
+    returned = await called(agent)
+    assert returned.is_error
+    assert "larger than is read here" in returned.text
+    assert len(agent.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "TOOL_ARGUMENTS"),
+        (grpc.StatusCode.FAILED_PRECONDITION, "TOOL_REFUSED"),
+        (grpc.StatusCode.NOT_FOUND, "TOOL_NOT_FOUND"),
+        (grpc.StatusCode.UNIMPLEMENTED, "TOOL_UNAVAILABLE"),
+        (grpc.StatusCode.UNAUTHENTICATED, "UPSTREAM_CREDENTIAL_REJECTED"),
+    ],
+)
+async def test_a_status_that_refuses_a_message_is_a_refusal(code: grpc.StatusCode, reason: str) -> None:
+    agent = EmulatedAgent()
+    agent.refusals["SendMessage"] = code
+    with pytest.raises(CallRefused, match="SendMessage is refused here") as refused:
+        await called(agent)
+    assert refused.value.reason == reason
+
+
+async def test_a_task_that_is_forgotten_is_an_unknown_outcome() -> None:
+    agent = EmulatedAgent(streaming=False)
+    agent.refusals["GetTask"] = grpc.StatusCode.NOT_FOUND
+    with pytest.raises(OutcomeUnknown, match="does not know the task"):
+        await called(agent)
+
+
+async def test_an_agent_that_cannot_be_reached_was_sent_nothing() -> None:
+    progress = RecordedProgress()
+    async with served(EmulatedAgent()) as port, adapter() as calls:
+        spec = agent_source(f"127.0.0.1:{port}")
+        await calls.list_tools(spec, principal())
+        request = call_of(spec, tool="brief", arguments=ASK)
+    async with adapter() as calls:
+        with pytest.raises(NotSent):
+            await calls.call(request, progress)
+        with pytest.raises(Unavailable):
+            await calls.list_tools(spec, principal())
+    assert progress.sent_count == 0
+
+
+# TLS and credentials
+
+
+async def test_the_credential_of_the_source_goes_to_its_address_alone_and_is_not_repeated(tmp_path: Path) -> None:
+    write_authority(tmp_path, "localhost")
+    agent = EmulatedAgent(send=becomes("COMPLETED", artifacts=[artifact(text(f"You are {TOKEN}."))]))
+    headers = GivenHeaders(partner={"authorization": f"Bearer {TOKEN}"})
+    authorities = (tmp_path / "ca.pem").read_bytes()
+    async with (
+        served(agent, directory=tmp_path) as port,
+        RecordingApi() as api,
+        adapter(credentials=headers, authorities=authorities) as calls,
+    ):
+        api.answer("/card.json", json_format.MessageToJson(agent.card))
+        spec = agent_source(
+            f"localhost:{port}",
+            card_url=f"{api.url}/card.json",
+            plaintext=False,
+            auth=SourceAuth(AuthKind.SECRET, secret_name="tools/partner"),
+        )
+        await calls.list_tools(spec, principal())
+        returned = await calls.call(call_of(spec, tool="brief", arguments=ASK), RecordedProgress())
+        assert returned.text == "You are [secret]."
+        assert {one["authorization"] for one in agent.metadata} == {f"Bearer {TOKEN}"}
+        # The card lies at another origin.
+        assert [request.header("authorization") for request in api.requests] == [[]]
+        assert set(headers.urls) == {f"https://localhost:{port}/"}
+        plain = replace(spec, endpoint=replace(spec.endpoint, plaintext=True))
+        with pytest.raises(CoxswainError, match="over TLS only"):
+            await calls.list_tools(plain, principal())
+    async with served(agent, directory=tmp_path) as port, adapter(credentials=headers) as calls:
+        with pytest.raises(Unavailable, match="certificate"):
+            await calls.list_tools(agent_source(f"localhost:{port}", plaintext=False), principal())
