@@ -134,20 +134,16 @@ async def test_the_skills_of_an_agent_are_tools_of_the_group(partners: Partners)
 async def test_what_the_agent_asks_is_answered_by_a_person_of_the_crew_that_called_it(partners: Partners) -> None:
     installation = partners.installation
     installation.llm.on(Reply(text="A brief about trains."), contains="Write a brief about trains")
-    await installation.hosts(2)
+    await installation.hosts(1)
     execution_id = await partners.start("trains")
     question = await partners.question(execution_id)
     assert question.kind == question_state_pb2.QUESTION_KIND_FORM
     assert "A brief about trains." in question.text
     assert set(question.schema["properties"].keys()) == {"approved", "feedback"}
-    # Both wait without a worker; the hosts may go.
     await partners.peer_task("trains", "INPUT_REQUIRED")
-    for host in installation.workers:
-        host.kill()
     answer = question_pb2.AnswerQuestionRequest(id=question.id, accept=question_pb2.AcceptQuestion())
     answer.accept.content.struct_value.update({"approved": True})
     await partners.inbox.AnswerQuestion(answer)
-    await installation.hosts(2)
     ended = await installation.finished(execution_id)
     events = await installation.watch(execution_id)
     assert ended.state == S.EXECUTION_STATE_SUCCEEDED, events
@@ -162,18 +158,17 @@ async def test_what_the_agent_asks_is_answered_by_a_person_of_the_crew_that_call
 async def test_when_hosts_are_killed_the_agent_is_asked_once(partners: Partners) -> None:
     installation = partners.installation
     installation.llm.on(Reply(text="A brief about ships.", hang=True), contains="Write a brief about ships")
-    (first, *_) = await installation.hosts(2)
+    (host,) = await installation.hosts(1)
     execution_id = await partners.start("ships")
     await partners.peer_task("ships", "WORKING")
     await installation.watch(execution_id, is_kind("tool_call_started"))
-    for host in installation.workers:
-        host.kill()
-    await first.ended()
+    host.kill()
+    await host.ended()
     installation.llm.release()
     installation.llm.clear_rules()
     installation.llm.on(Reply(text="A brief about ships."), contains="Write a brief about ships")
     installation.llm.on(Reply(text="Passed on."), last_role="tool")
-    await installation.hosts(2)
+    await installation.hosts(1)
     question = await partners.question(execution_id)
     answer = question_pb2.AnswerQuestionRequest(id=question.id, accept=question_pb2.AcceptQuestion())
     answer.accept.content.struct_value.update({"approved": True})
@@ -188,7 +183,7 @@ async def test_when_hosts_are_killed_the_agent_is_asked_once(partners: Partners)
 async def test_a_cancelled_execution_cancels_the_task_of_the_agent(partners: Partners, waits: bool) -> None:
     installation, topic = partners.installation, f"bridges {waits}"
     installation.llm.on(Reply(text=f"A brief about {topic}.", hang=not waits), contains=f"Write a brief about {topic}")
-    await installation.hosts(2)
+    await installation.hosts(1)
     execution_id = await partners.start(topic)
     if waits:
         await partners.question(execution_id)
