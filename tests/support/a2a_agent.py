@@ -16,25 +16,23 @@ Send = Callable[["EmulatedAgent", pb.SendMessageRequest, Any], Awaitable[pb.Send
 _TERMINAL = {"COMPLETED", "FAILED", "CANCELED", "REJECTED"}
 
 
-class EmulatedAgent(cast("type[Any]", a2a_pb2_grpc.A2AServiceServicer)):
+class EmulatedAgent(a2a_pb2_grpc.A2AServiceServicer):
     """Keeps tasks, and moves them as a test says; `send` replaces what a message does."""
 
     def __init__(self, *, send: Send | None = None, streaming: bool = True, **card: Any) -> None:
         """`card` are fields of its card."""
         self._send = send or becomes("WORKING")
         self.streaming = streaming
-        self.card = pb.AgentCard(
-            **{
-                "name": "Partner",
-                "description": "Briefs you.",
-                "version": "1",
-                "default_input_modes": ["text/plain", "application/json"],
-                "default_output_modes": ["text/plain"],
-                "skills": [pb.AgentSkill(id="brief", name="Brief", description="Briefs you on a topic.")],
-                "capabilities": pb.AgentCapabilities(streaming=streaming, extended_agent_card=True),
-            }
-            | card
-        )
+        fields: dict[str, Any] = {
+            "name": "Partner",
+            "description": "Briefs you.",
+            "version": "1",
+            "default_input_modes": ["text/plain", "application/json"],
+            "default_output_modes": ["text/plain"],
+            "skills": [pb.AgentSkill(id="brief", name="Brief", description="Briefs you on a topic.")],
+            "capabilities": pb.AgentCapabilities(streaming=streaming, extended_agent_card=True),
+        }
+        self.card = pb.AgentCard(**fields | card)
         self.tasks: dict[str, pb.Task] = {}
         self.messages: list[pb.Message] = []
         self.requests: list[Any] = []

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unavailable
 from services.common.grpc.json_values import to_struct, to_value
-from services.orchestrator.domain.tool_source import AuthKind, SourceAuth
+from services.orchestrator.domain.tool_source import A2AAgent, AuthKind, SourceAuth
 from services.orchestrator.tool_gateway.adapters.a2a.adapter import A2AAdapter
 from services.orchestrator.tool_gateway.adapters.a2a.sent_message import SentMessage
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, SourceAnswer, ToolResult
@@ -603,7 +603,7 @@ async def test_the_credential_of_the_source_goes_to_its_address_alone_and_is_not
         # The card lies at another origin.
         assert [request.header("authorization") for request in api.requests] == [[]]
         assert set(headers.urls) == {f"https://localhost:{port}/"}
-        plain = replace(spec, endpoint=replace(spec.endpoint, plaintext=True))
+        plain = replace(spec, endpoint=A2AAgent(address=f"localhost:{port}", plaintext=True))
         with pytest.raises(CoxswainError, match="over TLS only"):
             await calls.list_tools(plain, principal())
     async with served(agent, directory=tmp_path) as port, adapter(credentials=headers) as calls:

@@ -20,6 +20,7 @@ from coxswain.orchestrator.v1 import (
 from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceStub
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceStub
+from services.common.grpc.json_values import from_struct
 from tests.integration.orchestrator.a2a_support import agent, state
 from tests.integration.worker.installation import CAPABLE, Installation, install_with_tools, is_kind, kinds
 from tests.support.harness import ALICE
@@ -73,7 +74,8 @@ class Partners:
         request = question_pb2.ListQuestionsRequest(
             execution_id=execution_id, states=[question_state_pb2.QUESTION_STATE_OPEN]
         )
-        (question,) = (await self.inbox.ListQuestions(request)).questions
+        found: question_pb2.ListQuestionsResponse = await self.inbox.ListQuestions(request)
+        (question,) = found.questions
         return question
 
     @property
@@ -139,7 +141,7 @@ async def test_what_the_agent_asks_is_answered_by_a_person_of_the_crew_that_call
     question = await partners.question(execution_id)
     assert question.kind == question_state_pb2.QUESTION_KIND_FORM
     assert "A brief about trains." in question.text
-    assert set(question.schema["properties"].keys()) == {"approved", "feedback"}
+    assert set(from_struct("schema", question.schema)["properties"]) == {"approved", "feedback"}
     await partners.peer_task("trains", "INPUT_REQUIRED")
     answer = question_pb2.AnswerQuestionRequest(id=question.id, accept=question_pb2.AcceptQuestion())
     answer.accept.content.struct_value.update({"approved": True})
