@@ -108,11 +108,13 @@ from services.orchestrator.webhook_client import SigningKeys, WebhookClient
 
 logger = structlog.get_logger(__name__)
 
-_COUNT_SECONDS = 15.0
+_COUNT_SECONDS = 20.0
 """Between two counts of what waits, for metrics."""
 _DELETED_GROUPS_SECONDS = 3.0
 _RETENTION_SECONDS = 60.0
-"""Between searches for executions, events, requests and sources that are older than they are kept."""
+"""Between searches for executions that are older than they are kept: each removes a portion of every group's."""
+_REMOVAL_SECONDS = 300.0
+"""Between searches for events, deliveries, requests, drafts and sources whose time is over: each removes them all."""
 _USAGE_RETENTION_SECONDS = 3600.0
 """Between searches for usage that is older than it is kept: they ask for each group."""
 
@@ -297,18 +299,18 @@ class OrchestratorService:
         self._background.start(every(_COUNT_SECONDS, self._waiting_work.count, name="waiting_work", first_pause=False))
         self._background.start(every(_RETENTION_SECONDS, self._retention.once, name="execution_retention"))
         self._background.start(every(_USAGE_RETENTION_SECONDS, self._tool_usage.forget, name="tool_usage_retention"))
-        self._background.start(every(_RETENTION_SECONDS, self._group_events.forget, name="group_events"))
+        self._background.start(every(_REMOVAL_SECONDS, self._group_events.forget, name="group_events"))
         self._background.start(
             every(_DELETED_GROUPS_SECONDS, self._webhook_groups.once, name="webhook_groups", first_pause=False)
         )
-        self._background.start(every(_RETENTION_SECONDS, self._webhook_sender.forget, name="webhook_deliveries"))
-        self._background.start(every(_RETENTION_SECONDS, self._forget_sources, name="deleted_tool_sources"))
-        self._background.start(every(_RETENTION_SECONDS, self._end_old_drafts, name="a2a_drafts"))
+        self._background.start(every(_REMOVAL_SECONDS, self._webhook_sender.forget, name="webhook_deliveries"))
+        self._background.start(every(_REMOVAL_SECONDS, self._forget_sources, name="deleted_tool_sources"))
+        self._background.start(every(_REMOVAL_SECONDS, self._end_old_drafts, name="a2a_drafts"))
         self._background.start(
             forget_old_requests(
                 self._database,
                 requests,
-                pause_seconds=_RETENTION_SECONDS,
+                pause_seconds=_REMOVAL_SECONDS,
                 retention_seconds=settings.request_retention_seconds,
             )
         )

@@ -36,6 +36,11 @@ class AdmissionRepository:
         rows = await self._connection.execute(_FIRST_IN_LINE, {"without": list(without), "limit": limit})
         return [Waiting(row.id, row.place, lost=row.state == ExecutionState.RUNNING) for row in rows]
 
+    async def queue_length(self) -> QueueLength:
+        """Return how much waits."""
+        row = (await self._connection.execute(_LENGTH)).one()
+        return QueueLength(row.length, row.groups, row.oldest_start)
+
 
 def waiting_line() -> Subquery:
     """Return id, group, state, creation, `place` (see `Waiting`), `running_in_group` and `group_limit` of each waiting
@@ -93,12 +98,6 @@ async def read_first_in_line(database: Database) -> str | None:
     """Return the first execution of the line that its group's own limit lets run."""
     rows = await database.fetch(_FIRST_IN_LINE, {"without": [], "limit": 1})
     return rows[0]["id"] if rows else None
-
-
-async def read_queue_length(database: Database) -> QueueLength:
-    """Return how much waits."""
-    (row,) = await database.fetch(_LENGTH)
-    return QueueLength(**row)
 
 
 def _first_in_line() -> Select[Any]:

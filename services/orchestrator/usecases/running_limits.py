@@ -16,7 +16,7 @@ from services.orchestrator.repositories.running_limits import (
 
 _ASKED_AT_ONCE = 1000
 _LOOK_SECONDS = 2.0
-_IDLE_SECONDS = 10.0
+_IDLE_SECONDS = 30.0
 """While nothing is open. What starts meanwhile comes with its group's limits; they may change until then."""
 
 

@@ -9,7 +9,7 @@ from services.common.db.database import Database
 from services.orchestrator.domain.execution import TERMINAL_STATES, ExecutionState
 from services.orchestrator.domain.question import QuestionKind
 from services.orchestrator.lease_store import LeaseStore
-from services.orchestrator.repositories.admission import read_queue_length
+from services.orchestrator.repositories.admission import AdmissionRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.questions import QuestionRepository
 
@@ -63,7 +63,7 @@ class WaitingWork:
         async with self._database.read() as connection:
             unfinished = await ExecutionRepository(connection).count(_STATES)
             asked = await QuestionRepository(connection).count_open()
-        queue = await read_queue_length(self._database)
+            queue = await AdmissionRepository(connection).queue_length()
         for state in _STATES:
             _UNFINISHED.labels(state).set(unfinished.get(state, 0))
         for kind in QuestionKind:
