@@ -33,12 +33,14 @@ from services.common.schema_checks.checker import SchemaChecker
 from services.common.settings import CommonSettings, public_port
 from services.orchestrator.cron import time_zones
 from services.orchestrator.domain.hint import HintKind
+from services.orchestrator.domain.webhook import PayloadForm
 from services.orchestrator.gateways import RemoteGrants, RemoteGroupLimits, RemoteMemories, RemoteModels
 from services.orchestrator.hints.bus import HintBus, LocalHintBus
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.messages.webhooks import notification_body
 from services.orchestrator.operator_sources_file import read_operator_sources
+from services.orchestrator.push_credentials import PushCredentials
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.repositories.questions import QuestionChangeReader
@@ -47,8 +49,10 @@ from services.orchestrator.servicers.a2a.cards import CardMaker
 from services.orchestrator.servicers.a2a.http import CardServer
 from services.orchestrator.servicers.a2a.metadata import Extensions
 from services.orchestrator.servicers.a2a.public_cards import PublicCards
+from services.orchestrator.servicers.a2a.push import change_body
 from services.orchestrator.servicers.a2a.sending import Sender
 from services.orchestrator.servicers.a2a.service import A2AServicer
+from services.orchestrator.servicers.a2a.version_03.push import task_body
 from services.orchestrator.servicers.a2a.version_03.service import A2AServicer03
 from services.orchestrator.servicers.artifacts import ArtifactServicer
 from services.orchestrator.servicers.batches import BatchServicer
@@ -64,6 +68,9 @@ from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import requests, tool_sources
 from services.orchestrator.tool_gateway_client import RemoteToolGateway
 from services.orchestrator.usecases.a2a.follow_ups import FollowUps
+from services.orchestrator.usecases.a2a.history import TaskHistory
+from services.orchestrator.usecases.a2a.push_configs import PushConfigs
+from services.orchestrator.usecases.a2a.push_source import PushSource
 from services.orchestrator.usecases.a2a.streams import TaskStreams
 from services.orchestrator.usecases.a2a.tasks import A2ATasks
 from services.orchestrator.usecases.artifacts import Artifacts
@@ -102,6 +109,7 @@ from services.orchestrator.usecases.tools import Tools
 from services.orchestrator.usecases.waiting_work import WaitingWork
 from services.orchestrator.usecases.webhook_groups import WebhookGroups
 from services.orchestrator.usecases.webhook_sender import WebhookSender
+from services.orchestrator.usecases.webhook_sources import ExecutionSource, GroupSource
 from services.orchestrator.usecases.webhooks import Webhooks
 from services.orchestrator.usecases.workers import Workers
 from services.orchestrator.webhook_client import SigningKeys, WebhookClient
@@ -195,23 +203,29 @@ class OrchestratorService:
         self._tool_usage = ToolUsage(database, retention_seconds=settings.tool_usage_retention_seconds)
         self._questions = Questions(database, changes, self._question_feed, settler, self._schema_checker)
         streams = TaskStreams(database, self._feed)
+        receivers = _receivers(settings, runtime.settings)
+        credentials = PushCredentials(RowSeal(runtime.identity, "seal credentials of push notifications"))
+        push_configs = PushConfigs(database, credentials, receivers, self._bus)
+        history = TaskHistory(push_configs)
         self._a2a_tasks = A2ATasks(
-            database, starter, self._executions, streams, max_inputs_bytes=settings.max_inputs_bytes
+            database, starter, self._executions, streams, history, max_inputs_bytes=settings.max_inputs_bytes
         )
         cards = _card_maker(settings, runtime.settings)
         self._card_server: CardServer | None = None
         if settings.a2a_enabled and settings.a2a_http_port:
             public_cards = PublicCards(self._publications, cards)
             self._card_server = CardServer(runtime.settings.host.strip("[]"), settings.a2a_http_port, public_cards.find)
-        sender = Sender(self._a2a_tasks, FollowUps(database, self._a2a_tasks, self._executions, self._questions))
+        follow_ups = FollowUps(database, self._a2a_tasks, self._executions, self._questions, history)
+        sender = Sender(self._a2a_tasks, follow_ups, push_configs)
         self._a2a = A2AServicer(
             self._a2a_tasks,
             sender,
             streams,
             cards,
+            push_configs,
             assumed_version=settings.a2a_assume_version,
         )
-        self._a2a_03 = A2AServicer03(self._a2a_tasks, sender, streams, cards)
+        self._a2a_03 = A2AServicer03(self._a2a_tasks, sender, streams, cards, push_configs)
         self._schedules = Schedules(database, starter, grants, self._bus)
         self._leases = LeaseStore(database)
         self.workers = Workers(self._leases, self._bus)
@@ -233,16 +247,20 @@ class OrchestratorService:
             name="schedules",
             hints=[HintKind.WORK_STORED],
         )
-        receivers = _receivers(settings, runtime.settings)
         self._webhook_egress = EgressClient(receivers)
         keys = SigningKeys(RowSeal(runtime.identity, "seal signing keys of webhooks"))
         self._webhooks = Webhooks(database, group_reader, keys, receivers, self._bus)
         self._webhook_groups = WebhookGroups(database, RemoteIdentity(peers.channel("auth")))
+        pushes = PushSource(database, group_reader, streams, change_body, task_body)
         self._webhook_sender = WebhookSender(
             database,
-            group_reader,
-            WebhookClient(self._webhook_egress, keys),
-            notification_body,
+            WebhookClient(self._webhook_egress, keys, credentials),
+            GroupSource(group_reader, notification_body),
+            {
+                PayloadForm.NOTIFICATION: ExecutionSource(group_reader, notification_body),
+                PayloadForm.A2A: pushes,
+                PayloadForm.A2A_03: pushes,
+            },
             retention_seconds=settings.webhook_delivery_retention_seconds,
         )
         self._webhook_loop = HintedLoop(

@@ -1,4 +1,7 @@
-"""Posts deliveries to the receivers of webhooks, signed as the Standard Webhooks specification says."""
+"""Posts deliveries to the receivers of webhooks.
+
+Notifications are signed as the Standard Webhooks specification says, and those of A2A carry the receiver's credentials.
+"""
 
 import asyncio
 import base64
@@ -8,13 +11,20 @@ import time
 
 import aiohttp
 
+from services.common.clock import utc_now
 from services.common.errors import PermissionDenied
 from services.common.http import EgressClient, read_limited
 from services.common.identity.row_seal import RowSeal
 from services.common.retry_after import parse_retry_after
-from services.orchestrator.domain.webhook import Attempt, Delivery, Webhook
+from services.orchestrator.domain.webhook import Attempt, Delivery, PayloadForm, Webhook, event_of
+from services.orchestrator.push_credentials import PushCredentials
 
 KEY_PREFIX = "whsec_"
+_MEDIA_TYPES = {
+    PayloadForm.NOTIFICATION: "application/json",
+    PayloadForm.A2A: "application/a2a+json",
+    PayloadForm.A2A_03: "application/json",
+}
 _KEY_BYTES = 32
 _SECONDS = 10.0
 # An answer is read so that its connection can be used again; nothing else depends on it.
@@ -39,31 +49,30 @@ class SigningKeys:
         return "" if key is None else KEY_PREFIX + base64.b64encode(key).decode()
 
     def sign(self, webhook: Webhook, message: bytes) -> str | None:
-        """Return the signature of a message, None when the key cannot be opened any more."""
+        """Return the signatures of a message, None when the key cannot be opened any more."""
         key = self._seal.open(webhook.id, webhook.sealed_key)
-        return None if key is None else base64.b64encode(hmac.digest(key, message, "sha256")).decode()
+        if key is None:
+            return None
+        former = None
+        if webhook.former_key is not None and webhook.former_key_until is not None:
+            former = self._seal.open(webhook.id, webhook.former_key) if utc_now() < webhook.former_key_until else None
+        keys = [key] if former is None else [key, former]
+        return " ".join(f"v1,{base64.b64encode(hmac.digest(one, message, 'sha256')).decode()}" for one in keys)
 
 
 class WebhookClient:
     """Makes single attempts."""
 
-    def __init__(self, egress: EgressClient, keys: SigningKeys) -> None:
+    def __init__(self, egress: EgressClient, keys: SigningKeys, credentials: PushCredentials) -> None:
         self._egress = egress
         self._keys = keys
+        self._credentials = credentials
 
     async def post(self, webhook: Webhook, delivery: Delivery) -> Attempt:
         """Post a delivery once, within eleven seconds, and return what came of it."""
-        timestamp = str(int(time.time()))
-        signature = self._keys.sign(webhook, b".".join((delivery.id.encode(), timestamp.encode(), delivery.body)))
-        if signature is None:
-            return Attempt(0, "the signing key cannot be read any more: create the webhook again")
-        headers = {
-            "Content-Type": "application/json",
-            "Idempotency-Key": delivery.id,
-            "webhook-id": delivery.id,
-            "webhook-timestamp": timestamp,
-            "webhook-signature": f"v1,{signature}",
-        }
+        headers = self._headers(webhook, delivery)
+        if headers is None:
+            return Attempt(0, "its key or credentials cannot be read any more: create it again")
         try:
             async with asyncio.timeout(_SECONDS):
                 response = await self._egress.request(
@@ -78,6 +87,27 @@ class WebhookClient:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # The text of such an error may hold the address, and that a secret.
             return Attempt(0, f"the receiver could not be reached ({type(error).__name__})")
+
+    def _headers(self, webhook: Webhook, delivery: Delivery) -> dict[str, str] | None:
+        bound = webhook.bound
+        if bound is not None and bound.form is not PayloadForm.NOTIFICATION:
+            proof = self._credentials.headers(webhook)
+            sequence, artifact = event_of(delivery.sequence)
+            key = f"{bound.task_id}/{sequence}{'/artifact' if artifact else ''}"
+            return (
+                None if proof is None else {"Content-Type": _MEDIA_TYPES[bound.form], "Idempotency-Key": key, **proof}
+            )
+        timestamp = str(int(time.time()))
+        signatures = self._keys.sign(webhook, b".".join((delivery.id.encode(), timestamp.encode(), delivery.body)))
+        if signatures is None:
+            return None
+        return {
+            "Content-Type": _MEDIA_TYPES[PayloadForm.NOTIFICATION],
+            "Idempotency-Key": delivery.id,
+            "webhook-id": delivery.id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": signatures,
+        }
 
 
 async def _read(response: aiohttp.ClientResponse) -> Attempt:

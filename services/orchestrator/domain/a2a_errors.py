@@ -16,7 +16,6 @@ _REASONS: Mapping[str, tuple[type[CoxswainError], str]] = {
     "TASK_NOT_FOUND": (NotFound, "NOT_FOUND"),
     "TASK_NOT_CANCELABLE": (FailedPrecondition, "EXECUTION_STATE"),
     "UNSUPPORTED_OPERATION": (FailedPrecondition, "EXECUTION_STATE"),
-    "PUSH_NOTIFICATION_NOT_SUPPORTED": (FailedPrecondition, "NOT_IMPLEMENTED"),
     "CONTENT_TYPE_NOT_SUPPORTED": (InvalidArgument, "INVALID_FIELD"),
     # Clients of 1.0.0 that look at the code expect this one; those of 1.0.1 decide by the reason.
     "VERSION_NOT_SUPPORTED": (Unimplemented, "NOT_IMPLEMENTED"),

@@ -10,7 +10,7 @@ from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.times import timestamp_to_proto
 from services.common.grpc.validation import rule_violations_cutting
 from services.orchestrator.domain.group_event import EventFilter, GroupEvent
-from services.orchestrator.domain.webhook import Delivery, Webhook, WebhookPlan
+from services.orchestrator.domain.webhook import Delivery, PayloadForm, Webhook, WebhookPlan, event_of
 from services.orchestrator.events import event_to_proto, kind_from_proto, kind_to_proto
 
 _CHANGEABLE = frozenset({"url", "description", "crew_id", "schedule_id", "labels", "kinds", "paused"})
@@ -64,16 +64,19 @@ def webhook_to_proto(webhook: Webhook) -> webhook_pb2.Webhook:
         create_time=timestamp_to_proto(webhook.created_at),
         update_time=timestamp_to_proto(webhook.updated_at),
         revision=webhook.revision,
+        execution_id=webhook.bound.execution_id or "" if webhook.bound else "",
+        task_id=webhook.bound.task_id if webhook.bound else "",
     )
 
 
-def delivery_to_proto(delivery: Delivery) -> webhook_pb2.WebhookDelivery:
-    """Return a delivery as callers see it."""
+def delivery_to_proto(webhook: Webhook, delivery: Delivery) -> webhook_pb2.WebhookDelivery:
+    """Return a delivery of a webhook as callers see it."""
+    placed = webhook.bound is not None and webhook.bound.form is not PayloadForm.NOTIFICATION
     return webhook_pb2.WebhookDelivery(
         id=delivery.id,
         webhook_id=delivery.webhook_id,
         execution_id=delivery.execution_id,
-        sequence=delivery.sequence,
+        sequence=event_of(delivery.sequence)[0] if placed else delivery.sequence,
         kind=kind_to_proto(delivery.kind),
         state=enum_to_proto(webhook_pb2.WebhookDeliveryState, delivery.state),
         attempts=delivery.attempts,

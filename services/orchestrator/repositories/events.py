@@ -100,6 +100,18 @@ class EventReader:
         rows = await self._database.fetch(query.order_by(execution_events.c.sequence).limit(limit))
         return [StoredEvent(**row) for row in rows]
 
+    async def of_kinds_after(
+        self, execution_id: str, sequence: int, kinds: Collection[str], limit: int
+    ) -> list[StoredEvent]:
+        """Return up to `limit` events of some kinds after a sequence, in order."""
+        query = _stored().where(
+            execution_events.c.execution_id == execution_id,
+            execution_events.c.sequence > sequence,
+            execution_events.c.kind.in_(kinds),
+        )
+        rows = await self._database.fetch(query.order_by(execution_events.c.sequence).limit(limit))
+        return [StoredEvent(**row) for row in rows]
+
     async def of_kinds(self, execution_id: str, before: int, kinds: Collection[str]) -> list[StoredEvent]:
         """Return the events of some kinds before a sequence, in order."""
         query = _stored().where(

@@ -105,6 +105,16 @@ class GroupEventReader:
         events = [_event(row) for row in takewhile(lambda row: row["settled"], rows)]
         return Read(events, held_back=len(events) < len(rows))
 
+    async def of_execution(self, group_id: str, execution_id: str, after: int, limit: int) -> list[GroupEvent]:
+        """Return up to `limit` events of an execution after a sequence, in order."""
+        query = self._with_execution().where(
+            group_events.c.group_id == group_id,
+            group_events.c.execution_id == execution_id,
+            group_events.c.sequence > after,
+        )
+        rows = await self._database.fetch(query.order_by(group_events.c.sequence).limit(limit))
+        return [_event(row) for row in rows]
+
     async def overtaken(self, group_id: str, position: Position, newest: Mapping[str, int]) -> list[GroupEvent]:
         """Return events after a position that precede, in their executions, the sequences in `newest`.
 
@@ -128,22 +138,21 @@ class GroupEventReader:
         return [_event(row) for row in rows]
 
     def _after(self, group_id: str, position: Position) -> Select[Any]:
-        return (
-            select(
-                group_events,
-                executions.c.crew_id,
-                executions.c.crew_name,
-                executions.c.schedule_id,
-                executions.c.batch_id,
-                executions.c.labels,
-                is_settled(self._database.dialect).label("settled"),
-            )
-            .join(executions, executions.c.id == group_events.c.execution_id)
-            .where(
-                group_events.c.group_id == group_id,
-                tuple_(group_events.c.transaction_id, group_events.c.id) > tuple_(*map(literal, position)),
-            )
+        return self._with_execution().where(
+            group_events.c.group_id == group_id,
+            tuple_(group_events.c.transaction_id, group_events.c.id) > tuple_(*map(literal, position)),
         )
+
+    def _with_execution(self) -> Select[Any]:
+        return select(
+            group_events,
+            executions.c.crew_id,
+            executions.c.crew_name,
+            executions.c.schedule_id,
+            executions.c.batch_id,
+            executions.c.labels,
+            is_settled(self._database.dialect).label("settled"),
+        ).join(executions, executions.c.id == group_events.c.execution_id)
 
 
 async def adopt_events(database: Database) -> int:
@@ -173,7 +182,7 @@ async def adopt_events(database: Database) -> int:
         # its delivery. A process that has read on from the former position loses its claim.
         await connection.execute(
             update(webhooks)
-            .where(position_id.is_not(None))
+            .where(webhooks.c.sequence.is_(None), position_id.is_not(None))
             .values(position_transaction=0, position_id=position_id, sender="", sender_until=None)
         )
         return (await connection.execute(update(group_events).where(foreign).values(transaction_id=0))).rowcount

@@ -1,34 +1,18 @@
 """Webhooks and their deliveries in SQL."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    Row,
-    Select,
-    case,
-    delete,
-    exists,
-    func,
-    insert,
-    or_,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import Row, Select, delete, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.db.database import Database
 from services.common.db.named_locks import lock_name
 from services.common.db.upsert import insert_missing
 from services.orchestrator.domain.group_event import EventFilter, Position
-from services.orchestrator.domain.webhook import Delivery, DeliveryState, Webhook, WebhookPlan
-from services.orchestrator.repositories.group_events import is_settled
-from services.orchestrator.tables import executions, group_events, webhook_deliveries, webhooks
-
-_PENDING = webhook_deliveries.c.state == DeliveryState.PENDING
+from services.orchestrator.domain.webhook import Binding, Delivery, DeliveryState, PayloadForm, Webhook, WebhookPlan
+from services.orchestrator.repositories.webhook_work import PENDING, execution_news
+from services.orchestrator.tables import executions, webhook_deliveries, webhooks
 
 
 class WebhookRepository:
@@ -39,16 +23,19 @@ class WebhookRepository:
 
     async def insert(self, webhook: Webhook) -> None:
         """Store a new webhook."""
-        position = webhook.position
+        position, bound = webhook.position, webhook.bound
         await self._connection.execute(
             insert(webhooks).values(
                 id=webhook.id,
-                sealed_key=webhook.sealed_key,
                 position_transaction=position.transaction_id,
                 position_id=position.id,
                 sender="",
                 created_at=webhook.created_at,
                 group_id=webhook.group_id,
+                execution_id=None if bound is None else bound.execution_id,
+                task_id=bound.task_id or None if bound is not None else None,
+                config_id=bound.config_id or None if bound is not None else None,
+                sequence=None if bound is None else bound.sequence,
                 **_changing(webhook),
             )
         )
@@ -58,8 +45,8 @@ class WebhookRepository:
         await lock_name(self._connection, f"coxswain-webhooks {group_id}")
 
     async def count(self, group_id: str) -> int:
-        """Return how many webhooks a group has."""
-        count = select(func.count()).select_from(webhooks).where(webhooks.c.group_id == group_id)
+        """Return how many webhooks a group has, without those of single executions."""
+        count = select(func.count()).where(webhooks.c.group_id == group_id, webhooks.c.sequence.is_(None))
         return await self._connection.scalar(count) or 0
 
     async def get(self, group_id: str, webhook_id: str, *, lock: bool = False) -> Webhook | None:
@@ -67,12 +54,26 @@ class WebhookRepository:
         query = select(webhooks).where(webhooks.c.group_id == group_id, webhooks.c.id == webhook_id)
         return await self._one(query.with_for_update() if lock else query)
 
-    async def page(self, group_id: str, after: str | None, limit: int) -> list[Webhook]:
-        """Return webhooks with an id behind `after`, oldest first."""
-        query = select(webhooks).where(webhooks.c.group_id == group_id)
+    async def page(self, group_id: str, execution_id: str, after: str | None, limit: int) -> list[Webhook]:
+        """Return webhooks with an id behind `after`, oldest first: those of an execution, or (empty) of all."""
+        chosen = webhooks.c.execution_id == execution_id if execution_id else webhooks.c.sequence.is_(None)
+        query = select(webhooks).where(webhooks.c.group_id == group_id, chosen)
         if after is not None:
             query = query.where(webhooks.c.id > after)
         return [_webhook(row) for row in await self._connection.execute(query.order_by(webhooks.c.id).limit(limit))]
+
+    async def of_task(self, task_id: str, config_id: str = "") -> list[Webhook]:
+        """Return the push notification configs of a task, oldest first, or the one of an id."""
+        query = select(webhooks).where(webhooks.c.task_id == task_id)
+        if config_id:
+            query = query.where(webhooks.c.config_id == config_id)
+        return [_webhook(row) for row in await self._connection.execute(query.order_by(webhooks.c.id))]
+
+    async def bind(self, task_id: str, execution_id: str) -> None:
+        """Let the push notification configs of a locked task follow its execution, which is new."""
+        await self._connection.execute(
+            update(webhooks).where(webhooks.c.task_id == task_id).values(execution_id=execution_id)
+        )
 
     async def save(self, webhook: Webhook) -> None:
         """Store a locked webhook as it is now, but for its position."""
@@ -106,11 +107,32 @@ class WebhookRepository:
         row = (await self._connection.execute(released)).first()
         return None if row is None else _webhook(row)
 
-    async def advance(self, webhook_id: str, sender: str, position: Position) -> bool:
-        """Note how far a claimed webhook has come in its group's events; False when the claim is lost."""
+    async def advance(self, webhook_id: str, sender: str, to: Position | int) -> bool:
+        """Note how far a claimed webhook has come in the events of its group, or of its execution.
+
+        False when the claim is lost.
+        """
         moved = update(webhooks).where(webhooks.c.id == webhook_id, webhooks.c.sender == sender)
-        values = {"position_transaction": position.transaction_id, "position_id": position.id}
+        values = (
+            {"position_transaction": to.transaction_id, "position_id": to.id}
+            if isinstance(to, Position)
+            else {"sequence": to}
+        )
         return bool((await self._connection.execute(moved.values(values))).rowcount)
+
+    async def finish(self, webhook_id: str) -> None:
+        """Take no more notice of a webhook whose execution has ended, once all is posted."""
+        ended = exists().where(executions.c.id == webhooks.c.execution_id, executions.c.ended_at.is_not(None))
+        pending = exists().where(webhook_deliveries.c.webhook_id == webhooks.c.id, PENDING)
+        await self._connection.execute(
+            update(webhooks)
+            .where(webhooks.c.id == webhook_id, ended, ~execution_news(), ~pending)
+            .values(finished=True)
+        )
+
+    async def reopen(self, webhook_id: str) -> None:
+        """Take notice of a webhook again."""
+        await self._connection.execute(update(webhooks).where(webhooks.c.id == webhook_id).values(finished=False))
 
     async def stop(self, webhook_id: str, now: datetime) -> None:
         """Pause a locked webhook whose receiver is gone."""
@@ -154,10 +176,10 @@ class WebhookRepository:
             other.c.state == DeliveryState.PENDING,
             other.c.next_attempt_at.is_not(None),
         )
-        first = select(func.min(webhook_deliveries.c.sequence)).where(same, _PENDING).scalar_subquery()
+        first = select(func.min(webhook_deliveries.c.sequence)).where(same, PENDING).scalar_subquery()
         await self._connection.execute(
             update(webhook_deliveries)
-            .where(same, _PENDING, webhook_deliveries.c.sequence == first, ~waits)
+            .where(same, PENDING, webhook_deliveries.c.sequence == first, ~waits)
             .values(next_attempt_at=now)
         )
 
@@ -172,7 +194,7 @@ class WebhookRepository:
     async def pending(self, webhook_id: str) -> int:
         """Return how many deliveries of a webhook have not ended."""
         count = select(func.count()).select_from(webhook_deliveries)
-        return await self._connection.scalar(count.where(webhook_deliveries.c.webhook_id == webhook_id, _PENDING)) or 0
+        return await self._connection.scalar(count.where(webhook_deliveries.c.webhook_id == webhook_id, PENDING)) or 0
 
     async def save_delivery(self, delivery: Delivery) -> None:
         """Store a delivery of a locked webhook as it is now, if it is still there."""
@@ -214,77 +236,15 @@ class WebhookRepository:
         return None if row is None else _webhook(row)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadyWebhook:
-    """A webhook with something to do now."""
-
-    group_id: str
-    webhook_id: str
-    due: bool
-    """Whether a delivery is due; otherwise there are new events alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookWork:
-    """What webhooks of all groups wait for."""
-
-    ready: list[ReadyWebhook]
-    """Those that no process sends for."""
-    groups: frozenset[str]
-    """Whose events are posted."""
-    next_attempt_at: datetime | None
-    """When something is due that is not yet."""
-
-
-async def read_webhook_work(database: Database, now: datetime, most_pending: int) -> WebhookWork:
-    """Return what is to be done; a webhook with `most_pending` deliveries takes no new events."""
-    pending = (
-        select(func.count())
-        .select_from(webhook_deliveries)
-        .where(webhook_deliveries.c.webhook_id == webhooks.c.id, _PENDING)
-        .scalar_subquery()
-    )
-    news = exists().where(
-        group_events.c.group_id == webhooks.c.group_id,
-        tuple_(group_events.c.transaction_id, group_events.c.id)
-        > tuple_(webhooks.c.position_transaction, webhooks.c.position_id),
-        is_settled(database.dialect),
-    )
-    next_attempt = (
-        select(func.min(webhook_deliveries.c.next_attempt_at))
-        .where(webhook_deliveries.c.webhook_id == webhooks.c.id, webhook_deliveries.c.next_attempt_at.is_not(None))
-        .scalar_subquery()
-    )
-    free = or_(webhooks.c.sender_until.is_(None), webhooks.c.sender_until < now)
-    rows = await database.fetch(
-        select(
-            webhooks.c.id,
-            webhooks.c.group_id,
-            # In this order, as a backlog takes long to count.
-            case((~free, False), (next_attempt <= now, True), (~news, False), else_=pending < most_pending).label(
-                "ready"
-            ),
-            next_attempt.label("next_attempt_at"),
-        ).where(webhooks.c.paused.is_(False))
-    )
-    times = [row["next_attempt_at"] for row in rows if row["next_attempt_at"] is not None]
-    return WebhookWork(
-        ready=[
-            ReadyWebhook(
-                row["group_id"], row["id"], due=row["next_attempt_at"] is not None and row["next_attempt_at"] <= now
-            )
-            for row in rows
-            if row["ready"]
-        ],
-        groups=frozenset(row["group_id"] for row in rows),
-        next_attempt_at=min((time for time in times if time > now), default=None),
-    )
-
-
 def _changing(webhook: Webhook) -> dict[str, Any]:
     plan, chosen = webhook.plan, webhook.plan.chosen
     return {
         "url": plan.url,
+        "sealed_key": webhook.sealed_key,
+        "former_key": webhook.former_key,
+        "former_key_until": webhook.former_key_until,
+        "form": PayloadForm.NOTIFICATION if webhook.bound is None else webhook.bound.form,
+        "finished": False,
         "description": plan.description,
         "chosen": {
             "kinds": sorted(chosen.kinds),
@@ -323,6 +283,19 @@ def _webhook(row: Row[Any]) -> Webhook:
         created_at=row.created_at,
         updated_at=row.updated_at,
         gone=row.gone,
+        bound=None if row.sequence is None else _binding(row),
+        former_key=row.former_key,
+        former_key_until=row.former_key_until,
+    )
+
+
+def _binding(row: Row[Any]) -> Binding:
+    return Binding(
+        sequence=row.sequence,
+        execution_id=row.execution_id,
+        task_id=row.task_id or "",
+        config_id=row.config_id or "",
+        form=PayloadForm(row.form),
     )
 
 

@@ -36,7 +36,9 @@ class WebhookServicer(WebhookServiceServicer):
 
     async def ListWebhooks(self, request: pb.ListWebhooksRequest, context: Context) -> pb.ListWebhooksResponse:
         """See the proto."""
-        page = await self._webhooks.page(current_principal(), request.page_size, request.page_token)
+        page = await self._webhooks.page(
+            current_principal(), request.execution_id, request.page_size, request.page_token
+        )
         return pb.ListWebhooksResponse(webhooks=map(webhook_to_proto, page.items), next_page_token=page.next_page_token)
 
     async def UpdateWebhook(self, request: pb.UpdateWebhookRequest, context: Context) -> pb.UpdateWebhookResponse:
@@ -58,21 +60,25 @@ class WebhookServicer(WebhookServiceServicer):
     ) -> pb.ListWebhookDeliveriesResponse:
         """See the proto."""
         state = enum_from_proto(DeliveryState, pb.WebhookDeliveryState, request.state) if request.state else None
+        principal = current_principal()
+        webhook = await self._webhooks.get(principal, request.webhook_id)
         page = await self._webhooks.deliveries(
-            current_principal(),
-            request.webhook_id,
+            principal,
+            webhook,
             state,
             request.execution_id,
             request.page_size,
             request.page_token,
         )
         return pb.ListWebhookDeliveriesResponse(
-            deliveries=map(delivery_to_proto, page.items), next_page_token=page.next_page_token
+            deliveries=[delivery_to_proto(webhook, delivery) for delivery in page.items],
+            next_page_token=page.next_page_token,
         )
 
     async def RetryWebhookDelivery(
         self, request: pb.RetryWebhookDeliveryRequest, context: Context
     ) -> pb.RetryWebhookDeliveryResponse:
         """See the proto."""
-        delivery = await self._webhooks.retry(current_principal(), request.id)
-        return pb.RetryWebhookDeliveryResponse(delivery=delivery_to_proto(delivery))
+        return pb.RetryWebhookDeliveryResponse(
+            delivery=delivery_to_proto(*await self._webhooks.retry(current_principal(), request.id))
+        )

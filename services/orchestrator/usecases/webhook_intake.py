@@ -1,30 +1,22 @@
 """Makes deliveries of the events that follow the positions of webhooks."""
 
-import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import structlog
 
 from services.common.backoff import Backoff
-from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import DeadlineExceeded, Unavailable
-from services.common.ids import new_id
-from services.orchestrator.domain.group_event import GroupEvent
-from services.orchestrator.domain.webhook import Delivery, DeliveryState, Webhook
-from services.orchestrator.repositories.group_events import GroupEventReader
+from services.orchestrator.domain.webhook import PayloadForm, Webhook
 from services.orchestrator.repositories.webhooks import WebhookRepository
+from services.orchestrator.usecases.webhook_sources import DeliverySource
 
 logger = structlog.get_logger(__name__)
-
-Render = Callable[[str, str, GroupEvent], bytes]
-"""Makes the body of a delivery of its id, the webhook's, and the event."""
 
 # Deliveries of a webhook that have not ended; more events wait where they are stored.
 MOST_PENDING = 1000
 _EVENTS_AT_ONCE = 100
-_BYTES_AT_ONCE = 4 * 1024 * 1024
 _BACKOFF = Backoff(1.0, 60.0, jitter=0.2)
 
 
@@ -35,11 +27,17 @@ class ClaimLost(Exception):
 class WebhookIntake:
     """Takes events of claimed webhooks."""
 
-    def __init__(self, database: Database, events: GroupEventReader, render: Render, sender: str) -> None:
-        """`sender` is who has claimed the webhooks."""
+    def __init__(
+        self,
+        database: Database,
+        group: DeliverySource,
+        bound: Mapping[PayloadForm, DeliverySource],
+        sender: str,
+    ) -> None:
+        """`bound` are the sources of webhooks of single executions; `sender` is who has claimed the webhooks."""
         self._database = database
-        self._events = events
-        self._render = render
+        self._group = group
+        self._bound = bound
         self._sender = sender
         # By webhook, how often in a row its events could not be taken, and when it is tried again.
         self._failures: dict[str, tuple[int, float]] = {}
@@ -79,53 +77,16 @@ class WebhookIntake:
         room = min(_EVENTS_AT_ONCE, MOST_PENDING - pending)
         if room <= 0:
             return False
-        read = await self._events.after(webhook.group_id, webhook.position, room)
-        if not read.events:
+        source = self._group if webhook.bound is None else self._bound[webhook.bound.form]
+        found = await source.after(webhook, room)
+        if found is None:
             return False
-        position = webhook.position
-        made: list[Delivery] = []
-        size = 0
-        for event in read.events:
-            if size >= _BYTES_AT_ONCE:
-                break
-            position = event.position
-            if webhook.plan.chosen.shows(event):
-                made.append(await self._delivery(webhook, event))
-                size += len(made[-1].body)
-        # The next one is made when the one before is through: none of an execution may come behind a later one.
-        newest: dict[str, int] = {}
-        for delivery in made:
-            newest[delivery.execution_id] = max(delivery.sequence, newest.get(delivery.execution_id, 0))
-        for event in await self._events.overtaken(webhook.group_id, position, newest):
-            if webhook.plan.chosen.shows(event):
-                made.append(await self._delivery(webhook, event))
         async with self._database.write() as connection:
             webhooks = WebhookRepository(connection)
-            if not await webhooks.advance(webhook.id, self._sender, position):
+            if not await webhooks.advance(webhook.id, self._sender, found.reached):
                 raise ClaimLost
-            standing = await webhooks.standing({delivery.execution_id for delivery in made})
-            new = [delivery for delivery in made if delivery.execution_id in standing]
+            standing = await webhooks.standing({delivery.execution_id for delivery in found.deliveries})
+            new = [delivery for delivery in found.deliveries if delivery.execution_id in standing]
             if new:
                 await webhooks.add(new)
         return True
-
-    async def _delivery(self, webhook: Webhook, event: GroupEvent) -> Delivery:
-        # Bodies may be large, and other work waits for the loop.
-        await asyncio.sleep(0)
-        delivery_id = new_id()
-        return Delivery(
-            id=delivery_id,
-            webhook_id=webhook.id,
-            execution_id=event.execution_id,
-            sequence=event.event.sequence,
-            kind=event.event.kind,
-            state=DeliveryState.PENDING,
-            attempts=0,
-            last_status=0,
-            last_error="",
-            body=self._render(delivery_id, webhook.id, event),
-            created_at=utc_now(),
-            first_attempt_at=None,
-            next_attempt_at=None,
-            ended_at=None,
-        )

@@ -7,6 +7,7 @@ after the other.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from weakref import WeakValueDictionary
@@ -23,12 +24,13 @@ from services.common.db.expiry import remove_before
 from services.common.group_turns import GroupTurns, working_for
 from services.common.ids import new_id
 from services.common.periodic import once
-from services.orchestrator.domain.webhook import Attempt, Delivery, DeliveryState, Webhook
-from services.orchestrator.repositories.group_events import GroupEventReader
-from services.orchestrator.repositories.webhooks import WebhookRepository, read_webhook_work
+from services.orchestrator.domain.webhook import Attempt, Delivery, DeliveryState, PayloadForm, Webhook
+from services.orchestrator.repositories.webhook_work import read_webhook_work
+from services.orchestrator.repositories.webhooks import WebhookRepository
 from services.orchestrator.tables import webhook_deliveries
 from services.orchestrator.usecases.hinted_loop import Pending
-from services.orchestrator.usecases.webhook_intake import MOST_PENDING, ClaimLost, Render, WebhookIntake
+from services.orchestrator.usecases.webhook_intake import MOST_PENDING, ClaimLost, WebhookIntake
+from services.orchestrator.usecases.webhook_sources import DeliverySource
 from services.orchestrator.webhook_client import WebhookClient
 
 logger = structlog.get_logger(__name__)
@@ -58,18 +60,18 @@ class WebhookSender:
     def __init__(
         self,
         database: Database,
-        events: GroupEventReader,
         client: WebhookClient,
-        render: Render,
+        group: DeliverySource,
+        bound: Mapping[PayloadForm, DeliverySource],
         *,
         retention_seconds: float,
     ) -> None:
-        """Deliveries that have ended are kept for `retention_seconds`."""
+        """For `group` and `bound` see `WebhookIntake`. Deliveries that have ended are kept for `retention_seconds`."""
         self._database = database
         self._client = client
         self._retention = timedelta(seconds=retention_seconds)
         self._sender = new_id()
-        self._intake = WebhookIntake(database, events, render, self._sender)
+        self._intake = WebhookIntake(database, group, bound, self._sender)
         self._turns = GroupTurns(_WEBHOOKS_AT_ONCE)
         self._places_of_groups: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._serving: set[str] = set()
@@ -171,6 +173,8 @@ class WebhookSender:
                     await webhooks.promote(webhook.id, after.execution_id, now)
             if any(attempt.gone for _, attempt in tried):
                 await webhooks.stop(webhook.id, now)
+            elif webhook.bound is not None:
+                await webhooks.finish(webhook.id)
         for after, attempt in tried:
             _report(webhook, after, attempt)
         return True

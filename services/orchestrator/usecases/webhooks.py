@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey, RequestRepository
 from services.common.egress import AddressPolicy
-from services.common.errors import Aborted, FieldViolation, InvalidArgument, NotFound, PermissionDenied
+from services.common.errors import Aborted, FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.paging import Page, Pager
@@ -19,11 +18,13 @@ from services.orchestrator.domain.webhook import Delivery, DeliveryState, Webhoo
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.repositories.webhooks import WebhookRepository
+from services.orchestrator.usecases.webhook_urls import refuse_unfit
 from services.orchestrator.webhook_client import SigningKeys
 
 MAX_WEBHOOKS = 32
 _WEBHOOKS = Pager("webhooks")
 _DELIVERIES = Pager("webhook_deliveries")
+_URL = "webhook.url"
 
 
 class Webhooks:
@@ -52,7 +53,7 @@ class Webhooks:
             NotFound: the first request's webhook was deleted.
             QuotaExceeded: the group has as many webhooks as it may.
         """
-        self._check_url(plan.url)
+        refuse_unfit(self._addresses, plan.url, _URL)
         webhook_id, now = new_id(), utc_now()
         webhook = Webhook(
             id=webhook_id,
@@ -95,15 +96,20 @@ class Webhooks:
             raise NotFound.of("webhook", webhook_id)
         return webhook
 
-    async def page(self, principal: Principal, size: int, token: str) -> Page[Webhook]:
-        """Return a page of the group's webhooks, oldest first. Raises InvalidArgument: INVALID_PAGE_TOKEN."""
+    async def page(self, principal: Principal, execution_id: str, size: int, token: str) -> Page[Webhook]:
+        """Return a page of the group's webhooks, oldest first: those of an execution, or (empty) of all.
+
+        Raises InvalidArgument: INVALID_PAGE_TOKEN.
+        """
         async with self._database.read() as connection:
             webhooks = WebhookRepository(connection)
             return await _WEBHOOKS.page(
                 size,
                 token,
-                {"group": principal.group_id},
-                lambda after, limit: webhooks.page(principal.group_id, after[0] if after else None, limit),
+                {"group": principal.group_id, "execution": execution_id},
+                lambda after, limit: webhooks.page(
+                    principal.group_id, execution_id, after[0] if after else None, limit
+                ),
                 lambda webhook: [webhook.id],
             )
 
@@ -131,9 +137,11 @@ class Webhooks:
             plan, broken = change(present)
             if broken:
                 raise InvalidArgument.fields(broken)
+            if present.bound is not None and plan != replace(present.plan, paused=plan.paused):
+                raise InvalidArgument.field("update_mask", "must be paused: nothing else of such a webhook can change")
             if plan.url != present.plan.url:
                 # One that is not allowed any more can still be paused.
-                self._check_url(plan.url)
+                refuse_unfit(self._addresses, plan.url, _URL)
             changed = replace(
                 present,
                 plan=plan,
@@ -143,6 +151,7 @@ class Webhooks:
                 gone=present.gone and plan.paused,
             )
             await webhooks.save(changed)
+            await webhooks.finish(webhook_id)
         self._bus.publish(Hint(HintKind.WORK_STORED, webhook_id))
         return changed
 
@@ -154,33 +163,35 @@ class Webhooks:
     async def deliveries(
         self,
         principal: Principal,
-        webhook_id: str,
+        webhook: Webhook,
         state: DeliveryState | None,
         execution_id: str,
         size: int,
         token: str,
     ) -> Page[Delivery]:
-        """Return a page of a webhook's deliveries, newest first. Raises NotFound, InvalidArgument."""
-        await self.get(principal, webhook_id)
+        """Return a page of a webhook's deliveries, newest first. Raises InvalidArgument: INVALID_PAGE_TOKEN."""
         async with self._database.read() as connection:
             webhooks = WebhookRepository(connection)
             return await _DELIVERIES.page(
                 size,
                 token,
-                {"group": principal.group_id, "webhook": webhook_id, "state": state, "execution": execution_id},
+                {"group": principal.group_id, "webhook": webhook.id, "state": state, "execution": execution_id},
                 lambda before, limit: webhooks.deliveries(
-                    webhook_id, state, execution_id, before[0] if before else None, limit
+                    webhook.id, state, execution_id, before[0] if before else None, limit
                 ),
                 lambda delivery: [delivery.id],
                 lambda delivery: len(delivery.body),
             )
 
-    async def retry(self, principal: Principal, delivery_id: str) -> Delivery:
-        """Make a delivery once more. Raises NotFound."""
+    async def retry(self, principal: Principal, delivery_id: str) -> tuple[Webhook, Delivery]:
+        """Make a delivery once more, and return it behind its webhook. Raises NotFound."""
         async with self._database.write() as connection:
             webhooks = WebhookRepository(connection)
             found = await webhooks.get_delivery(principal.group_id, delivery_id)
-            if found is None or await webhooks.get(principal.group_id, found.webhook_id, lock=True) is None:
+            webhook = None
+            if found is not None:
+                webhook = await webhooks.get(principal.group_id, found.webhook_id, lock=True)
+            if found is None or webhook is None:
                 raise NotFound.of("webhook delivery", delivery_id)
             now = utc_now()
             # Read again: an attempt may have been recorded before the lock was there.
@@ -196,18 +207,8 @@ class Webhooks:
                     ended_at=None,
                 )
                 await webhooks.save_delivery(again)
+                await webhooks.reopen(found.webhook_id)
                 await webhooks.promote(found.webhook_id, found.execution_id, now)
             stored = await webhooks.get_delivery(principal.group_id, delivery_id)
         self._bus.publish(Hint(HintKind.WORK_STORED, delivery_id))
-        return stored or found
-
-    def _check_url(self, url: str) -> None:
-        """Refuse an address that nothing may be posted to. What its name resolves to is checked with each attempt."""
-        field = "webhook.url"
-        try:
-            self._addresses.check_literal(url)
-        except PermissionDenied as error:
-            raise InvalidArgument.field(field, error.message) from None
-        scheme = urlsplit(url).scheme if "://" in url else ""
-        if scheme != "https" and not (scheme == "http" and self._addresses.permits_plain):
-            raise InvalidArgument.field(field, "must begin with https:// and name a public host")
+        return webhook, stored or found

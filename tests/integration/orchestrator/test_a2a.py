@@ -142,7 +142,7 @@ async def test_must_name_the_fields_at_fault_first(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_must_refuse_content_types_and_push_notifications_that_the_card_does_not_offer(harness: Harness) -> None:
+async def test_must_refuse_content_types_that_the_card_does_not_offer(harness: Harness) -> None:
     tenant = await publish(harness)
     stub = agent(harness)
     unread = sending(tenant=tenant)
@@ -153,18 +153,6 @@ async def test_must_refuse_content_types_and_push_notifications_that_the_card_do
     for request in (unread, file, sending(tenant=tenant, configuration=modes)):
         with refused(CODE.INVALID_ARGUMENT, "CONTENT_TYPE_NOT_SUPPORTED"):
             await stub.SendMessage(request)
-    config = pb.TaskPushNotificationConfig(task_id="t", url="https://example.com/hook")
-    pushed = sending(tenant=tenant, configuration={"task_push_notification_config": config})
-    calls: list[Any] = [
-        lambda: stub.SendMessage(pushed),
-        lambda: stub.CreateTaskPushNotificationConfig(config),
-        lambda: stub.GetTaskPushNotificationConfig(pb.GetTaskPushNotificationConfigRequest(task_id="t", id="c")),
-        lambda: stub.ListTaskPushNotificationConfigs(pb.ListTaskPushNotificationConfigsRequest(task_id="t")),
-        lambda: stub.DeleteTaskPushNotificationConfig(pb.DeleteTaskPushNotificationConfigRequest(task_id="t", id="c")),
-    ]
-    for call in calls:
-        with refused(CODE.FAILED_PRECONDITION, "PUSH_NOTIFICATION_NOT_SUPPORTED"):
-            await call()
     assert (await stub.ListTasks(pb.ListTasksRequest())).total_size == 0
 
 
@@ -180,7 +168,7 @@ async def test_must_describe_the_agent_in_its_card_and_itself_in_reflection_and_
     capabilities = card.capabilities
     assert (capabilities.streaming, capabilities.push_notifications, capabilities.extended_agent_card) == (
         True,
-        False,
+        True,
         True,
     )
     assert (card.version, [skill.id for skill in card.skills]) == ("1", ["brief"])

@@ -116,18 +116,6 @@ async def test_missing_inputs_tenants_versions_and_refusals(harness: Harness) ->
     for foreign in (by_header.id, new_id()):
         with refused(CODE.NOT_FOUND, "TASK_NOT_FOUND"):
             await client_of(harness, BOB).GetTask(old.GetTaskRequest(name=f"tasks/{foreign}"))
-    pushed = sending()
-    pushed.configuration.push_notification.url = "https://example.com/hook"
-    calls: list[Any] = [
-        lambda: stub.SendMessage(pushed),
-        lambda: stub.CreateTaskPushNotificationConfig(old.CreateTaskPushNotificationConfigRequest()),
-        lambda: stub.GetTaskPushNotificationConfig(old.GetTaskPushNotificationConfigRequest()),
-        lambda: stub.ListTaskPushNotificationConfig(old.ListTaskPushNotificationConfigRequest()),
-        lambda: stub.DeleteTaskPushNotificationConfig(old.DeleteTaskPushNotificationConfigRequest()),
-    ]
-    for call in calls:
-        with refused(CODE.FAILED_PRECONDITION, "PUSH_NOTIFICATION_NOT_SUPPORTED"):
-            await call()
 
 
 async def test_the_official_client_speaks_0_3_with_a_card_of_that_version(tmp_path: Path, database_url: str) -> None:

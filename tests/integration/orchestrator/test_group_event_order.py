@@ -160,7 +160,7 @@ async def test_webhooks_of_a_restored_database_lose_nothing_and_repeat_no_delive
     reader, found = GroupEventReader(database), dict[str, list[int]]()
     async with database.write() as connection:
         repository = WebhookRepository(connection)
-        for webhook in await repository.page(GROUP, None, 10):
+        for webhook in await repository.page(GROUP, "", None, 10):
             await read_on(reader, webhook.position, found.setdefault(webhook.id, []))
         # It has read on from where it was.
         assert not await repository.advance("in order", "one process", Position(old + 2, ids[4]))

@@ -28,12 +28,14 @@ from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.group_event import EventFilter, Position
 from services.orchestrator.domain.webhook import Attempt, Delivery, DeliveryState, Webhook, WebhookPlan
 from services.orchestrator.events import new_event
+from services.orchestrator.push_credentials import PushCredentials
 from services.orchestrator.repositories.events import EventRepository
-from services.orchestrator.repositories.webhooks import WebhookWork, read_webhook_work
+from services.orchestrator.repositories.webhook_work import WebhookWork, read_webhook_work
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import webhook_deliveries, webhooks
-from services.orchestrator.usecases import webhook_intake, webhook_sender
+from services.orchestrator.usecases import webhook_intake, webhook_sender, webhook_sources
 from services.orchestrator.usecases.webhook_groups import WebhookGroups
+from services.orchestrator.usecases.webhook_sources import Found
 from services.orchestrator.webhook_client import SigningKeys, WebhookClient
 from tests.integration.orchestrator.support import EVERY_FIELD, Worker, executions_of, refused, start, working
 from tests.support.harness import ALICE, BOB, Harness, serve_services
@@ -326,14 +328,14 @@ async def test_events_that_cannot_be_taken_hold_up_nothing_that_is_due(
     await eventually(harness, made.webhook.id, lambda found: found and found[0].attempts == 1)
     failures = 0
 
-    async def fail(*_: object) -> Delivery:
+    async def fail(*_: object) -> Found:
         nonlocal failures
         failures += 1
         receiver.changes.notify()
         raise RuntimeError("no body")
 
     with monkeypatch.context() as patched:
-        patched.setattr(webhook_intake.WebhookIntake, "_delivery", fail)
+        patched.setattr(webhook_sources.GroupSource, "after", fail)
         two = await start(harness)
         await receiver.changes.wait(lambda: failures > 0)
         assert [each.event for each in await receiver.has(1)] == [(one.id, 1)]
@@ -470,7 +472,7 @@ async def test_what_commits_late_is_not_lost_and_nothing_is_posted_twice_by_two_
     postgres_url: str, tmp_path: Path, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One event at a time, so that batches end everywhere.
-    monkeypatch.setattr(webhook_intake, "_BYTES_AT_ONCE", 1)
+    monkeypatch.setattr(webhook_sources, "_BYTES_AT_ONCE", 1)
     rounds: Counter[Database] = Counter()
 
     async def counted(database: Database, *arguments: Any) -> WebhookWork:
@@ -556,6 +558,6 @@ async def post_once(url: str, networks: list[str]) -> Attempt:
     pending = DeliveryState.PENDING
     delivery = Delivery("d", "w", "e", 1, "execution_queued", pending, 0, 0, "", b"{}", now, None, now, None)
     try:
-        return await WebhookClient(egress, SigningKeys(keys)).post(webhook, delivery)
+        return await WebhookClient(egress, SigningKeys(keys), PushCredentials(keys)).post(webhook, delivery)
     finally:
         await egress.close()

@@ -8,7 +8,7 @@ from services.common.identity.principal import Role
 _READS = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=True)
 _SENDS = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=False, audited=True)
 _SENDS_AND_WAITS = replace(_SENDS, waits=True)
-_CANCELS = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=True, audited=True)
+_REPEATABLE = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=True, audited=True)
 
 A2A_SERVICE = ForeignService(
     owner="orchestrator",
@@ -18,12 +18,12 @@ A2A_SERVICE = ForeignService(
         "SendStreamingMessage": _SENDS,
         "GetTask": _READS,
         "ListTasks": _READS,
-        "CancelTask": _CANCELS,
+        "CancelTask": _REPEATABLE,
         "SubscribeToTask": _READS,
-        "CreateTaskPushNotificationConfig": _READS,
+        "CreateTaskPushNotificationConfig": _SENDS,
         "GetTaskPushNotificationConfig": _READS,
         "ListTaskPushNotificationConfigs": _READS,
-        "DeleteTaskPushNotificationConfig": _READS,
+        "DeleteTaskPushNotificationConfig": _REPEATABLE,
         "GetExtendedAgentCard": _READS,
     },
 )
@@ -34,12 +34,12 @@ A2A_SERVICE_03 = ForeignService(
         "SendMessage": _SENDS_AND_WAITS,
         "SendStreamingMessage": _SENDS,
         "GetTask": _READS,
-        "CancelTask": _CANCELS,
+        "CancelTask": _REPEATABLE,
         "TaskSubscription": _READS,
-        "CreateTaskPushNotificationConfig": _READS,
+        "CreateTaskPushNotificationConfig": _SENDS,
         "GetTaskPushNotificationConfig": _READS,
         "ListTaskPushNotificationConfig": _READS,
-        "DeleteTaskPushNotificationConfig": _READS,
+        "DeleteTaskPushNotificationConfig": _REPEATABLE,
         "GetAgentCard": _READS,
     },
 )

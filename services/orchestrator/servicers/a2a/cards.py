@@ -55,7 +55,7 @@ class CardMaker:
                 for version in (VERSION, VERSION_03)
             ],
             capabilities=pb.AgentCapabilities(
-                streaming=True, push_notifications=False, extended_agent_card=True, extensions=self._extensions()
+                streaming=True, push_notifications=True, extended_agent_card=True, extensions=self._extensions()
             ),
             default_input_modes=input_modes(spec),
             default_output_modes=output_modes(spec),

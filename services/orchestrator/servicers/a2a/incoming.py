@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from a2a.types import a2a_pb2 as pb
 
-from services.common.errors import CoxswainError, FieldViolation, InvalidArgument
+from services.common.errors import FieldViolation, InvalidArgument
 from services.common.grpc.json_values import from_value
-from services.orchestrator.domain.a2a_errors import a2a_error
+from services.orchestrator.domain.webhook import PayloadForm
+from services.orchestrator.servicers.a2a.push import push_plan_from_proto
 from services.orchestrator.usecases.a2a.inputs import IncomingMessage, MessagePart, PartKind
 
 _MAX_PARTS = 64
@@ -15,20 +16,17 @@ _MAX_MESSAGE_BYTES = 1024 * 1024
 _MAX_METADATA_BYTES = 64 * 1024
 _MAX_ID = 256
 _MAX_REFERENCES = 32
+_PUSH = "configuration.task_push_notification_config"
 
 
-def incoming_from_proto(request: pb.SendMessageRequest) -> IncomingMessage:
-    """Return the message of a request.
+def incoming_from_proto(request: pb.SendMessageRequest, form: PayloadForm) -> IncomingMessage:
+    """Return the message of a request; `form` is that of the push notifications it asks for.
 
-    Raises:
-        InvalidArgument: something is missing in it, or too much.
-        FailedPrecondition: PUSH_NOTIFICATION_NOT_SUPPORTED, it asks for these.
+    Raises InvalidArgument: something is missing in it, or too much.
     """
     message = request.message
     if violations := list(_violations(request)):
         raise InvalidArgument.fields(violations)
-    if request.configuration.HasField("task_push_notification_config"):
-        raise push_not_supported()
     parts = [_part(f"message.parts[{index}]", part) for index, part in enumerate(message.parts)]
 
     def stored(task_id: str, context_id: str) -> bytes:
@@ -45,13 +43,11 @@ def incoming_from_proto(request: pb.SendMessageRequest) -> IncomingMessage:
         reference_task_ids=list(message.reference_task_ids),
         accepted_modes=list(request.configuration.accepted_output_modes),
         stored=stored,
-    )
-
-
-def push_not_supported() -> CoxswainError:
-    """Return the refusal of whatever asks for push notifications."""
-    return a2a_error(
-        "PUSH_NOTIFICATION_NOT_SUPPORTED", "this agent sends no push notifications; follow tasks with SubscribeToTask"
+        push=(
+            push_plan_from_proto(request.configuration.task_push_notification_config, _PUSH, form)
+            if request.configuration.HasField("task_push_notification_config")
+            else None
+        ),
     )
 
 

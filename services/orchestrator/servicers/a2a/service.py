@@ -1,22 +1,25 @@
 """A2AService of version 1.0 at the edge. What each method does here is in docs/a2a.md."""
 
 from collections.abc import AsyncIterator
-from typing import NoReturn
 
 from a2a.types import a2a_pb2 as pb
 from a2a.types.a2a_pb2_grpc import A2AServiceServicer
+from google.protobuf.empty_pb2 import Empty
 
 from services.common.errors import InvalidArgument
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.common.grpc.times import optional_timestamp_from_proto
 from services.orchestrator.domain.a2a_errors import unsupported
+from services.orchestrator.domain.webhook import PayloadForm
 from services.orchestrator.repositories.a2a_tasks import TaskFilter
 from services.orchestrator.servicers.a2a.cards import CardMaker
-from services.orchestrator.servicers.a2a.incoming import history_length, push_not_supported
+from services.orchestrator.servicers.a2a.incoming import history_length
 from services.orchestrator.servicers.a2a.metadata import VERSION, VERSION_03, CallMetadata, read_metadata
 from services.orchestrator.servicers.a2a.outgoing import change_to_proto, state_from_proto, task_to_proto
+from services.orchestrator.servicers.a2a.push import push_config_to_proto, push_page_size, push_plan_from_proto
 from services.orchestrator.servicers.a2a.sending import Sender
+from services.orchestrator.usecases.a2a.push_configs import PushConfigs
 from services.orchestrator.usecases.a2a.streams import TaskStreams
 from services.orchestrator.usecases.a2a.tasks import A2ATasks
 from services.orchestrator.usecases.a2a.views import FollowedTask
@@ -33,6 +36,7 @@ class A2AServicer(A2AServiceServicer):
         sender: Sender,
         streams: TaskStreams,
         cards: CardMaker,
+        push_configs: PushConfigs,
         *,
         assumed_version: str,
     ) -> None:
@@ -41,6 +45,7 @@ class A2AServicer(A2AServiceServicer):
         self._sender = sender
         self._streams = streams
         self._cards = cards
+        self._push_configs = push_configs
         self._assumed_version = assumed_version
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> pb.SendMessageResponse:
@@ -146,36 +151,46 @@ class A2AServicer(A2AServiceServicer):
 
     async def CreateTaskPushNotificationConfig(
         self, request: pb.TaskPushNotificationConfig, context: Context
-    ) -> NoReturn:
-        """Refuse: there are no push notifications."""
-        self._refuse_push(context)
+    ) -> pb.TaskPushNotificationConfig:
+        """Have what happens to a task from now on posted to an address."""
+        self._metadata(context)
+        plan = push_plan_from_proto(request, "", PayloadForm.A2A)
+        made = await self._push_configs.create(current_principal(), request.tenant, request.task_id, plan)
+        return push_config_to_proto(made)
 
     async def GetTaskPushNotificationConfig(
         self, request: pb.GetTaskPushNotificationConfigRequest, context: Context
-    ) -> NoReturn:
-        """Refuse: there are no push notifications."""
-        self._refuse_push(context)
+    ) -> pb.TaskPushNotificationConfig:
+        """Return where a task's changes are posted, without credentials."""
+        self._metadata(context)
+        return push_config_to_proto(
+            await self._push_configs.get(current_principal(), request.tenant, request.task_id, request.id)
+        )
 
     async def ListTaskPushNotificationConfigs(
         self, request: pb.ListTaskPushNotificationConfigsRequest, context: Context
-    ) -> NoReturn:
-        """Refuse: there are no push notifications."""
-        self._refuse_push(context)
+    ) -> pb.ListTaskPushNotificationConfigsResponse:
+        """Return a page of the configs of a task, oldest first, without credentials."""
+        self._metadata(context)
+        page = await self._push_configs.page(
+            current_principal(), request.tenant, request.task_id, push_page_size(request.page_size), request.page_token
+        )
+        return pb.ListTaskPushNotificationConfigsResponse(
+            configs=map(push_config_to_proto, page.items), next_page_token=page.next_page_token
+        )
 
     async def DeleteTaskPushNotificationConfig(
         self, request: pb.DeleteTaskPushNotificationConfigRequest, context: Context
-    ) -> NoReturn:
-        """Refuse: there are no push notifications."""
-        self._refuse_push(context)
+    ) -> Empty:
+        """Post nothing more to an address, also of what is queued."""
+        self._metadata(context)
+        await self._push_configs.delete(current_principal(), request.tenant, request.task_id, request.id)
+        return Empty()
 
     def _metadata(self, context: Context) -> CallMetadata:
         return read_metadata(
             context, self._cards.extensions, served=VERSION, assumed=self._assumed_version or VERSION_03
         )
-
-    def _refuse_push(self, context: Context) -> NoReturn:
-        self._metadata(context)
-        raise push_not_supported()
 
     async def _follow(self, task: FollowedTask | None, after: int) -> AsyncIterator[pb.StreamResponse]:
         if task is not None:

@@ -18,7 +18,8 @@ from services.orchestrator.domain.execution import Execution
 from services.orchestrator.domain.question import Answer, Question, QuestionKind, QuestionState
 from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
 from services.orchestrator.repositories.crews import read_crew
-from services.orchestrator.usecases.a2a.history import refuse_more, say
+from services.orchestrator.repositories.webhooks import WebhookRepository
+from services.orchestrator.usecases.a2a.history import TaskHistory, refuse_more
 from services.orchestrator.usecases.a2a.inputs import (
     IncomingMessage,
     PartKind,
@@ -48,8 +49,16 @@ class _Changed(Exception):
 class FollowUps:
     """Takes messages that name a task."""
 
-    def __init__(self, database: Database, tasks: A2ATasks, executions: Executions, questions: Questions) -> None:
+    def __init__(
+        self,
+        database: Database,
+        tasks: A2ATasks,
+        executions: Executions,
+        questions: Questions,
+        history: TaskHistory,
+    ) -> None:
         self._database = database
+        self._history = history
         self._tasks = tasks
         self._executions = executions
         self._questions = questions
@@ -81,7 +90,7 @@ class FollowUps:
             async with self._database.write() as connection:
                 await A2ATaskRepository(connection).lock(view.row.id)
                 if await _is_first(connection, request, view.row.id):
-                    await say(connection, view.row, message)
+                    await self._history.say(connection, view.row, message, principal.subject)
         elif view.state is TaskState.INPUT_REQUIRED and view.question is not None:
             await self._answer(principal, view, view.question, message, request)
         else:
@@ -142,13 +151,14 @@ class FollowUps:
                 tasks = await still_the_same(connection)
                 if await _is_first(connection, request, row.id):
                     await tasks.fill(row.id, inputs)
-                    await say(connection, row, message)
+                    await self._history.say(connection, row, message, principal.subject)
             return
 
         async def also_store(connection: AsyncConnection, execution: Execution) -> None:
             tasks = await still_the_same(connection)
             await tasks.start(row.id, execution.id)
-            await say(connection, row, message)
+            await self._history.say(connection, row, message, principal.subject)
+            await WebhookRepository(connection).bind(row.id, execution.id)
 
         await self._tasks.start(principal, row, crew, inputs, message, also_store, request)
 
@@ -161,7 +171,7 @@ class FollowUps:
         request: RequestKey | None,
     ) -> None:
         async def also_store(connection: AsyncConnection, _: Execution) -> None:
-            await say(connection, view.row, message)
+            await self._history.say(connection, view.row, message, principal.subject)
 
         answer = answer_to(question, message)
         try:

@@ -6,6 +6,7 @@ from services.common.errors import InvalidArgument
 from services.orchestrator.domain.a2a import TaskRow
 from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
 from services.orchestrator.usecases.a2a.inputs import IncomingMessage
+from services.orchestrator.usecases.a2a.push_configs import PushConfigs
 
 MAX_MESSAGES = 256
 """That a task has of those who sent it."""
@@ -13,11 +14,22 @@ MAX_BYTES = 2 * 1024 * 1024
 """Of all these: half of what clients take as one response by default, which has results besides."""
 
 
-async def say(connection: AsyncConnection, task: TaskRow, message: IncomingMessage) -> None:
-    """Store a message of a task that is locked or new. Raises InvalidArgument: see `refuse_more`."""
-    payload = message.stored(task.id, task.context_id)
-    await refuse_more(connection, task.id, len(payload))
-    await A2ATaskRepository(connection).say(task.id, payload)
+class TaskHistory:
+    """Stores what is said in tasks."""
+
+    def __init__(self, push_configs: PushConfigs) -> None:
+        self._push_configs = push_configs
+
+    async def say(self, connection: AsyncConnection, task: TaskRow, message: IncomingMessage, subject: str) -> None:
+        """Store a message of a task that is locked or new, and the push notification config that came with it.
+
+        Raises InvalidArgument: see `refuse_more` and `PushConfigs.store`.
+        """
+        payload = message.stored(task.id, task.context_id)
+        await refuse_more(connection, task.id, len(payload))
+        await A2ATaskRepository(connection).say(task.id, payload)
+        if message.push is not None:
+            await self._push_configs.store(connection, task, message.push, subject)
 
 
 async def refuse_more(connection: AsyncConnection, task_id: str, size: int) -> None:

@@ -11,6 +11,7 @@ from services.orchestrator.domain.a2a import DEFAULT_MODES, JSON_MODE, PROVIDED_
 from services.orchestrator.domain.a2a_errors import a2a_error
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.placeholders import required_inputs
+from services.orchestrator.usecases.a2a.push_configs import PushPlan
 from services.orchestrator.usecases.publications import message_inputs, text_input
 
 
@@ -48,6 +49,8 @@ class IncomingMessage:
     """Media types of answers; empty means any."""
     stored: Callable[[str, str], bytes]
     """Returns what is stored of it, for the ids of its task and its context."""
+    push: PushPlan | None = None
+    """Where to post what happens to the task."""
 
     @property
     def texts(self) -> list[str]:

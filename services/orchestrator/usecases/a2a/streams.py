@@ -28,6 +28,8 @@ _ENDS = {
     "execution_failed": TaskState.FAILED,
     "execution_cancelled": TaskState.CANCELED,
 }
+TELLING_KINDS = frozenset({"execution_started", "task_started", "task_completed", "execution_parked", *_ENDS})
+"""The kinds of the events that may change a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class TaskStreams:
             ) as batches:
                 async for batch in batches:
                     for event in batch:
-                        async for change in self._changes(task, event):
+                        async for change in self.changes(task, event):
                             yield change
         except NotFound:
             raise task_not_found() from None
@@ -82,7 +84,8 @@ class TaskStreams:
                     if any(event.kind in TERMINAL_KINDS or _parked(event) is not None for event in batch):
                         return
 
-    async def _changes(self, task: FollowedTask, event: StoredEvent) -> AsyncIterator[TaskChange]:
+    async def changes(self, task: FollowedTask, event: StoredEvent) -> AsyncIterator[TaskChange]:
+        """Yield what an event of the execution of a task means for it."""
         body = execution_pb2.ExecutionEvent.FromString(event.payload)
         spec, sequence, time = task.spec, event.sequence, event.time
         match event.kind:

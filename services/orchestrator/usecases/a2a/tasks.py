@@ -28,7 +28,7 @@ from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository, Task
 from services.orchestrator.repositories.crews import read_crew
 from services.orchestrator.repositories.publications import read_first_publications, read_publication
 from services.orchestrator.usecases.a2a.context import conversation
-from services.orchestrator.usecases.a2a.history import say
+from services.orchestrator.usecases.a2a.history import TaskHistory
 from services.orchestrator.usecases.a2a.inputs import (
     IncomingMessage,
     gathered,
@@ -69,6 +69,7 @@ class A2ATasks:
         starter: ExecutionStarter,
         executions: Executions,
         streams: TaskStreams,
+        history: TaskHistory,
         *,
         max_inputs_bytes: int,
     ) -> None:
@@ -76,6 +77,7 @@ class A2ATasks:
         self._starter = starter
         self._executions = executions
         self._streams = streams
+        self._history = history
         self._max_inputs_bytes = max_inputs_bytes
 
     async def published(self, principal: Principal, tenant: str) -> tuple[Publication, Crew]:
@@ -119,15 +121,14 @@ class A2ATasks:
             return await self._store_draft(task, inputs, message, request, principal.limits)
 
         async def also_store(connection: AsyncConnection, execution: Execution) -> None:
-            await A2ATaskRepository(connection).insert(
-                replace(
-                    task,
-                    crew_revision=execution.crew_revision,
-                    status_time=execution.created_at,
-                    execution_id=execution.id,
-                )
+            started = replace(
+                task,
+                crew_revision=execution.crew_revision,
+                status_time=execution.created_at,
+                execution_id=execution.id,
             )
-            await say(connection, task, message)
+            await A2ATaskRepository(connection).insert(started)
+            await self._history.say(connection, started, message, task.subject)
 
         return await self.start(principal, task, crew, inputs, message, also_store, request, execution_id=task.id)
 
@@ -317,7 +318,7 @@ class A2ATasks:
                     return first_id
             await refuse_more_drafts(connection, task.group_id, limits)
             await tasks.insert(draft)
-            await say(connection, draft, message)
+            await self._history.say(connection, draft, message, draft.subject)
         return task.id
 
     async def _made(self, task: TaskRow, execution_id: str) -> str:

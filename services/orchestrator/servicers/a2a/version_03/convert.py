@@ -22,11 +22,11 @@ _ENDS = frozenset(
 """States in which a stream of 0.3 closes."""
 
 
-def task_id_of(name: str) -> str:
-    """Return the id in the name of a task. Raises InvalidArgument: it is no such name."""
+def task_id_of(name: str, field: str = "name") -> str:
+    """Return the id in the name of a task. Raises InvalidArgument: it is no such name, and lies in `field`."""
     task_id = name.removeprefix(_TASK_PREFIX)
     if not name.startswith(_TASK_PREFIX) or not task_id or "/" in task_id:
-        raise InvalidArgument.field("name", "must be tasks/ and the id of a task")
+        raise InvalidArgument.field(field, "must be tasks/ and the id of a task")
     return task_id
 
 
@@ -58,7 +58,12 @@ def send_request_from_03(request: old.SendMessageRequest, tenant: str) -> pb.Sen
         metadata=request.metadata if request.HasField("metadata") else None,
     )
     if request.configuration.HasField("push_notification"):
-        made.configuration.task_push_notification_config.url = request.configuration.push_notification.url
+        wanted = request.configuration.push_notification
+        config = pb.TaskPushNotificationConfig(id=wanted.id, url=wanted.url, token=wanted.token)
+        if wanted.HasField("authentication"):
+            config.authentication.scheme = next(iter(wanted.authentication.schemes), "")
+            config.authentication.credentials = wanted.authentication.credentials
+        made.configuration.task_push_notification_config.CopyFrom(config)
     return made
 
 

@@ -1,19 +1,20 @@
 """A2AService of version 0.3 at the edge, for clients that speak no newer one. What is different is in docs/a2a.md."""
 
 from collections.abc import AsyncIterator
-from typing import NoReturn
 
 from a2a.compat.v0_3 import a2a_v0_3_pb2 as old
 from a2a.compat.v0_3.a2a_v0_3_pb2_grpc import A2AServiceServicer
 from a2a.types import a2a_pb2 as pb
+from google.protobuf.empty_pb2 import Empty
 
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
 from services.orchestrator.domain.a2a_errors import unsupported
+from services.orchestrator.domain.webhook import PayloadForm
 from services.orchestrator.servicers.a2a.cards import CardMaker
-from services.orchestrator.servicers.a2a.incoming import push_not_supported
 from services.orchestrator.servicers.a2a.metadata import VERSION_03, CallMetadata, read_metadata
 from services.orchestrator.servicers.a2a.outgoing import change_to_proto, task_to_proto
+from services.orchestrator.servicers.a2a.push import push_page_size
 from services.orchestrator.servicers.a2a.sending import Sender
 from services.orchestrator.servicers.a2a.version_03.convert import (
     card_to_03,
@@ -24,6 +25,8 @@ from services.orchestrator.servicers.a2a.version_03.convert import (
     task_id_of,
     task_to_03,
 )
+from services.orchestrator.servicers.a2a.version_03.push import config_name_parts, push_config_to_03, push_plan_from_03
+from services.orchestrator.usecases.a2a.push_configs import PushConfigs
 from services.orchestrator.usecases.a2a.streams import TaskStreams
 from services.orchestrator.usecases.a2a.tasks import A2ATasks
 from services.orchestrator.usecases.a2a.views import TaskView
@@ -34,11 +37,14 @@ _TENANT = "tenant"
 class A2AServicer03(A2AServiceServicer):
     """The crews of groups as agents, for clients of 0.3."""
 
-    def __init__(self, tasks: A2ATasks, sender: Sender, streams: TaskStreams, cards: CardMaker) -> None:
+    def __init__(
+        self, tasks: A2ATasks, sender: Sender, streams: TaskStreams, cards: CardMaker, push_configs: PushConfigs
+    ) -> None:
         self._tasks = tasks
         self._sender = sender
         self._streams = streams
         self._cards = cards
+        self._push_configs = push_configs
 
     async def SendMessage(self, request: old.SendMessageRequest, context: Context) -> old.SendMessageResponse:
         """Begin a task, or answer what one waits for; return it at once unless the caller blocks."""
@@ -99,39 +105,55 @@ class A2AServicer03(A2AServiceServicer):
 
     async def CreateTaskPushNotificationConfig(
         self, request: old.CreateTaskPushNotificationConfigRequest, context: Context
-    ) -> NoReturn:
-        """Refuse: there are no push notifications."""
-        self._refuse_push(context)
+    ) -> old.TaskPushNotificationConfig:
+        """Have what happens to a task from now on posted to an address."""
+        self._metadata(context)
+        config = request.config.push_notification_config
+        plan = push_plan_from_03(config, request.config_id, "config.push_notification_config")
+        task_id = task_id_of(request.parent, "parent")
+        return push_config_to_03(await self._push_configs.create(current_principal(), "", task_id, plan))
 
     async def GetTaskPushNotificationConfig(
         self, request: old.GetTaskPushNotificationConfigRequest, context: Context
-    ) -> NoReturn:
-        """Refuse: there are no push notifications."""
-        self._refuse_push(context)
+    ) -> old.TaskPushNotificationConfig:
+        """Return where a task's changes are posted, without credentials."""
+        self._metadata(context)
+        return push_config_to_03(
+            await self._push_configs.get(current_principal(), "", *config_name_parts(request.name))
+        )
 
     async def ListTaskPushNotificationConfig(
         self, request: old.ListTaskPushNotificationConfigRequest, context: Context
-    ) -> NoReturn:
-        """Refuse: there are no push notifications."""
-        self._refuse_push(context)
+    ) -> old.ListTaskPushNotificationConfigResponse:
+        """Return a page of the configs of a task, oldest first, without credentials."""
+        self._metadata(context)
+        page = await self._push_configs.page(
+            current_principal(),
+            "",
+            task_id_of(request.parent, "parent"),
+            push_page_size(request.page_size),
+            request.page_token,
+        )
+        return old.ListTaskPushNotificationConfigResponse(
+            configs=map(push_config_to_03, page.items), next_page_token=page.next_page_token
+        )
 
     async def DeleteTaskPushNotificationConfig(
         self, request: old.DeleteTaskPushNotificationConfigRequest, context: Context
-    ) -> NoReturn:
-        """Refuse: there are no push notifications."""
-        self._refuse_push(context)
+    ) -> Empty:
+        """Post nothing more to an address, also of what is queued."""
+        self._metadata(context)
+        await self._push_configs.delete(current_principal(), "", *config_name_parts(request.name))
+        return Empty()
 
     def _metadata(self, context: Context) -> CallMetadata:
         return read_metadata(context, self._cards.extensions, served=VERSION_03, assumed=VERSION_03)
 
-    def _refuse_push(self, context: Context) -> NoReturn:
-        self._metadata(context)
-        raise push_not_supported()
-
     async def _send(self, request: old.SendMessageRequest, metadata: CallMetadata) -> str:
         named = request.metadata.fields.get(_TENANT)
         tenant = metadata.tenant or ("" if named is None else named.string_value)
-        return await self._sender.send(current_principal(), send_request_from_03(request, tenant), metadata)
+        sent = send_request_from_03(request, tenant)
+        return await self._sender.send(current_principal(), sent, metadata, PayloadForm.A2A_03)
 
     async def _follow(self, view: TaskView) -> AsyncIterator[old.StreamResponse]:
         task, sequence = view.followed, view.sequence

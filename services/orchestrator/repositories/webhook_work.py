@@ -1,0 +1,91 @@
+"""What webhooks of all groups have to do."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, case, exists, func, or_, select, text, tuple_
+
+from services.common.db.database import Database
+from services.orchestrator.domain.webhook import DeliveryState
+from services.orchestrator.repositories.group_events import is_settled
+from services.orchestrator.tables import group_events, webhook_deliveries, webhooks
+
+PENDING = webhook_deliveries.c.state == DeliveryState.PENDING
+"""The condition that a delivery has not ended."""
+# As the index says it.
+_ACTIVE = text("NOT webhooks.paused AND NOT webhooks.finished")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyWebhook:
+    """A webhook with something to do now."""
+
+    group_id: str
+    webhook_id: str
+    due: bool
+    """Whether a delivery is due; otherwise there are new events alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookWork:
+    """What webhooks of all groups wait for."""
+
+    ready: list[ReadyWebhook]
+    """Those that no process sends for."""
+    groups: frozenset[str]
+    """Whose events are posted."""
+    next_attempt_at: datetime | None
+    """When something is due that is not yet."""
+
+
+async def read_webhook_work(database: Database, now: datetime, most_pending: int) -> WebhookWork:
+    """Return what is to be done; a webhook with `most_pending` deliveries takes no new events."""
+    pending = (
+        select(func.count())
+        .select_from(webhook_deliveries)
+        .where(webhook_deliveries.c.webhook_id == webhooks.c.id, PENDING)
+        .scalar_subquery()
+    )
+    group_news = exists().where(
+        group_events.c.group_id == webhooks.c.group_id,
+        tuple_(group_events.c.transaction_id, group_events.c.id)
+        > tuple_(webhooks.c.position_transaction, webhooks.c.position_id),
+        is_settled(database.dialect),
+    )
+    news = case((webhooks.c.sequence.is_(None), group_news), else_=execution_news())
+    next_attempt = (
+        select(func.min(webhook_deliveries.c.next_attempt_at))
+        .where(webhook_deliveries.c.webhook_id == webhooks.c.id, webhook_deliveries.c.next_attempt_at.is_not(None))
+        .scalar_subquery()
+    )
+    free = or_(webhooks.c.sender_until.is_(None), webhooks.c.sender_until < now)
+    rows = await database.fetch(
+        select(
+            webhooks.c.id,
+            webhooks.c.group_id,
+            # In this order, as a backlog takes long to count.
+            case((~free, False), (next_attempt <= now, True), (~news, False), else_=pending < most_pending).label(
+                "ready"
+            ),
+            next_attempt.label("next_attempt_at"),
+        ).where(_ACTIVE)
+    )
+    times = [row["next_attempt_at"] for row in rows if row["next_attempt_at"] is not None]
+    return WebhookWork(
+        ready=[
+            ReadyWebhook(
+                row["group_id"], row["id"], due=row["next_attempt_at"] is not None and row["next_attempt_at"] <= now
+            )
+            for row in rows
+            if row["ready"]
+        ],
+        groups=frozenset(row["group_id"] for row in rows),
+        next_attempt_at=min((time for time in times if time > now), default=None),
+    )
+
+
+def execution_news() -> ColumnElement[bool]:
+    """Return the condition that the execution of a webhook has events that have not become deliveries."""
+    return exists().where(
+        group_events.c.execution_id == webhooks.c.execution_id, group_events.c.sequence > webhooks.c.sequence
+    )
