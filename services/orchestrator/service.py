@@ -84,6 +84,7 @@ from services.orchestrator.usecases.execution_continuer import ExecutionContinue
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
 from services.orchestrator.usecases.execution_retention import ExecutionRetention
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
+from services.orchestrator.usecases.execution_webhooks import ExecutionWebhooks
 from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.group_events import GroupEvents
 from services.orchestrator.usecases.group_feed import GroupFeed
@@ -250,6 +251,7 @@ class OrchestratorService:
         self._webhook_egress = EgressClient(receivers)
         keys = SigningKeys(RowSeal(runtime.identity, "seal signing keys of webhooks"))
         self._webhooks = Webhooks(database, group_reader, keys, receivers, self._bus)
+        self._execution_webhooks = ExecutionWebhooks(database, self._executions, keys, receivers, self._bus)
         self._webhook_groups = WebhookGroups(database, RemoteIdentity(peers.channel("auth")))
         pushes = PushSource(database, group_reader, streams, change_body, task_body)
         self._webhook_sender = WebhookSender(
@@ -279,7 +281,14 @@ class OrchestratorService:
         registry.add(add_CrewServiceServicer_to_server, CrewServicer(self._crews, self._publications))
         registry.add(
             add_ExecutionServiceServicer_to_server,
-            ExecutionServicer(self._executions, self._comparisons, self._queue, self._group_events, self._retention),
+            ExecutionServicer(
+                self._executions,
+                self._execution_webhooks,
+                self._comparisons,
+                self._queue,
+                self._group_events,
+                self._retention,
+            ),
         )
         registry.add(add_QuestionServiceServicer_to_server, QuestionServicer(self._questions))
         registry.add(add_ArtifactServiceServicer_to_server, ArtifactServicer(self._artifacts))

@@ -62,6 +62,8 @@ GIVE_SECRETS = {
     "AuthService.ResolveCredential": "token",
     "ServiceTokenService.CreateServiceToken": "token",
     "WebhookService.CreateWebhook": "signing_key",
+    "WebhookService.RotateWebhookSigningKey": "signing_key",
+    "ExecutionService.StartExecution": "webhook_signing_key",
     "AuthService.ExchangeToken": "principal_token",
     "AuthService.IssueExecutionPrincipal": "principal_token",
 }
@@ -580,6 +582,7 @@ def _webhook(world: World, webhook: Any) -> None:
     while not (made := ok("WebhookService.ListWebhookDeliveries", webhook_id=webhook.id).deliveries):
         time.sleep(0.05)
     ok("WebhookService.RetryWebhookDelivery", id=made[-1].id)
+    ok("WebhookService.RotateWebhookSigningKey", id=webhook.id)
     world.no("WebhookService.UpdateWebhook", id=webhook.id, webhook={"url": "http://192.0.2.1"}, update_mask=_URL)
     ok("WebhookService.UpdateWebhook", id=webhook.id, webhook={"paused": True}, update_mask={"paths": ["paused"]})
     ok("WebhookService.DeleteWebhook", id=webhook.id)

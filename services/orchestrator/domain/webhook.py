@@ -25,6 +25,15 @@ class WebhookPlan:
     paused: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ExecutionWebhookPlan:
+    """Where the events of one execution are to be posted."""
+
+    url: str
+    kinds: frozenset[str]
+    """Empty: all of them."""
+
+
 class PayloadForm(StrEnum):
     """What is posted of an event, and how it proves where it comes from."""
 

@@ -2,6 +2,7 @@
 
 from coxswain.auth.v1 import delegation_pb2
 from coxswain.orchestrator.v1 import execution_pb2
+from services.common.errors import InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.json_values import from_struct, from_value, to_struct, to_value
 from services.common.grpc.times import duration_to_proto
@@ -91,8 +92,13 @@ def start_from_proto(message: execution_pb2.StartExecutionRequest, path: str = "
     """Return what to run; faults name fields of a request in which the message lies at `path`.
 
     Raises:
-        InvalidArgument: an input is not a valid JSON value, or a whole number beyond 2^53.
+        InvalidArgument: an input is not a valid JSON value, or a whole number beyond 2^53; or a message within another
+            one has a webhook.
     """
+    if path and message.HasField("webhook"):
+        raise InvalidArgument.field(
+            f"{path}webhook", "must be left out: CreateWebhook follows the executions of a schedule, or of some labels"
+        )
     expiry = message.on_credential_expiry or delegation_pb2.ON_CREDENTIAL_EXPIRY_PARK
     return Start(
         crew_id=message.crew_id,

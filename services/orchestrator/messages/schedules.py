@@ -16,7 +16,7 @@ from services.orchestrator.messages.executions import start_from_proto, start_to
 _CHANGEABLE = frozenset({"name", "cron", "time_zone", "start", "paused"}) | {
     f"start.{field}"
     for field in execution_pb2.StartExecutionRequest.DESCRIPTOR.fields_by_name
-    if field not in {"request_id", "on_credential_expiry"}
+    if field not in {"request_id", "on_credential_expiry", "webhook"}
 }
 
 

@@ -3,14 +3,21 @@
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import MessageToJson
 
-from coxswain.orchestrator.v1 import webhook_pb2
+from coxswain.orchestrator.v1 import execution_pb2, webhook_pb2
 from services.common.errors import FieldViolation
 from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.field_masks import mask_paths, replace_fields
 from services.common.grpc.times import timestamp_to_proto
 from services.common.grpc.validation import rule_violations_cutting
 from services.orchestrator.domain.group_event import EventFilter, GroupEvent
-from services.orchestrator.domain.webhook import Delivery, PayloadForm, Webhook, WebhookPlan, event_of
+from services.orchestrator.domain.webhook import (
+    Delivery,
+    ExecutionWebhookPlan,
+    PayloadForm,
+    Webhook,
+    WebhookPlan,
+    event_of,
+)
 from services.orchestrator.events import event_to_proto, kind_from_proto, kind_to_proto
 
 _CHANGEABLE = frozenset({"url", "description", "crew_id", "schedule_id", "labels", "kinds", "paused"})
@@ -29,6 +36,11 @@ def webhook_plan_from_proto(message: webhook_pb2.Webhook) -> WebhookPlan:
         ),
         paused=message.paused,
     )
+
+
+def execution_webhook_from_proto(message: execution_pb2.ExecutionWebhook) -> ExecutionWebhookPlan:
+    """Return where the events of an execution are to be posted; the message keeps its rules."""
+    return ExecutionWebhookPlan(message.url, frozenset(map(kind_from_proto, message.kinds)))
 
 
 def changed_webhook_plan(

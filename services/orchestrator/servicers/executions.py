@@ -18,8 +18,10 @@ from services.orchestrator.messages.executions import (
 )
 from services.orchestrator.messages.group_events import filter_from_proto, group_event_to_proto
 from services.orchestrator.messages.retention import choice_from_proto, retention_to_proto
+from services.orchestrator.messages.webhooks import execution_webhook_from_proto
 from services.orchestrator.usecases.execution_comparisons import ExecutionComparisons
 from services.orchestrator.usecases.execution_retention import ExecutionRetention
+from services.orchestrator.usecases.execution_webhooks import ExecutionWebhooks
 from services.orchestrator.usecases.executions import Executions
 from services.orchestrator.usecases.group_events import GroupEvents
 from services.orchestrator.usecases.queue import Queue
@@ -31,12 +33,14 @@ class ExecutionServicer(ExecutionServiceServicer):
     def __init__(
         self,
         executions: Executions,
+        webhooks: ExecutionWebhooks,
         comparisons: ExecutionComparisons,
         queue: Queue,
         group_events: GroupEvents,
         retention: ExecutionRetention,
     ) -> None:
         self._executions = executions
+        self._webhooks = webhooks
         self._comparisons = comparisons
         self._queue = queue
         self._group_events = group_events
@@ -45,8 +49,13 @@ class ExecutionServicer(ExecutionServiceServicer):
     async def StartExecution(self, request: pb.StartExecutionRequest, context: Context) -> pb.StartExecutionResponse:
         """See the proto."""
         principal = current_principal()
-        execution = await self._executions.start(principal, start_from_proto(request), request_key(principal, request))
-        return pb.StartExecutionResponse(execution=execution_to_proto(execution))
+        start, key = start_from_proto(request), request_key(principal, request)
+        if not request.HasField("webhook"):
+            execution = await self._executions.start(principal, start, key)
+            return pb.StartExecutionResponse(execution=execution_to_proto(execution))
+        plan = execution_webhook_from_proto(request.webhook)
+        execution, signing_key = await self._webhooks.start(principal, start, key, plan)
+        return pb.StartExecutionResponse(execution=execution_to_proto(execution), webhook_signing_key=signing_key)
 
     async def GetExecution(self, request: pb.GetExecutionRequest, context: Context) -> pb.GetExecutionResponse:
         """See the proto."""

@@ -1,5 +1,7 @@
 """WebhookService at the edge."""
 
+from datetime import timedelta
+
 from coxswain.orchestrator.v1 import webhook_pb2 as pb
 from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceServicer
 from services.common.db.idempotency import request_key
@@ -14,6 +16,8 @@ from services.orchestrator.messages.webhooks import (
     webhook_to_proto,
 )
 from services.orchestrator.usecases.webhooks import Webhooks
+
+_FORMER_KEY_LIFETIME = timedelta(hours=24)
 
 
 class WebhookServicer(WebhookServiceServicer):
@@ -50,6 +54,17 @@ class WebhookServicer(WebhookServiceServicer):
             request.expected_revision,
         )
         return pb.UpdateWebhookResponse(webhook=webhook_to_proto(webhook))
+
+    async def RotateWebhookSigningKey(
+        self, request: pb.RotateWebhookSigningKeyRequest, context: Context
+    ) -> pb.RotateWebhookSigningKeyResponse:
+        """See the proto."""
+        principal = current_principal()
+        lifetime = _FORMER_KEY_LIFETIME
+        if request.HasField("former_key_lifetime"):
+            lifetime = request.former_key_lifetime.ToTimedelta()
+        webhook, key = await self._webhooks.rotate(principal, request.id, lifetime, request_key(principal, request))
+        return pb.RotateWebhookSigningKeyResponse(webhook=webhook_to_proto(webhook), signing_key=key)
 
     async def DeleteWebhook(self, request: pb.DeleteWebhookRequest, context: Context) -> pb.DeleteWebhookResponse:
         """See the proto."""

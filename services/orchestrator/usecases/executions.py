@@ -24,7 +24,12 @@ from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.usecases.event_feed import EventFeed
 from services.orchestrator.usecases.execution_continuer import ExecutionContinuer
 from services.orchestrator.usecases.execution_ender import ExecutionEnder
-from services.orchestrator.usecases.execution_starter import ExecutionOwner, ExecutionStarter, existing_execution
+from services.orchestrator.usecases.execution_starter import (
+    AlsoStore,
+    ExecutionOwner,
+    ExecutionStarter,
+    existing_execution,
+)
 from services.orchestrator.usecases.open_questions import asking, tasks_with_open_questions, with_open_questions
 from services.orchestrator.usecases.ports import Grants
 
@@ -55,9 +60,11 @@ class Executions:
         self._continuer = continuer
         self._ender = ender
 
-    async def start(self, principal: Principal, start: Start, request: RequestKey | None) -> Execution:
+    async def start(
+        self, principal: Principal, start: Start, request: RequestKey | None, also_store: AlsoStore | None = None
+    ) -> Execution:
         """Store an execution for a worker to run. See `ExecutionStarter.start` for what it raises."""
-        return await self._starter.start(principal, start, request, limits=principal.limits)
+        return await self._starter.start(principal, start, request, limits=principal.limits, also_store=also_store)
 
     async def continue_execution(
         self, principal: Principal, wanted: Continuation, request: RequestKey | None

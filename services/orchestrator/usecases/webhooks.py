@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -154,6 +155,44 @@ class Webhooks:
             await webhooks.finish(webhook_id)
         self._bus.publish(Hint(HintKind.WORK_STORED, webhook_id))
         return changed
+
+    async def rotate(
+        self, principal: Principal, webhook_id: str, lifetime: timedelta, request: RequestKey | None
+    ) -> tuple[Webhook, str]:
+        """Give a webhook another key, and return it with that; the former one signs as well for a while.
+
+        A repeated `request` returns the key that the webhook then has.
+
+        Raises:
+            NotFound: the group does not have this webhook.
+            InvalidArgument: it has no key, as it posts push notifications of A2A.
+            AlreadyExists: the request_id was used with another body.
+        """
+        async with self._database.write() as connection:
+            webhooks = WebhookRepository(connection)
+            present = await webhooks.get(principal.group_id, webhook_id, lock=True)
+            if present is None:
+                raise NotFound.of("webhook", webhook_id)
+            if present.bound is not None and present.bound.task_id:
+                raise InvalidArgument.field("id", "is that of push notifications of A2A, which no key signs")
+            if request is not None:
+                requests = RequestRepository(connection, tables.requests)
+                if await requests.find(request) is not None:
+                    return present, self._keys.shown(present)
+                await requests.claim(request, webhook_id)
+            now = utc_now()
+            changed = replace(
+                present,
+                sealed_key=self._keys.new(webhook_id),
+                former_key=present.sealed_key if lifetime else None,
+                former_key_until=now + lifetime if lifetime else None,
+                subject=principal.subject,
+                revision=present.revision + 1,
+                updated_at=now,
+            )
+            await webhooks.save(changed)
+            await webhooks.finish(webhook_id)
+        return changed, self._keys.shown(changed)
 
     async def delete(self, principal: Principal, webhook_id: str) -> bool:
         """Delete a webhook with its deliveries; return whether the group had it."""

@@ -272,6 +272,7 @@ REQUESTS: Mapping[str, Callable[[Group], Fields | Sequence[Fields]]] = {
         "update_mask": EVERYTHING,
     },
     "WebhookService.DeleteWebhook": _none,
+    "WebhookService.RotateWebhookSigningKey": _of("id", "webhook_id"),
     "WebhookService.ListWebhookDeliveries": _of("webhook_id", "webhook_id"),
     "WebhookService.RetryWebhookDelivery": _none,
     "ToolService.ListTools": _none,

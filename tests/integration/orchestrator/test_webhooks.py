@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy import func, select
 
@@ -17,6 +18,8 @@ from coxswain.auth.v1.group_service_pb2_grpc import GroupServiceStub
 from coxswain.common.v1.access_pb2 import ROLE_OPERATOR
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from coxswain.orchestrator.v1 import webhook_pb2
+from coxswain.orchestrator.v1.schedule_pb2 import CreateScheduleRequest, Schedule
+from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -168,6 +171,79 @@ async def test_a_group_gets_its_events_in_order_and_signed_and_no_other_groups(
         with refused(CODE.NOT_FOUND, "NOT_FOUND"):
             await call
     assert not (await stub.DeleteWebhook(webhook_pb2.DeleteWebhookRequest(id=webhook_id))).deleted
+
+
+async def test_an_execution_is_started_with_a_webhook_of_its_own(
+    harness: Harness, worker: Worker, receiver: WebhookReceiver
+) -> None:
+    other = await start(harness)
+    wanted = pb.ExecutionWebhook(
+        url=receiver.url,
+        kinds=[KIND.EXECUTION_EVENT_KIND_EXECUTION_QUEUED, KIND.EXECUTION_EVENT_KIND_EXECUTION_SUCCEEDED],
+    )
+    request = pb.StartExecutionRequest(crew_id=other.crew_id, inputs=other.inputs, request_id="mine", webhook=wanted)
+    stub = executions_of(harness, "dev:olga:sales=operator")
+    started, repeated = await stub.StartExecution(request), await stub.StartExecution(request)
+    assert started == repeated
+    one = started.execution.id
+    await asyncio.gather(finish(worker, one), finish(worker, other.id))
+    posted = await receiver.has(2)
+    assert [each.event for each in posted] == [(one, 1), (one, 6)]
+    assert all(verifier()(started.webhook_signing_key, each.headers, each.raw) for each in receiver.posted)
+    hooks = webhooks_of(harness)
+    [webhook] = (await hooks.ListWebhooks(webhook_pb2.ListWebhooksRequest(execution_id=one))).webhooks
+    assert (webhook.execution_id, webhook.task_id, list(webhook.kinds)) == (one, "", list(wanted.kinds))
+    assert not (await hooks.ListWebhooks(webhook_pb2.ListWebhooksRequest())).webhooks
+    assert [each.sequence for each in await deliveries_of(harness, webhook.id)] == [6, 1]
+
+    async def finished() -> bool:
+        async with worker.database.read() as connection:
+            return bool((await connection.execute(select(webhooks.c.finished))).scalar_one())
+
+    async with asyncio.timeout(60):
+        while not await finished():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.05)
+    for path, change in (
+        ("webhook.url", {"webhook": pb.ExecutionWebhook(url="https://10.0.0.1/")}),
+        ("webhook.url", {"webhook": pb.ExecutionWebhook()}),
+    ):
+        bad = pb.StartExecutionRequest(crew_id=other.crew_id, inputs=other.inputs, **change)
+        with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+            await stub.StartExecution(bad)
+        assert set(refusal.violations) == {path}
+    channel: grpc.aio.Channel = harness.channel(ALICE)
+    schedule = Schedule(name="daily", cron="0 6 * * *", start=request)
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await ScheduleServiceStub(channel).CreateSchedule(CreateScheduleRequest(schedule=schedule))
+    assert set(refusal.violations) == {"schedule.start.webhook"}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_new_key_signs_beside_the_former_one_for_a_while(harness: Harness, receiver: WebhookReceiver) -> None:
+    stub, verify = webhooks_of(harness), verifier()
+    made = await create(harness, receiver.url)
+    request = webhook_pb2.RotateWebhookSigningKeyRequest(id=made.webhook.id, request_id="first")
+    rotated, repeated = await stub.RotateWebhookSigningKey(request), await stub.RotateWebhookSigningKey(request)
+    assert rotated == repeated
+    assert rotated.webhook.revision == 2
+    assert rotated.signing_key != made.signing_key
+    await start(harness)
+    [posted] = await receiver.has(1)
+    signatures = posted.headers["webhook-signature"].split()
+    alone = [dict(posted.headers) | {"webhook-signature": signature} for signature in signatures]
+    assert [verify(rotated.signing_key, headers, posted.raw) for headers in alone] == [True, False]
+    assert [verify(made.signing_key, headers, posted.raw) for headers in alone] == [False, True]
+    # What others have seen is no key from now on.
+    request = webhook_pb2.RotateWebhookSigningKeyRequest(id=made.webhook.id, former_key_lifetime=Duration())
+    last = await stub.RotateWebhookSigningKey(request)
+    await start(harness)
+    posted = (await receiver.has(2))[1]
+    assert verify(last.signing_key, posted.headers, posted.raw)
+    assert len(posted.headers["webhook-signature"].split()) == 1
+    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+        await webhooks_of(harness, BOB).RotateWebhookSigningKey(request)
+    with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):
+        await webhooks_of(harness, "dev:eve:sales=editor").RotateWebhookSigningKey(request)
 
 
 async def test_failures_of_the_receiver_lose_nothing_and_keep_the_order(

@@ -13,6 +13,7 @@ from coxswain.client.values import to_value
 from coxswain.orchestrator.v1.crew_pb2 import Crew, CrewFault, CrewSpec, ExecutionLimits, GetCrewRequest
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
+    ExecutionWebhook,
     ForkExecutionRequest,
     OverlapPolicy,
     ResumeExecutionRequest,
@@ -79,6 +80,7 @@ def start_request(
     concurrency_key: str = "",
     overlap_policy: OverlapPolicy.ValueType = OverlapPolicy.OVERLAP_POLICY_UNSPECIFIED,
     limits: ExecutionLimits | None = None,
+    webhook: ExecutionWebhook | None = None,
 ) -> StartExecutionRequest:
     """The request of an execution: of that revision of a crew, or of the newest one of a crew's id or name.
 
@@ -94,6 +96,7 @@ def start_request(
         concurrency_key=concurrency_key,
         overlap_policy=overlap_policy,
         limits=limits,
+        webhook=webhook,
     )
     if isinstance(crew, Crew):
         request.crew_id, request.crew_revision = crew.id, crew.revision

@@ -61,6 +61,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "approvals": Entry("approvals", "app", "List and answer what executions ask people."),
         "artifact": Entry("artifacts", "app", "List and download the files of executions."),
         "batch": Entry("batches", "app", "Run one crew with many inputs."),
+        "webhooks": Entry("webhooks", "app", "List the addresses that events are posted to; create, change, retry."),
         "schedule": Entry("schedules", "app", "Start crews at fixed times."),
     },
     "Memory, models and tools": {
@@ -95,6 +96,7 @@ _ALIASES = {
     "secrets": "secret",
     "token": "tokens",
     "tools": "tool",
+    "webhook": "webhooks",
 }
 """Other names of commands, which help does not show."""
 _BEHIND = "behind_the_command_"

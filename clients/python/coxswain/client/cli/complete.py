@@ -68,6 +68,17 @@ def complete_schedule(ctx: typer.Context, incomplete: str) -> list[str]:
     return _ask(ctx, incomplete, ask)
 
 
+def complete_webhook(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of webhooks."""
+
+    def ask(client: "Client") -> Iterable[str]:
+        from coxswain.orchestrator.v1.webhook_pb2 import ListWebhooksRequest
+
+        return [webhook.id for webhook in client.webhooks.ListWebhooks(ListWebhooksRequest(page_size=_MOST)).webhooks]
+
+    return _ask(ctx, incomplete, ask)
+
+
 def complete_execution(ctx: typer.Context, incomplete: str) -> list[str]:
     """Ids of the newest executions."""
 

@@ -6,14 +6,12 @@ from typing import Annotated
 
 import typer
 
+from coxswain.client.cli.event_kinds import kind_help, kinds_from
 from coxswain.client.cli.inputs import LabelsOption, labels_from
 from coxswain.client.cli.schedules import schedule_id
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, one_line, session_of
 from coxswain.client.progress import describe
-from coxswain.orchestrator.v1.execution_pb2 import ExecutionEventKind, WatchExecutionsResponse
-
-_PREFIX = "EXECUTION_EVENT_KIND_"
-_KINDS = [name.removeprefix(_PREFIX).lower() for name in list(ExecutionEventKind.keys())[1:]]
+from coxswain.orchestrator.v1.execution_pb2 import WatchExecutionsResponse
 
 
 def events(
@@ -21,7 +19,7 @@ def events(
     crew: Annotated[str, typer.Option(help="Only of this crew, by name or id.")] = "",
     schedule: Annotated[str, typer.Option(help="Only of what this schedule started, by name or id.")] = "",
     label: LabelsOption = None,
-    kind: Annotated[list[str] | None, typer.Option(help=f"Only these kinds: {', '.join(_KINDS)}.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help=kind_help("Only these kinds"))] = None,
     after: Annotated[str, typer.Option(help="Continue after this position, as in the lines of --json.")] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -34,7 +32,7 @@ def events(
         coxswain events --crew brief --json
     """
     session = session_of(context, as_json)
-    labels, kinds = labels_from(label), [_kind(name) for name in kind or []]
+    labels, kinds = labels_from(label), kinds_from(kind, "--kind")
     with session.client() as client:
         watching = client.watch_executions(
             after,
@@ -58,9 +56,3 @@ def _line(response: WatchExecutionsResponse) -> str:
     event = response.event
     time = event.time.ToDatetime(tzinfo=UTC)
     return one_line(f"{time:%H:%M:%S} {event.execution_id} {response.crew_name}: {describe(event)}")
-
-
-def _kind(name: str) -> ExecutionEventKind.ValueType:
-    if name.lower() not in _KINDS:
-        raise typer.BadParameter(f"{name!r}: expected one of {', '.join(_KINDS)}", param_hint="--kind")
-    return ExecutionEventKind.Value(f"{_PREFIX}{name.upper()}")

@@ -11,6 +11,7 @@ from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpir
 from coxswain.client.blocking import Client
 from coxswain.client.cli.apply import apply_document, read
 from coxswain.client.cli.complete import complete_crew, complete_execution
+from coxswain.client.cli.event_kinds import kind_help, kinds_from
 from coxswain.client.cli.inputs import (
     InputsOption,
     KeyOption,
@@ -30,12 +31,18 @@ from coxswain.client.cli.limits import (
 )
 from coxswain.client.cli.live import execution_view, follow
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, session_of
-from coxswain.client.results import CrewReference, ExecutionNotSucceeded
-from coxswain.orchestrator.v1.execution_pb2 import ExecutionState, GetExecutionRequest
+from coxswain.client.results import ExecutionNotSucceeded, start_request
+from coxswain.orchestrator.v1.crew_pb2 import Crew
+from coxswain.orchestrator.v1.execution_pb2 import ExecutionState, ExecutionWebhook, GetExecutionRequest
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.", autocompletion=complete_execution)]
 WatchOption = Annotated[
     bool, typer.Option("--watch/--detach", help="Follow the execution until it ends, or only start it.")
+]
+
+
+WebhookKindsOption = Annotated[
+    list[str] | None, typer.Option("--webhook-kind", help=kind_help("Post only these kinds"))
 ]
 
 
@@ -89,6 +96,11 @@ def run(
             "the group (needs the role editor).",
         ),
     ] = None,
+    webhook: Annotated[
+        str,
+        typer.Option(help="Post the events of the execution to this address, signed with a key that is shown once."),
+    ] = "",
+    webhook_kinds: WebhookKindsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a crew and print its result.
@@ -109,14 +121,18 @@ def run(
         coxswain run brief -i text=@report.txt --max-cost 0.5 --max-model-calls 20
 
         coxswain run brief -i text=@report.txt --identity user --on-credential-expiry fail
+
+        coxswain run brief -i text=@report.txt --detach --webhook https://example.com/hook
     """
     session = session_of(context, as_json)
     if bool(crew) == (file is not None):
         raise typer.BadParameter("give either a crew or --file", param_hint="CREW")
     inputs = inputs_from(session, given)
-    marked = labels_from(labels)
+    marked, kinds = labels_from(labels), kinds_from(webhook_kinds, "--webhook-kind")
+    if kinds and not webhook:
+        raise typer.BadParameter("belongs to --webhook", param_hint="--webhook-kind")
     with session.client() as client:
-        reference: CrewReference = crew
+        reference: Crew | str = crew
         if file is not None:
             reference = stored = apply_document(client, read(session, file), file).crew
             warn_of_unused(session, stored, inputs)
@@ -125,7 +141,7 @@ def run(
             # Its newest revision still, so that a repeated request stays the same.
             reference = stored.id
             warn_of_unused(session, stored, inputs)
-        execution = client.start(
+        request = start_request(
             reference,
             inputs,
             model=model,
@@ -140,7 +156,12 @@ def run(
             on_credential_expiry=OnCredentialExpiry.Value(
                 f"ON_CREDENTIAL_EXPIRY_{on_expiry.name if on_expiry else 'UNSPECIFIED'}"
             ),
+            webhook=ExecutionWebhook(url=webhook, kinds=kinds) if webhook else None,
         )
+        started = client.executions.StartExecution(request)
+        execution = started.execution
+        if webhook:
+            session.say(f"what is posted to {webhook} is signed with the key {started.webhook_signing_key}")
         if watching:
             return follow_execution(session, client, execution.id, 0)
     if session.json:

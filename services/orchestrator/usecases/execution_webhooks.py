@@ -1,0 +1,71 @@
+"""Webhooks of single executions, stored with them."""
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import utc_now
+from services.common.db.database import Database
+from services.common.db.idempotency import RequestKey
+from services.common.egress import AddressPolicy
+from services.common.identity.principal import Principal
+from services.common.ids import new_id
+from services.orchestrator.domain.execution import Execution, Start
+from services.orchestrator.domain.group_event import EventFilter
+from services.orchestrator.domain.hint import Hint, HintKind
+from services.orchestrator.domain.webhook import NOWHERE, Binding, ExecutionWebhookPlan, Webhook, WebhookPlan
+from services.orchestrator.hints.bus import HintBus
+from services.orchestrator.repositories.webhooks import WebhookRepository
+from services.orchestrator.usecases.executions import Executions
+from services.orchestrator.usecases.webhook_urls import refuse_unfit
+from services.orchestrator.webhook_client import SigningKeys
+
+
+class ExecutionWebhooks:
+    """Starts executions whose events are posted."""
+
+    def __init__(
+        self, database: Database, executions: Executions, keys: SigningKeys, addresses: AddressPolicy, bus: HintBus
+    ) -> None:
+        self._database = database
+        self._executions = executions
+        self._keys = keys
+        self._addresses = addresses
+        self._bus = bus
+
+    async def start(
+        self, principal: Principal, start: Start, request: RequestKey | None, plan: ExecutionWebhookPlan
+    ) -> tuple[Execution, str]:
+        """Store an execution with its webhook, and return it with the key of that; empty when it is there no more.
+
+        Raises:
+            InvalidArgument: nothing may be posted to the address.
+            CoxswainError: see `ExecutionStarter.start`.
+        """
+        refuse_unfit(self._addresses, plan.url, "webhook.url")
+
+        async def also_store(connection: AsyncConnection, execution: Execution) -> None:
+            await self._store(connection, execution, plan)
+
+        execution = await self._executions.start(principal, start, request, also_store)
+        # So that every replica learns whose events are posted.
+        self._bus.publish(Hint(HintKind.WORK_STORED, execution.id))
+        async with self._database.read() as connection:
+            # What StartExecution starts is no task of A2A: it has no other webhook.
+            found = await WebhookRepository(connection).page(execution.group_id, execution.id, None, limit=1)
+        return execution, self._keys.shown(found[0]) if found else ""
+
+    async def _store(self, connection: AsyncConnection, execution: Execution, plan: ExecutionWebhookPlan) -> None:
+        webhook_id, now = new_id(), utc_now()
+        await WebhookRepository(connection).insert(
+            Webhook(
+                id=webhook_id,
+                group_id=execution.group_id,
+                plan=WebhookPlan(plan.url, "", EventFilter(kinds=plan.kinds), paused=False),
+                sealed_key=self._keys.new(webhook_id),
+                position=NOWHERE,
+                subject=execution.subject,
+                revision=1,
+                created_at=now,
+                updated_at=now,
+                bound=Binding(sequence=0, execution_id=execution.id),
+            )
+        )
