@@ -63,6 +63,7 @@ _BY_FIELD: dict[str, str] = {
     "request_id": "request_id",
     "schedule_id": "schedule_id",
     "webhook_id": "webhook_id",
+    "task_id": "execution_id",
     "session_id": "session",
     "source": "source_name",
     "file_name": "file_name",
