@@ -203,14 +203,11 @@ async def test_an_execution_is_started_with_a_webhook_of_its_own(
     async with asyncio.timeout(60):
         while not await finished():  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.05)
-    for path, change in (
-        ("webhook.url", {"webhook": pb.ExecutionWebhook(url="https://10.0.0.1/")}),
-        ("webhook.url", {"webhook": pb.ExecutionWebhook()}),
-    ):
-        bad = pb.StartExecutionRequest(crew_id=other.crew_id, inputs=other.inputs, **change)
+    for url in ("https://10.0.0.1/", ""):
+        bad = pb.StartExecutionRequest(crew_id=other.crew_id, inputs=other.inputs, webhook=pb.ExecutionWebhook(url=url))
         with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
             await stub.StartExecution(bad)
-        assert set(refusal.violations) == {path}
+        assert set(refusal.violations) == {"webhook.url"}
     channel: grpc.aio.Channel = harness.channel(ALICE)
     schedule = Schedule(name="daily", cron="0 6 * * *", start=request)
     with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
