@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import utc_now
 from services.orchestrator.domain.a2a import TaskMessage, TaskRow, TaskState
 from services.orchestrator.domain.execution import EARLIER_WAITING_FOR_ANSWER, Execution, ExecutionState
-from services.orchestrator.repositories.executions import to_execution
+from services.orchestrator.repositories.execution_rows import to_execution
 from services.orchestrator.tables import a2a_messages, a2a_tasks, executions, questions
 
 _OF_EXECUTIONS: Mapping[TaskState, ColumnElement[bool]] = {

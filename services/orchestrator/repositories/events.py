@@ -10,7 +10,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.event import CHUNK, NewEvent, StoredEvent
 from services.orchestrator.domain.execution import Usage
-from services.orchestrator.repositories.executions import added_usage
+from services.orchestrator.repositories.execution_rows import added_usage
 from services.orchestrator.repositories.group_events import GroupEventRepository
 from services.orchestrator.tables import execution_events, executions
 

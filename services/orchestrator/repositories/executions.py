@@ -4,28 +4,24 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, case, func, insert, null, select, update
+from sqlalchemy import ColumnElement, case, func, insert, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
-from services.orchestrator.domain.document import from_document, to_document
+from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.execution import (
     PARKED_STATES,
     Execution,
     ExecutionError,
-    ExecutionIdentity,
     ExecutionState,
     ModelWait,
-    OnCredentialExpiry,
-    OverlapPolicy,
     TaskOutput,
     TaskState,
-    Usage,
 )
 from services.orchestrator.domain.execution_filter import ExecutionFilter
-from services.orchestrator.domain.limits import ExecutionLimits
 from services.orchestrator.repositories.admission import HELD
 from services.orchestrator.repositories.execution_filters import conditions, label_hashes
+from services.orchestrator.repositories.execution_rows import execution_of, to_execution, usage_columns
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.tables import execution_labels, executions, task_runs
 
@@ -355,83 +351,4 @@ async def read_execution(database: Database, group_id: str, execution_id: str) -
     rows = await database.fetch(
         select(executions).where(executions.c.id == execution_id, executions.c.group_id == group_id)
     )
-    return _execution(rows[0]) if rows else None
-
-
-def to_execution(row: Row[Any]) -> Execution:
-    """Return the execution of a row of `executions`, which may lack inputs and result."""
-    return _execution(row._mapping)  # noqa: SLF001 - the documented way to read a row by name
-
-
-def _execution(columns: Any) -> Execution:
-    result, error = columns.get("result"), columns["error"]
-    limits, used_before = columns["limits"], columns["used_before"]
-    return Execution(
-        id=columns["id"],
-        group_id=columns["group_id"],
-        subject=columns["subject"],
-        crew_id=columns["crew_id"],
-        crew_revision=columns["crew_revision"],
-        crew_name=columns["crew_name"],
-        state=ExecutionState(columns["state"]),
-        inputs=columns.get("inputs") or {},
-        labels=columns["labels"],
-        model=columns["model"],
-        priority=columns["priority"],
-        identity=ExecutionIdentity(columns["identity"]),
-        on_credential_expiry=OnCredentialExpiry(columns["on_credential_expiry"]),
-        grant_id=columns["grant_id"],
-        resumed_from=columns["resumed_from"],
-        from_task=columns["from_task"],
-        schedule_id=columns["schedule_id"],
-        batch_id=columns["batch_id"],
-        batch_index=columns["batch_index"],
-        concurrency_key=columns["concurrency_key"],
-        overlap_policy=OverlapPolicy(columns["overlap_policy"]),
-        waits_turn=columns["waits_turn"],
-        timeout=columns["timeout_seconds"],
-        deadline_at=columns["deadline_at"],
-        epoch=columns["epoch"],
-        lost_hosts=columns["lost_hosts"],
-        generation=columns["generation"],
-        ready=columns["ready"],
-        last_sequence=columns["last_sequence"],
-        usage=usage_of(columns),
-        created_at=columns["created_at"],
-        traceparent=columns["traceparent"],
-        started_at=columns["started_at"],
-        ended_at=columns["ended_at"],
-        cancel_requested_at=columns["cancel_requested_at"],
-        result=None if result is None else from_document(TaskOutput, result),
-        error=None if error is None else from_document(ExecutionError, error),
-        limits=from_document(ExecutionLimits, limits or {}),
-        used_before=from_document(Usage, used_before or {}),
-        model_waits=tuple(from_document(ModelWait, wait) for wait in columns["model_waits"] or ()),
-    )
-
-
-def usage_of(columns: Any) -> Usage:
-    """Return the usage in the columns of an execution or a task."""
-    return Usage(
-        columns["llm_calls"],
-        columns["input_tokens"],
-        columns["output_tokens"],
-        columns["cost"],
-        columns["tool_calls"],
-    )
-
-
-def usage_columns(usage: Usage) -> dict[str, float]:
-    """Return the columns of an execution or a task that hold its usage."""
-    return {
-        "llm_calls": usage.llm_calls,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cost": usage.cost,
-        "tool_calls": usage.tool_calls,
-    }
-
-
-def added_usage(table: Table, usage: Usage) -> dict[str, ColumnElement[Any]]:
-    """Return the columns of an execution or a task with a call's usage added to them."""
-    return {name: table.c[name] + value for name, value in usage_columns(usage).items()}
+    return execution_of(rows[0]) if rows else None

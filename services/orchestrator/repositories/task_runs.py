@@ -1,15 +1,14 @@
 """Tasks of executions in SQL."""
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.orchestrator.domain.document import from_document, to_document
-from services.orchestrator.domain.execution import ExecutionError, TaskOutput, TaskRun, TaskState, Usage
-from services.orchestrator.repositories.executions import added_usage, usage_columns, usage_of
+from services.orchestrator.domain.execution import ExecutionError, TaskOutput, TaskRun, TaskState
+from services.orchestrator.repositories.execution_rows import usage_columns, usage_of
 from services.orchestrator.tables import task_runs
 
 
@@ -57,46 +56,6 @@ class TaskRunRepository:
             .order_by(task_runs.c.task_index)
         )
         return rows.scalars().all()
-
-    async def start(self, index: int, attempt: int, at: datetime) -> None:
-        """Note that an attempt at a task begins."""
-        await self._update(index, state=TaskState.RUNNING, attempt=attempt, started_at=at, ended_at=None, error=None)
-
-    async def finish(self, index: int, output: TaskOutput, at: datetime) -> None:
-        """Store a task's result."""
-        await self._update(index, state=TaskState.SUCCEEDED, output=to_document(output), ended_at=at)
-
-    async def skip(self, index: int, at: datetime) -> None:
-        """Note that a task is not done."""
-        await self._update(index, state=TaskState.SKIPPED, ended_at=at)
-
-    async def fail(self, index: int, error: ExecutionError, at: datetime) -> None:
-        """Store why a task failed."""
-        await self._update(index, state=TaskState.FAILED, error=to_document(error), ended_at=at)
-
-    async def wait_for_answer(self, index: int, output: TaskOutput | None = None) -> None:
-        """Note that a task waits for people, and the result that they are asked about if it is about that."""
-        result = {} if output is None else {"output": to_document(output)}
-        await self._update(index, state=TaskState.WAITING_FOR_ANSWER, **result)
-
-    async def add_usage(self, index: int, usage: Usage) -> None:
-        """Add what a model call has used."""
-        await self._update(index, **added_usage(task_runs, usage))
-
-    async def park(self) -> None:
-        """Have tasks that are at work start again when their execution is woken."""
-        await self._connection.execute(
-            update(task_runs)
-            .where(task_runs.c.execution_id == self._execution_id, task_runs.c.state == TaskState.RUNNING)
-            .values(state=TaskState.PENDING)
-        )
-
-    async def _update(self, index: int, **values: object) -> None:
-        await self._connection.execute(
-            update(task_runs)
-            .where(task_runs.c.execution_id == self._execution_id, task_runs.c.task_index == index)
-            .values(**values)
-        )
 
 
 async def read_named(

@@ -23,6 +23,7 @@ from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.journal import JournalRepository, ToolCall
 from services.orchestrator.repositories.questions import QuestionRepository
+from services.orchestrator.repositories.task_changes import TaskChanges
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.repositories.tool_usage import ToolUsageRepository
 
@@ -49,7 +50,8 @@ class FencedWrite:
         self._questions = QuestionRepository(connection)
         self._journal = JournalRepository(connection, execution_id)
         self._tool_usage = ToolUsageRepository(connection)
-        self.tasks = TaskRunRepository(connection, execution_id)
+        self._task_runs = TaskRunRepository(connection, execution_id)
+        self.tasks = TaskChanges(connection, execution_id)
         """The execution's tasks."""
         self.artifacts = ArtifactRepository(connection, execution_id)
         """The execution's files."""
@@ -70,7 +72,7 @@ class FencedWrite:
         """Note that an attempt at the crew's plan begins; its row is made by the first one."""
         if attempt == 1:
             plan = TaskRun(self._execution_id, index, "", TaskState.RUNNING, attempt=0, usage=Usage(), copied=False)
-            await self.tasks.insert([plan])
+            await self._task_runs.insert([plan])
         await self.tasks.start(index, attempt, at)
 
     async def ask(self, question: Question) -> None:
@@ -125,4 +127,5 @@ class FencedWrite:
 
     async def end(self, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:
         """End the execution before its time, with its unfinished tasks and open questions."""
+        await self.tasks.store()
         await self._executions.end(self._execution_id, state, error, at)

@@ -212,7 +212,9 @@ class RunStore:
             last = await EventRepository(connection).append(execution_id, events, epoch=epoch, used=used)
             if last is None:
                 raise Fenced(execution_id)
-            yield FencedWrite(connection, execution_id, epoch, last, events)
+            write = FencedWrite(connection, execution_id, epoch, last, events)
+            yield write
+            await write.tasks.store()
 
     async def confirm_claim(self, execution_id: str, epoch: int) -> None:
         """Return when a claim is the newest one, for what is stored elsewhere.
