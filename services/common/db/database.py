@@ -20,7 +20,7 @@ from services.common.db.failures import explained_errors, unavailable
 from services.common.db.point_reads import PlainPointRead, PointRead, SqlitePointRead
 from services.common.db.sessions import IDLE_SESSION, NOTHING_PREPARED, POSTGRES_SESSION, limit_transactions
 from services.common.db.snapshots import PostgresSnapshots, SqliteSnapshots
-from services.common.db.sqlite_connection import open_sqlite
+from services.common.db.sqlite_connection import BEGIN_WRITING, open_sqlite
 from services.common.db.statement import Statement
 from services.common.group_turns import GroupTurns, group_of_work
 
@@ -198,10 +198,9 @@ def _configure_sqlite(engine: AsyncEngine) -> None:
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA busy_timeout=30000")
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Any) -> None:
         read_only = connection.get_execution_options().get(_READ_ONLY, False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if read_only else BEGIN_WRITING)

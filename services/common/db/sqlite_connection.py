@@ -1,11 +1,13 @@
 """Connections to SQLite that hold its locks for as short a time as they can.
 
 Each call goes to the connection's thread and back, which takes longer than most statements do. A transaction that
-writes keeps all other writers waiting meanwhile, those of other processes in naps.
+writes keeps all other writers waiting meanwhile, those of other processes in naps. SQLite's own naps grow to 100 ms,
+so that a process which writes all the time keeps others out for as long as it does: ours stay short.
 """
 
 import asyncio
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
@@ -13,7 +15,9 @@ from typing import Any
 
 import aiosqlite
 
+BEGIN_WRITING = "BEGIN IMMEDIATE"
 _BUSY_SECONDS = 30.0
+_NAP_SECONDS = 0.002
 _ROWS_AT_ONCE = 64
 
 
@@ -68,7 +72,8 @@ class PrefetchingCursor(aiosqlite.Cursor):
     # ---- in the connection's thread
 
     def _begin(self, sql: str, parameters: Any) -> None:
-        self._cursor = self._conn._conn.execute(sql, parameters)  # noqa: SLF001 - as the class it is derived from does
+        connection = self._conn._conn  # noqa: SLF001 - as the class it is derived from does
+        self._cursor = _begin_writing(connection) if sql == BEGIN_WRITING else connection.execute(sql, parameters)
         self._ended = False
         self._read(_ROWS_AT_ONCE)
 
@@ -123,6 +128,22 @@ class RollingBackConnection(aiosqlite.Connection):
         finally:
             self._stop_running()  # type: ignore[no-untyped-call]
             self._connection = None
+
+
+def _begin_writing(connection: sqlite3.Connection) -> sqlite3.Cursor:
+    connection.execute("PRAGMA busy_timeout=0").close()
+    try:
+        give_up_at = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return connection.execute(BEGIN_WRITING)
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not is_busy or time.monotonic() > give_up_at:
+                    raise
+            time.sleep(_NAP_SECONDS)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000:.0f}").close()
 
 
 def _close(connection: sqlite3.Connection) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
-from services.common.db.sqlite_connection import open_sqlite
+from services.common.db import sqlite_connection
+from services.common.db.sqlite_connection import BEGIN_WRITING, open_sqlite
 
 ROWS = 200
 
@@ -69,3 +70,28 @@ async def test_what_a_cancelled_call_has_begun_is_rolled_back(connection: aiosql
     assert not connection.in_transaction
     with contextlib.closing(sqlite3.connect(tmp_path / "numbers.db", timeout=0)) as other:
         other.execute("DELETE FROM numbers")
+
+
+async def test_a_writer_looks_for_its_turn_as_often_however_long_it_waits(
+    connection: aiosqlite.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "numbers.db", isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute(BEGIN_WRITING)
+        naps: list[float] = []
+
+        def nap(seconds: float) -> None:
+            naps.append(seconds)
+            if len(naps) == 50:
+                other.execute("COMMIT")
+
+        monkeypatch.setattr(sqlite_connection.time, "sleep", nap)
+        async with connection.cursor() as cursor:
+            await cursor.execute(BEGIN_WRITING)
+        assert connection.in_transaction
+        assert set(naps) == {naps[0]}
+        assert naps[0] <= 0.005
+        await connection.rollback()
+    async with connection.execute("PRAGMA busy_timeout") as timeout:
+        assert await timeout.fetchone() == (30_000,)
