@@ -10,7 +10,7 @@ from coxswain.client.crewai_project.tool_classes import COUNTERPARTS, Counterpar
 from coxswain.client.documents import Problem
 from coxswain.orchestrator.v1.crew_pb2 import AgentSpec, Process, TaskSpec
 from services.orchestrator.tool_catalogue import TOOLS
-from tests.support.crewai_projects import CODE, CREW, DRAFT, POLISH, TASKS, WRITER, line_of, write_project
+from tests.support.crewai_projects import AGENTS, CODE, CREW, DRAFT, POLISH, TASKS, WRITER, line_of, write_project
 
 CREW_PY = "src/notes/crew.py"
 
@@ -335,6 +335,35 @@ def test_a_hierarchical_crew(tmp_path: Path) -> None:
     assert (spec.process, spec.manager_model, spec.planning_model) == (Process.PROCESS_HIERARCHICAL, "a/b", "c/d")
     assert spec.manager_agent == "editor"
     assert load_crewai_project(directory, process="sequential").spec.process == Process.PROCESS_SEQUENTIAL
+
+
+@pytest.mark.parametrize(
+    "chief",
+    ["self.chief()", 'Agent(config=self.agents_config["chief"])', "chief", "self.boss"],
+    ids=["method without a mark", "in place", "variable", "attribute"],
+)
+def test_a_manager_that_is_none_of_the_agents(tmp_path: Path, chief: str) -> None:
+    made = 'Agent(config=self.agents_config["chief"], max_iter=7)'
+    code = CODE.replace(CREW, f"{CREW[:-1]}, process=Process.hierarchical, manager_agent={chief})")
+    code = code.replace("    @crew\n", f"    def chief(self) -> Agent:\n        return {made}\n\n    @crew\n")
+    code = code.replace("        return Crew", f"        chief = {made}\n        return Crew")
+    code = code.replace("    @agent\n", f"    def __init__(self):\n        self.boss = {made}\n\n    @agent\n", 1)
+    agents = f"{AGENTS}chief:\n  role: Chief\n  goal: Lead\n  backstory: Long\n"
+    imported = load_crewai_project(write_project(tmp_path, code=code, agents=agents))
+    assert imported.notes == ()
+    assert [one.name for one in imported.spec.agents] == ["writer", "editor", "manager"]
+    assert (imported.spec.manager_agent, agent(imported, "manager").role) == ("manager", "Chief")
+
+
+def test_of_several_crews_of_a_class_the_one_of_that_name_is_taken(tmp_path: Path) -> None:
+    quick = "Crew(agents=self.agents, tasks=[self.draft()])"
+    code = f"{CODE}\n    @crew\n    def quick(self) -> Crew:\n        return {quick}\n"
+    directory = write_project(tmp_path, code=code)
+    imported = load_crewai_project(directory)
+    assert [one.name for one in imported.spec.tasks] == ["draft", "polish"]
+    [other] = imported.notes
+    assert (other.field, other.line) == ("Notes.quick", line_of(directory, "def quick"))
+    assert "another crew of the class" in other.description
 
 
 def test_comments_do_not_count(tmp_path: Path) -> None:

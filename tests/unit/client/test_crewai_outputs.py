@@ -77,6 +77,9 @@ def test_a_class_in_the_same_file(tmp_path: Path, output: str) -> None:
         ("import notes.models as kinds", "kinds.Note"),
         ("from notes.kinds import Note", "Note"),
         ("from notes.kinds.inner import Note", "Note"),
+        ("from notes.kinds import *", "Note"),
+        ("from .everything import *", "Note"),
+        ("from notes.everything import Note as Result", "Result"),
     ],
 )
 def test_a_class_in_a_file_of_the_project(tmp_path: Path, importing: str, name: str) -> None:
@@ -86,6 +89,8 @@ def test_a_class_in_a_file_of_the_project(tmp_path: Path, importing: str, name: 
         "src/notes/__init__.py": "",
         "src/notes/kinds/__init__.py": "from .inner import Note\n",
         "src/notes/kinds/inner.py": models,
+        # Into a circle first.
+        "src/notes/everything.py": "from .everything import *\nfrom os import *\nfrom .kinds import *\n",
     }
     crew = imported(tmp_path, importing + "\n", f"output_pydantic={name}", files=files)
     assert schema(crew)["required"] == ["title"]
@@ -158,6 +163,11 @@ CLASSES = {
         "    c: C\n\n\nclass Note(BaseModel):\n    b: List[B]\n"
     ),
     "examples": 'class Note(BaseModel):\n    a: str = Field(examples=["x"], pattern="^x")\n',
+    "lists with a class of their own": (
+        "class Line(BaseModel):\n    text: str\n\n\nclass Lines(RootModel[List[Line]]):\n    pass\n\n\n"
+        "class Numbers(RootModel):\n    root: Dict[str, int]\n\n\n"
+        "class Note(BaseModel):\n    lines: Lines\n    numbers: Optional[Numbers] = None\n"
+    ),
 }
 
 
@@ -185,6 +195,7 @@ def test_a_class_that_holds_itself(tmp_path: Path) -> None:
         "class Note(BaseModel):\n    a: (1 + 2)\n",
         'class Note(BaseModel):\n    a: "List["\n',
         "class Note(BaseModel, Generic[T]):\n    a: T\n",
+        "class Note(RootModel[List[str]]):\n    pass\n",
         "class A(B):\n    a: str\n\n\nclass B(A):\n    b: str\n\n\nclass Note(A):\n    c: str\n",
         "Note = create_model('Note')\n",
         "Note = Note\n",

@@ -169,6 +169,18 @@ def test_the_files_are_found_where_projects_keep_them(tmp_path: Path, config: st
     assert load_crewai_project(project(directory, config=config)).spec.name == "news"
 
 
+def test_numbers_and_switches_in_quotation_marks_are_what_they_say(tmp_path: Path) -> None:
+    agents = AGENTS.replace("max_iter: 7", "max_iter: '7'").replace("max_rpm: 10", "max_rpm: 'ten'")
+    agents = agents.replace("delegation: true", "delegation: 'True'").replace("temperature: 0.2", "temperature: '0.2'")
+    agents = agents.replace("goal: Write", "goal: '7'").replace("reasoning: true", "reasoning: 'off'")
+    with pytest.raises(DocumentError, match="max_calls_per_minute"):
+        load_crewai_project(project(tmp_path, agents=agents))
+    imported = load_crewai_project(project(tmp_path, agents=agents.replace("'ten'", "'10'")))
+    researcher, analyst = imported.spec.agents
+    assert (researcher.max_iterations, researcher.max_calls_per_minute, researcher.allow_delegation) == (7, 10, True)
+    assert (analyst.goal, analyst.temperature, analyst.planning) == ("7", 0.2, False)
+
+
 def test_name_and_process_can_be_chosen(tmp_path: Path) -> None:
     spec = load_crewai_project(project(tmp_path), name="daily", process="hierarchical").spec
     assert (spec.name, spec.process) == ("daily", Process.PROCESS_HIERARCHICAL)

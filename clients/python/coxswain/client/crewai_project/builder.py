@@ -8,6 +8,8 @@ from pathlib import Path
 from coxswain.client.crew_file import CrewDocument, crew_from
 from coxswain.client.crewai_project import fields
 from coxswain.client.crewai_project.class_reader import Built, CrewClass, Keyword, Reader, read_class
+from coxswain.client.crewai_project.crew_arguments import CrewArguments
+from coxswain.client.crewai_project.explanations import explained, without_agent
 from coxswain.client.crewai_project.expressions import Bound, Expressions, Scope, Unreadable, is_self
 from coxswain.client.crewai_project.layout import Home
 from coxswain.client.crewai_project.notes import Notes
@@ -66,13 +68,15 @@ class Builder:
         if process:
             root["process"] = _text(process)
         if str(root["process"].value).lower() == "sequential":
-            self._need_agents(tasks, agents)
+            self._problems += without_agent(tasks, agents, self._notes, self._owner)
         if self._problems:
             raise DocumentError(self._given, self._problems)
         try:
             return crew_from(Node({**root}), self._given)
         except DocumentError as error:
-            raise DocumentError(self._given, [self._explained(one, agents, tasks) for one in error.problems]) from None
+            raise DocumentError(
+                self._given, [explained(one, agents, tasks, self._notes) for one in error.problems]
+            ) from None
 
     def _yaml(self, what: str) -> Node | None:
         """The entries of a file; None when the project has none."""
@@ -133,9 +137,9 @@ class Builder:
             name: self._part(owner, f"agents.{name}", method, agents_file, translation.agent)
             for name, method in owner.agents.items()
         }
+        made = CrewArguments(translation, self._expressions, self._notes).read(crew)
         for name, bound in translation.built_in_place.items():
             agents[name] = self._agent_in_place(name, bound, agents_file, translation)
-        made = self._crew(owner, translation, crew)
         for path, node in tasks.items():
             tasks[path] = self._named(translation, f"tasks.{path}", node, owner)
         for path, node in agents.items():
@@ -350,96 +354,6 @@ class Builder:
         for key, node in _mapping(root).items():
             if key not in self._users[what]:
                 self._notes.at(f"{what}.{key}", "no method of the class uses this entry: not part of the crew", node)
-
-    def _crew(self, owner: CrewClass, translation: Translation, crew: Built) -> Part:
-        """What ``Crew(...)`` says."""
-        made: Part = {}
-        for key, keyword in crew.keywords.items():
-            if key in {"agents", "tasks"} or is_nothing(keyword):
-                continue
-            try:
-                self._crew_value(owner, translation, made, key, keyword)
-            except Unreadable as error:
-                self._notes.add(
-                    f"crew.{key}", f"{error}: {_CREW_MENDS.get(key, fields.remedy(key))}", keyword.line, keyword.file
-                )
-        return made
-
-    def _crew_value(self, owner: CrewClass, translation: Translation, made: Part, key: str, keyword: Keyword) -> None:
-        subject = f"crew.{key}"
-        match key:
-            case "process":
-                made["process"] = self._process(keyword)
-            case "manager_llm" | "planning_llm":
-                found = translation.model_name(subject, keyword)
-                if found is not None:
-                    made[key.replace("_llm", "_model")] = found
-            case "manager_agent":
-                name = translation.method_of(keyword.value, owner.agents)
-                if name is None:
-                    raise Unreadable("this is no method marked @agent")
-                made[key] = Node(name, keyword.line, name, keyword.file)
-            case "memory" if (settings := translation.memory(keyword)) is not None:
-                made["memory"] = settings
-            case "memory" | "planning" | "name":
-                node = self._expressions.value(keyword.value)
-                if not isinstance(node.value, str if key == "name" else bool):
-                    raise Unreadable("this is no plain value")
-                made[key] = replace(node, line=keyword.line, file=keyword.file)
-            case "knowledge_sources":
-                texts = translation.knowledge("crew", keyword)
-                if texts is not None:
-                    made["knowledge"] = texts
-            case _:
-                translation.without_counterpart(subject, key, keyword)
-
-    def _process(self, keyword: Keyword) -> Node:
-        bound = self._expressions.follow(keyword.value)
-        match bound.expression:
-            case ast.Attribute(attr=("sequential" | "hierarchical") as word):
-                return Node(word, keyword.line, word, keyword.file)
-            case ast.Constant(value=("sequential" | "hierarchical") as word):
-                return Node(word, keyword.line, word, keyword.file)
-        raise Unreadable("decided at run time")
-
-    def _need_agents(self, tasks: Part, agents: Part) -> None:
-        """A problem for each task without agent, with what the notes say about it."""
-        for name, node in tasks.items():
-            assert isinstance(node.value, dict)
-            agent = node.value.get("agent")
-            if agent is not None and agent.value:
-                continue
-            note = self._notes.about(f"tasks.{name}.agent")
-            cause = f" ({note.file}:{note.line}: {note.description})" if note else ""
-            example = next(iter(agents), "NAME")
-            code = f" or agent=self.{example}() in {self._owner.module.file}" if self._owner else ""
-            mend = f"no agent{cause}: write `agent: NAME` here{code}; the agents are {', '.join(agents) or 'none'}"
-            self._problems.append(Problem(f"tasks.{name}.agent", mend, node.line, node.file))
-
-    def _explained(self, problem: Problem, agents: Part, tasks: Part) -> Problem:
-        """A problem with the note about its field: ``role must not be empty``, as it is put together at run time."""
-        for what, parts, names in (
-            ("agents", agents, fields.AGENT_FIELDS),
-            ("tasks", tasks, fields.TASK_FIELDS),
-        ):
-            for index, name in enumerate(parts):
-                start = f"{what}[{index}]."
-                if problem.field.startswith(start):
-                    field = problem.field.removeprefix(start)
-                    theirs = next((key for key, ours in names.items() if ours == field), field)
-                    note = self._notes.about(f"{what}.{name}.{theirs}")
-                    cause = f" ({note.file}:{note.line}: {note.description})" if note else ""
-                    return replace(problem, description=f"{name}: {problem.description}{cause}")
-        return problem
-
-
-_CREW_MENDS = {
-    "process": "give it with --process",
-    "manager_agent": "write a method marked @agent and call it here",
-    "memory": "write memory=True or memory=Memory(...), or memory in a crew file",
-    "planning": "write planning=True",
-    "name": "give it with --name",
-}
 
 
 def _is_own(expression: ast.expr, name: str) -> bool:

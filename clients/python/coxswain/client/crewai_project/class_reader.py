@@ -101,6 +101,7 @@ def read_class(module: Module, node: ast.ClassDef, notes: Notes) -> CrewClass:
     }
     opaque = {name for name, given in marks.items() if {"agent", "task", "crew"} & set(given)}
     made = CrewClass(module, node, class_names(module, node, frozenset(opaque)))
+    crews: list[Function] = []
     for name, given in marks.items():
         method = made.names.methods[name]
         if "agent" in given:
@@ -108,13 +109,18 @@ def read_class(module: Module, node: ast.ClassDef, notes: Notes) -> CrewClass:
         elif "task" in given:
             made.tasks[name] = method
         elif "crew" in given:
-            made.crew = method
+            crews.append(method)
         elif {"llm", "tool"} & set(given):
             made.factories[name] = method
         for mark in given:
             if mark not in _WITHOUT_EFFECT | _OF_PYTHON:
                 remedy = _REMEDIES.get(mark, "Python code cannot be imported and was left out")
                 notes.add(f"{node.name}.{name}", f"@{mark}: {remedy}", method.lineno, module.file)
+    made.crew = next((one for one in crews if one.name == "crew"), crews[0] if crews else None)
+    for other in crews:
+        if other is not made.crew and made.crew is not None:
+            what = f"another crew of the class, of which {made.crew.name} is taken: give it a class of its own"
+            notes.add(f"{node.name}.{other.name}", what, other.lineno, module.file)
     for base in node.bases:
         if called(base, module) not in {"object", "ABC"} and _class_of_file(module, base) is None:
             origin = called(base, module) or "another class"

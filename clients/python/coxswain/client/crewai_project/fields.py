@@ -54,6 +54,16 @@ TASK_FIELDS = {
     "markdown": "markdown",
     "output_file": "output_file",
 }
+# CrewAI takes these in quotation marks too.
+_SWITCHES = {
+    "allow_delegation", "async_execution", "human_input", "inject_date", "markdown", "planning", "reasoning",
+}  # fmt: skip
+_NUMBERS = {
+    "guardrail_max_retries", "max_execution_time", "max_iter", "max_retries", "max_retry_limit", "max_rpm",
+    "max_tokens", "temperature",
+}  # fmt: skip
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_SAID = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 OUTPUTS = ("output_json", "output_pydantic", "response_model", "output_schema")
 FUNCTION = "a Python function cannot be imported: say the condition in words, or as checks in a crew file"
 _WATCH = "Python code cannot be imported: watch the execution's events instead"
@@ -84,6 +94,7 @@ _REMEDIES = {
     "prompt_template": _TEMPLATES,
     "response_template": _TEMPLATES,
     "prompt_file": _TEMPLATES,
+    "guardrail": "write it as checks of the agent in a crew file, or in words as the guardrail of its tasks",
     "mcps": "add the server with `coxswain tool source create`, and name its tools as SOURCE/TOOL",
     "cache": "results of tools are not cached: nothing to do",
     "function_calling_llm": "set it on the agents",
@@ -126,7 +137,7 @@ def agent_fields(path: str, given: Mapping, notes: Notes) -> Mapping:
     if llm is not None and isinstance(llm.value, dict):
         for key, node in llm.value.items():
             if key in LLM_FIELDS:
-                fields.setdefault(LLM_FIELDS[key], node)
+                fields.setdefault(LLM_FIELDS[key], _plain(LLM_FIELDS[key], node))
             else:
                 notes.at(f"{path}.llm.{key}", "set it on the model in the models service", node)
     elif llm is not None:
@@ -176,14 +187,20 @@ def _renamed(path: str, given: Mapping, names: dict[str, str], special: set[str]
     fields = {}
     for key, node in given.items():
         if key in names:
-            fields[names[key]] = _stripped(node)
+            fields[names[key]] = _plain(key, node)
         elif key not in special:
             notes.at(f"{path}.{key}", remedy(key), node)
     return fields
 
 
-def _stripped(node: Node) -> Node:
+def _plain(key: str, node: Node) -> Node:
+    if not isinstance(node.value, str):
+        return node
     # Folded blocks end in a line break that the prompt would carry.
-    if isinstance(node.value, str):
-        return Node(node.value.strip(), node.line, node.text, node.file)
-    return node
+    text = node.value.strip()
+    value: str | float = text
+    if key in _SWITCHES and text.lower() in _SAID:
+        value = _SAID[text.lower()]
+    elif key in _NUMBERS and _NUMBER.fullmatch(text):
+        value = int(text) if text.isdecimal() else float(text)
+    return Node(value, node.line, node.text, node.file)

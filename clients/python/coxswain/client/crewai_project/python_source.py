@@ -14,6 +14,8 @@ MAX_SOURCE_BYTES = 1024 * 1024
 MUTATORS = frozenset(
     {"append", "extend", "insert", "remove", "pop", "clear", "update", "setdefault", "sort", "reverse"}
 )
+_MAX_IMPORTS = 64
+"""How many imports are followed to where one name is defined."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -42,6 +44,8 @@ class Module:
     functions: dict[str, Function] = field(default_factory=dict)
     classes: dict[str, ast.ClassDef] = field(default_factory=dict)
     imports: dict[str, Import] = field(default_factory=dict)
+    stars: list[Import] = field(default_factory=list)
+    """``from x import *``, in order."""
 
     def original(self, name: str) -> str:
         """What an imported name is called in its own module. Example: ``Agent`` for ``import Agent as Person``."""
@@ -87,9 +91,11 @@ def parse(path: Path, file: str) -> Module:
                     module.imports[bound] = Import(alias.name if alias.asname else bound, 0, "")
             case ast.ImportFrom():
                 for alias in statement.names:
-                    module.imports[alias.asname or alias.name] = Import(
-                        statement.module or "", statement.level, alias.name
-                    )
+                    source = Import(statement.module or "", statement.level, alias.name)
+                    if alias.name == "*":
+                        module.stars.append(source)
+                    else:
+                        module.imports[alias.asname or alias.name] = source
     return module
 
 
@@ -183,22 +189,33 @@ class Sources:
 
         ``dotted`` may go through a module: ``models.Note``. None when it is not in the project or cannot be read.
         """
-        for _ in range(16):
-            first, _, rest = dotted.partition(".")
-            if not rest and (first in module.classes or first in module.functions or first in module.names):
-                return module, first
-            source = module.imports.get(first)
-            if source is None:
-                return None
-            found = self._behind(module, source, rest)
-            if found is None:
-                return None
-            target, dotted = found
-            try:
-                module = self.read(target)
-            except (OSError, DocumentError):
-                return None
+        return self._find(module, dotted, set())
+
+    def _find(self, module: Module, dotted: str, seen: set[tuple[Path, str]]) -> tuple[Module, str] | None:
+        first, _, rest = dotted.partition(".")
+        if not rest and (first in module.classes or first in module.functions or first in module.names):
+            return module, first
+        if len(seen) == _MAX_IMPORTS or (module.path, dotted) in seen:
+            return None
+        seen.add((module.path, dotted))
+        source = module.imports.get(first)
+        places = (
+            [(self._file_of(module, star.module, star.level), dotted) for star in module.stars]
+            if source is None
+            else [self._behind(module, source, rest) or (None, "")]
+        )
+        for path, name in places:
+            target = self._readable(path)
+            found = self._find(target, name, seen) if target else None
+            if found is not None:
+                return found
         return None
+
+    def _readable(self, path: Path | None) -> Module | None:
+        try:
+            return self.read(path) if path else None
+        except (OSError, DocumentError):
+            return None
 
     def _behind(self, module: Module, source: Import, rest: str) -> tuple[Path, str] | None:
         """The file that an import leads to, and the name in it; ``rest`` is what follows the imported name."""

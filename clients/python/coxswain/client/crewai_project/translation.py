@@ -18,14 +18,13 @@ from coxswain.client.crewai_project.expressions import (
     method_scope,
     returned,
 )
+from coxswain.client.crewai_project.knowledge_sources import KnowledgeSources
 from coxswain.client.crewai_project.memory_fields import KNOWN_SETTINGS, memory_fields
 from coxswain.client.crewai_project.notes import Notes
 from coxswain.client.crewai_project.python_source import Module, Sources
 from coxswain.client.crewai_project.schemas import Schemas
 from coxswain.client.documents import Node
-from coxswain.client.text_files import TextFileError, read_text
 
-_MAX_TEXT_BYTES = 1024 * 1024
 _NAME_IT = 'name the model here as text, such as llm="openai/gpt-4o"'
 
 
@@ -47,6 +46,8 @@ class Translation:
         self._tools = tools
         self.built_in_place: dict[str, Bound] = {}
         """Calls of ``Agent`` that stand in a task, by the names that their agents get."""
+        self.knowledge = KnowledgeSources(owner, sources, expressions, notes)
+        """Reads arguments that hold knowledge sources."""
         self.named_tools: set[str] = set()
         """The classes of tools that were given a counterpart and that the project has."""
 
@@ -92,12 +93,12 @@ class Translation:
         if key == "tools":
             return self.tools(keyword)
         if key == "knowledge_sources":
-            return self.knowledge(path, keyword)
+            return self.knowledge.read(path, keyword)
         return self._plain(path, key, keyword, fields.AGENT_FIELDS)
 
     def _task_value(self, path: str, key: str, keyword: Keyword) -> Node | None:
         if key == "agent":
-            return self._text(self._agent_of(path.removeprefix("tasks."), keyword), keyword)
+            return self._text(self.agent_of(f"{path.removeprefix('tasks.')}_agent", keyword), keyword)
         if key == "context":
             return self._context(path, keyword)
         if key == "tools":
@@ -108,15 +109,18 @@ class Translation:
             return self.schema(f"{path}.{key}", keyword.value, keyword.line)
         return self._plain(path, key, keyword, fields.TASK_FIELDS)
 
-    def _agent_of(self, task: str, keyword: Keyword) -> str:
-        name = self.method_of(keyword.value, self._owner.agents)
-        if name is not None:
-            return name
+    def agent_of(self, name: str, keyword: Keyword) -> str:
+        """The agent that an argument names. One that is built there gets `name`, or one that begins with it.
+
+        Raises Unreadable.
+        """
+        method = self.method_of(keyword.value, self._owner.agents)
+        if method is not None:
+            return method
         bound = self._expressions.follow(keyword.value)
         if not isinstance(bound.expression, ast.Call) or called(bound.expression, bound.scope.module) != "Agent":
             raise Unreadable("this is no method marked @agent")
-        name = f"{task}_agent"
-        while name in self._owner.agents:
+        while name in self._owner.agents or name in self.built_in_place:
             name += "_"
         self.built_in_place[name] = bound
         return name
@@ -325,79 +329,10 @@ class Translation:
             self._notes.add(subject, what, where, file)
         return _as_node(output.schema, line, bound.scope.module.file)
 
-    def knowledge(self, path: str, keyword: Keyword) -> Node | None:
-        """The texts of knowledge sources; other sources are noted."""
-        found: list[Node] = []
-        subject = f"{path}.knowledge_sources" if path else "knowledge_sources"
-        try:
-            items = self._expressions.items(keyword.value)
-        except Unreadable:
-            items = [keyword.value]
-        for item in items:
-            line = item.line if item.scope.module.file == keyword.file else keyword.line
-            try:
-                found += self._source(item, line, keyword.file, subject, len(found))
-            except _NotImported as error:
-                self._notes.add(
-                    subject,
-                    f"{error}: save its file with `coxswain memory document save FILE`, and put "
-                    "memory: {kind: document} under knowledge in a crew file",
-                    line,
-                    keyword.file,
-                )
-            except Unreadable as error:
-                self._notes.add(subject, f"{error}: put the text under knowledge in a crew file", line, keyword.file)
-        return Node([*found], keyword.line, None, keyword.file) if found else None
-
-    def _source(self, item: Bound, line: int, file: str, subject: str, count: int) -> list[Node]:
-        bound = self._expressions.follow(item)
-        kind = called(bound.expression, bound.scope.module)
-        if not isinstance(bound.expression, ast.Call) or kind not in {
-            "StringKnowledgeSource",
-            "TextFileKnowledgeSource",
-        }:
-            raise _NotImported(f"{kind or 'this source'} is not imported")
-        said = {one.arg: one.value for one in bound.expression.keywords}
-        wanted = "content" if kind == "StringKnowledgeSource" else "file_paths" if "file_paths" in said else "file_path"
-        for other in said.keys() - {wanted}:
-            self._notes.add(f"{subject}.{other}", "how texts are cut and stored is fixed: nothing to do", line, file)
-        if wanted not in said:
-            raise Unreadable(f"{kind} without {wanted}")
-        value = self._expressions.value(Bound(said[wanted], bound.scope))
-        if wanted == "content":
-            if not isinstance(value.value, str):
-                raise Unreadable(f"{wanted} is no text")
-            return [_text_of_knowledge(f"text-{count + 1}", value.value, line, file)]
-        paths = value.value if isinstance(value.value, list) else [value]
-        return [_text_of_knowledge(str(one.value), self._file(str(one.value)), line, file) for one in paths]
-
-    def _file(self, name: str) -> str:
-        # CrewAI looks in the directory `knowledge` of the project.
-        places = [self._sources.root / "knowledge", self._owner.module.path.parent / "knowledge", self._sources.root]
-        path = next((place / name for place in places if self._sources.holds(place / name)), None)
-        if path is None:
-            raise Unreadable(f"the file {name} is not in the project")
-        try:
-            return read_text(path, _MAX_TEXT_BYTES).text
-        except (OSError, TextFileError) as error:
-            raise Unreadable(f"the file {name} cannot be read ({_reason(error)})") from None
-
-
-def _reason(error: Exception) -> str:
-    return str(error).rpartition(": ")[2]
-
 
 def is_nothing(keyword: Keyword) -> bool:
     """Whether an argument is ``None``, which means the same as leaving it out."""
     return isinstance(keyword.value.expression, ast.Constant) and keyword.value.expression.value is None
-
-
-class _NotImported(Unreadable):
-    """A source whose file has to be saved as a document."""
-
-
-def _text_of_knowledge(name: str, content: str, line: int, file: str) -> Node:
-    return Node({"name": Node(name, line, name, file), "content": Node(content, line, content, file)}, line, None, file)
 
 
 def _as_node(value: object, line: int, file: str) -> Node:
