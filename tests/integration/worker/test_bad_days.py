@@ -22,10 +22,10 @@ from tests.integration.worker.installation import (
     is_kind,
     kinds,
 )
+from tests.integration.worker.odd_answers import DONE, ODD, reckoner
 from tests.support.llm_script import Fault, Reply, ToolCall
 
 S = execution_pb2
-DONE = "All is worked out."
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -45,17 +45,6 @@ async def lone(host: Installation) -> AsyncIterator[Installation]:
     host.llm.clear_rules()
     host.llm.release()
     host.llm.clear_log()
-
-
-def reckoner(**agent: Any) -> crew_pb2.CrewSpec:
-    """A crew of one agent who can calculate."""
-    tools = [crew_pb2.ToolSpec(name="calculator")]
-    return crew_pb2.CrewSpec(
-        name="reckoners",
-        agents=[crew_pb2.AgentSpec(name="clerk", role="Clerk", goal="Reckon", tools=tools, **agent)],
-        tasks=[crew_pb2.TaskSpec(name="reckon", description="Work it out.", expected_output="Words", agent="clerk")],
-        model=CAPABLE,
-    )
 
 
 def turns(installation: Installation, count: int) -> None:
@@ -291,6 +280,16 @@ async def test_arguments_that_are_no_object_are_told_to_the_model(lone: Installa
     assert "must be a JSON object" in told
 
 
+async def test_arguments_of_the_wrong_kinds_are_told_without_a_dump(lone: Installation) -> None:
+    lone.llm.on(Reply(tool_calls=[ToolCall(name="calculator", arguments='{"expression": NaN}')]), times=1)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    assert (await lone.finished((await lone.start(reckoner())).id)).result.text == DONE
+    told = lone.llm.calls[-1].body["messages"][-1]["content"]
+    assert "Input should be a valid string" in told
+    assert "pydantic" not in told
+    assert "[type=" not in told
+
+
 async def test_a_model_that_calls_a_tool_there_is_not_is_told_of_those_there_are(lone: Installation) -> None:
     call = ToolCall(name="search_the_internet", arguments={"query": "whales"})
     lone.llm.on(Reply(tool_calls=[call]), route="chat", times=1)
@@ -388,6 +387,19 @@ def refused_where(place: str) -> tuple[crew_pb2.CrewSpec, dict[str, Any]]:
     spec.process = crew_pb2.PROCESS_HIERARCHICAL
     spec.tasks[0].agent = ""
     return spec, {"contains": "Crew Manager"}
+
+
+@pytest.mark.parametrize(("spec", "reply", "reason", "text"), ODD.values(), ids=ODD.keys())
+async def test_odd_answers_end_in_a_result_or_for_their_own_reason(
+    lone: Installation, spec: crew_pb2.CrewSpec, reply: Reply, reason: str, text: str
+) -> None:
+    lone.llm.on(reply, route="chat", times=None if reason else 1)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    ended = await lone.finished((await lone.start(spec)).id)
+    assert ended.error.reason == reason, ended.error.message
+    assert text in (ended.error.message or ended.result.text)
+    assert "pydantic" not in ended.error.message
+    assert (ended.state == S.EXECUTION_STATE_SUCCEEDED) is not bool(reason)
 
 
 @pytest.mark.parametrize("place", ["tools", "plan", "guardrail", "memory", "manager"])

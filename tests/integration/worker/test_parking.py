@@ -104,6 +104,7 @@ class World:
             pruner=ChunkPruner(store, retention=60),
             settings=WorkerSettings(),
             default_model="m",
+            max_message_bytes=4 * 1024 * 1024,
             artifact_limits=ArtifactLimits(0, 0, 0, 0),
             checker=cast("Any", None),
             sources=cast("Any", None),

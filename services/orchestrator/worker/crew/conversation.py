@@ -16,6 +16,8 @@ _MAX_CACHE_MARKS = 4
 _NO_OBJECT = "no JSON object"
 _UNKNOWN_TOOL = "Tool not found"
 """What CrewAI answers to the call of a tool it does not have."""
+_WRONG_ARGUMENTS = "arguments validation failed: "
+"""What CrewAI says, before pydantic's own report, to the call of a tool whose arguments are not of its kinds."""
 _ROLES = {
     "system": pb.MESSAGE_ROLE_SYSTEM,
     "developer": pb.MESSAGE_ROLE_SYSTEM,
@@ -78,6 +80,9 @@ class Conversation:
             named = f'there is no tool "{message["name"]}"' if message.get("name") else "there is no such tool"
             known = f"the tools are: {', '.join(offered)}" if offered else "no tool can be called any more"
             return {**message, "content": f"{named}; {known}"}
+        content = message.get("content")
+        if message["role"] == "tool" and isinstance(content, str) and _WRONG_ARGUMENTS in content:
+            return {**message, "content": _without_pydantics_own(content)}
         return message
 
     def _message(self, message: Any, handed_back: list[list[pb.Thinking]]) -> pb.Message:
@@ -124,6 +129,12 @@ def mark_beginnings(messages: str | Sequence[Any], sent: Sequence[pb.Message]) -
     ]
     for part in ends[-_MAX_CACHE_MARKS:]:
         part.cache_mark = True
+
+
+def _without_pydantics_own(report: str) -> str:
+    """Return a report of pydantic's without the names of its types and its links."""
+    lines = [line for line in report.split("\n") if not line.lstrip().startswith("For further information visit ")]
+    return "\n".join(line.partition(" [type=")[0] for line in lines)
 
 
 def _is_json_but_no_object(arguments: str) -> bool:

@@ -128,6 +128,7 @@ class CrewOpener:
                 self._principal,
                 self._waits,
                 retry_seconds=retry_seconds,
+                most_bytes=context.max_message_bytes,
                 time_limits=TimeLimits(context.settings.model_call_seconds, context.settings.model_first_byte_seconds),
                 usage=self._state.usage,
                 labels={"crew": spec.name},

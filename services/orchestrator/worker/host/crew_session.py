@@ -62,9 +62,21 @@ class CrewSession:
 
         async def run(process: CrewProcess) -> TaskOutput:
             request.attempt = task.attempt
-            return output_from_proto(await process.run_task(task.index, request))
+            output = await process.run_task(task.index, request)
+            self._require_readable(task, output.ByteSize())
+            return output_from_proto(output)
 
         return await self._attempt(task, run)
+
+    def _require_readable(self, task: TaskProgress, size: int) -> None:
+        # The execution that it ends is told in one message, with its inputs.
+        most = self._context.max_message_bytes * 3 // 4
+        if size > most:
+            message = (
+                f"the result has {size:,} bytes, its structured form included, and can have at most {most:,}; ask for "
+                "less, have it stored in a file by tools, or have the operator raise COXSWAIN_MAX_MESSAGE_BYTES"
+            )
+            raise _failed(task, "ANSWER_TOO_LARGE", message)
 
     async def make_plan(self, plan: TaskProgress) -> dict[str, str]:
         """Return what the plan adds to each task's description, by the task's index; again if the process dies of it.

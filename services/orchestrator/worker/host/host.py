@@ -105,6 +105,7 @@ class WorkerHost:
             pruner=self._pruner,
             settings=settings,
             default_model=orchestrator.default_model,
+            max_message_bytes=runtime.settings.max_message_bytes,
             artifact_limits=orchestrator.artifact_limits,
             checker=self._checker,
             sources=self._sources,

@@ -15,7 +15,14 @@ from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
 from services.common.tracing.spans import span
 from services.orchestrator.worker.host.fenced_write import FencedWrite
-from services.orchestrator.worker.host.model_messages import Answer, fault_of, question_hash, request_hash
+from services.orchestrator.worker.host.model_messages import (
+    Answer,
+    AnswerParts,
+    fault_of,
+    question_hash,
+    request_hash,
+    too_large,
+)
 from services.orchestrator.worker.host.model_waits import ModelWaits
 from services.orchestrator.worker.host.peer_retry import call_peer, retry_while_absent
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
@@ -54,11 +61,13 @@ class ModelCalls:
         *,
         retry_seconds: float,
         time_limits: TimeLimits,
+        most_bytes: int,
         usage: UsageTotal,
         labels: Mapping[str, str],
     ) -> None:
-        """`retry_seconds` is for how long an absent service is asked again, `time_limits` are for model
-        calls that set none; what model calls use is added to `usage`. `labels` are what they are summed by later.
+        """`retry_seconds` is for how long an absent service is asked again, `time_limits` are for model calls that set
+        none, `most_bytes` for an answer; what model calls use is added to `usage`. `labels` are what they are summed by
+        later.
         """
         self._inference = inference
         self._recorder = recorder
@@ -66,6 +75,7 @@ class ModelCalls:
         self._waits = waits
         self._retry_seconds = retry_seconds
         self._time_limits = time_limits
+        self._most_bytes = most_bytes
         self._usage = usage
         self._labels = labels
 
@@ -150,7 +160,7 @@ class ModelCalls:
         return call_id
 
     async def _stream(self, task: TaskRef, call_id: str, asked: Complete) -> Answer:
-        answer = Answer()
+        parts = AnswerParts()
         completion, limits = asked.completion, self._time_limits.of(asked)
         request = pb.StreamCompleteRequest(completion=completion)
         request.completion.labels.update(self._labels)
@@ -159,7 +169,9 @@ class ModelCalls:
         call = self._inference.StreamComplete(request, timeout=limits.call)
         try:
             async for delta in _begun_in_time(call, limits.first_token, completion.model):
-                answer.add(delta)
+                parts.add(delta)
+                if parts.size > self._most_bytes:
+                    raise too_large(completion.model, self._most_bytes)
                 kind = delta.WhichOneof("delta")
                 if kind == "text":
                     self._recorder.chunk(task, call_id, text=delta.text)
@@ -169,6 +181,7 @@ class ModelCalls:
             raise _as_failure(error, completion.model, limits) from error
         finally:
             call.cancel()
+        answer = parts.answer()
         if not answer.finished:
             raise Unavailable("the model's response broke off before its end", reason="UPSTREAM_BAD_RESPONSE")
         if not completion.tools:

@@ -137,7 +137,7 @@ def fault_of(answer: "Answer", model: str, *, cut_off_counts: bool = False) -> F
 
 @dataclass(slots=True)
 class Answer:
-    """A model's answer, as it is put together from a stream."""
+    """A model's answer."""
 
     text: str = ""
     tool_calls: dict[int, pb.ToolCall] = field(default_factory=dict)
@@ -146,29 +146,6 @@ class Answer:
     finish_reason: pb.FinishReason.ValueType = pb.FINISH_REASON_UNSPECIFIED
     thinking: list[pb.Thinking] = field(default_factory=list)
     """What the model wants back with its tool calls."""
-
-    def add(self, delta: pb.StreamCompleteResponse) -> None:
-        """Add what the stream brings next."""
-        match delta.WhichOneof("delta"):
-            case "text":
-                self.text += delta.text
-            case "thinking":
-                self.thinking.append(delta.thinking)
-            case "tool_call":
-                more = delta.tool_call
-                call = self.tool_calls.setdefault(more.index, pb.ToolCall())
-                call.id += more.id
-                call.name += more.name
-                call.arguments_json += more.arguments_json
-                call.provider_state += more.provider_state
-            case "usage":
-                used = delta.usage
-                self.usage = Usage(1, used.input_tokens, used.output_tokens, used.cost)
-            case "finish":
-                self.finished = True
-                self.finish_reason = delta.finish.reason
-            case _:
-                pass
 
     def to_proto(self) -> pb.CompleteResponse:
         """Return what the crew process gets."""
@@ -208,3 +185,60 @@ class Answer:
         reason: pb.FinishReason.ValueType = document.get("finish_reason", pb.FINISH_REASON_UNSPECIFIED)
         thinking = [pb.Thinking(text=text, provider_state=state) for text, state in document.get("thinking", ())]
         return cls(document["text"], calls, finished=True, finish_reason=reason, thinking=thinking)
+
+
+class AnswerParts:
+    """What the stream of one answer has brought so far: long answers come in hundreds of thousands of pieces."""
+
+    def __init__(self) -> None:
+        self._answer = Answer()
+        self._text: list[str] = []
+        self._arguments: dict[int, list[str]] = {}
+        self.size = 0
+        """Bytes of text, reasoning and arguments."""
+
+    def add(self, delta: pb.StreamCompleteResponse) -> None:
+        """Add what the stream brings next."""
+        answer = self._answer
+        match delta.WhichOneof("delta"):
+            case "text":
+                self._text.append(delta.text)
+                self.size += len(delta.text.encode())
+            case "reasoning":
+                self.size += len(delta.reasoning.encode())
+            case "thinking":
+                answer.thinking.append(delta.thinking)
+                self.size += delta.thinking.ByteSize()
+            case "tool_call":
+                more = delta.tool_call
+                call = answer.tool_calls.setdefault(more.index, pb.ToolCall())
+                call.id += more.id
+                call.name += more.name
+                call.provider_state += more.provider_state
+                self._arguments.setdefault(more.index, []).append(more.arguments_json)
+                self.size += more.ByteSize()
+            case "usage":
+                used = delta.usage
+                answer.usage = Usage(1, used.input_tokens, used.output_tokens, used.cost)
+            case "finish":
+                answer.finished = True
+                answer.finish_reason = delta.finish.reason
+            case _:
+                pass
+
+    def answer(self) -> Answer:
+        """Return the answer, which is `finished` if the stream has said so."""
+        self._answer.text = "".join(self._text)
+        for index, pieces in self._arguments.items():
+            self._answer.tool_calls[index].arguments_json = "".join(pieces)
+        return self._answer
+
+
+def too_large(model: str, size: int) -> FailedPrecondition:
+    """Return why an answer is given up that has more than `size` bytes."""
+    return FailedPrecondition(
+        f'an answer of the model "{model}" has more than {size:,} bytes, and a message at most that; ask for less, let '
+        "it write fewer tokens, or have the operator raise COXSWAIN_MAX_MESSAGE_BYTES",
+        reason="ANSWER_TOO_LARGE",
+        metadata={"model": model},
+    )

@@ -33,6 +33,8 @@ class RunContext:
     pruner: ChunkPruner
     settings: WorkerSettings
     default_model: str
+    max_message_bytes: int
+    """The largest message in which the API can say what has come of an execution."""
     artifact_limits: ArtifactLimits
     checker: SchemaChecker
     sources: SourceVersions

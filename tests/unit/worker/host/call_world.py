@@ -174,6 +174,7 @@ class World:
             self.waits,
             retry_seconds=5,
             time_limits=TimeLimits(call=10, first_token=5),
+            most_bytes=4 * 1024 * 1024,
             usage=self.usage,
             labels={"crew": "brief"},
         )

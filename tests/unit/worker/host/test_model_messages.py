@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from coxswain.models.v1 import inference_pb2 as pb
 from services.common.grpc.json_values import to_struct
 from services.orchestrator.domain.execution import Usage
-from services.orchestrator.worker.host.model_messages import Answer, request_hash
+from services.orchestrator.worker.host.model_messages import Answer, AnswerParts, request_hash
 
 REQUEST = pb.Completion(
     model="m",
@@ -134,13 +134,21 @@ def test_answers_kept_by_earlier_releases_are_read() -> None:
     assert Answer.from_bytes(kept).to_proto() == pb.CompleteResponse(text="Hm.", tool_calls=calls)
 
 
-def test_thinking_of_a_stream_is_kept_in_its_order() -> None:
+def test_an_answer_is_put_together_in_the_order_of_its_stream() -> None:
     pieces = [pb.Thinking(text="one", provider_state="s"), pb.Thinking(provider_state="t")]
-    answer = Answer()
+    parts = AnswerParts()
     for delta in (
         pb.StreamCompleteResponse(reasoning="one"),
         *(pb.StreamCompleteResponse(thinking=piece) for piece in pieces),
-        pb.StreamCompleteResponse(text="so"),
+        pb.StreamCompleteResponse(text="s"),
+        pb.StreamCompleteResponse(tool_call=pb.ToolCallDelta(index=1, id="b", name="n", arguments_json='{"a"')),
+        pb.StreamCompleteResponse(tool_call=pb.ToolCallDelta(index=0, id="a", name="m")),
+        pb.StreamCompleteResponse(tool_call=pb.ToolCallDelta(index=1, arguments_json=": 1}")),
+        pb.StreamCompleteResponse(text="ö"),
     ):
-        answer.add(delta)
-    assert answer.to_proto() == pb.CompleteResponse(text="so", thinking=pieces)
+        parts.add(delta)
+    answer = parts.answer()
+    calls = [pb.ToolCall(id="a", name="m"), pb.ToolCall(id="b", name="n", arguments_json='{"a": 1}')]
+    assert answer.to_proto() == pb.CompleteResponse(text="sö", thinking=pieces, tool_calls=calls)
+    assert not answer.finished
+    assert parts.size > len('onesö{"a": 1}'.encode())
