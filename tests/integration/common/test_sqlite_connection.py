@@ -9,7 +9,6 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
-from services.common.db import sqlite_connection
 from services.common.db.sqlite_connection import BEGIN_WRITING, open_sqlite
 
 ROWS = 200
@@ -86,7 +85,7 @@ async def test_a_writer_looks_for_its_turn_as_often_however_long_it_waits(
             if len(naps) == 50:
                 other.execute("COMMIT")
 
-        monkeypatch.setattr(sqlite_connection.time, "sleep", nap)
+        monkeypatch.setattr("services.common.db.sqlite_connection.time.sleep", nap)
         async with connection.cursor() as cursor:
             await cursor.execute(BEGIN_WRITING)
         assert connection.in_transaction
