@@ -1,4 +1,4 @@
-"""An idle installation on PostgreSQL: commits and statements per second by their SQL, CPU and connections by process.
+"""An idle installation on PostgreSQL: commits and statements per second by their SQL, CPU, memory and connections.
 
 Every service once, the orchestrator twice, a tool gateway and worker hosts, each a process of its own with the default
 settings. Then executions are started one by one, with pauses: seconds from the start to its first event.
@@ -59,6 +59,11 @@ def _cpu(families: Mapping[str, list[psutil.Process]]) -> dict[str, list[float]]
     }
 
 
+def _mebibytes(processes: list[psutil.Process]) -> float:
+    """What a process and its children use, with their shares of what they use together."""
+    return sum(process.memory_full_info().pss for process in processes if process.is_running()) / 2**20
+
+
 async def _connections(url: str) -> collections.Counter[str]:
     connection = await asyncpg.connect(url)
     try:
@@ -116,7 +121,8 @@ def measure(data_dir: Path, url: str, log_file: Path, hosts: int, seconds: float
         )
         for name, times in later.items():
             shares = [100 * (now - before) / passed for now, before in zip(times, cpu[name], strict=False)]
-            print(f"{shares[0]:7.2f} % of a core  {name}; children {sum(shares[1:]):.2f} %")
+            used = f"{shares[0]:7.2f} % of a core, {_mebibytes(families[name]):4.0f} MiB"
+            print(f"{used}  {name}; children {sum(shares[1:]):.2f} %")
         for name, count in asyncio.run(_connections(url)).most_common():
             print(f"{count:4} connections  {name}")
         starts = _starts(installation)

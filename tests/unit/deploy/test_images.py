@@ -1,8 +1,11 @@
 """Each image holds the code its entry points import, and none of another service's."""
 
+import ast
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import grimp
@@ -18,6 +21,8 @@ BY_NAME = {
     "worker": ("services.orchestrator.worker.crew.fork_server",),
     "tools": ("services.orchestrator.tool_gateway.parsing.process",),
 }
+# Imported where it is configured alone; its lock is another one.
+NOT_INSTALLED = {"memory": {"chromadb"}}
 
 
 def stages() -> dict[str, tuple[str, list[str]]]:
@@ -61,6 +66,30 @@ def test_an_image_holds_every_module_its_entry_points_import(image: str) -> None
     held = set(copied(image))
     missing = [str(path) for path in imported(image) if held.isdisjoint({path, *path.parents})]
     assert missing == []
+
+
+def required(path: Path) -> Iterator[str]:
+    """The packages that a module imports as soon as it is imported itself."""
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            yield (statement.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize("image", MODULES)
+def test_an_image_installs_every_package_its_entry_points_import(image: str) -> None:
+    locked = (ROOT / "requirements" / f"{image}.txt").read_text(encoding="utf-8")
+    installed = {_normal(name) for name in re.findall(r"^([\w.-]+)==", locked, re.MULTILINE)}
+    of_packages = packages_distributions()
+    own = {"services", *(folder.name for folder in (ROOT / "gen").iterdir()), *sys.stdlib_module_names}
+    needed = {name for path in imported(image) for name in required(path)} - own - NOT_INSTALLED.get(image, set())
+    missing = {name for name in needed if installed.isdisjoint(map(_normal, of_packages.get(name, [name])))}
+    assert missing == set()
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.mark.parametrize("image", MODULES)
