@@ -267,9 +267,9 @@ price-list: $(ENVIRONMENT) ## Write the list of prices and capabilities of model
 providers: protos ## Try every provider's features and write what works to docs/providers.md
 	@WRITE_PROVIDERS_PAGE=1 $(PYTEST) -q tests/integration/models/test_providers_conformance.py
 
-.PHONY: settings-table
-settings-table: protos ## Write the table of the models service's settings into docs/models.md
-	@$(PY) tools/write_settings_table.py
+.PHONY: settings-tables
+settings-tables: protos ## Write every setting with its default into docs/settings.md, those of models into docs/models.md
+	@$(PY) -m tools.write_settings_tables
 
 .PHONY: reference
 reference: protos ## Write docs/errors.md from the protos, and the reference of the API to build/api

@@ -57,7 +57,12 @@ def read_kinds() -> frozenset[tuple[type[BaseSettings], str]]:
 def variables_of(kind: type[BaseSettings], prefix: str) -> Iterator[str]:
     """Yield the variables that a kind of settings is read from."""
     for name, field in kind.model_fields.items():
-        yield from [*_aliases(field)] or [f"{prefix}{name.upper()}"]
+        yield from variables_of_field(name, field, prefix)
+
+
+def variables_of_field(name: str, field: FieldInfo, prefix: str) -> list[str]:
+    """Return the variables that one setting is read from, the usual one first."""
+    return [*_aliases(field)] or [f"{prefix}{name.upper()}"]
 
 
 class _Reader:
@@ -100,7 +105,7 @@ class _Reader:
 
     def _variable(self, name: str, field: FieldInfo) -> str:
         """Return the variable the operator wrote, or would have to write."""
-        names = [*_aliases(field)] or [f"{self._prefix}{name.upper()}"]
+        names = variables_of_field(name, field, self._prefix)
         written = {variable.upper(): variable for variable in os.environ}
         return next((written[one.upper()] for one in names if one.upper() in written), names[0])
 
