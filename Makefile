@@ -309,7 +309,6 @@ clean: ## Remove everything that was generated (the data directory stays)
 
 # The environment is as its lock says: a changed lock is installed before anything else runs.
 $(ENVIRONMENT): requirements/bootstrap.txt requirements/dev.txt tools/bootstrap.sh
-	@echo "installing $(VENV) from requirements/dev.txt"
 	@tools/bootstrap.sh $(PYTHON) $(VENV) requirements/dev.txt
 	@touch $@
 

@@ -22,19 +22,30 @@ PY
 wanted=$("$python" -c 'import sys; print(sys.version_info[:2])')
 [ "$("$venv/bin/python" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null)" = "$wanted" ] || "$python" -m venv --clear "$venv"
 
+say() { echo "$venv: $*" >&2; }
+# A lock is complete: pip of Debian 12 would take "name[extra]" for something more, without a hash.
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
-pip install --require-hashes --requirement requirements/bootstrap.txt
+install() { pip install --no-deps --require-hashes --requirement "$1"; }
+
+say "installing uv with pip"
+install requirements/bootstrap.txt || {
+    say "pip could not install uv. Behind a company's certificate authority set PIP_CERT to its PEM file, behind an index of its own PIP_INDEX_URL"
+    exit 1
+}
 
 # uv does not read pip's configuration: hand over the index and the certificates that this machine is set up with.
-configured() { pip config get "global.$1" 2>/dev/null || true; }
+configured() { "$venv/bin/python" -m pip config get "global.$1" 2>/dev/null || true; }
 index=${PIP_INDEX_URL:-$(configured index-url)}
 cert=${PIP_CERT:-$(configured cert)}
 [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
 [ -z "$cert" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$cert}"
+# The authorities of the system, where a company's own is, and not only those that uv brings.
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
 
 # pip also knows sources that uv has no name for (find-links, netrc of extra indexes): it is the way when uv's fails.
+say "installing $(grep -c '^[a-zA-Z0-9].*==' "$lock") packages from $lock; this may take some minutes"
 "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes "$lock" ||
-    { echo "uv could not install $lock; trying pip" >&2; pip install --require-hashes --requirement "$lock"; }
+    { say "uv could not install $lock; trying pip, which is slower"; install "$lock"; }
 
 # Relative to site-packages, so the checkout may be moved.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
