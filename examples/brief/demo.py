@@ -38,9 +38,17 @@ from coxswain.client import (
     load_crew,
 )
 from coxswain.client.cli.live import execution_view, follow
+from coxswain.client.cli.remedies import remedy_for
 from coxswain.client.text_files import TextFileError, read_text
 from coxswain.memory.v1.memory_pb2 import Namespace, SearchRecordsRequest, SearchResult
-from coxswain.models.v1.inference_pb2 import EmbedRequest
+from coxswain.models.v1.inference_pb2 import (
+    CompleteRequest,
+    Completion,
+    ContentPart,
+    EmbedRequest,
+    Message,
+    MessageRole,
+)
 from coxswain.models.v1.model_pb2 import (
     Capabilities,
     CreateModelRequest,
@@ -54,6 +62,13 @@ from coxswain.orchestrator.v1.execution_pb2 import Execution, GetExecutionReques
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 OFFLINE = "offline/extract"
+PROVIDERS = {
+    "openai": Provider.PROVIDER_OPENAI,
+    "databricks": Provider.PROVIDER_DATABRICKS,
+    "ollama": Provider.PROVIDER_OLLAMA,
+    "vllm": Provider.PROVIDER_VLLM,
+}
+"""Whose models need nothing but their name, by what that begins with."""
 
 SERVING_SECONDS = 120.0
 WARM_SECONDS = 300.0
@@ -186,13 +201,13 @@ def wait_until_serving(target: str) -> None:
 def choose_model() -> tuple[str, str]:
     """The model to run on, and why."""
     if name := os.environ.get("COXSWAIN_DEMO_MODEL"):
-        return name, "named by COXSWAIN_DEMO_MODEL"
+        return name, "the one you named"
     if os.environ.get("OPENAI_API_KEY"):
         where = " and OPENAI_BASE_URL" if os.environ.get("OPENAI_BASE_URL") else ""
         return "openai/gpt-4o-mini", f"OPENAI_API_KEY{where} in the environment"
     if os.environ.get("DATABRICKS_HOST") and os.environ.get("DATABRICKS_TOKEN"):
         return "databricks/databricks-gpt-oss-120b", "DATABRICKS_HOST and DATABRICKS_TOKEN in the environment"
-    return OFFLINE, "it copies the most central sentences; set OPENAI_API_KEY for a real model"
+    return OFFLINE, "it copies the most central sentences; MODEL=ollama/llama3.2 or OPENAI_API_KEY gives a real model"
 
 
 def ensure_model(client: Client, name: str) -> None:
@@ -200,13 +215,22 @@ def ensure_model(client: Client, name: str) -> None:
     try:
         client.models.GetModel(GetModelRequest(name=name))
     except NotFound:
-        providers = {"openai": Provider.PROVIDER_OPENAI, "databricks": Provider.PROVIDER_DATABRICKS}
-        provider = providers.get(name.partition("/")[0])
+        provider = PROVIDERS.get(name.partition("/")[0])
         if provider is None:
             raise
         model = Model(name=name, provider=provider, capabilities=Capabilities(chat=True))
         client.models.CreateModel(CreateModelRequest(model=model))
         say(f"{name} was not configured: added to your group")
+
+
+def call_once(client: Client, name: str) -> None:
+    """Call the model with a few tokens: an execution would wait for one that is away. Raises DemoError."""
+    message = Message(role=MessageRole.MESSAGE_ROLE_USER, content=[ContentPart(text="Answer with: ready")])
+    try:
+        with console.status(f"calling {name}"):
+            client.inference.Complete(CompleteRequest(completion=Completion(model=name, messages=[message])))
+    except CoxswainError as error:
+        raise DemoError("\n".join(filter(None, [str(error), remedy_for(error)]))) from None
 
 
 def run(client: Client, crew: Crew, text: str, model: str) -> Execution:
@@ -274,6 +298,8 @@ def demo(source: Path) -> None:
     say(f"model: {model} ({why})")
     with address() as target, Client(target, token=os.environ.get("COXSWAIN_TOKEN") or None) as client:
         ensure_model(client, model)
+        if model != OFFLINE:
+            call_once(client, model)
         applied = client.apply_crew(spec)
         say(f"crew {spec.name!r} {applied.change}: revision {applied.crew.revision}\n")
         started = time.monotonic()

@@ -47,6 +47,9 @@ def model_environment(shared_llm: LlmEmulator) -> dict[str, str]:
     return {
         "OPENAI_API_KEY": API_KEY,
         "OPENAI_BASE_URL": f"{shared_llm.url}/v1",
+        "OLLAMA_BASE_URL": f"{shared_llm.url}/ollama/v1",
+        # Nobody answers there.
+        "VLLM_BASE_URL": "http://127.0.0.1:9/v1",
         "COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS": '["127.0.0.0/8"]',
     }
 

@@ -69,3 +69,35 @@ def test_the_demo_finds_a_brief_without_a_single_long_word(suite: SuiteProcess, 
 
     assert code == 0, process.tail
     assert "found, score" in process.output
+
+
+def test_the_demo_takes_any_model_of_a_local_server(suite: SuiteProcess, scene: Scene, tmp_path: Path) -> None:
+    scene.llm.on(Reply(text=_BRIEF), route="chat", model="phi4")
+
+    code, output = _demo_on("ollama/phi4", suite, tmp_path)
+
+    assert code == 0, output
+    assert "ollama/phi4 was not configured: added to your group" in output
+    assert "found, score" in output
+    assert {call.path for call in scene.llm.calls_where(model="phi4")} == {"/ollama/v1/chat/completions"}
+
+
+def test_the_demo_does_not_wait_for_a_local_server_that_is_away(suite: SuiteProcess, tmp_path: Path) -> None:
+    code, output = _demo_on("vllm/Qwen/Qwen3-8B", suite, tmp_path)
+
+    assert code == 1
+    assert "did not answer" in output
+    assert "is vLLM running (`vllm serve`)" in output
+
+
+def _demo_on(model: str, suite: SuiteProcess, tmp_path: Path) -> tuple[int, str]:
+    text = tmp_path / "text.txt"
+    text.write_text("Ships carry ballast. Sailors stow heavy things deep in the hold, so that no wave turns them over.")
+    environment = scrubbed_environment(
+        tmp_path,
+        COXSWAIN_ADDRESS=suite.address("orchestrator"),
+        COXSWAIN_TOKEN="dev:local:local=admin",
+        COXSWAIN_DEMO_MODEL=model,
+    )
+    with ChildProcess("demo", ["examples/brief/demo.py", str(text)], environment) as process:
+        return process.wait(), process.output

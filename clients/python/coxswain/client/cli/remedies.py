@@ -13,8 +13,17 @@ _REMEDIES = {
     "EMBEDDING_MISMATCH": "`coxswain memory import --reembed` embeds the texts with the model of the namespace",
     "DEADLINE_EXCEEDED": "give the call more time with --timeout",
 }
+# Servers that people start themselves, by what the names of their models begin with.
+_LOCAL_SERVERS = {
+    "ollama": "is Ollama running (`ollama serve`) where OLLAMA_BASE_URL of the models service says, by default "
+    "http://127.0.0.1:11434/v1?",
+    "vllm": "is vLLM running (`vllm serve`) where VLLM_BASE_URL of the models service says, by default "
+    "http://127.0.0.1:8000/v1?",
+}
 
 
 def remedy_for(error: CoxswainError) -> str:
     """What to do about an error; empty where only its message says so."""
+    if error.reason == "UPSTREAM_UNAVAILABLE":
+        return _LOCAL_SERVERS.get(error.metadata.get("model", "").partition("/")[0], "")
     return _REMEDIES.get(error.reason or error.code.name, "")
