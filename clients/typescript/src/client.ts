@@ -15,8 +15,8 @@ import { withIdentity } from "./calls.js";
 import type { Identity } from "./calls.js";
 import { grpcTransport } from "./grpc_transport.js";
 import type { ClosableTransport } from "./grpc_transport.js";
-import { watch } from "./watching.js";
-import type { WatchOptions } from "./watching.js";
+import { watch, watchBudgetAlerts, watchExecutions, watchQuestions } from "./watching.js";
+import type { WatchExecutionsOptions, WatchOptions, WatchSequenceOptions } from "./watching.js";
 import { AuthService } from "./gen/coxswain/auth/v1/auth_service_pb.js";
 import { GroupService } from "./gen/coxswain/auth/v1/group_service_pb.js";
 import { SecretService } from "./gen/coxswain/auth/v1/secret_service_pb.js";
@@ -27,13 +27,14 @@ import { MemoryService } from "./gen/coxswain/memory/v1/memory_service_pb.js";
 import { VectorIndexService } from "./gen/coxswain/memory/v1/vector_index_service_pb.js";
 import { InferenceService } from "./gen/coxswain/models/v1/inference_service_pb.js";
 import { ModelService } from "./gen/coxswain/models/v1/model_service_pb.js";
+import type { WatchBudgetAlertsResponse } from "./gen/coxswain/models/v1/usage_pb.js";
 import { UsageService } from "./gen/coxswain/models/v1/usage_service_pb.js";
 import { ArtifactService } from "./gen/coxswain/orchestrator/v1/artifact_service_pb.js";
 import { BatchService } from "./gen/coxswain/orchestrator/v1/batch_service_pb.js";
 import { CrewService } from "./gen/coxswain/orchestrator/v1/crew_service_pb.js";
-import type { Execution, ExecutionEvent } from "./gen/coxswain/orchestrator/v1/execution_pb.js";
+import type { Execution, ExecutionEvent, WatchExecutionsResponse } from "./gen/coxswain/orchestrator/v1/execution_pb.js";
 import { ExecutionService } from "./gen/coxswain/orchestrator/v1/execution_service_pb.js";
-import type { Question } from "./gen/coxswain/orchestrator/v1/question_pb.js";
+import type { Question, WatchQuestionsResponse } from "./gen/coxswain/orchestrator/v1/question_pb.js";
 import { QuestionService } from "./gen/coxswain/orchestrator/v1/question_service_pb.js";
 import { ScheduleService } from "./gen/coxswain/orchestrator/v1/schedule_service_pb.js";
 import { ToolService } from "./gen/coxswain/orchestrator/v1/tool_service_pb.js";
@@ -135,6 +136,24 @@ export class Coxswain {
   /** Every event of an execution, once and in order, until it has ended; goes on over lost connections. */
   watch(executionId: string, options: WatchOptions = {}): AsyncGenerator<ExecutionEvent, void> {
     return watch(this.executions, executionId, options);
+  }
+
+  /**
+   * What happens in all executions of the group, from now on or after a position; it does not end by itself. A response
+   * without an event tells the position alone. Keep the `position` of the last one to continue in another process.
+   */
+  watchExecutions(options: WatchExecutionsOptions = {}): AsyncGenerator<WatchExecutionsResponse, never> {
+    return watchExecutions(this.executions, options);
+  }
+
+  /** What people of the group are asked: all open questions, or what came after a sequence, then every change. */
+  watchQuestions(options: WatchSequenceOptions = {}): AsyncGenerator<WatchQuestionsResponse, never> {
+    return watchQuestions(this.questions, options);
+  }
+
+  /** The group's alerts that a share of a limit has been used, from now on or after a sequence. */
+  watchBudgetAlerts(options: WatchSequenceOptions = {}): AsyncGenerator<WatchBudgetAlertsResponse, never> {
+    return watchBudgetAlerts(this.usage, options);
   }
 
   /** Cancels an execution and returns it; watch it to see its end. */

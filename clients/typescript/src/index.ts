@@ -6,4 +6,4 @@ export { Coxswain } from "./client.js";
 export type { CoxswainOptions, StartOptions } from "./client.js";
 export { CoxswainError } from "./errors.js";
 export type { FieldViolation } from "./errors.js";
-export type { WatchOptions } from "./watching.js";
+export type { ReconnectOptions, WatchExecutionsOptions, WatchOptions, WatchSequenceOptions } from "./watching.js";

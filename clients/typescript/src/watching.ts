@@ -1,24 +1,46 @@
-/** A watch that survives lost connections: each event once and in order, until the execution has ended. */
+/** Watches that survive lost connections: each event once and in order. */
 
 import { setTimeout as sleep } from "node:timers/promises";
 
-import type { Client } from "@connectrpc/connect";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { CallOptions, Client } from "@connectrpc/connect";
 
 import { CoxswainError } from "./errors.js";
-import type { ExecutionEvent } from "./gen/coxswain/orchestrator/v1/execution_pb.js";
+import type { WatchBudgetAlertsRequestSchema, WatchBudgetAlertsResponse } from "./gen/coxswain/models/v1/usage_pb.js";
+import type { UsageService } from "./gen/coxswain/models/v1/usage_service_pb.js";
+import type {
+  ExecutionEvent,
+  WatchExecutionsRequestSchema,
+  WatchExecutionsResponse,
+} from "./gen/coxswain/orchestrator/v1/execution_pb.js";
 import { ExecutionState } from "./gen/coxswain/orchestrator/v1/execution_pb.js";
 import type { ExecutionService } from "./gen/coxswain/orchestrator/v1/execution_service_pb.js";
+import type { WatchQuestionsRequestSchema, WatchQuestionsResponse } from "./gen/coxswain/orchestrator/v1/question_pb.js";
+import type { QuestionService } from "./gen/coxswain/orchestrator/v1/question_service_pb.js";
 
-/** From where to watch, and for how long to try. */
-export interface WatchOptions {
+/** For how long to watch. */
+export interface ReconnectOptions {
+  /** Milliseconds without a connection after which the watch throws, 300,000 if left out. */
+  maxOutageMs?: number | undefined;
+  /** Ends the watch, which then throws CANCELLED. */
+  signal?: AbortSignal | undefined;
+}
+
+/** From where to watch an execution, and for how long. */
+export interface WatchOptions extends ReconnectOptions {
   /** `sequence` of the last event already seen; 0n, the default, means from the beginning. */
   afterSequence?: bigint;
   /** Leaves out the chunks of models' answers. */
   excludeChunks?: boolean;
-  /** Milliseconds without a connection after which the watch throws, 300,000 if left out. */
-  maxOutageMs?: number;
-  /** Ends the watch, which then throws CANCELLED. */
-  signal?: AbortSignal;
+}
+
+/** What to watch of a group's executions: the fields of WatchExecutionsRequest. */
+export type WatchExecutionsOptions = ReconnectOptions & Omit<MessageInitShape<typeof WatchExecutionsRequestSchema>, "$typeName">;
+
+/** From where to watch a group's questions or alerts, and for how long. */
+export interface WatchSequenceOptions extends ReconnectOptions {
+  /** `sequence` of the last response already seen. */
+  afterSequence?: bigint;
 }
 
 const FIRST_PAUSE_MS = 100;
@@ -26,20 +48,53 @@ const LONGEST_PAUSE_MS = 5_000;
 const TERMINAL_EVENTS = new Set<string | undefined>(["executionSucceeded", "executionFailed", "executionCancelled"]);
 const TERMINAL_STATES = new Set([ExecutionState.SUCCEEDED, ExecutionState.FAILED, ExecutionState.CANCELLED]);
 
+/** Decides whether, and after which pause, a watch connects again. */
+class Reconnection {
+  readonly call: CallOptions;
+  private outageSince: number | undefined;
+  private pauses = 0;
+  private readonly maxOutageMs: number;
+
+  constructor({ maxOutageMs = 300_000, signal }: ReconnectOptions) {
+    this.maxOutageMs = maxOutageMs;
+    this.call = signal ? { signal } : {};
+  }
+
+  /** Notes that the connection brought something. */
+  works(): void {
+    [this.outageSince, this.pauses] = [undefined, 0];
+  }
+
+  /** Waits until the next attempt; throws what none can help against, or what has lasted too long. */
+  async afterFailure(thrown: unknown): Promise<void> {
+    const error = CoxswainError.from(thrown);
+    this.outageSince ??= Date.now();
+    // Once: the next connection has a fresh token, or there is none.
+    const mayPass = error.transient || (error.reason === "CREDENTIAL_EXPIRED" && this.pauses === 0);
+    if (this.call.signal?.aborted || !mayPass || Date.now() - this.outageSince > this.maxOutageMs) {
+      throw error;
+    }
+    await this.pause(error.retryAfterMs);
+  }
+
+  async pause(suggestedMs = 0): Promise<void> {
+    const longest = Math.min(FIRST_PAUSE_MS * 2 ** this.pauses++, LONGEST_PAUSE_MS);
+    await sleep(Math.max(longest * (0.5 + Math.random() / 2), suggestedMs));
+  }
+}
+
 export async function* watch(
   executions: Client<typeof ExecutionService>,
   id: string,
-  { afterSequence = 0n, excludeChunks = false, maxOutageMs = 300_000, signal }: WatchOptions = {},
+  { afterSequence = 0n, excludeChunks = false, ...options }: WatchOptions,
 ): AsyncGenerator<ExecutionEvent, void> {
+  const connection = new Reconnection(options);
   let sequence = afterSequence;
-  let outageSince: number | undefined;
-  let pauses = 0;
-  const call = signal ? { signal } : {};
   for (;;) {
-    let suggested = 0;
     try {
-      for await (const { event } of executions.watchExecution({ id, afterSequence: sequence, excludeChunks }, call)) {
-        [outageSince, pauses] = [undefined, 0];
+      const request = { id, afterSequence: sequence, excludeChunks };
+      for await (const { event } of executions.watchExecution(request, connection.call)) {
+        connection.works();
         if (event === undefined || event.sequence <= sequence) {
           continue;
         }
@@ -49,19 +104,70 @@ export async function* watch(
           return;
         }
       }
-      const { execution } = await executions.getExecution({ id }, call);
+      const { execution } = await executions.getExecution({ id }, connection.call);
       if (execution && TERMINAL_STATES.has(execution.state) && execution.lastSequence <= sequence) {
         return;
       }
+      await connection.pause();
     } catch (thrown) {
-      const error = CoxswainError.from(thrown);
-      outageSince ??= Date.now();
-      if (signal?.aborted || !error.transient || Date.now() - outageSince > maxOutageMs) {
-        throw error;
-      }
-      suggested = error.retryAfterMs ?? 0;
+      await connection.afterFailure(thrown);
     }
-    const pause = Math.min(FIRST_PAUSE_MS * 2 ** pauses++, LONGEST_PAUSE_MS) * (0.5 + Math.random() / 2);
-    await sleep(Math.max(pause, suggested));
+  }
+}
+
+export function watchExecutions(
+  executions: Client<typeof ExecutionService>,
+  { maxOutageMs, signal, ...request }: WatchExecutionsOptions,
+): AsyncGenerator<WatchExecutionsResponse, never> {
+  const next = { ...request };
+  return follow(
+    { maxOutageMs, signal },
+    (call) => executions.watchExecutions(next, call),
+    ({ position }) => { next.afterPosition = position; },
+  );
+}
+
+export function watchQuestions(
+  questions: Client<typeof QuestionService>,
+  { maxOutageMs, signal, ...request }: WatchSequenceOptions,
+): AsyncGenerator<WatchQuestionsResponse, never> {
+  const next: MessageInitShape<typeof WatchQuestionsRequestSchema> = { ...request };
+  return follow(
+    { maxOutageMs, signal },
+    (call) => questions.watchQuestions(next, call),
+    ({ sequence }) => { next.afterSequence = sequence; },
+  );
+}
+
+export function watchBudgetAlerts(
+  usage: Client<typeof UsageService>,
+  { maxOutageMs, signal, ...request }: WatchSequenceOptions,
+): AsyncGenerator<WatchBudgetAlertsResponse, never> {
+  const next: MessageInitShape<typeof WatchBudgetAlertsRequestSchema> = { ...request };
+  return follow(
+    { maxOutageMs, signal },
+    (call) => usage.watchBudgetAlerts(next, call),
+    ({ sequence }) => { next.afterSequence = sequence; },
+  );
+}
+
+/** A stream of a group, which never ends by itself: `accept` keeps where the next connection goes on. */
+async function* follow<T>(
+  options: ReconnectOptions,
+  connect: (call: CallOptions) => AsyncIterable<T>,
+  accept: (response: T) => void,
+): AsyncGenerator<T, never> {
+  const connection = new Reconnection(options);
+  for (;;) {
+    try {
+      for await (const response of connect(connection.call)) {
+        connection.works();
+        accept(response);
+        yield response;
+      }
+      await connection.pause();
+    } catch (thrown) {
+      await connection.afterFailure(thrown);
+    }
   }
 }

@@ -114,6 +114,47 @@ for (const [wire, option] of Object.entries(WIRES)) {
       assert.equal(kinds.at(-1), "executionCancelled");
     });
 
+    test("the group's questions and events are watched over a cut", async () => {
+      const questions = client.watchQuestions();
+      const events = client.watchExecutions({ labels: { of: "the group" } });
+      const { value: stands } = await events.next();
+      assert.equal(stands.event, undefined);
+      const { id } = await client.start("letter", { text: TEXT }, { labels: { of: "the group" } });
+      const seen: bigint[] = [];
+      for await (const { event } of events) {
+        if (event) {
+          seen.push(event.sequence);
+        }
+        if (event?.event.case === "questionRaised") {
+          break;
+        }
+      }
+      let open = (await questions.next()).value;
+      while (open.question?.executionId !== id) {
+        open = (await questions.next()).value;
+      }
+      relay.cut();
+      await client.accept(open.question.id);
+      const closed = (await questions.next()).value;
+      assert.equal(closed.question?.id, open.question.id);
+      assert(closed.sequence > open.sequence, "once each, over the cut");
+      const later = client.watchExecutions({ labels: { of: "the group" }, afterPosition: stands.position });
+      const all: bigint[] = [];
+      for await (const { event } of later) {
+        if (event?.sequence === 1n || event?.event.case === "executionSucceeded") {
+          relay.cut();
+        }
+        if (event) {
+          all.push(event.sequence);
+        }
+        if (event?.event.case === "executionSucceeded") {
+          break;
+        }
+      }
+      assert.deepEqual(all.slice(0, seen.length), seen);
+      assert.deepEqual(all, [...new Set(all)].sort((a, b) => Number(a - b)));
+    });
+
     test("errors are typed", async () => {
       await assert.rejects(client.start("letter", {}), (error) => {
         assert(error instanceof CoxswainError);
