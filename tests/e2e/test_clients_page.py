@@ -71,7 +71,7 @@ def test_grpcurl(suite: SuiteProcess, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("language", ["go", "java", "csharp"])
 def test_recipes_that_are_not_run_name_what_there_is(language: str) -> None:
-    headings = {"go": "Go", "java": "Java", "csharp": "C#"}
+    headings = {"go": "Go", "java": "Java", "csharp": "C# (.NET)"}
     text = recipe(PAGE, headings[language], language)
     messages = {name for file in product_files() for name in file.message_types_by_name}
     methods = {method.name for service in product_services() for method in service.methods}

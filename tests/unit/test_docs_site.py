@@ -26,6 +26,7 @@ def test_every_link_of_the_site_leads_to_a_page_of_it() -> None:
 def test_every_page_of_docs_is_in_the_navigation_and_is_there() -> None:
     listed = re.findall(r"^ +- (?:[^:\n]+: )?(\S+\.md)$", navigation(CONFIG), re.MULTILINE)
     assert len(listed) == len(set(listed))
+    assert "navigation.indexes" not in re.sub(r"#.*", "", CONFIG), "or pages called README.md are not shown"
     assert set(listed) <= pages().keys()
     apart = {path for path in pages() if path.startswith("docs/decisions/")} | {"docs/README.md"}
     assert {path for path in pages() if path.startswith("docs/")} - apart <= set(listed)

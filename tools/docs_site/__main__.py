@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def write(directory: Path) -> None:
-    """Write the pages, their pictures and the configuration of mkdocs."""
+    """Write the pages, their pictures and style, and the configuration of mkdocs."""
     pages = directory / "pages"
     shutil.rmtree(pages, ignore_errors=True)
     for path, text in site_pages(ROOT).items():
@@ -19,6 +19,7 @@ def write(directory: Path) -> None:
         page.write_text(text, encoding="utf-8")
     for picture in (ROOT / "docs").glob("*.svg"):
         shutil.copy(picture, pages / "docs")
+    shutil.copy(Path(__file__).with_name("site.css"), pages)
     config = Path(__file__).with_name("mkdocs.yml").read_text(encoding="utf-8")
     (directory / "mkdocs.yml").write_text(navigation(config), encoding="utf-8")
 
