@@ -171,11 +171,11 @@ contracts: protos ## Which module may import which
 	@$(BIN)/lint-imports --no-logo
 
 .PHONY: proto-lint
-proto-lint: protos ## Style, comments and format of the protos, docs/errors.md; breaking changes against protos/baseline.binpb
+proto-lint: protos ## Style, comments and format of the protos, docs/errors.md; breaking changes against protos/baseline.binpb.gz
 	@$(BIN)/buf format --diff --exit-code protos
 	@$(BIN)/buf format --diff --exit-code $(LINK)/link.proto
 	@$(BIN)/buf lint gen/image.binpb
-	@if [ -f protos/baseline.binpb ]; then $(BIN)/buf breaking gen/image.binpb --against protos/baseline.binpb; fi
+	@$(BIN)/buf breaking gen/image.binpb --against protos/baseline.binpb.gz
 	@$(PY) -m tools.reference --check
 
 ##@ Call it from elsewhere
@@ -254,6 +254,10 @@ manifests: $(ENVIRONMENT) ## Render the Kubernetes manifests to build/ and check
 
 .PHONY: protos
 protos: $(PROTOS) ## Generate Python and the descriptor image from protos/ into gen/
+
+.PHONY: proto-baseline
+proto-baseline: protos ## Write protos/baseline.binpb.gz, which proto-lint compares with: for a release
+	@$(BIN)/buf build gen/image.binpb --exclude-source-info -o protos/baseline.binpb.gz
 
 .PHONY: blocking-client
 blocking-client: $(ENVIRONMENT) ## Generate the blocking client from the one for asyncio
