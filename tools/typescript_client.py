@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
     if missing := missing_programs():
-        message = f"the TypeScript client is not built: {' and '.join(missing)} not installed"
+        message = f"the TypeScript client is not built: it needs Node.js 20 or later with npm; not installed: {', '.join(missing)}"
         if not options.if_installed:
             raise SystemExit(f"error: {message}")
         print(message)
