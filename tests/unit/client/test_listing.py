@@ -42,6 +42,29 @@ def test_each_row_is_a_line_that_fits(width: int) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("width", "header"),
+    [(60, ["name", "enabled"]), (70, ["name", "enabled", "can"]), (100, ["name", "enabled", "can", "provider"])],
+)
+def test_names_are_whole_before_other_columns(width: int, header: list[str]) -> None:
+    name = "databricks/databricks-meta-llama-3-3-70b-instruct"
+    made = Listing("name", "enabled", "can", "provider")
+    add_row(made, name, "yes", "chat, tools, json_schema, images", "databricks")
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(made)
+    [columns, row] = out.getvalue().splitlines()
+    assert columns.split() == header
+    assert row.split()[0] == name
+
+
+def test_a_name_that_fills_the_terminal_is_cut() -> None:
+    made = Listing("name", "state")
+    add_row(made, "n" * 100, "running")
+    out = io.StringIO()
+    Console(file=out, width=60, color_system=None).print(made)
+    assert all(len(line) <= 60 and line.endswith(("state", "running")) for line in out.getvalue().splitlines())
+
+
 def test_times_are_distances_unless_lines_are_whole() -> None:
     [_, first, second] = lines(200)
     assert "  12m  " in first

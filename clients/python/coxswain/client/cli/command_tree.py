@@ -34,6 +34,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "logout": Entry("login", "logout", "Forget the token of an installation."),
         "context": Entry("login", "app", "List, choose and delete the installations that you have logged in to."),
         "status": Entry("system", "status", "Show whether each service is serving, and who you are."),
+        "version": Entry("system", "version", "Print the version of this client"),
         "whoami": Entry("system", "whoami", "Show subject, group, role, the groups you may choose"),
         "doctor": Entry("doctor", "doctor", "Check address, TLS, services, releases, identity, workers"),
         "call": Entry("call", "call", "Call any method of the API with JSON"),
@@ -99,6 +100,8 @@ _ALIASES = {
     "webhook": "webhooks",
 }
 """Other names of commands, which help does not show."""
+_LISTS = frozenset({"executions", "questions"})
+"""Commands that only list: `list` behind them changes nothing, as behind those that have others below them."""
 _BEHIND = "behind_the_command_"
 _ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
@@ -109,6 +112,11 @@ class CommandTree(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = _Commands(self)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if args[0] in _LISTS and args[1:2] == ["list"]:
+            args = [args[0], *args[2:]]
+        return super().resolve_command(ctx, args)
 
     def get_params(self, ctx: Any) -> list[Any]:
         parameters = super().get_params(ctx)

@@ -15,7 +15,10 @@ _GAP = 2
 _MIN_CUT = 10
 _LEAST_CUT = 4
 # What one goes on with, or looks for first.
-_KEPT = frozenset({"id", "name", "memory id", "memory", "state", "service", "method"})
+_KEPT = frozenset({"id", "name", "memory id", "memory", "state", "service", "method", "cost"})
+# What other commands are given: half a name is of no use, so these are cut last.
+_NAMES = frozenset({"id", "name", "model", "group"})
+_NAMES_SHARE = 5 / 6
 _UNITS = (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("m", timedelta(minutes=1)))
 
 
@@ -39,7 +42,7 @@ class Listing:
     """A table with one line for each row; ``>`` before a column's name aligns it to the right.
 
     A terminal that is too narrow first cuts long texts, then leaves out columns from the right, but never the first one
-    and those that people go on with, such as ids.
+    and those that people go on with, such as ids. Names are cut where they would fill nearly all of it.
     """
 
     def __init__(self, *columns: str) -> None:
@@ -76,7 +79,9 @@ class Listing:
     def _cut(self, shown: list[int], widths: list[int], room: int, least: int) -> list[int]:
         """Widths with the widest texts cut until they fit, each to ``least`` at most; numbers and ids stay whole."""
         cut = list(widths)
-        texts = [n for n in shown if not self._right[n] and (self._names[n] != "id" or least == _LEAST_CUT)]
+        texts = [
+            n for n in shown if not self._right[n] and (least == _LEAST_CUT or not self._is_whole(n, widths, room))
+        ]
         while texts and (over := _total(shown, cut) - room) > 0:
             widest = max(texts, key=lambda n: cut[n])
             if cut[widest] <= least:
@@ -84,6 +89,10 @@ class Listing:
             following = max((cut[n] for n in texts if cut[n] < cut[widest]), default=least)
             cut[widest] -= max(1, min(over, cut[widest] - max(least, following)))
         return cut
+
+    def _is_whole(self, column: int, widths: list[int], room: int) -> bool:
+        name = self._names[column]
+        return name == "id" or (name in _NAMES and widths[column] <= room * _NAMES_SHARE)
 
     def _joined(self, row: list[Text], shown: list[int], widths: list[int]) -> Text:
         line = Text(no_wrap=True, overflow="ignore", end="\n")

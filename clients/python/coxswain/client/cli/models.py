@@ -70,11 +70,11 @@ def list_models(
         found = list(pages(client.models.ListModels, ListModelsRequest(enabled_only=enabled), "models"))
     if session.json:
         return session.print_json(found)
-    made = Listing("name", "provider", "can", ">context", "enabled", "credential", "what")
+    made = Listing("name", "enabled", "credential", "can", ">context", "provider", "what")
     for model in found:
         window = f"{model.context_window:,}" if model.context_window else ""
         key, usable = _credential(model), "yes" if model.enabled else "no"
-        add_row(made, model.name, _provider(model), _can(model), window, usable, key, model.description)
+        add_row(made, model.name, usable, key, _can(model), window, _provider(model), model.description)
     return session.out.print(made)
 
 

@@ -183,6 +183,8 @@ def watch(
     """
     session = session_of(context, as_json)
     with session.client() as client:
+        # One that does not exist gets no view.
+        client.executions.GetExecution(GetExecutionRequest(id=id))
         follow_execution(session, client, id, after)
 
 

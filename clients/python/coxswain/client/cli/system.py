@@ -1,4 +1,4 @@
-"""Commands about the installation: up, status, whoami."""
+"""Commands about the installation: up, version, status, whoami."""
 
 import importlib.util
 import os
@@ -22,6 +22,7 @@ from coxswain.client.cli.session import (
 )
 from coxswain.client.errors import CoxswainError, NotFound
 from coxswain.client.policy import FILES
+from coxswain.client.version import VERSION
 from coxswain.common.v1.access_pb2 import Access, access
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest, ListWorkersResponse
 
@@ -47,6 +48,15 @@ def up(
     sys.stdout.flush()
     # The same process: signals and exit codes are the suite's own.
     os.execv(sys.executable, [sys.executable, "-m", "services.suite", "--db", db])  # noqa: S606
+
+
+def version(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Print the version of this client, as `coxswain --version` does.
+
+    Example: `coxswain version --json`
+    """
+    session = session_of(context, as_json)
+    session.print_json({"version": VERSION}) if session.json else session.show(f"coxswain {VERSION}")
 
 
 def status(context: typer.Context, as_json: JsonOption = False) -> None:
