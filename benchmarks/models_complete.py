@@ -151,7 +151,7 @@ def _print_table(title: str, ways: Sequence[Way]) -> None:
 
 
 async def _measure_memory(processes: "Processes", calls: int) -> None:
-    """Print the resident memory of our process while it serves many calls."""
+    """Print the resident memory of our process while it serves many calls: whole and streamed by turns."""
     whole, streamed = _grpc_calls(processes.ours, "What is the capital of France?")
     process = processes.measured["ours"]
     print(f"\n{'calls':>9}{'memory of ours':>18}")
@@ -160,7 +160,7 @@ async def _measure_memory(processes: "Processes", calls: int) -> None:
         print(f"{made:9}{process.memory_info().rss / _MIB:14.0f} MiB", flush=True)
         if made >= calls:
             return
-        stop_at = made + max(1, calls // 8)
+        stop_at = made + max(1, calls // 20)
 
         async def caller(stop_at: int) -> None:
             nonlocal made
@@ -249,7 +249,8 @@ async def _wait_for(address: str) -> None:
 async def _run(processes: Processes, arguments: argparse.Namespace) -> None:
     if processes.proxy:
         await _wait_for(processes.proxy)
-    await _measure(processes, arguments.concurrency, arguments.rounds, arguments.seconds)
+    if arguments.rounds:
+        await _measure(processes, arguments.concurrency, arguments.rounds, arguments.seconds)
     for name, process in processes.measured.items():
         print(f"resident memory, {name}: {process.memory_info().rss / _MIB:.0f} MiB")
     if arguments.memory_calls:
@@ -260,7 +261,7 @@ def main() -> None:
     """Start everything and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32, 128], help="calls at once")
-    parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds of each way")
+    parser.add_argument("--rounds", type=int, default=_ROUNDS, help="rounds of each way; 0: none")
     parser.add_argument("--seconds", type=float, default=_ROUND_SECONDS, help="length of a round")
     parser.add_argument("--memory-calls", type=int, default=0, help="then watch the memory over so many calls of ours")
     parser.add_argument("--proxy", type=Path, help="environment in which the LiteLLM proxy is installed")

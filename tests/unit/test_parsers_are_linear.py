@@ -30,7 +30,7 @@ from services.models.providers.json_documents import read_json
 from services.models.providers.offline.extract import requested_length
 from services.models.providers.offline.prompt import read_prompt
 from services.models.providers.offline.sentences import split_sentences
-from services.models.providers.openai.answers import AnswerReader, read_answer
+from services.models.providers.openai.answer_reader import AnswerReader, read_answer
 from services.models.providers.openai.events import EventParser
 from services.models.providers.think_tags import ThinkTagSplitter
 from services.models.providers.tool_call_assembly import ToolCallAssembler, read_piece

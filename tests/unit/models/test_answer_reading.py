@@ -16,15 +16,10 @@ from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.domain.usage import Usage
 from services.models.providers.fault_reading import FaultKind
 from services.models.providers.lost_work import listen_for_work
-from services.models.providers.openai.answers import (
-    AnswerFailed,
-    AnswerReader,
-    BadResponse,
-    read_answer,
-    read_document,
-    read_stream,
-)
+from services.models.providers.openai.answer_reader import AnswerReader, read_answer
+from services.models.providers.openai.answers import read_document, read_stream
 from services.models.providers.openai.embeddings import read_embeddings
+from services.models.providers.openai.response_errors import AnswerFailed, BadResponse
 from services.models.providers.retries import too_late
 from services.models.providers.upstream_errors import unavailable
 

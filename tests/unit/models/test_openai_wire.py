@@ -23,15 +23,11 @@ from services.models.domain.conversation import (
     ToolCall,
 )
 from services.models.domain.model import Capabilities, Model, ModelSpec, Provider
-from services.models.providers.openai.answers import (
-    AnswerFailed,
-    AnswerReader,
-    BadResponse,
-    read_answer,
-    read_content,
-)
+from services.models.providers.openai.answer_reader import AnswerReader, read_answer
 from services.models.providers.openai.embeddings import read_embeddings
+from services.models.providers.openai.message_content import read_content
 from services.models.providers.openai.requests import chat_request
+from services.models.providers.openai.response_errors import AnswerFailed, BadResponse
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HELLO = Completion("m", (Message(MessageRole.USER, (ContentPart("Hello"),)),))

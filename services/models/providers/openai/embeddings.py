@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from services.models.domain.answer import Embeddings, Vectors
-from services.models.providers.openai.answers import BadResponse
+from services.models.providers.openai.response_errors import BadResponse
 from services.models.providers.usage_reading import read_usage
 
 
