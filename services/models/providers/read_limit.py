@@ -30,7 +30,8 @@ class ReadLimit:
         return self
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        # Without the loop, it would be asked which process this is.
+        task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("a limit of time needs a task that it can cancel")
         self._task = task

@@ -34,7 +34,7 @@ _LOST = from_the_start(
 class UsageRecorder:
     """Stores what calls used, beside them: no call waits for it.
 
-    What gathers within a moment, or while a batch is written, is the next batch. What cannot be written is tried again;
+    What gathers within a moment is written together. What cannot be written is tried again;
     a record that can never be written is set aside alone.
     """
 
@@ -112,7 +112,9 @@ class UsageRecorder:
                     await self._hurry.wait()
             self._more.clear()
             self._hurry.clear()
-            while self._waiting:
+            # What comes while these are written gathers anew: a batch costs as much for one record as for a hundred.
+            gathered = self._recorded
+            while self._stored < gathered:
                 batch = self._waiting[:_BATCH]
                 try:
                     async with self._storing:

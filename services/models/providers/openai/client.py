@@ -246,9 +246,9 @@ class OpenAIClient:
                     raise
                 except ValueError as error:
                     raise _uncallable(target.model) from error
+            if 200 <= response.status < 300:
+                return await take(target, response, credential)
             with limit.until(target.attempt.deadline):
-                if 200 <= response.status < 300:
-                    return await take(target, response, credential)
                 document, retry_after = await read_error(response)
         except aiohttp.InvalidURL as error:
             raise _uncallable(target.model) from error
