@@ -1,6 +1,7 @@
 """Puts the models service together."""
 
 import os
+from datetime import timedelta
 
 from coxswain.auth.v1 import credential_pb2
 from coxswain.models.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
@@ -8,6 +9,7 @@ from coxswain.models.v1.model_service_pb2_grpc import add_ModelServiceServicer_t
 from coxswain.models.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 from services.common.background import BackgroundTasks
 from services.common.backoff import Backoff
+from services.common.clock import utc_now
 from services.common.db.idempotency import forget_old_requests
 from services.common.egress import AddressPolicy
 from services.common.grpc.server import Registry
@@ -34,7 +36,7 @@ from services.models.providers.openai.response_body import ResponseLimits
 from services.models.providers.provider_counters import ProviderCounters
 from services.models.providers.retries import RetryLimits
 from services.models.providers.upstreams import Upstreams
-from services.models.repositories.models import has_models_of
+from services.models.repositories.models import has_called_models_of, has_models_of
 from services.models.seed import SeedError, read_seed, seed
 from services.models.servicers.inference import InferenceServicer
 from services.models.servicers.models import ModelServicer
@@ -66,6 +68,8 @@ _CLOSE_SECONDS = 10.0
 _COUNT_BYTES = 64 * 1024
 # Between searches for usage that is older than it is kept: they ask for each group.
 _RETENTION_SECONDS = 3600.0
+# Whoever has called a model within so much time before a start is likely to call it after it.
+_LATELY = timedelta(days=7)
 # Between attempts at an upstream that asks for no pause of its own.
 _LONGEST_OWN_PAUSE_SECONDS = 8.0
 
@@ -179,7 +183,10 @@ class ModelsService:
             return self._settings.litellm_prestart
         # The packaged models are offered to everybody: most installations have no key for those of litellm's.
         own_seed = self._settings.seed_file != ModelsSettings.model_fields["seed_file"].default
-        return await has_models_of(self._database, Provider.LITELLM, shared=own_seed)
+        lately = (utc_now() - _LATELY).date()
+        return await has_models_of(self._database, Provider.LITELLM, shared=own_seed) or await has_called_models_of(
+            self._database, Provider.LITELLM, since=lately
+        )
 
     def _prepare(self, provider: Provider) -> None:
         """Get ready for calls of a model of this provider."""

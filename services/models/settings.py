@@ -190,8 +190,8 @@ class ModelsSettings(BaseSettings):
     litellm_prestart: bool | None = Field(
         None,
         description="Whether the litellm helpers start with the service. Empty: when a group has a model of that "
-        "provider, or the operator's own seed file lists one; else once somebody is shown that such a model has a key, "
-        "or a crew looks one up. False: with the first call.",
+        "provider, the operator's own seed file lists one, or one was called in the last seven days; else once "
+        "somebody is shown that such a model has a key, or a crew looks one up. False: with the first call.",
     )
     litellm_start_seconds: float = Field(120, gt=0, description="Seconds the litellm helper may take to start.")
     request_retention_seconds: float = Field(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from datetime import date
 from typing import Any
 
 from sqlalchemy import Select, and_, delete, exists, insert, null, or_, select, update
@@ -14,7 +15,7 @@ from services.common.db.upsert import insert_ignore
 from services.common.ids import new_id
 from services.common.resource_key import ResourceKey
 from services.models.domain.model import SHARED_GROUP, Capabilities, Deployment, Fallbacks, Model, ModelSpec, Provider
-from services.models.tables import disabled_models, models
+from services.models.tables import disabled_models, models, usage_days
 
 _OWN = models.alias("own")
 
@@ -112,6 +113,13 @@ async def has_models_of(database: Database, provider: Provider, *, shared: bool)
     """Return whether any group has a model of a provider; with `shared` those of all groups count too."""
     query = select(models.c.id).where(models.c.provider == provider.value).limit(1)
     return bool(await database.fetch(query if shared else query.where(models.c.group_id != SHARED_GROUP)))
+
+
+async def has_called_models_of(database: Database, provider: Provider, *, since: date) -> bool:
+    """Return whether anybody has called a model of a provider that is still there, since a day in UTC."""
+    names = select(models.c.name).where(models.c.provider == provider.value)
+    query = select(usage_days.c.day).where(usage_days.c.day >= since.isoformat(), usage_days.c.model.in_(names))
+    return bool(await database.fetch(query.limit(1)))
 
 
 def _is(key: ResourceKey) -> ColumnElement[bool]:

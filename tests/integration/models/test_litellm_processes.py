@@ -228,7 +228,7 @@ async def test_without_a_model_of_litellms_no_helper_runs_until_a_group_adds_one
 
 
 @pytest.mark.parametrize("key", ["", "a-key"])
-async def test_for_the_packaged_models_a_helper_starts_once_one_has_a_key_or_a_crew_looks_one_up(
+async def test_for_packaged_models_a_helper_starts_once_one_has_a_key_is_looked_up_or_was_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     others = set(helpers())
@@ -244,6 +244,11 @@ async def test_for_the_packaged_models_a_helper_starts_once_one_has_a_key_or_a_c
             with acting_as(await token_of(installation.harness, ALICE)):
                 await stub.GetModel(model_pb2.GetModelRequest(name=MODEL))
         await until(lambda: len(set(helpers()) - others) == 1)
+        if key:
+            await installation.inference().Complete(ask(MODEL))
+    # Auth tells nobody's keys at a start. What was called before is called again.
+    async with Floods() as upstream, serve(tmp_path, monkeypatch, upstream, key=key) as installation:
+        assert begins_to_start(installation) == bool(key)
 
 
 @pytest.mark.parametrize("program", ["import time; time.sleep(600)", "raise SystemExit(1)"])
