@@ -29,6 +29,10 @@ class AnswerLost(aiohttp.ClientError):
     """A connection ended after a request was sent on it, or while it was, and before an answer began."""
 
 
+class Undecodable(aiohttp.ClientPayloadError):
+    """A body has come in an encoding that was not asked for, or is not what its encoding says; the text tells which."""
+
+
 class EgressClient:
     """Pools of connections, one for the operator's addresses and two for those that groups choose.
 
@@ -159,7 +163,7 @@ def iter_body(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     What one packet unpacks to comes in pieces, and other work may run between them.
 
     Raises:
-        aiohttp.ClientPayloadError: its encoding was not requested, or it is damaged.
+        Undecodable: its encoding was not requested, or it is damaged.
         aiohttp.ClientError, OSError: the connection was lost.
     """
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
@@ -168,11 +172,16 @@ def iter_body(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 async def _iter_unpacked(response: aiohttp.ClientResponse, encoding: str) -> AsyncIterator[bytes]:
     if encoding not in ("gzip", "x-gzip"):
-        raise aiohttp.ClientPayloadError(f"the body is packed as {encoding[:40]}")
+        raise Undecodable(f"its body is packed as {encoding[:40]!r}, which was not asked for")
     unpacker = _gzip_unpacker()
-    begun = False
+    begun = plain = False
     try:
         async for data in response.content.iter_any():
+            if plain or not (begun or data.startswith(_GZIP_MARK)):
+                # Labels are wrong at times.
+                plain = True
+                yield data
+                continue
             while data:
                 if unpacker.eof:
                     # A body may consist of several members, one after the other; what is none is padding.
@@ -188,7 +197,7 @@ async def _iter_unpacked(response: aiohttp.ClientResponse, encoding: str) -> Asy
         if rest := unpacker.flush(_READ_BYTES):
             yield rest
     except zlib.error as error:
-        raise aiohttp.ClientPayloadError("the body is not what its encoding says") from error
+        raise Undecodable("its body is not what its encoding says") from error
     if begun and not unpacker.eof:
         raise aiohttp.ClientPayloadError("the body ended before its encoding did")
 

@@ -60,6 +60,15 @@ def holds_fault(document: Any) -> bool:
     return _find(document, strict=True) is not None
 
 
+def read_words(document: Any) -> Fault | None:
+    """Return the error that a document is which should have been an answer and is none; None when it has no words."""
+    words = _find(document, strict=False)
+    if words is None or not words.message:
+        return None
+    status = words.status()
+    return Fault(_kind(status, words), status, words.message, words.retry_after)
+
+
 def read_fault(status: int, document: Any) -> Fault:
     """Return what an error means; `document` is its JSON body or event, None when it has none."""
     found = _find(document, strict=status == 200) or _Words()
@@ -168,9 +177,20 @@ _CONTEXT = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+# Larger than what the account may send in a minute: waiting does not help, and a shorter prompt does.
+_TOO_LARGE_FOR_A_MINUTE = re.compile(r"request too large for\b[^\n]{0,300}\btokens per min", re.IGNORECASE)
 # The request's own limit for the answer is too high: a shorter prompt would not help.
 _ANSWER_LIMIT = re.compile(
     r"max_(?:completion_|output_|new_)?tokens\W{0,3}[^.]{0,40}\b(?:is )?too (?:large|high)", re.IGNORECASE
+)
+_DELAY = re.compile(
+    r"""
+    \b(?:try\ again|retry)\ (?:in|after)\ (?=\d)
+    (?:(\d{1,4})\ ?h(?:ours?)?(?![a-z])\ ?)?
+    (?:(\d{1,4})\ ?m(?:in(?:ute)?s?)?(?![a-z])\ ?)?
+    (?:(\d{1,7}(?:\.\d{1,12})?)\ ?(ms|milliseconds?|s|secs?|seconds?)\b)?
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 _QUOTA = re.compile(
     r"exceeded your current quota|insufficient (?:credits?|balance|funds|quota)|credit balance is too low"
@@ -199,6 +219,8 @@ def _kind(status: int | None, words: _Words) -> FaultKind:
     codes, message = frozenset(words.codes), words.message
     too_long = codes & _CONTEXT_CODES or _CONTEXT.search(message)
     if too_long and status in _CONTEXT_STATUSES and not _ANSWER_LIMIT.search(message):
+        return FaultKind.CONTEXT_WINDOW
+    if status in (413, 429, None) and _TOO_LARGE_FOR_A_MINUTE.search(message):
         return FaultKind.CONTEXT_WINDOW
     if codes & _KEY_CODES:
         return FaultKind.CREDENTIAL
@@ -240,6 +262,8 @@ def _find(document: Any, *, strict: bool) -> _Words | None:
     if not isinstance(document, dict):
         return None
     error = document.get("error")
+    if error is True:
+        return _words(document, {})
     if isinstance(error, dict) and (error or not strict):
         return _words(error, document)
     if isinstance(error, str) and error:
@@ -271,7 +295,9 @@ def _words(error: Mapping[str, Any], around: Mapping[str, Any]) -> _Words:
     for detail in details if isinstance(details := error.get("details"), list) else ():
         if isinstance(detail, dict):
             codes += _codes(detail, "reason")
-    return _Words(message[:_MAX_MESSAGE], codes, _retry_delay(error.get("details")))
+    message = message[:_MAX_MESSAGE]
+    delay = _retry_delay(error.get("details"))
+    return _Words(message, codes, _delay_in_words(message) if delay is None else delay)
 
 
 def _codes(error: Mapping[str, Any], *names: str) -> tuple[str, ...]:
@@ -321,3 +347,15 @@ def _retry_delay(details: Any) -> float | None:
             if math.isfinite(seconds) and seconds >= 0:
                 return seconds
     return None
+
+
+def _delay_in_words(message: str) -> float | None:
+    """Return the seconds that a message asks to wait. Examples: `try again in 1m7.5s`, `retry after 26 seconds`."""
+    found = _DELAY.search(message)
+    if found is None:
+        return None
+    hours, minutes, number, unit = found.groups()
+    if not (hours or minutes or number):
+        return None
+    seconds = float(number or 0) / (1000 if unit and unit.lower().startswith("m") else 1)
+    return 3600.0 * int(hours or 0) + 60.0 * int(minutes or 0) + seconds

@@ -15,6 +15,9 @@ from typing import Any
 from services.models.domain.answer import ToolCallDelta
 from services.models.domain.conversation import ToolCall
 
+# Digits.
+_LONGEST_INDEX = 10
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCallPiece:
@@ -34,10 +37,9 @@ def read_piece(call: Mapping[str, Any]) -> ToolCallPiece:
     """Return the piece that an element of `tool_calls` holds."""
     function = call.get("function")
     function = function if isinstance(function, dict) else {}
-    index = call.get("index")
     extra = call.get("extra_content")
     return ToolCallPiece(
-        index=index if isinstance(index, int) and not isinstance(index, bool) else None,
+        index=_index(call.get("index")),
         id=_string(call.get("id")),
         name=_string(function.get("name")),
         arguments=_arguments(function.get("arguments")),
@@ -209,6 +211,12 @@ def _same_json(one: str, other: str) -> bool:
         return bool(json.loads(one) == json.loads(other))
     except (ValueError, RecursionError):
         return False
+
+
+def _index(value: Any) -> int | None:
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _LONGEST_INDEX:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _arguments(value: Any) -> str:

@@ -1,8 +1,10 @@
 """Failures of upstreams in our words. What could hold a credential is never quoted."""
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 from services.common.errors import (
@@ -139,27 +141,34 @@ def unusable_credential(model: Model, wrong: WrongForm) -> FailedPrecondition:
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that headers ask to wait, at most a year; None when they do not.
 
-    `retry-after-ms` is in milliseconds (OpenAI, Azure); Retry-After is a number of seconds or a date.
+    `retry-after-ms` is in milliseconds (OpenAI, Azure); Retry-After is a number of seconds, "s" behind it or not, or a
+    date. Of one that came twice, and was joined on the way, the first counts.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return min(max(0.0, milliseconds / 1000), _LONGEST_WAIT)
-    value = headers.get("Retry-After")
+    value = headers.get("Retry-After") or ""
     seconds = _number(value)
-    if seconds is None and value:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError):
-            return None
+    if seconds is None:
+        moment = _moment(value)
+        seconds = None if moment is None else moment - time.time()
     return None if seconds is None else min(max(0.0, seconds), _LONGEST_WAIT)
 
 
 def _number(value: str | None) -> float | None:
     try:
-        number = float(value) if value else math.nan
+        number = float((value or "").partition(",")[0].strip().removesuffix("s"))
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    return None if math.isnan(number) else number
+
+
+def _moment(value: str) -> float | None:
+    """Return the time of a date, by the clock."""
+    for read in (parsedate_to_datetime, datetime.fromisoformat):
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            return read(value).timestamp()
+    return None
 
 
 def _credential_failure(

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
@@ -27,7 +27,7 @@ from services.common.grpc.call import current_principal
 from services.common.ids import new_id
 from services.models.domain.model import OWN_MODELS, Model, Provider
 from services.models.providers.circuits import UpstreamCircuits, UpstreamKey, UpstreamTrial, begin_counts
-from services.models.providers.lost_work import report_answering
+from services.models.providers.lost_work import report_answering, report_lost_work
 from services.models.providers.retries import RetryableError, RetryLimits
 
 logger = structlog.get_logger(__name__)
@@ -102,6 +102,8 @@ class Attempt:
     """The same for every attempt of one call."""
     deployment: int = 0
     """The number of the chosen deployment."""
+    losses: dict[int, Model] = field(default_factory=dict)
+    """By deployment, what may have been worked for and is lost unless that one gives it again."""
 
     @property
     def idempotency_key(self) -> str:
@@ -225,6 +227,23 @@ class Upstreams:
         longest_wait: float | None = None,
     ) -> tuple[T, UpstreamTrial]:
         """Return the first success, and the trial in which to say how it went on."""
+        losses: dict[int, Model] = {}
+        try:
+            return await self._first_success(model, attempt, answer_by, deadline, longest_wait, losses)
+        finally:
+            for place in losses.values():
+                report_lost_work(place)
+
+    async def _first_success(
+        self,
+        model: Model,
+        attempt: Callable[[Attempt], Awaitable[T]],
+        answer_by: float | None,
+        deadline: float | None,
+        longest_wait: float | None,
+        losses: dict[int, Model],
+    ) -> tuple[T, UpstreamTrial]:
+        """See `_begin`; `losses` are left that nothing has made up for."""
         _begin_counts(model.spec.provider.value, model.counted_as)
         deadline = self._limits.deadline() if deadline is None else deadline
         routes = _routes(current_principal().group_id, model)
@@ -253,7 +272,7 @@ class Upstreams:
                 attempts += 1
                 trial = self._breaker.begin(route.key)
                 try:
-                    result = await attempt(Attempt(route.model, deadline, answer_by, call_id, route.number))
+                    result = await attempt(Attempt(route.model, deadline, answer_by, call_id, route.number, losses))
                 except RetryableError as error:
                     _judge(trial, error.failure, ours=error.ours)
                     failure = error.failure
@@ -274,6 +293,7 @@ class Upstreams:
                     raise
                 else:
                     report_answering(route.model)
+                    losses.pop(route.number, None)
                     return result, trial
             circuits = [self._breaker.refusal(route.key) for route in routes]
             if failure is None:

@@ -17,8 +17,10 @@ _WHOLES = frozenset({*_PROMPT, *_OUTPUT, "total_tokens"})
 """Fields of an upstream that does not say what its tokens are."""
 
 
-def read_usage(usage: Any) -> Usage | None:
+def read_usage(usage: Any, *, of_answer: bool = False) -> Usage | None:
     """Return the tokens an upstream counted, or None when it counted none.
+
+    A count that is missing is none, as in embeddings; `of_answer` says that there is a prompt and an answer to count.
 
     OpenAI's names and those of its Responses interface and of Anthropic are known; numbers may come as text. A count
     that no call can have is as good as none: the others count, and it is what they leave of the total. Where there is
@@ -33,8 +35,7 @@ def read_usage(usage: Any) -> Usage | None:
     uncounted: Literal["", "input", "output"] = ""
     if prompt is None or output is None:
         missing = _PROMPT if prompt is None else _OUTPUT
-        # One that is not there at all is none, as in embeddings.
-        guessed = any(usage.get(name) is not None for name in missing)
+        guessed = of_answer or any(usage.get(name) is not None for name in missing)
         known, total, rest = prompt or output or 0, _first(usage, "total_tokens"), 0
         if guessed and total is not None and total >= known:
             rest = total - known

@@ -6,6 +6,7 @@ and errors keep their meaning.
 """
 
 import asyncio
+import gzip
 import itertools
 import json
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ import pytest_asyncio
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import usage_pb2
+from tests.integration.models.odd_answers import LOST_IN_LITELLM, MEANINGS, ODD_STREAMS, ODD_WHOLES, whole
 from tests.integration.models.support import (
     Installation,
     Refusal,
@@ -30,6 +32,7 @@ from tests.integration.models.support import (
 )
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Reply
+from tests.support.raw_upstream import Answer, RawUpstream, answer
 
 # Each start of litellm's helper costs seconds of CPU: one for the whole file.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -45,31 +48,40 @@ ROUTES = {
     "gemini": "gemini/gemini-2.5-flash",
     "ollama_chat": "ollama_chat/m",
 }
+DIRECT = {"direct": "openai", "raw": "vllm"}
 _cases = itertools.count()
+
+
+# The same, at an upstream whose answers are bytes.
+RAW_ROUTES = {"raw": "m", "groq": "groq/m"}
 
 
 @dataclass
 class Served:
     installation: Installation
     upstream: LlmEmulator
+    raw: RawUpstream
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
-        async with LlmEmulator() as upstream:
+        async with LlmEmulator() as upstream, RawUpstream() as raw:
             addresses = {name: upstream.url_of(wire) + PATHS.get(name, "") for name, wire in WIRES.items()}
+            addresses["groq"] = f"{raw.url}/v1"
+            patch.setenv("GROQ_API_KEY", "a-key")
+            patch.setenv("GROQ_BASE_URL", raw.url)
             for name in ("OPENAI", *(name.upper() for name in WIRES)):
                 patch.setenv(f"{name}_API_KEY", "a-key")
                 patch.setenv(f"{name}_BASE_URL", upstream.url)
             seed: list[dict[str, Any]] = [
                 {
                     "name": route,
-                    "provider": "openai" if route == "direct" else "litellm",
+                    "provider": DIRECT.get(route, "litellm"),
                     "upstream_model": model,
                     "capabilities": ["chat", "tools"],
                 }
-                for route, model in ROUTES.items()
+                for route, model in (ROUTES | RAW_ROUTES).items()
             ]
             async with serve_models(
                 tmp_path_factory.mktemp("lost"),
@@ -78,6 +90,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
                 seed=seed,
                 upstream=upstream,
                 litellm_base_urls=addresses,
+                vllm_base_url=f"{raw.url}/v1",
                 max_attempts=ATTEMPTS,
                 first_byte_seconds=SECONDS,
                 idle_seconds=SECONDS,
@@ -85,7 +98,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
             ) as installation:
                 # The first call waits for the helper's start.
                 await installation.inference().Complete(ask("together_ai"))
-                yield Served(installation, upstream)
+                yield Served(installation, upstream, raw)
 
 
 @dataclass
@@ -172,33 +185,6 @@ async def test_a_silent_upstream_is_given_up_and_counted(served: Served) -> None
         assert f"sent nothing {words}" in lost.failure.message, case
 
 
-def call(index: int | None, name: str = "", arguments: str = "", call_id: str | None = None) -> dict[str, Any]:
-    """Return a piece of a tool call."""
-    piece: dict[str, Any] = {"type": "function", "function": {"arguments": arguments}}
-    if index is not None:
-        piece["index"] = index
-    if name:
-        piece["function"]["name"] = name
-    if call_id is not None:
-        piece["id"] = call_id
-    return piece
-
-
-def streamed(*deltas: dict[str, Any], finish: str | None = "stop", usage: Any = None) -> str:
-    head = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    events: list[dict[str, Any]] = [{**head, "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
-    if finish is not None:
-        events.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}], "usage": usage})
-    return "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-
-
-def whole(message: dict[str, Any], finish: str = "stop", usage: Any = None) -> str:
-    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
-    return json.dumps(
-        {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-    )
-
-
 @dataclass
 class Outcome:
     """What a client got."""
@@ -249,83 +235,6 @@ async def outcome(served: Served, route: str, body: str, *, stream: bool) -> Out
     return found
 
 
-X, Y = '{"x": 1}', '{"y": 2}'
-ODD_STREAMS = {
-    "id in each piece": streamed(
-        {"tool_calls": [call(0, "f", '{"x"', "a")]}, {"tool_calls": [call(0, "f", ": 1}", "a")]}, finish="tool_calls"
-    ),
-    "alternating": streamed(
-        {"tool_calls": [call(0, "f", '{"x"', "a")]},
-        {"tool_calls": [call(1, "g", '{"y"', "b")]},
-        {"tool_calls": [call(0, "f", ": 1}", "a")]},
-        {"tool_calls": [call(1, "g", ": 2}", "b")]},
-        finish="tool_calls",
-    ),
-    "no index": streamed({"tool_calls": [call(None, "f", X, "a")]}, {"tool_calls": [call(None, "g", Y, "b")]}),
-    "index 0 in both": streamed({"tool_calls": [call(0, "f", X, "a")]}, {"tool_calls": [call(0, "f", Y, "b")]}),
-    "no ids": streamed({"tool_calls": [call(0, "f", X)]}, {"tool_calls": [call(1, "g", Y)]}, finish="tool_calls"),
-    "no arguments": streamed({"tool_calls": [call(0, "f", "", "a")]}, finish="tool_calls"),
-    "repeated at the end": streamed(
-        {"tool_calls": [call(0, "f", '{"x"', "a")]},
-        {"tool_calls": [call(0, "", ": 1}")]},
-        {"tool_calls": [call(0, "f", X, "a")]},
-        finish="tool_calls",
-    ),
-    "huge index": streamed({"tool_calls": [call(2**40, "f", X, "a")]}, finish="tool_calls"),
-    "negative index": streamed({"tool_calls": [call(-1, "f", X, "a")]}, finish="tool_calls"),
-    "empty call": streamed({"tool_calls": [{}]}, {"tool_calls": [call(0, "f", X, "a")]}, finish="tool_calls"),
-    "legacy": streamed(
-        {"function_call": {"name": "f", "arguments": '{"x"'}},
-        {"function_call": {"arguments": ": 1}"}},
-        finish="function_call",
-    ),
-    "halves": streamed({"content": "hi \ud83d"}, {"content": "\ude00"}),
-    "lone half": streamed({"content": "hi \ud83d"}),
-    "error null": streamed({"content": "hello"}).replace('"choices"', '"error": null, "choices"'),
-    "empty data": "data:\n\n: comment\n\n" + streamed({"content": "hello"}),
-    "huge count": streamed({"content": "hello"}, usage={"prompt_tokens": 10**20, "completion_tokens": 3}),
-    "refusal": streamed({"content": None, "refusal": "I cannot"}),
-    "deep": "data: " + "[" * 100_000 + "\n\n",
-}
-for _word in ("length", "max_tokens", "SAFETY", "content_filter", "error", "tool_calls", "eos", "never-heard-of"):
-    ODD_STREAMS[f"ends with {_word}"] = streamed({"content": "half"}, finish=_word)
-for _name, _error in {
-    "context": {"message": "This model's maximum context length is 8192 tokens", "code": 400},
-    "quota": {"message": "quota", "code": "insufficient_quota"},
-    "key": {"message": "bad key", "code": 401},
-    "rate": {"message": "Rate limit exceeded", "code": 429},
-    "accident": {"message": "The server had an accident", "type": "server_error"},
-}.items():
-    ODD_STREAMS[f"error {_name}"] = f"data: {json.dumps({'error': _error})}\n\n"
-    ODD_STREAMS[f"late error {_name}"] = streamed({"content": "half"}, finish=None).replace(
-        "data: [DONE]", ODD_STREAMS[f"error {_name}"].strip()
-    )
-
-ODD_WHOLES = {
-    "no ids": whole({"content": None, "tool_calls": [call(None, "f", X), call(None, "g", Y)]}, "tool_calls"),
-    "no arguments": whole({"content": None, "tool_calls": [call(None, "f", "", "a")]}, "tool_calls"),
-    "legacy": whole({"content": None, "function_call": {"name": "f", "arguments": X}}, "function_call"),
-    "lone half": whole({"content": "hi \ud83d"}),
-    "half in arguments": whole(
-        {"content": None, "tool_calls": [call(None, "f", '{"x": "\ud83d"}', "a")]}, "tool_calls"
-    ),
-    "huge count": whole({"content": "hello"}, usage={"prompt_tokens": 10**20, "completion_tokens": 3}),
-    "counts": whole({"content": "hello"}, usage={"prompt_tokens": 7, "completion_tokens": 3}),
-    "counts of another name": whole({"content": "hello"}, usage={"input_tokens": 7, "output_tokens": 3}),
-    "refusal": whole({"content": None, "refusal": "I cannot"}),
-    "no choices": '{"choices": []}',
-    "deep": '{"choices":' + "[" * 100_000,
-    "trailing": whole({"content": "hello"}) + "garbage",
-}
-for _word in ("length", "max_tokens", "SAFETY", "content_filter", "error", "tool_calls", "eos", "never-heard-of"):
-    ODD_WHOLES[f"ends with {_word}"] = whole({"content": "half"}, _word)
-for _name, _event in list(ODD_STREAMS.items()):
-    if _name.startswith("error ") and _name != "error null":
-        ODD_WHOLES[_name] = _event.removeprefix("data: ").strip()
-
-
-# litellm fails on the first, and drops the others.
-LOST_IN_LITELLM = {(True, "empty call"), (True, "refusal"), (False, "counts of another name")}
 _lost = pytest.mark.xfail(strict=True, reason="litellm loses it")
 
 
@@ -341,3 +250,91 @@ async def test_what_is_odd_is_read_alike(served: Served, stream: bool, name: str
     body = (ODD_STREAMS if stream else ODD_WHOLES)[name]
     direct, through = [await outcome(served, route, body, stream=stream) for route in ("direct", "together_ai")]
     assert through == direct
+    meaning = MEANINGS.get(name, {})
+    assert {field: getattr(direct, field) for field in meaning} == meaning
+
+
+_COUNTS = {"prompt_tokens": 14, "completion_tokens": 2, "total_tokens": 16}
+HELLO = whole({"content": "hello"}).encode()
+_EMOJI = whole({"content": "h\u00e9\U0001f600"}, usage=_COUNTS, escaped=False).encode()
+BOMB = gzip.compress(gzip.compress(b"x" * 20_000_000))
+_SLOW = json.dumps({"error": {"message": "slow down"}}).encode()
+_WORDS = json.dumps({"error": {"message": "This model's maximum context length is 8192 tokens"}}).encode()
+_RATE = "RESOURCE_EXHAUSTED UPSTREAM_RATE_LIMITED"
+_KEY = "FAILED_PRECONDITION UPSTREAM_CREDENTIAL_REJECTED"
+BYTES: dict[str, tuple[Answer, str, float | None]] = {
+    "characters in pieces": (
+        [
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+            *(b"1\r\n%c\r\n" % byte for byte in _EMOJI),
+            b"0\r\n\r\n",
+        ],
+        "h\u00e9\U0001f600",
+        None,
+    ),
+    "pause in seconds with their name": (answer(429, _SLOW, "Retry-After: 90s"), _RATE, 90),
+    "pause twice": (answer(429, _SLOW, "Retry-After: 90", "Retry-After: 90"), _RATE, 90),
+    "pause without end": (answer(429, _SLOW, "Retry-After: " + "9" * 400), _RATE, 366 * 86400),
+    "pause in words": (
+        answer(429, json.dumps({"error": {"message": "Rate limit reached. Please try again in 1m30s."}}).encode()),
+        _RATE,
+        90,
+    ),
+    "packed twice": (answer(429, BOMB, "Content-Encoding: gzip", "Retry-After: 90"), _RATE, 90),
+    "damaged": (answer(401, b"\x1f\x8b\x08 no", "Content-Encoding: gzip"), _KEY, None),
+    "cut error": (answer(401, _SLOW, sent=20), _KEY, None),
+    "cut words": (answer(400, _WORDS, sent=30), "INVALID_ARGUMENT UPSTREAM_REJECTED", None),
+    "page": (answer(524, b"<html>A timeout occurred</html>"), "UNAVAILABLE UPSTREAM_UNAVAILABLE", 1),
+    "nothing": ([b"HTTP/1.1 204 No Content\r\n\r\n"], "UNAVAILABLE UPSTREAM_BAD_RESPONSE", None),
+    "binary": (answer(200, b"\0\1" * 100), "UNAVAILABLE UPSTREAM_BAD_RESPONSE", None),
+}
+# As streams: litellm reads no whole answer as one, and makes an empty one of what is none.
+_NO_STREAM_OF_LITELLMS = {"characters in pieces", "nothing", "binary"}
+# What a key was refused for, and what an outage stopped, is asked for again.
+_TWICE = {"damaged", "cut error", "page"}
+
+
+async def ask_raw(served: Served, route: str, reply: Answer, *, stream: bool) -> tuple[str, Any, int]:
+    """Return the text or the failure of a call, the pause it asks for, and how many requests there were."""
+    word = f"case-{next(_cases)}-"
+    served.raw.answers[word] = reply
+    inference = served.installation.inference()
+    found: tuple[str, float | None] = ("", None)
+    try:
+        if stream:
+            parts = [part.text async for part in inference.StreamComplete(ask_stream(route, text(word)))]
+            found = "".join(parts), None
+        else:
+            found = (await inference.Complete(ask(route, text(word)))).text, None
+    except grpc.aio.AioRpcError as error:
+        failure = read_refusal(error)
+        found = f"{failure.code.name} {failure.reason}", failure.retry_after
+    return *found, served.raw.requests[word]
+
+
+@pytest.mark.parametrize("name", BYTES)
+async def test_bytes_of_every_kind_have_their_meaning(served: Served, name: str) -> None:
+    reply, meaning, pause = BYTES[name]
+    ways = [(route, stream) for route in RAW_ROUTES for stream in (False, True)]
+    if name in _NO_STREAM_OF_LITELLMS:
+        ways.remove(("groq", True))
+    for route, stream in ways:
+        found, asked, requests = await ask_raw(served, route, reply, stream=stream)
+        assert (found, asked) == (meaning, pause), (route, stream)
+        assert requests <= 1 + (name in _TWICE), (route, stream)
+
+
+async def test_an_error_whose_words_do_not_come_is_told_by_its_status(served: Served) -> None:
+    reply = [*answer(429, _SLOW, "Retry-After: 90", sent=5), None]
+    ways = [(route, stream) for route in RAW_ROUTES for stream in (False, True)]
+    found = await asyncio.gather(*(ask_raw(served, route, reply, stream=stream) for route, stream in ways))
+    assert found == [(_RATE, 90, 1)] * len(ways)
+
+
+async def test_an_answer_may_be_packed_otherwise_than_it_says_and_not_otherwise_than_was_asked(served: Served) -> None:
+    for stream in (False, True):
+        plain = answer(200, HELLO, "Content-Encoding: gzip")
+        assert await ask_raw(served, "raw", plain, stream=stream) == ("hello", None, 1)
+        packed = answer(200, HELLO, "Content-Encoding: br")
+        found = await ask_raw(served, "raw", packed, stream=stream)
+        assert found == ("UNAVAILABLE UPSTREAM_BAD_RESPONSE", None, 1)

@@ -304,6 +304,11 @@ async def test_all_deployments_down_is_an_outage_that_lets_a_fallback_answer(
 # Answers that break off
 
 
+async def recorded(models: Installation) -> int:
+    """Return how many calls have been recorded."""
+    return sum(row.calls for row in (await models.usage().QueryUsage(usage_pb2.QueryUsageRequest())).rows)
+
+
 @pytest.mark.parametrize("reply", [{"cut_after_bytes": 20}, {"hang_after_bytes": 20}], ids=["cut", "stalled"])
 @pytest.mark.parametrize("knows", [False, True], ids=["unknown", "idempotent"])
 async def test_an_answer_that_breaks_off_is_asked_for_again_only_where_it_is_billed_once(
@@ -320,10 +325,16 @@ async def test_an_answer_that_breaks_off_is_asked_for_again_only_where_it_is_bil
             key="",
             idempotent_origins=[upstream.url] if knows else [],
             idle_seconds=1,
+            max_attempts=2,
         ) as models:
             if knows:
                 await models.inference().Complete(ask(OTHER))
                 await models.inference().Complete(ask(OTHER))
+                # What was asked for again was made once; what never came whole was made too.
+                assert await recorded(models) == 2
+                upstream.on(Reply(text="a whole answer", **reply))
+                await refusal(models.inference().Complete(ask(OTHER)))
+                assert await recorded(models) == 3
             else:
                 failure = await refusal(models.inference().Complete(ask(OTHER)))
                 assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE")

@@ -221,6 +221,49 @@ async def test_an_error_in_the_place_of_an_answer_keeps_its_meaning(
     assert len(models.llm.calls) == 4
 
 
+_MEMORY = json.dumps({"message": "CUDA out of memory"})
+_CONTEXT_SIZE = json.dumps({"code": 400, "message": "the request exceeds the available context size"})
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize(
+    ("event", "reason", "words"),
+    [
+        (f"event: error\ndata: {_MEMORY}\n\n", "UPSTREAM_UNAVAILABLE", "CUDA out of memory"),
+        ("event: error\r\ndata: CUDA out of memory\r\n\r\n", "UPSTREAM_UNAVAILABLE", "CUDA out of memory"),
+        (f"data: {_MEMORY}\nevent: error\n\n", "UPSTREAM_UNAVAILABLE", "CUDA out of memory"),
+        (f"error: {_CONTEXT_SIZE}\n\n", "CONTEXT_WINDOW_EXCEEDED", "available context size"),
+    ],
+    ids=["named", "text", "named after its data", "field of its own"],
+)
+async def test_an_event_that_is_named_an_error_is_one(
+    models: Installation, event: str, reason: str, words: str, begun: bool
+) -> None:
+    half = f"data: {json.dumps({'choices': [{'delta': {'content': 'half'}}]})}\n\n"
+    models.llm.on(Reply(raw_body=half + event if begun else event))
+    failure = await refusal(_read(models))
+    assert failure.reason == reason
+    assert words in failure.message
+    assert (len(models.llm.calls) > 1) == (reason == "UPSTREAM_UNAVAILABLE" and not begun)
+
+
+async def test_what_comes_in_the_place_of_an_answer_is_quoted(models: Installation) -> None:
+    models.llm.on(Reply(raw_body=f"data: {_MEMORY}\n\ndata: [DONE]\n\n"))
+    failure = await refusal(_read(models))
+    assert (failure.reason, "CUDA out of memory" in failure.message) == ("UPSTREAM_UNAVAILABLE", True)
+
+
+@pytest.mark.parametrize("counts", [{"prompt_tokens": 14}, {"completion_tokens": 9}])
+async def test_a_count_that_is_missing_is_estimated(models: Installation, counts: dict[str, int]) -> None:
+    models.llm.on(Reply(raw_body=_whole({"content": "hello"}, usage=counts)), times=1)
+    answer = await models.inference().Complete(ask(CHAT))
+    models.llm.on(Reply(raw_body=_stream({"content": "hello"}, usage=counts)), times=1)
+    streamed = next(piece.usage for piece in await _read(models) if piece.HasField("usage"))
+    expected = (counts.get("prompt_tokens", PROMPT_TOKENS), counts.get("completion_tokens", estimate_tokens("hello")))
+    for used in (answer.usage, streamed):
+        assert (used.input_tokens, used.output_tokens, used.estimated) == (*expected, True)
+
+
 async def test_an_outage_in_the_place_of_the_first_event_is_tried_again(models: Installation) -> None:
     accident = {"error": {"message": "The server had an accident", "type": "server_error"}}
     models.llm.on(Reply(raw_body=f"data: {json.dumps(accident)}\n\n"), times=1)

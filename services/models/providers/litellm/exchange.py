@@ -16,6 +16,7 @@ import aiohttp
 import httpx
 
 _KEPT_BYTES = 64 * 1024
+_ERROR_BODY_SECONDS = 5.0
 # litellm's transport makes plain RequestErrors of some of aiohttp's errors.
 _LOST = (httpx.RequestError, aiohttp.ClientError, OSError)
 # Of these, what is wrong with the request itself.
@@ -198,15 +199,19 @@ class _Body(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         exchange = self._exchange
         begun = False
+        # The status of an error says enough where the rest of it does not come.
+        end = None if self._answers else asyncio.get_running_loop().time() + _ERROR_BODY_SECONDS
         async with contextlib.aclosing(aiter(self._stream)) as pieces:
             while True:
                 limit = asyncio.timeout(exchange.limits.idle if begun else exchange.limits.first_byte)
+                if end is not None:
+                    limit = asyncio.timeout_at(end)
                 try:
                     async with limit:
                         piece = await anext(pieces, b"")
                 except Exception as error:
                     if not self._answers:
-                        raise exchange.fail(Failure.UNREACHABLE) from error
+                        return
                     if limit.expired():
                         raise exchange.fail(Failure.STALLED if begun else Failure.SILENT) from error
                     failed = exchange.fail(Failure.CUT)
@@ -252,6 +257,8 @@ def _limit_bodies(max_bytes: int) -> None:
                         exchange.hear(piece)
                     yield piece
             except httpx.DecodingError as error:
+                if exchange is not None and exchange.refused:
+                    return
                 raise (exchange.fail(Failure.CUT) if exchange else RequestFailed()) from error
 
     httpx.Response.aiter_bytes = limited  # type: ignore[method-assign, assignment]

@@ -10,7 +10,7 @@ from typing import Any
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied
 from services.common.identity.credentials import OutboundCredential
 from services.models.domain.model import Model
-from services.models.providers.fault_reading import Fault, holds_fault, read_fault
+from services.models.providers.fault_reading import Fault, FaultKind, holds_fault, read_fault, read_words
 from services.models.providers.litellm.refused_parameters import refused_parameters
 from services.models.providers.retries import RetryableError
 from services.models.providers.upstream_errors import (
@@ -34,7 +34,7 @@ _ADVICE = re.compile(r"\.? ?Handle with `litellm\.\w{1,80}`\.?\s*$")
 def work_is_lost(error: Mapping[str, Any], *, sent: bool) -> bool:
     """Return whether the provider worked for a call that failed and has it paid for; `sent`: its request had left."""
     if (said := _unread(error)) is not None:
-        return not any(map(holds_fault, _documents_in(said)))
+        return not any(holds_fault(document) or read_words(document) for document in _documents_in(said))
     match error.get("code"):
         case "cut" | "stalled" | "too_large" | "unexpected":
             return bool(error.get("answering"))
@@ -79,15 +79,28 @@ def failure_of(
             what = "closed the connection before its answer was complete" if streamed else "broke off its answer"
             return unavailable(model, what)
         case "cut" | "unreachable" if error.get("said") is None:
-            return RetryableError(unavailable(model, "did not answer"))
-    if (said := _unread(error)) is None:
-        return _fault_of(model, error, credential)
+            if not_made:
+                return RetryableError(unavailable(model, "did not answer"))
+            return bad_response(model, "litellm cannot read it")
+    if (said := _unread(error)) is not None:
+        return _failure_in(said, model, error, credential)
+    if not (not_made or error.get("code")):
+        # The status is litellm's own, for an answer that is no text.
+        return bad_response(model, "litellm cannot read it")
+    return _fault_of(model, error, credential)
+
+
+def _failure_in(
+    said: str, model: Model, error: Mapping[str, Any], credential: OutboundCredential
+) -> CoxswainError | RetryableError:
+    """Return the failure of an answer that litellm cannot read, by what its end says."""
     documents = _documents_in(said)
     for document in documents:
         if holds_fault(document):
             return _failure(model, read_fault(200, document), credential, error)
-    if any(map(_ended_with_error, documents)):
-        return unavailable(model, "failed: its answer ended with an error")
+    for document in documents:
+        if (fault := _fault_of_choice(document) or read_words(document)) is not None:
+            return upstream_failure(model, fault, credential)
     return bad_response(model, "litellm cannot read it")
 
 
@@ -106,10 +119,16 @@ def _documents_in(said: str) -> list[Any]:
     return documents
 
 
-def _ended_with_error(document: Any) -> bool:
+def _fault_of_choice(document: Any) -> Fault | None:
+    """Return the error that an answer ended with."""
     choices = document.get("choices") if isinstance(document, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
-    return isinstance(first, dict) and first.get("finish_reason") == "error"
+    if not isinstance(first, dict):
+        return None
+    if holds_fault({"error": first.get("error")}):
+        return read_fault(200, {"error": first["error"]})
+    ended_with_error = first.get("finish_reason") == "error"
+    return Fault(FaultKind.UNAVAILABLE, None, "the answer ended with an error") if ended_with_error else None
 
 
 def _fault_of(model: Model, error: Mapping[str, Any], credential: OutboundCredential) -> CoxswainError | RetryableError:

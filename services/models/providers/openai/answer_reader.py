@@ -18,7 +18,7 @@ from services.models.domain.answer import (
 )
 from services.models.domain.conversation import ToolCall
 from services.models.domain.usage import Usage
-from services.models.providers.fault_reading import Fault, FaultKind, holds_fault, read_fault
+from services.models.providers.fault_reading import Fault, FaultKind, holds_fault, read_fault, read_words
 from services.models.providers.openai.finish_reasons import FAILED_FINISHES, FINISH_REASONS
 from services.models.providers.openai.message_content import read_content, read_reasoning
 from services.models.providers.openai.response_errors import AnswerFailed, BadResponse
@@ -54,6 +54,9 @@ class AnswerReader:
     """Whether anything of an answer has come: it has been paid for."""
     _choice: int | None = None
     """Which of the answers is read, by the upstream's count: only one was asked for, and some send several."""
+    _other: Any = None
+    """The last document that was no part of an answer."""
+    _counted: dict[str, Any] = field(default_factory=dict)
     _word: str | None = None
     _said: bool = False
     _thought: bool = False
@@ -82,11 +85,13 @@ class AnswerReader:
         if holds_fault(document):
             raise AnswerFailed(read_fault(200, document))
         if (usage := document.get("usage")) is not None:
-            self.usage = read_usage(usage) or self.usage
+            self._count(usage)
         if (name := document.get("model")) and isinstance(name, str) and name != self.upstream_model:
             self.upstream_model = repair(name[:_MAX_MODEL_NAME])
         choice = self._choose(document.get("choices"))
         if choice is None:
+            if usage is None:
+                self._other = document
             return []
         if "error" in choice and holds_fault({"error": choice["error"]}):
             raise AnswerFailed(read_fault(200, {"error": choice["error"]}))
@@ -105,6 +110,19 @@ class AnswerReader:
             # Nothing follows, whether it says why it ended or not.
             self._word = self._word or ""
         return self._read(message, whole=whole)
+
+    def _count(self, usage: Any) -> None:
+        """Take counts, which may be of the prompt in one event and of the answer in another."""
+        if not isinstance(usage, dict):
+            return
+        # What grows never falls to nothing: some count nothing in their last event.
+        counted = self._counted | {name: value for name, value in usage.items() if value or name not in self._counted}
+        if (read := read_usage(counted, of_answer=True)) is not None:
+            self._counted, self.usage = counted, read
+
+    def fault(self) -> Fault | None:
+        """Return the error that came in the place of an answer, where what came has words of one."""
+        return None if self.begun else read_words(self._other)
 
     def _choose(self, choices: Any) -> Mapping[str, Any] | None:
         """Return the choice that is read; None for an event that counts tokens, names filters or is of another one."""
@@ -253,6 +271,8 @@ def read_answer(document: Any, *, split_thoughts: bool = True, thinking: Thinkin
     """
     reader = AnswerReader(split_thoughts, thinking)
     deltas = reader.feed(document)
+    if (fault := reader.fault()) is not None:
+        raise AnswerFailed(fault)
     if not reader.begun:
         raise BadResponse("it has no choices")
     deltas += reader.finish()

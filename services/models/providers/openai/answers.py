@@ -95,6 +95,8 @@ async def read_stream(
                 for delta in _joined(deltas):
                     passed_on = True
                     yield delta
+        if (fault := reader.fault()) is not None:
+            raise upstream_failure(model, fault)
         if not reader.begun:
             raise bad_response(model, "it holds no answer")
         if not reader.ended:

@@ -88,10 +88,11 @@ class _Body(aiohttp.BytesPayload):
 class _ReportingLoss:
     """Reports the work of an upstream that has begun its answer when the answer does not come whole."""
 
-    __slots__ = ("_model",)
+    __slots__ = ("_report", "_target")
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, report: Callable[[Target], None], target: Target) -> None:
+        self._report = report
+        self._target = target
 
     def __enter__(self) -> None:
         pass
@@ -100,7 +101,7 @@ class _ReportingLoss:
         self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            report_lost_work(self._model)
+            self._report(self._target)
 
 
 _Take = Callable[[Target, aiohttp.ClientResponse, OutboundCredential], Awaitable[T]]
@@ -165,10 +166,17 @@ class OpenAIClient:
         """Close all connections."""
         await self._egress.close()
 
+    def _report_loss(self, target: Target) -> None:
+        if target.origin in self._idempotent_origins:
+            # Asked again, it gives what it has made: that is lost only where the call ends without it.
+            target.attempt.losses[target.attempt.deployment] = target.model
+        else:
+            report_lost_work(target.model)
+
     async def _read_document(
         self, target: Target, response: aiohttp.ClientResponse, credential: OutboundCredential
     ) -> Any:
-        with _ReportingLoss(target.model):
+        with _ReportingLoss(self._report_loss, target):
             try:
                 body = await read_whole(target.attempt, response, self._limits)
             except UNREACHABLE as error:
@@ -192,7 +200,7 @@ class OpenAIClient:
         """
         batches = self._batches(target, response)
         try:
-            with _ReportingLoss(target.model):
+            with _ReportingLoss(self._report_loss, target):
                 first: list[Any] = await anext(batches, [])
             if first:
                 _check_for_fault(target.model, first[0], credential)
@@ -242,14 +250,13 @@ class OpenAIClient:
                     # The upstream goes on when we give up, and may have begun when the connection is lost: it has it
                     # paid for.
                     if payload.sent:
-                        report_lost_work(target.model)
+                        self._report_loss(target)
                     raise
                 except ValueError as error:
                     raise _uncallable(target.model) from error
             if 200 <= response.status < 300:
                 return await take(target, response, credential)
-            with limit.until(target.attempt.deadline):
-                document, retry_after = await read_error(response)
+            document, retry_after = await read_error(response, target.attempt.deadline)
         except aiohttp.InvalidURL as error:
             raise _uncallable(target.model) from error
         except UNREACHABLE as error:

@@ -1,5 +1,6 @@
 """Server-sent events out of a stream of bytes."""
 
+import json
 import re
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -24,6 +25,8 @@ class EventParser:
         """Whether that line ends in half of a line end, perhaps."""
         self._data: list[bytes] = []
         self._size = 0
+        self._is_error = False
+        """Whether the event is named one."""
         self._begun = False
 
     def feed(self, chunk: bytes) -> list[str]:
@@ -38,7 +41,8 @@ class EventParser:
             if len(self._rest) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(self._rest):
                 return []
             chunk, self._rest, self._begun = self._rest.removeprefix(_BYTE_ORDER_MARK), b"", True
-        if self._pieces_size or self._data or self._may_end or b"\r" in chunk or not chunk.endswith(b"\n\n"):
+        within = self._pieces_size or self._data or self._may_end or self._is_error
+        if within or b"\r" in chunk or not chunk.endswith(b"\n\n"):
             return self._feed_lines(chunk)
         # Most chunks are whole events, of one line each.
         events: list[str] = []
@@ -78,17 +82,31 @@ class EventParser:
 
     def _line(self, line: bytes) -> str | None:
         if not line:
+            is_error, self._is_error = self._is_error, False
             if not self._data:
                 return None
             event = b"\n".join(self._data).decode("utf-8", "replace")
             self._data.clear()
             self._size = 0
-            return event
+            return _as_error(event) if is_error else event
         name, _, value = line.partition(b":")
-        if name == b"data":
-            value = value.removeprefix(b" ")
+        value = value.removeprefix(b" ")
+        # llama.cpp has a field of its own for them.
+        self._is_error = self._is_error or name == b"error" or (name == b"event" and value == b"error")
+        if name in (b"data", b"error"):
             self._size += len(value) + 1
             if self._size > self._max_event_bytes:
                 raise EventTooLarge
             self._data.append(value)
         return None
+
+
+def _as_error(data: str) -> str:
+    """Return the data of an event that is named an error as a document that says so itself."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = data
+    if isinstance(document, dict) and "error" in document:
+        return data
+    return json.dumps({"error": document})

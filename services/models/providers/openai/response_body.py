@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import structlog
 
-from services.common.http import iter_body, read_limited
+from services.common.http import Undecodable, iter_body, read_limited
 from services.models.providers.json_documents import read_json
 from services.models.providers.read_limit import ReadLimit
 from services.models.providers.retries import too_late
@@ -22,6 +22,7 @@ UNREACHABLE = (aiohttp.ClientError, OSError, TimeoutError)
 """What aiohttp raises when an upstream does not answer, or no further."""
 _SLICE_BYTES = 8192
 _MAX_ERROR_BYTES = 64 * 1024
+_ERROR_BODY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +90,21 @@ async def read_pieces(
         raise ConnectionLost from error
 
 
-async def read_error(response: aiohttp.ClientResponse) -> tuple[Any, float | None]:
-    """Return the JSON body of an error, None when it is something else, and the seconds it asks to wait."""
+async def read_error(response: aiohttp.ClientResponse, deadline: float) -> tuple[Any, float | None]:
+    """Return the JSON body of an error, None when it is something else, and the seconds it asks to wait.
+
+    `deadline` is when the call has to end, by the event loop's clock.
+    """
     retry_after = retry_after_seconds(response.headers)
     try:
-        body = await read_limited(response, _MAX_ERROR_BYTES)
+        # The status says enough where the rest does not come.
+        async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + _ERROR_BODY_SECONDS)):
+            body = await read_limited(response, _MAX_ERROR_BYTES)
+        return read_json(body or b""), retry_after
+    except (*UNREACHABLE, ValueError, RecursionError):
+        return None, retry_after
     finally:
         response.close()
-    try:
-        return read_json(body or b""), retry_after
-    except (ValueError, RecursionError):
-        return None, retry_after
 
 
 async def finish_reading(response: aiohttp.ClientResponse) -> None:
@@ -126,6 +131,8 @@ async def _pieces(
             try:
                 with limit.until(min(latest, loop.time() + seconds)):
                     data = await anext(body, b"")
+            except Undecodable as error:
+                raise bad_response(attempt.model, str(error)) from error
             except UNREACHABLE as error:
                 if loop.time() >= attempt.deadline:
                     raise too_late(attempt.model) from error
