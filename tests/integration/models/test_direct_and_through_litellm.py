@@ -53,7 +53,7 @@ _cases = itertools.count()
 
 
 # The same, at an upstream whose answers are bytes.
-RAW_ROUTES = {"raw": "m", "groq": "groq/m"}
+RAW_ROUTES = {"raw": "m", "deepinfra": "deepinfra/m"}
 
 
 @dataclass
@@ -68,9 +68,9 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     with pytest.MonkeyPatch.context() as patch:
         async with LlmEmulator() as upstream, RawUpstream() as raw:
             addresses = {name: upstream.url_of(wire) + PATHS.get(name, "") for name, wire in WIRES.items()}
-            addresses["groq"] = f"{raw.url}/v1"
-            patch.setenv("GROQ_API_KEY", "a-key")
-            patch.setenv("GROQ_BASE_URL", raw.url)
+            addresses["deepinfra"] = f"{raw.url}/v1"
+            patch.setenv("DEEPINFRA_API_KEY", "a-key")
+            patch.setenv("DEEPINFRA_BASE_URL", raw.url)
             for name in ("OPENAI", *(name.upper() for name in WIRES)):
                 patch.setenv(f"{name}_API_KEY", "a-key")
                 patch.setenv(f"{name}_BASE_URL", upstream.url)
@@ -317,7 +317,7 @@ async def test_bytes_of_every_kind_have_their_meaning(served: Served, name: str)
     reply, meaning, pause = BYTES[name]
     ways = [(route, stream) for route in RAW_ROUTES for stream in (False, True)]
     if name in _NO_STREAM_OF_LITELLMS:
-        ways.remove(("groq", True))
+        ways.remove(("deepinfra", True))
     for route, stream in ways:
         found, asked, requests = await ask_raw(served, route, reply, stream=stream)
         assert (found, asked) == (meaning, pause), (route, stream)

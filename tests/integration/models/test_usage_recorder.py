@@ -117,6 +117,27 @@ async def test_records_of_a_moment_are_one_batch(
     assert batches == [20]
 
 
+async def test_what_comes_while_a_batch_is_written_gathers_anew(
+    recorder: UsageRecorder, monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    batches: list[int] = []
+    add = UsageRepository.add
+
+    async def joined(self: UsageRepository, records: list[UsageRecord], *, maybe_stored: bool) -> None:
+        batches.append(len(records))
+        if len(batches) == 1:
+            recorder.record(_record("g"))
+        await add(self, records, maybe_stored=maybe_stored)
+
+    monkeypatch.setattr(UsageRepository, "add", joined)
+    monkeypatch.setattr("services.models.usecases.usage_recorder._GATHER_SECONDS", 60)
+    recorder.record(_record("g"))
+    assert await recorder.flush(30)
+    recorder.record(_record("g"))
+    assert await recorder.flush(30)
+    assert batches == [1, 2]
+
+
 async def test_usage_is_kept_for_its_time_and_that_of_the_present_month_in_any_case(
     database: Database, recorder: UsageRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
