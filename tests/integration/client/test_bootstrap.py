@@ -40,7 +40,8 @@ def test_what_uv_cannot_install_pip_does(tmp_path: Path) -> None:
         add_wheel(packages, "uv", scripts='#!/bin/sh\necho "certificates: $UV_SYSTEM_CERTS"; exit 1\n')
     )
     base = add_wheel(packages, "base", "Provides-Extra: more\nRequires-Dist: addition; extra == 'more'\n")
-    wants = add_wheel(packages, "wants", "Requires-Dist: base[more]>=1.0\n")
+    # A lock may override what a package asks for, and has what its extras need.
+    wants = add_wheel(packages, "wants", "Requires-Dist: base[more]>=2.0\n")
     (tmp_path / "lock.txt").write_text("\n".join([base, add_wheel(packages, "addition"), wants]))
     environment = {"PATH": os.environ["PATH"], "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(packages)}
     command = (ROOT / "tools" / "bootstrap.sh", sys.executable, tmp_path / "made", "lock.txt")
