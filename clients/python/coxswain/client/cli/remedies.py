@@ -20,10 +20,23 @@ _LOCAL_SERVERS = {
     "vllm": "is vLLM running (`vllm serve`) where VLLM_BASE_URL of the models service says, by default "
     "http://127.0.0.1:8000/v1?",
 }
+# What lists the resources that a name or id was looked for in.
+_LISTS = {
+    "crew": "crews",
+    "execution": "executions",
+    "question": "questions",
+    "batch": "batch",
+    "secret": "secret",
+    "member": "member",
+    "service token": "tokens",
+    "tool source": "tool source",
+}
 
 
 def remedy_for(error: CoxswainError) -> str:
     """What to do about an error; empty where only its message says so."""
     if error.reason == "UPSTREAM_UNAVAILABLE":
         return _LOCAL_SERVERS.get(error.metadata.get("model", "").partition("/")[0], "")
+    if error.reason == "NOT_FOUND" and (listing := _LISTS.get(error.metadata.get("resource", ""))):
+        return f"`coxswain {listing}` lists what there is"
     return _REMEDIES.get(error.reason or error.code.name, "")
