@@ -1,4 +1,4 @@
-"""Places that are few, such as connections to a database, and groups that take turns at them."""
+"""Places that are few, such as connections to a database, and groups that take turns at them or have some each."""
 
 import asyncio
 import contextlib
@@ -85,3 +85,18 @@ class GroupTurns:
             yield
         finally:
             self.release()
+
+
+class GroupLines:
+    """A number of places for each group: those of a group that find none wait in a line of their own."""
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._groups: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def place(self, group_id: str) -> contextlib.AbstractAsyncContextManager[None]:
+        """Hold a place of a group, once there is one."""
+        group = self._groups.get(group_id)
+        if group is None:
+            group = self._groups[group_id] = asyncio.Semaphore(self._places)
+        return group

@@ -6,6 +6,7 @@ from services.auth.servicers.messages import role_from_proto, service_token_to_p
 from services.auth.usecases.service_tokens import ServiceTokens
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
+from services.common.grpc.times import duration_from_proto
 
 
 class ServiceTokenServicer(ServiceTokenServiceServicer):
@@ -18,8 +19,9 @@ class ServiceTokenServicer(ServiceTokenServiceServicer):
         self, request: service_token_pb2.CreateServiceTokenRequest, context: Context
     ) -> service_token_pb2.CreateServiceTokenResponse:
         """See the proto."""
+        lifetime = duration_from_proto(request.lifetime, "lifetime")
         token, kept = await self._tokens.create(
-            current_principal(), request.name, role_from_proto(request.role), request.lifetime.ToTimedelta()
+            current_principal(), request.name, role_from_proto(request.role), lifetime
         )
         return service_token_pb2.CreateServiceTokenResponse(token=token, service_token=service_token_to_proto(kept))
 

@@ -44,6 +44,7 @@ _SIZE = 10_000
 _EXPLAIN_SECONDS = 0.5
 _OPERATORS_LINKS = frozenset({"environment", "sdk_default"})
 """Links with the operator's own credentials."""
+_HIDDEN = "an admin of the group sees why"
 _FOR_ONE_ORIGIN = frozenset({CredentialPurpose.TOOL, CredentialPurpose.TOOL_CALLER})
 _SECRETS_OF = {CredentialPurpose.TOOL: "tools/", CredentialPurpose.POSTGRESQL: "postgresql/"}
 _Key = tuple[str, str, CredentialKind, str, CredentialReference]
@@ -66,7 +67,8 @@ class Credentials:
 
         Raises:
             InvalidArgument: the destination is not an origin, or what the purpose needs besides is missing.
-            FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, no link has one; KEY_UNAVAILABLE, it cannot be opened.
+            FailedPrecondition: CREDENTIAL_NOT_CONFIGURED, no link has one, or one of the operator's is of no use to a
+                caller who is no admin; KEY_UNAVAILABLE, it cannot be opened.
             Unauthenticated: CREDENTIAL_REJECTED or CREDENTIAL_EXPIRED with the link's name.
             PermissionDenied: DESTINATION_NOT_ALLOWED, it belongs to another origin.
             Unavailable: its issuer does not answer.
@@ -105,18 +107,22 @@ class Credentials:
                 expires_at=self._expiry(answer.expires_at),
                 on_behalf_of_user=answer.on_behalf_of_user,
             )
+        if answer.outcome is LinkOutcome.ABSENT or _is_hidden(steps[-1], request.principal):
+            # Of the operator's environment no more is told than that it is of no use: not that it has a key for another
+            # address, or one that is refused, nor by what is missing here that the chain ended.
+            details = [f"{step.link}: {_detail(step, request.principal)}" for step in steps]
+            details += [f"{name}: {_HIDDEN}" for name in links[len(steps) :]]
+            raise FailedPrecondition(
+                f"no credential for {request.provider or request.secret_name or request.purpose}: "
+                + "; ".join(details),
+                reason="CREDENTIAL_NOT_CONFIGURED",
+                metadata={"purpose": request.purpose, "links": ",".join(links)},
+            )
         if answer.elsewhere:
             raise PermissionDenied(
                 f"{link}: the credential {_detail(steps[-1], request.principal)}",
                 reason="DESTINATION_NOT_ALLOWED",
                 metadata={"origin": request.destination, "link": link},
-            )
-        if answer.outcome is LinkOutcome.ABSENT:
-            raise FailedPrecondition(
-                f"no credential for {request.provider or request.secret_name or request.purpose}: "
-                + "; ".join(f"{step.link}: {_detail(step, request.principal)}" for step in steps),
-                reason="CREDENTIAL_NOT_CONFIGURED",
-                metadata={"purpose": request.purpose, "links": ",".join(links)},
             )
         reason = "CREDENTIAL_EXPIRED" if answer.outcome is LinkOutcome.EXPIRED else "CREDENTIAL_REJECTED"
         detail = _detail(steps[-1], request.principal)
@@ -209,7 +215,7 @@ def _sees_operators(principal: Principal) -> bool:
 
 
 def _detail(step: Step, principal: Principal) -> str:
-    return "an admin of the group sees why" if _is_hidden(step, principal) else step.answer.detail
+    return _HIDDEN if _is_hidden(step, principal) else step.answer.detail
 
 
 def _is_hidden(step: Step, principal: Principal) -> bool:

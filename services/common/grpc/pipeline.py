@@ -1,9 +1,10 @@
 """What happens to every call before and after its handler.
 
 In order: request id and log context, deadline, whether the listener stops, a place among the open calls, identity,
-access and role, reading (first where anybody may call) without such a place, decoding, refusal of crowds and of U+0000,
-validation, handler, encoding; a failure anywhere becomes a `google.rpc.Status`. The steps are bound to a method once,
-when it is registered: an interceptor would choose and wrap a handler for every call.
+access and role, reading (first where anybody may call) without such a place, a turn of the group where the method asks
+for it, decoding, refusal of crowds and of U+0000, validation, handler, encoding; a failure anywhere becomes a
+`google.rpc.Status`. The steps are bound to a method once, when it is registered: an interceptor would choose and wrap a
+handler for every call.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from google.protobuf.message import Message
 
 from services.common.background import BackgroundTasks
 from services.common.errors import CoxswainError, Internal, ResourceExhausted
-from services.common.group_turns import working_for
+from services.common.group_turns import GroupLines, working_for
 from services.common.grpc.admission import Admission
 from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.call import Call, current_call, enter_call
@@ -43,6 +44,9 @@ logger = structlog.get_logger(__name__)
 _MAX_REQUEST_ID = 128
 # A stream cannot be told why it ends while its client takes something else; one that takes nothing is not waited for.
 _LAST_WRITE_SECONDS = 5.0
+# Two keep the process busy while one of them waits for a database. More make the rounds of the event loop longer, of
+# which gRPC needs several to take in the next call, whoever sent it.
+_TURNS_OF_GROUP = 2
 
 
 @dataclass(slots=True)
@@ -85,6 +89,7 @@ class Pipeline:
         )
         self._reader = reader or RequestReader()
         self._idle_seconds = idle_seconds
+        self._lines = GroupLines(_TURNS_OF_GROUP)
         listener = "internal" if internal else "public"
         OPEN.labels(listener, "calls").set_function(capacity.calls.held)
         OPEN.labels(listener, "streams").set_function(capacity.streams.held)
@@ -110,13 +115,14 @@ class Pipeline:
                     if data is None:
                         # Without a place of the listener: two groups that never end their requests would hold all.
                         data = await self._reader.read(messages, _bounded_group(call))
-                    with self._capacity.calls.one_for():
-                        request = await beside_if_large(len(data), decode, method, data)
-                        call.request = request if audited else None
-                        handling = handler(request, context)
-                        # One that waits does so for hours, and keeps of its request what it needs.
-                        del data, request
-                        answer = None if method.access.waits else await handling
+                    async with self._turn_of(call, method):
+                        with self._capacity.calls.one_for():
+                            request = await beside_if_large(len(data), decode, method, data)
+                            call.request = request if audited else None
+                            handling = handler(request, context)
+                            # One that waits does so for hours, and keeps of its request what it needs.
+                            del data, request
+                            answer = None if method.access.waits else await handling
                     if answer is None:
                         answer = await self._while_admitted(call, handling)
                     call.response = answer if audited else None
@@ -226,6 +232,13 @@ class Pipeline:
                 else:
                     places.enter_context(self._capacity.group_calls.one_for(call.principal.group_id))
             yield
+
+    def _turn_of(self, call: Call, method: Method) -> contextlib.AbstractAsyncContextManager[None]:
+        """Wait for a turn of the call's group, for a method whose calls take turns."""
+        group_id = _bounded_group(call)
+        if group_id is None or not method.access.takes_turns:
+            return contextlib.nullcontext()
+        return self._lines.place(group_id)
 
     async def _while_admitted(self, call: Call, handling: Awaitable[Message]) -> Message:
         """Return what a handler answers, unless its caller is no longer who was admitted before it does."""

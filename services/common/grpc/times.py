@@ -44,6 +44,18 @@ def timestamp_to_proto(moment: datetime | None) -> Timestamp | None:
     return Timestamp(seconds=seconds, nanos=1000 * microseconds)
 
 
+def duration_from_proto(message: Duration, path: str) -> timedelta:
+    """Return a duration; `path` names the field in the error.
+
+    Raises:
+        InvalidArgument: it is longer than 10,000 years, as no duration may be.
+    """
+    try:
+        return message.ToTimedelta()
+    except (ValueError, OverflowError):
+        raise InvalidArgument.field(path, "is longer than 10,000 years") from None
+
+
 def duration_to_proto(seconds: float | None) -> Duration | None:
     """Return the message of so many seconds, None for None."""
     if seconds is None:

@@ -187,7 +187,9 @@ async def check(
     credentials = Credentials({purpose: Chain(links)}, keep=timedelta(0))
     want = expected(steps)
     got = await outcome(credentials, principal, purpose, **asked)
-    assert got[:2] == want, (steps, got[:2])
+    # The callers here are no admins: what is wrong with a credential of the operator's they are not told.
+    hidden = want[0] in {"environment", "sdk_default"} and want[1] != "used"
+    assert got[:2] == (("", "CREDENTIAL_NOT_CONFIGURED") if hidden else want), (steps, got[:2])
     reference = CredentialReference(purpose, **asked)
     explanation, again = await credentials.explain_all(principal, [reference, reference])
     assert again == explanation

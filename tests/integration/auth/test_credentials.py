@@ -44,8 +44,24 @@ async def test_a_provider_key_comes_with_the_origin_it_belongs_to(auth: Harness,
 )
 async def test_a_provider_key_goes_nowhere_else(auth: Harness, destination: str) -> None:
     with refused(StatusCode.PERMISSION_DENIED, "DESTINATION_NOT_ALLOWED") as refusal:
-        await resolve(auth, ALICE, **llm(destination))
+        await resolve(auth, "dev:ada:sales=admin", **llm(destination))
     assert KEY not in refusal.message
+
+
+async def test_members_are_refused_a_key_for_another_address_as_where_there_is_none(auth: Harness) -> None:
+    elsewhere = "https://example.com"
+    refusals = []
+    for provider in ("openai", "groq"):
+        with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED") as refusal:
+            await resolve(auth, ALICE, **llm(elsewhere, provider))
+        refusals.append((refusal.message.replace(provider, "<provider>"), refusal.metadata))
+    assert refusals[0] == refusals[1]
+    search = {"purpose": credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH, "destination_origin": elsewhere}
+    with refused(StatusCode.FAILED_PRECONDITION, "CREDENTIAL_NOT_CONFIGURED") as refusal:
+        await resolve(auth, ALICE, **search)
+    assert refusal.message.endswith(
+        "environment: an admin of the group sees why; sdk_default: an admin of the group sees why"
+    )
 
 
 @pytest.mark.parametrize("destination", ["http://user@127.0.0.1:8123", "127.0.0.1:8123", "ftp://127.0.0.1", "http://"])

@@ -267,6 +267,10 @@ async def test_what_a_token_may_not_be_is_refused(auth: Harness) -> None:
         (new("b", seconds=1), "lifetime"),
         (new("b", days=400), "lifetime"),
         (service_token_pb2.CreateServiceTokenRequest(name="b", role=OPERATOR), "lifetime"),
+        (
+            service_token_pb2.CreateServiceTokenRequest(name="b", role=EDITOR, lifetime=Duration(seconds=2**63 - 1)),
+            "lifetime",
+        ),
     ):
         with refused(StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
             await admin.CreateServiceToken(request)

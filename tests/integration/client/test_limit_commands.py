@@ -22,10 +22,8 @@ async def test_an_operator_sets_limits_and_the_group_sees_them(run: Run) -> None
 
 
 async def test_what_the_groups_admins_have_lowered_is_named_and_undone_by_an_operator(run: Run) -> None:
-    request = '{"limits": {"maxCrews": "2"}, "updateMask": "maxCrews"}'
-    method = "coxswain.auth.v1.GroupService/LowerGroupLimits"
-    lowered = await run("call", method, request, token="dev:alice:sales=admin")
-    assert lowered.exit_code == 0, lowered.output
+    lowered = await run("limits", "lower", "max_crews=2", token="dev:alice:sales=admin")
+    assert lowered.stdout.splitlines() == ["max_crews: 2 (lowered by the group's admins)"]
     shown = await run("limits", "show", token="dev:alice:sales=admin")
     assert "2 lowered by the group's admins" in " ".join(shown.stdout.split())
     raised = await run("limits", "set", "sales", "max_crews=5", token=OPERATOR)
@@ -35,6 +33,12 @@ async def test_what_the_groups_admins_have_lowered_is_named_and_undone_by_an_ope
     for wrong in ([], ["--clear-lowered", "max_boats"]):
         refused = await run("limits", "set", "sales", *wrong, token=OPERATOR)
         assert refused.exit_code == 2, refused.output
+    above = await run("limits", "lower", "max_crews=6", token="dev:alice:sales=admin")
+    assert above.exit_code == 10 + 3
+    assert "above the operator's 5" in above.stderr
+    await run("limits", "lower", "max_crews=3", token="dev:alice:sales=admin")
+    undone = await run("limits", "lower", "max_crews=default", token="dev:alice:sales=admin")
+    assert undone.stdout.splitlines() == ["max_crews: 5 (the operator's limit)"]
     await run("limits", "set", "sales", "max_crews=default", token=OPERATOR)
 
 

@@ -116,6 +116,7 @@ class ToyService(
         self.watch_ended = asyncio.Event()
         self.delete_ended = asyncio.Event()
         self.import_ended = asyncio.Event()
+        self.listing = Counter[str]()
 
     def register(self, registry: Any) -> None:
         registry.add(model_service_pb2_grpc.add_ModelServiceServicer_to_server, self)
@@ -151,6 +152,15 @@ class ToyService(
                 name=f"{principal.subject}/{principal.group_id}", description=current_call().request_id
             )
         )
+
+    async def ListModels(self, request: Any, context: Any) -> model_pb2.ListModelsResponse:
+        group = current_principal().group_id
+        self.listing[group] += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.listing[group] -= 1
+        return model_pb2.ListModelsResponse()
 
     async def DeleteModel(self, request: Any, context: Any) -> model_pb2.DeleteModelResponse:
         if request.name == "waits":
@@ -276,6 +286,35 @@ async def test_as_many_calls_may_come_at_once_as_a_listener_works_on(served: Ser
         stubs = (served.models, model_service_pb2_grpc.ModelServiceStub(second))
         calls = (stub.GetModel(request, metadata=bearer("ann:OPERATOR")) for stub in stubs for _ in range(1000))
         assert len(await asyncio.gather(*calls)) == 2000
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks go on until something is true."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - nobody could tell us
+            await asyncio.sleep(0.001)
+
+
+async def test_of_calls_that_take_turns_two_of_a_group_go_on_and_others_wait_for_none_of_the_rest(
+    served: Served,
+) -> None:
+    def listed_by(group: str) -> Any:
+        metadata = bearer("ann:OPERATOR", x_group_id=group)
+        return served.models.ListModels(model_pb2.ListModelsRequest(), metadata=metadata)
+
+    loud = [listed_by("loud") for _ in range(20)]
+    await until(lambda: served.toy.listing["loud"] == 2)
+    given_up, *loud = loud
+    quiet = listed_by("quiet")
+    await until(lambda: served.toy.listing["quiet"] == 1)
+    # Those that wait hold up none that takes no turns, and one that is given up gives its turn back.
+    model = model_pb2.GetModelRequest(name="m")
+    await served.models.GetModel(model, metadata=bearer("ann:OPERATOR", x_group_id="loud"))
+    assert served.toy.listing == {"loud": 2, "quiet": 1}
+    given_up.cancel()
+    served.toy.gate.set()
+    await asyncio.gather(quiet, *loud)
+    assert served.toy.listing == {"loud": 0, "quiet": 0}
 
 
 async def test_callers_with_different_credentials_or_groups_never_share_an_identity(served: Served) -> None:

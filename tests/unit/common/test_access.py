@@ -24,10 +24,11 @@ INTERNAL = {
 PUBLIC = INTERNAL | {"access": access_pb2.ACCESS_PUBLIC, "callers": []}
 
 
-def method(options: dict[str, object]) -> MethodDescriptor:
+def method(options: dict[str, object], *, streams: bool = False) -> MethodDescriptor:
     file = descriptor_pb2.FileDescriptorProto(name="toy.proto", package="toy", syntax="proto3")
     file.message_type.add(name="M")
     described = file.service.add(name="S").method.add(name="Do", input_type=".toy.M", output_type=".toy.M")
+    described.server_streaming = streams
     for name, value in options.items():
         if name == "idempotency_level":
             described.options.idempotency_level = value  # type: ignore[assignment]
@@ -75,6 +76,13 @@ def test_only_the_orchestrator_and_its_gateway_may_act_for_executions() -> None:
     assert read_access(methods["IssueExecutionPrincipal"]).callers == {"orchestrator", "tools"}
     # Neither the API nor a worker host gets a credential.
     assert read_access(methods["ResolveCredential"]).callers == {"memory", "models", "tools"}
+
+
+def test_only_methods_that_end_with_their_answer_take_turns() -> None:
+    assert not read_access(method(PUBLIC)).takes_turns
+    assert read_access(method(PUBLIC | {"takes_turns": True})).takes_turns
+    with pytest.raises(ValueError, match="takes turns"):
+        read_access(method(PUBLIC | {"takes_turns": True}, streams=True))
 
 
 def test_what_changes_something_is_audited_unless_it_is_marked() -> None:

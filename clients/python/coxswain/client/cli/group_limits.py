@@ -1,4 +1,4 @@
-"""Commands about what groups may do and have: limits show, limits set."""
+"""Commands about what groups may do and have: limits show, limits set, limits lower."""
 
 import math
 from typing import Annotated
@@ -10,6 +10,7 @@ from coxswain.auth.v1.group_limits_pb2 import (
     GetGroupLimitsRequest,
     GetGroupLimitsResponse,
     GroupLimits,
+    LowerGroupLimitsRequest,
     SetGroupLimitsRequest,
     SetGroupLimitsResponse,
 )
@@ -78,12 +79,11 @@ def set_limits(
     session = session_of(context, as_json)
     changes: dict[str, float | None] = dict(_change(text) for text in limits or ())
     cleared = [_known(name, "--clear-lowered") for name in clear_lowered or ()]
-    given = GroupLimits()
-    for name, value in changes.items():
-        if value is not None:
-            setattr(given, name, value if _is_amount(name) else int(value))
     request = SetGroupLimitsRequest(
-        group_id=group, limits=given, update_mask=FieldMask(paths=list(changes)), clear_lowered=FieldMask(paths=cleared)
+        group_id=group,
+        limits=_given(changes),
+        update_mask=FieldMask(paths=list(changes)),
+        clear_lowered=FieldMask(paths=cleared),
     )
     with session.client() as client:
         changed = client.groups.SetGroupLimits(request)
@@ -93,6 +93,46 @@ def set_limits(
     for name in dict.fromkeys((*changes, *cleared)):
         session.show(f"{name}: {_shown(effective, name, 'unlimited')} ({limit_origin(changed, name)})")
     return None
+
+
+@app.command()
+def lower(
+    context: typer.Context,
+    limits: Annotated[
+        list[str],
+        typer.Argument(help="LIMIT=NUMBER; default instead of a number undoes what was lowered."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Lower limits of your own group below the operator's, as an admin of it, or undo that.
+
+    Examples:
+
+        coxswain limits lower max_crews=20 max_open_executions=5
+
+        coxswain limits lower max_crews=default
+    """
+    session = session_of(context, as_json)
+    changes: dict[str, float | None] = dict(_change(text) for text in limits)
+    request = LowerGroupLimitsRequest(limits=_given(changes), update_mask=FieldMask(paths=list(changes)))
+    with session.client() as client:
+        changed = client.groups.LowerGroupLimits(request)
+    if session.json:
+        return session.print_json(changed)
+    effective, lowered = _present(changed.effective), _present(changed.lowered)
+    for name in changes:
+        origin = LOWERED if name in lowered else "the operator's limit"
+        session.show(f"{name}: {_shown(effective, name, 'unlimited')} ({origin})")
+    return None
+
+
+def _given(changes: dict[str, float | None]) -> GroupLimits:
+    """Return the limits that are given a number."""
+    given = GroupLimits()
+    for name, value in changes.items():
+        if value is not None:
+            setattr(given, name, value if _is_amount(name) else int(value))
+    return given
 
 
 def _present(limits: GroupLimits) -> dict[str, float]:
