@@ -18,6 +18,7 @@ from tests.e2e.tenants import stores
 from tests.e2e.tenants.api import Outcome
 from tests.e2e.tenants.attempts import Attempt, Attempts, Twins
 from tests.e2e.tenants.judging import Judge
+from tests.e2e.tenants.moves import Moves
 from tests.e2e.tenants.references import public_rpcs, references_of, unclassified
 from tests.e2e.tenants.requests import REQUESTS, UNENDING
 from tests.e2e.tenants.same_names import mixed_up
@@ -53,7 +54,9 @@ def _world(kind: str, directory: Path, new_url: Callable[[], str]) -> Iterator[W
         yield world
 
 
-def _attempt_all(kind: str, directory: Path, new_url: Callable[[], str], mixed: int) -> Mapping[str, int]:
+def _attempt_all(
+    kind: str, directory: Path, new_url: Callable[[], str], mixed: int, *, moves: int = 1, after_each: int = 20
+) -> Mapping[str, int]:
     with _world(kind, directory, new_url) as world:
         twins = Twins(world.names, world.theirs)
         judge, seen = Judge(world, twins), views_of(world.theirs)
@@ -74,6 +77,11 @@ def _attempt_all(kind: str, directory: Path, new_url: Callable[[], str], mixed: 
         assert changed(world.before, rows_of(world.installation)) == {}
         assert views_of(world.theirs) == seen
         assert mixed_up(world) == []
+        moved = Moves(world, twins, judge, SEED)
+        assert list(moved.faults(moves, after_each)) == []
+        assert (moved.made, moved.ended) == (moves * after_each, moves * len(UNENDING))
+        # Theirs has started executions meanwhile.
+        assert set(changed(world.before, rows_of(world.installation))) <= {"models.usage_days", "models.call_counts"}
         assert judge.codes["OK"] > 100, judge.codes
         assert judge.codes["NOT_FOUND"] > 50, judge.codes
         return judge.codes
@@ -93,6 +101,12 @@ def _reads(attempt: Attempt) -> bool:
 @pytest.mark.timeout(400)
 def test_nothing_of_another_group_can_be_reached(tmp_path: Path, postgres_server: str) -> None:
     _attempt_all("databricks", tmp_path, lambda: new_database(postgres_server), 0)
+
+
+@pytest.mark.large
+def test_nothing_of_a_group_that_was_left_can_be_reached(tmp_path: Path, postgres_server: str) -> None:
+    """10,000 attempts through moves between groups and changes of role, with streams open meanwhile."""
+    _attempt_all("sqlite", tmp_path, lambda: new_database(postgres_server), 0, moves=40, after_each=250)
 
 
 @pytest.mark.large
