@@ -45,6 +45,7 @@ from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.repositories.questions import QuestionChangeReader
 from services.orchestrator.servicers.a2a.access import A2A_SERVICE, A2A_SERVICE_03
+from services.orchestrator.servicers.a2a.card_signing import CardSigner
 from services.orchestrator.servicers.a2a.cards import CardMaker
 from services.orchestrator.servicers.a2a.http import CardServer
 from services.orchestrator.servicers.a2a.metadata import Extensions
@@ -211,7 +212,7 @@ class OrchestratorService:
         self._a2a_tasks = A2ATasks(
             database, starter, self._executions, streams, history, max_inputs_bytes=settings.max_inputs_bytes
         )
-        cards = _card_maker(settings, runtime.settings)
+        cards = _card_maker(settings, runtime)
         self._card_server: CardServer | None = None
         if settings.a2a_enabled and settings.a2a_http_port:
             public_cards = PublicCards(self._publications, cards)
@@ -391,7 +392,8 @@ def _receivers(settings: OrchestratorSettings, common: CommonSettings) -> Addres
     return AddressPolicy(networks, setting="COXSWAIN_ORCHESTRATOR_EGRESS_ALLOWED_NETWORKS")
 
 
-def _card_maker(settings: OrchestratorSettings, common: CommonSettings) -> CardMaker:
+def _card_maker(settings: OrchestratorSettings, runtime: Runtime) -> CardMaker:
+    common = runtime.settings
     prefix = settings.a2a_extension_prefix.rstrip("/")
     return CardMaker(
         address=settings.a2a_public_address or _listener_address(common),
@@ -400,6 +402,11 @@ def _card_maker(settings: OrchestratorSettings, common: CommonSettings) -> CardM
         identity_mode=common.identity_mode,
         organization=settings.a2a_organization,
         organization_url=settings.a2a_organization_url,
+        signer=(
+            CardSigner(runtime.identity.derive("sign agent cards"), settings.a2a_card_keys_url)
+            if settings.a2a_card_keys_url
+            else None
+        ),
     )
 
 

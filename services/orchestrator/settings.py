@@ -146,6 +146,12 @@ class OrchestratorSettings(BaseSettings):
         max_length=255,
         description="Address of the provider in agent cards.",
     )
+    a2a_card_keys_url: str = Field(
+        "",
+        max_length=255,
+        description="Where others find the keys of signed agent cards: /.well-known/jwks.json of the port for cards, "
+        "as they reach it. Cards are signed when it is set.",
+    )
     a2a_draft_hours: float = Field(
         72,
         gt=0,

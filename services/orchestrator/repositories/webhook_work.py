@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, case, exists, func, or_, select, text, tuple_
+from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select, text, tuple_
 
 from services.common.db.database import Database
 from services.orchestrator.domain.webhook import DeliveryState
@@ -40,19 +41,7 @@ class WebhookWork:
 
 async def read_webhook_work(database: Database, now: datetime, most_pending: int) -> WebhookWork:
     """Return what is to be done; a webhook with `most_pending` deliveries takes no new events."""
-    pending = (
-        select(func.count())
-        .select_from(webhook_deliveries)
-        .where(webhook_deliveries.c.webhook_id == webhooks.c.id, PENDING)
-        .scalar_subquery()
-    )
-    group_news = exists().where(
-        group_events.c.group_id == webhooks.c.group_id,
-        tuple_(group_events.c.transaction_id, group_events.c.id)
-        > tuple_(webhooks.c.position_transaction, webhooks.c.position_id),
-        is_settled(database.dialect),
-    )
-    news = case((webhooks.c.sequence.is_(None), group_news), else_=execution_news())
+    pending, news = _pending(), _news(database.dialect)
     next_attempt = (
         select(func.min(webhook_deliveries.c.next_attempt_at))
         .where(webhook_deliveries.c.webhook_id == webhooks.c.id, webhook_deliveries.c.next_attempt_at.is_not(None))
@@ -84,8 +73,75 @@ async def read_webhook_work(database: Database, now: datetime, most_pending: int
     )
 
 
+@dataclass(frozen=True, slots=True)
+class WebhookLag:
+    """Since when events wait for webhooks that are on."""
+
+    untried_since: datetime | None
+    """That could be posted, and have not been once."""
+    undelivered_since: datetime | None
+
+
+async def read_webhook_lag(database: Database, most_pending: int) -> WebhookLag:
+    """Return since when the oldest events wait; those behind `most_pending` deliveries wait for these."""
+    of_group = (
+        select(group_events.c.stored_at)
+        .where(_after_position())
+        .order_by(group_events.c.transaction_id, group_events.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    of_execution = (
+        select(group_events.c.stored_at)
+        .where(_after_sequence())
+        .order_by(group_events.c.sequence)
+        .limit(1)
+        .scalar_subquery()
+    )
+    waiting = case((webhooks.c.sequence.is_(None), of_group), else_=of_execution)
+    taken = case((_pending() < most_pending, waiting))
+    unmade = select(func.min(waiting).label("all"), func.min(taken).label("untried")).where(_ACTIVE)
+    of_active = webhook_deliveries.join(webhooks, webhooks.c.id == webhook_deliveries.c.webhook_id)
+    first = (webhook_deliveries.c.attempts == 0) & webhook_deliveries.c.next_attempt_at.is_not(None)
+    made = (
+        select(
+            func.min(webhook_deliveries.c.created_at).label("all"),
+            func.min(case((first, webhook_deliveries.c.created_at))).label("untried"),
+        )
+        .select_from(of_active)
+        .where(_ACTIVE, PENDING)
+    )
+    rows = [(await database.fetch(query))[0] for query in (unmade, made)]
+    oldest = {name: [row[name] for row in rows if row[name] is not None] for name in ("all", "untried")}
+    return WebhookLag(min(oldest["untried"], default=None), min(oldest["all"], default=None))
+
+
+def _pending() -> Any:
+    return (
+        select(func.count())
+        .select_from(webhook_deliveries)
+        .where(webhook_deliveries.c.webhook_id == webhooks.c.id, PENDING)
+        .scalar_subquery()
+    )
+
+
+def _news(dialect: str) -> ColumnElement[bool]:
+    of_group = exists().where(_after_position(), is_settled(dialect))
+    return case((webhooks.c.sequence.is_(None), of_group), else_=execution_news())
+
+
+def _after_position() -> ColumnElement[bool]:
+    return and_(
+        group_events.c.group_id == webhooks.c.group_id,
+        tuple_(group_events.c.transaction_id, group_events.c.id)
+        > tuple_(webhooks.c.position_transaction, webhooks.c.position_id),
+    )
+
+
+def _after_sequence() -> ColumnElement[bool]:
+    return and_(group_events.c.execution_id == webhooks.c.execution_id, group_events.c.sequence > webhooks.c.sequence)
+
+
 def execution_news() -> ColumnElement[bool]:
     """Return the condition that the execution of a webhook has events that have not become deliveries."""
-    return exists().where(
-        group_events.c.execution_id == webhooks.c.execution_id, group_events.c.sequence > webhooks.c.sequence
-    )
+    return exists().where(_after_sequence())

@@ -1,6 +1,7 @@
 """Counts what waits and runs, and who is there to do it, in the whole installation."""
 
 import math
+from datetime import datetime
 
 from prometheus_client import Gauge
 
@@ -12,6 +13,8 @@ from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.repositories.admission import AdmissionRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.questions import QuestionRepository
+from services.orchestrator.repositories.webhook_work import read_webhook_lag
+from services.orchestrator.usecases.webhook_intake import MOST_PENDING
 
 _UNFINISHED = Gauge(
     "coxswain_executions",
@@ -32,6 +35,12 @@ _OPEN_QUESTIONS = Gauge(
     "Questions that wait for a person's answer, of the whole installation, by kind.",
     ("kind",),
 )
+_WEBHOOKS_OLDEST = Gauge(
+    "coxswain_webhook_oldest_seconds",
+    "Age of the oldest event that waits to be posted to a webhook, of the whole installation: `untried` of those that "
+    "could be and have not been once, `undelivered` of all; 0 without any.",
+    ("waiting",),
+)
 _STATES = sorted(set(ExecutionState) - TERMINAL_STATES)
 _ALL = (
     _QUEUE_DEPTH,
@@ -40,6 +49,7 @@ _ALL = (
     _HOSTS,
     *(_UNFINISHED.labels(state) for state in _STATES),
     *(_OPEN_QUESTIONS.labels(kind) for kind in QuestionKind),
+    *(_WEBHOOKS_OLDEST.labels(waiting) for waiting in ("untried", "undelivered")),
 )
 
 
@@ -64,12 +74,18 @@ class WaitingWork:
             unfinished = await ExecutionRepository(connection).count(_STATES)
             asked = await QuestionRepository(connection).count_open()
             queue = await AdmissionRepository(connection).queue_length()
+        webhooks = await read_webhook_lag(self._database, MOST_PENDING)
+        _WEBHOOKS_OLDEST.labels("untried").set(_age(webhooks.untried_since))
+        _WEBHOOKS_OLDEST.labels("undelivered").set(_age(webhooks.undelivered_since))
         for state in _STATES:
             _UNFINISHED.labels(state).set(unfinished.get(state, 0))
         for kind in QuestionKind:
             _OPEN_QUESTIONS.labels(kind).set(asked.get(kind, 0))
         _QUEUE_DEPTH.set(queue.length)
         _QUEUE_GROUPS.set(queue.groups)
-        oldest = queue.oldest_start
-        _QUEUE_OLDEST.set(0.0 if oldest is None else max(0.0, (utc_now() - oldest).total_seconds()))
+        _QUEUE_OLDEST.set(_age(queue.oldest_start))
         _HOSTS.set(len(await self._leases.alive()))
+
+
+def _age(since: datetime | None) -> float:
+    return 0.0 if since is None else max(0.0, (utc_now() - since).total_seconds())

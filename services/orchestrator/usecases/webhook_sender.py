@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from weakref import WeakValueDictionary
 
 import structlog
 from prometheus_client import Counter
@@ -21,7 +20,7 @@ from services.common.clock import utc_now
 from services.common.counts import from_the_start
 from services.common.db.database import Database
 from services.common.db.expiry import remove_before
-from services.common.group_turns import GroupTurns, working_for
+from services.common.group_turns import working_for
 from services.common.ids import new_id
 from services.common.periodic import once
 from services.orchestrator.domain.webhook import Attempt, Delivery, DeliveryState, PayloadForm, Webhook
@@ -30,6 +29,7 @@ from services.orchestrator.repositories.webhooks import WebhookRepository
 from services.orchestrator.tables import webhook_deliveries
 from services.orchestrator.usecases.hinted_loop import Pending
 from services.orchestrator.usecases.webhook_intake import MOST_PENDING, ClaimLost, WebhookIntake
+from services.orchestrator.usecases.webhook_places import WebhookPlaces
 from services.orchestrator.usecases.webhook_sources import DeliverySource
 from services.orchestrator.webhook_client import WebhookClient
 
@@ -44,9 +44,6 @@ _ATTEMPTS = from_the_start(
     ("delivered", "postponed", "failed", "gone"),
 )
 _POSTS_AT_ONCE = 4
-_WEBHOOKS_AT_ONCE = 16
-# A receiver may take as long as an attempt may last.
-_WEBHOOKS_OF_A_GROUP_AT_ONCE = 4
 # Ten seconds of posting, and what is stored before and after.
 _CLAIM = timedelta(seconds=20)
 _BACKOFF = Backoff(1.0, 300.0, jitter=0.2)
@@ -72,8 +69,7 @@ class WebhookSender:
         self._retention = timedelta(seconds=retention_seconds)
         self._sender = new_id()
         self._intake = WebhookIntake(database, group, bound, self._sender)
-        self._turns = GroupTurns(_WEBHOOKS_AT_ONCE)
-        self._places_of_groups: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._places = WebhookPlaces()
         self._serving: set[str] = set()
         self._tasks = BackgroundTasks()
 
@@ -105,12 +101,9 @@ class WebhookSender:
             self._serving.discard(webhook_id)
 
     async def _send_all(self, group_id: str, webhook_id: str) -> None:
-        places = self._places_of_groups.get(group_id)
-        if places is None:
-            places = self._places_of_groups[group_id] = asyncio.Semaphore(_WEBHOOKS_OF_A_GROUP_AT_ONCE)
         more = True
         while more:
-            async with places, self._turns.place(group_id):
+            async with self._places.place(group_id):
                 more = await self._send_some(webhook_id)
 
     async def _send_some(self, webhook_id: str) -> bool:

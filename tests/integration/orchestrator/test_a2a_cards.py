@@ -13,7 +13,9 @@ import httpx
 import pytest
 from a2a.client import A2ACardResolver, ClientCallContext, ClientConfig, ClientFactory
 from a2a.types import a2a_pb2 as pb
+from a2a.utils.signing import InvalidSignaturesError, create_signature_verifier
 from google.protobuf import json_format
+from jwt import PyJWK, PyJWKSet
 from sqlalchemy import select
 
 from coxswain.orchestrator.v1 import a2a_pb2
@@ -74,6 +76,7 @@ async def test_the_official_client_discovers_an_agent_by_its_card(cards: Cards) 
 
 async def test_a_card_has_the_fields_of_the_protocol_and_is_cached(cards: Cards) -> None:
     tenant = await publish(cards.harness)
+    assert (await cards.http.get("/.well-known/jwks.json")).status_code == 404
     path = f"/a2a/{tenant}/agent-card.json"
     response = await cards.http.get(path)
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
@@ -180,6 +183,32 @@ async def test_outside_of_development_a_card_is_public_when_its_crew_says_so(car
     assert await publications.well_known() is None
     assert await Publications(database, all_public=False, well_known_group="").well_known() is None
     await database.close()
+
+
+async def test_signed_cards_are_verified_by_the_official_sdk_with_the_keys_that_are_served(tmp_path: Path) -> None:
+    port = free_port()
+    keys_url = f"http://127.0.0.1:{port}/.well-known/jwks.json"
+    settings = OrchestratorSettings(a2a_http_port=port, a2a_card_keys_url=keys_url)
+    async with (
+        serve_services(tmp_path, "models", "orchestrator", settings={"orchestrator": settings}) as harness,
+        httpx.AsyncClient(trust_env=False) as http,
+    ):
+        skills = [a2a_pb2.A2ASkill(id="brief", name="Brief \u00e4 \U0001f6a3", examples=["Brief me"])]
+        await publish(harness, DEV, skills=skills)
+        keys = PyJWKSet.from_dict((await http.get(keys_url)).json())
+
+        def key_of(key_id: str | None, url: str | None) -> PyJWK:
+            assert url == keys_url
+            return keys[key_id or ""]
+
+        verify = create_signature_verifier(key_of, ["EdDSA"])
+        public = await A2ACardResolver(http, f"http://127.0.0.1:{port}").get_agent_card()
+        extended = await agent(harness, DEV).GetExtendedAgentCard(pb.GetExtendedAgentCardRequest())
+        for card in (public, extended):
+            verify(card)
+            card.skills[0].description = "changed"
+            with pytest.raises(InvalidSignaturesError):
+                verify(card)
 
 
 async def test_an_operator_can_leave_all_of_it_out(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
+from prometheus_client import REGISTRY
 from sqlalchemy import func, select
 
 from coxswain.auth.v1 import group_pb2
@@ -31,12 +32,14 @@ from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.group_event import EventFilter, Position
 from services.orchestrator.domain.webhook import Attempt, Delivery, DeliveryState, Webhook, WebhookPlan
 from services.orchestrator.events import new_event
+from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.push_credentials import PushCredentials
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.webhook_work import WebhookWork, read_webhook_work
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import webhook_deliveries, webhooks
 from services.orchestrator.usecases import webhook_intake, webhook_sender, webhook_sources
+from services.orchestrator.usecases.waiting_work import WaitingWork
 from services.orchestrator.usecases.webhook_groups import WebhookGroups
 from services.orchestrator.usecases.webhook_sources import Found
 from services.orchestrator.webhook_client import SigningKeys, WebhookClient
@@ -351,6 +354,33 @@ async def test_a_group_whose_receivers_are_slow_holds_up_no_other_group(
         gate, slow.gate = slow.gate, None
         gate.release()
         await slow.has(20)
+
+
+async def test_slow_receivers_of_four_groups_hold_up_no_fifth(
+    harness: Harness, worker: Worker, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_client, "_SECONDS", 300.0)
+    lag = WaitingWork(worker.database, LeaseStore(worker.database))
+    async with WebhookReceiver() as slow:
+        slow.gate = Gate()
+        for number in range(4):
+            bearer = f"dev:ann:slow-{number}=admin"
+            for _ in range(4):
+                await create(harness, slow.url, bearer)
+            await start(harness, bearer)
+        await slow.changes.wait(lambda: slow.held == 16)
+        await create(harness, receiver.url, BOB)
+        other = await start(harness, BOB)
+        assert [each.event for each in await receiver.has(1)] == [(other.id, 1)]
+        assert (slow.held, slow.posted) == (16, [])
+        await lag.count()
+        assert (REGISTRY.get_sample_value("coxswain_webhook_oldest_seconds", {"waiting": "undelivered"}) or 0) > 0
+        gate, slow.gate = slow.gate, None
+        gate.release()
+        await slow.has(16)
+    async with asyncio.timeout(60):
+        while REGISTRY.get_sample_value("coxswain_webhook_oldest_seconds", {"waiting": "undelivered"}):
+            await lag.count()
 
 
 async def test_the_answer_of_a_receiver_that_was_replaced_does_not_stop_the_new_one(

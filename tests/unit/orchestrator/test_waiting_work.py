@@ -24,4 +24,5 @@ async def test_what_cannot_be_counted_is_not_a_number() -> None:
     values = [REGISTRY.get_sample_value(name) for name in METRICS]
     values.append(REGISTRY.get_sample_value("coxswain_executions", {"state": "QUEUED"}))
     values.append(REGISTRY.get_sample_value("coxswain_questions_open", {"kind": "RESULT_APPROVAL"}))
+    values.append(REGISTRY.get_sample_value("coxswain_webhook_oldest_seconds", {"waiting": "untried"}))
     assert [value is not None and math.isnan(value) for value in values] == [True] * len(values)

@@ -8,6 +8,7 @@ from a2a.types import a2a_pb2 as pb
 from services.common.grpc.json_values import to_struct
 from services.orchestrator.domain.a2a import Publication
 from services.orchestrator.domain.crew import Crew
+from services.orchestrator.servicers.a2a.card_signing import CardSigner
 from services.orchestrator.servicers.a2a.metadata import VERSION, VERSION_03, Extensions
 from services.orchestrator.usecases.a2a.inputs import input_modes, output_modes
 from services.orchestrator.usecases.publications import message_inputs
@@ -27,6 +28,14 @@ class CardMaker:
     identity_mode: Literal["dev", "jwt", "databricks"]
     organization: str = ""
     organization_url: str = ""
+    signer: CardSigner | None = None
+    """None: cards are not signed."""
+
+    def signed(self, card: pb.AgentCard) -> pb.AgentCard:
+        """Return a card of 1.0 as it is sent: with its signature, where cards have one."""
+        if self.signer is not None:
+            self.signer.sign(card)
+        return card
 
     def extended(self, publication: Publication, crew: Crew) -> pb.AgentCard:
         """Return the card of a published crew, with the inputs that messages can give."""
@@ -38,7 +47,7 @@ class CardMaker:
             description="The object that a part of data gives inputs with.",
             params=to_struct({"schema": schema}),
         )
-        return card
+        return self.signed(card)
 
     def public(self, publication: Publication, crew: Crew) -> pb.AgentCard:
         """Return the card of a published crew as anybody may read it."""

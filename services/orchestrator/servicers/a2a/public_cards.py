@@ -3,10 +3,12 @@
 import hashlib
 import json
 import re
+from datetime import datetime
 from email.utils import format_datetime
 
 from google.protobuf import json_format
 
+from services.common.clock import utc_now
 from services.orchestrator.servicers.a2a.cards import CardMaker
 from services.orchestrator.servicers.a2a.http import CardDocument
 from services.orchestrator.servicers.a2a.metadata import VERSION_03
@@ -14,6 +16,7 @@ from services.orchestrator.servicers.a2a.version_03.card_document import card_do
 from services.orchestrator.usecases.publications import Publications
 
 _WELL_KNOWN, _WELL_KNOWN_03 = "/.well-known/agent-card.json", "/.well-known/agent.json"
+_KEYS = "/.well-known/jwks.json"
 _OF_TENANT = re.compile(r"/a2a/([0-9a-f]{32})(/0\.3)?/agent-card\.json")
 
 
@@ -23,12 +26,16 @@ class PublicCards:
     def __init__(self, publications: Publications, cards: CardMaker) -> None:
         self._publications = publications
         self._cards = cards
+        self._begun = utc_now()
 
     async def find(self, path: str, version: str) -> CardDocument | None:
-        """Return the card at a path; None where none is, and where one is not public.
+        """Return the card at a path, or the keys of signed cards; None where none is, and where one is not public.
 
         It is that of 0.3 at the paths of that version, and where that version is asked for.
         """
+        signer = self._cards.signer
+        if path == _KEYS:
+            return None if signer is None else _document(signer.keys, self._begun)
         old = path == _WELL_KNOWN_03 or version.startswith(VERSION_03)
         if path in {_WELL_KNOWN, _WELL_KNOWN_03}:
             found = await self._publications.well_known()
@@ -44,8 +51,11 @@ class PublicCards:
         document = (
             card_document(card, self._cards.tenant_extension(publication))
             if old
-            else json_format.MessageToDict(card, always_print_fields_with_no_presence=True)
+            else json_format.MessageToDict(self._cards.signed(card), always_print_fields_with_no_presence=True)
         )
-        body = json.dumps(document, ensure_ascii=False).encode()
-        digest = hashlib.sha256(body).hexdigest()[:32]
-        return CardDocument(body, f'"{digest}"', format_datetime(crew.updated_at, usegmt=True))
+        return _document(json.dumps(document, ensure_ascii=False).encode(), crew.updated_at)
+
+
+def _document(body: bytes, modified: datetime) -> CardDocument:
+    digest = hashlib.sha256(body).hexdigest()[:32]
+    return CardDocument(body, f'"{digest}"', format_datetime(modified, usegmt=True))
