@@ -43,10 +43,12 @@ async def test_what_is_of_another_group_is_answered_as_what_never_was(harness: H
     await worker.claim(waiting.id)
     question_id = await ask(worker, waiting.id)
     draft = await send(agent(harness), "", tenant=tenant, data={"tone": "dry"})
+    config = pb.TaskPushNotificationConfig(task_id=draft.id, id="config-of-alice", url="https://example.com/hook")
+    made = await agent(harness).CreateTaskPushNotificationConfig(config)
     token = (await agent(harness).ListTasks(pb.ListTasksRequest(page_size=1))).next_page_token
     # The last one is Bob's own.
     await publish(harness, BOB)
-    shapes = {"tenant": tenant, "context": "talk of Alice", "token": token}
+    shapes = {"tenant": tenant, "context": "talk of Alice", "token": token, "config": made.id}
     before = await agent(harness).ListTasks(pb.ListTasksRequest())
     for task_id in (waiting.id, draft.id, question_id, waiting.id.upper(), f"{waiting.id} "):
         theirs = {**shapes, "task": task_id}
@@ -61,12 +63,14 @@ async def test_what_is_of_another_group_is_answered_as_what_never_was(harness: H
             assert told[0] == told[1], theirs
             answers.append(told[0].partition(" ")[0])
         # Of a context there is an empty list, and a token of another group is none.
-        assert Counter(answers) == {"StatusCode.NOT_FOUND": 16, "StatusCode.INVALID_ARGUMENT": 1, "{'pageSize':": 1}
+        assert Counter(answers) == {"StatusCode.NOT_FOUND": 24, "StatusCode.INVALID_ARGUMENT": 1, "{'pageSize':": 1}
     # A key and a context are each group's own.
     mine = await send(agent(harness, BOB, x_request_id="shared"), context_id="talk of Alice")
     assert (state(mine), mine.id != waiting.id, len(mine.history)) == ("SUBMITTED", True, 1)
     after = await agent(harness).ListTasks(pb.ListTasksRequest())
     assert list(after.tasks) == list(before.tasks)
+    listing = pb.ListTaskPushNotificationConfigsRequest(task_id=draft.id)
+    assert list((await agent(harness).ListTaskPushNotificationConfigs(listing)).configs) == [made]
 
 
 def _calls_of(harness: Harness) -> list[Callable[[Mapping[str, str]], Awaitable[Any]]]:
@@ -90,8 +94,38 @@ def _calls_of(harness: Harness) -> list[Callable[[Mapping[str, str]], Awaitable[
         lambda v: former.CancelTask(old.CancelTaskRequest(name=f"tasks/{v['task']}")),
         lambda v: former.TaskSubscription(old.TaskSubscriptionRequest(name=f"tasks/{v['task']}")).read(),
         lambda v: former.SendMessage(_sending_03("approve", None, v["task"])),
+        lambda v: stub.CreateTaskPushNotificationConfig(_config(v)),
+        lambda v: stub.GetTaskPushNotificationConfig(
+            pb.GetTaskPushNotificationConfigRequest(task_id=v["task"], id=v["config"])
+        ),
+        lambda v: stub.ListTaskPushNotificationConfigs(pb.ListTaskPushNotificationConfigsRequest(task_id=v["task"])),
+        lambda v: stub.DeleteTaskPushNotificationConfig(
+            pb.DeleteTaskPushNotificationConfigRequest(task_id=v["task"], id=v["config"])
+        ),
+        lambda v: former.CreateTaskPushNotificationConfig(
+            old.CreateTaskPushNotificationConfigRequest(
+                parent=f"tasks/{v['task']}",
+                config_id=v["config"],
+                config=old.TaskPushNotificationConfig(
+                    push_notification_config=old.PushNotificationConfig(url="https://example.com/hook")
+                ),
+            )
+        ),
+        lambda v: former.GetTaskPushNotificationConfig(
+            old.GetTaskPushNotificationConfigRequest(name=f"tasks/{v['task']}/pushNotificationConfigs/{v['config']}")
+        ),
+        lambda v: former.ListTaskPushNotificationConfig(
+            old.ListTaskPushNotificationConfigRequest(parent=f"tasks/{v['task']}")
+        ),
+        lambda v: former.DeleteTaskPushNotificationConfig(
+            old.DeleteTaskPushNotificationConfigRequest(name=f"tasks/{v['task']}/pushNotificationConfigs/{v['config']}")
+        ),
         lambda v: former.GetAgentCard(old.GetAgentCardRequest(), metadata=(("x-a2a-tenant", v["tenant"]),)),
     ]
+
+
+def _config(values: Mapping[str, str]) -> pb.TaskPushNotificationConfig:
+    return pb.TaskPushNotificationConfig(task_id=values["task"], id=values["config"], url="https://example.com/hook")
 
 
 def _another(value: str) -> str:

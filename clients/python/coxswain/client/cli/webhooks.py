@@ -31,7 +31,7 @@ from coxswain.orchestrator.v1.webhook_pb2 import (
     WebhookDeliveryState,
 )
 
-app = typer.Typer(cls=ListingGroup, help="Have events of the group posted to addresses of yours.")
+app = typer.Typer(cls=ListingGroup, help="List the addresses that events are posted to; create, change, retry.")
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id.", autocompletion=complete_webhook)]
 KindsOption = Annotated[list[str] | None, typer.Option("--kind", help=kind_help("Only these kinds"))]
@@ -234,7 +234,7 @@ def deliveries(
     if state is not None:
         request.state = WebhookDeliveryState.Value(f"{_STATE}{state.name}")
     with session.client() as client:
-        found = client.webhooks.ListWebhookDeliveries(request).deliveries
+        found = list(client.webhooks.ListWebhookDeliveries(request).deliveries)
     if session.json:
         return session.print_json(found)
     return session.out.print(_deliveries(found) if found else "no deliveries")
