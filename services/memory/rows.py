@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from services.memory.domain.metadata import canonical_json
-from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.namespaces import NamespaceKey, stored_id_of
 from services.memory.domain.owners import agent, owner_of
 from services.memory.domain.records import (
     Body,
@@ -229,8 +229,8 @@ def _envelope(kind: MemoryKind, row: Row, stated: Mapping[str, Any]) -> Mapping[
     if not isinstance(own, str) or not own or read_text(own) != own:
         return {}
     crew_id = row.get(Column.CREW_ID) if has_column(kind, Column.CREW_ID) else ""
-    key = NamespaceKey(read_text(row.get(Column.GROUP_ID)), read_text(crew_id), kind)
-    return stated if key.stored_id(own) == row[Column.ID] else {}
+    made = stored_id_of(read_text(row.get(Column.GROUP_ID)), read_text(crew_id), kind, own)
+    return stated if made == row[Column.ID] else {}
 
 
 def _parse_body(kind: MemoryKind, row: Row, document: object, stated: Mapping[str, Any]) -> Body:
@@ -355,7 +355,8 @@ def row_revision(kind: MemoryKind, row: Row) -> int:
 
 
 def _revision(stated: Mapping[str, Any]) -> int:
-    return max(1, read_integer(stated.get("revision"), bits=32))
+    said = stated.get("revision")
+    return 1 if said is None else max(1, read_integer(said, bits=32))
 
 
 def row_ties(kind: MemoryKind, row: Row) -> Ties:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from services.memory.domain.digest import digest
+from services.memory.domain.digest import digest, digest_behind
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.vectors import EmbeddingSpace
 
@@ -25,7 +25,12 @@ class NamespaceKey:
 
     def stored_id(self, client_id: str) -> str:
         """Return the id of a record in any store: no other namespace can produce it."""
-        return digest("record", self.group_id, self.kind.name, self.memory_id, client_id)
+        return stored_id_of(self.group_id, self.memory_id, self.kind, client_id)
+
+
+def stored_id_of(group_id: str, memory_id: str, kind: MemoryKind, client_id: str) -> str:
+    """Return what `NamespaceKey.stored_id` does, for rows of which each may say another namespace."""
+    return digest_behind(("record", group_id, kind, memory_id), client_id)
 
 
 @lru_cache(4096)

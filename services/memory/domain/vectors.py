@@ -34,8 +34,8 @@ def unit_vector(values: npt.ArrayLike) -> Vector:
     vector = np.asarray(values, dtype=np.float64)
     if vector.ndim != 1 or not vector.size:
         raise ValueError("a vector has one dimension and at least one component")
-    with np.errstate(over="ignore"):
-        squares = float(vector @ vector)
+    # Not by `@`, which would look for overflows and warn of them.
+    squares = float(np.vdot(vector, vector))
     if _PLAIN_SQUARES[0] < squares < _PLAIN_SQUARES[1]:
         return (vector / math.sqrt(squares)).astype(np.float32)
     if not np.isfinite(vector).all():

@@ -1,5 +1,6 @@
 """Ids, vectors and scopes of memory."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from services.memory.domain.digest import digest
 from services.memory.domain.moments import microseconds, moment_of
-from services.memory.domain.namespaces import NamespaceKey, derive_memory_id
+from services.memory.domain.namespaces import NamespaceKey, derive_memory_id, stored_id_of
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import ScopeRow, normalise_scope, summarise_children, summarise_scope, within_scope
 from services.memory.domain.vectors import unit_vector
@@ -32,6 +34,14 @@ def test_moving_a_character_between_parts_changes_the_stored_id(text: str, data:
     assert NamespaceKey(text[:cut], text[cut:], MemoryKind.UNIFIED).stored_id("x") != (
         NamespaceKey(text[:other], text[other:], MemoryKind.UNIFIED).stored_id("x")
     )
+
+
+@given(KEYS, PARTS, st.sampled_from(["", "x" * 2000]))
+def test_a_stored_id_is_the_digest_of_what_it_is_made_of(key: NamespaceKey, client_id: str, longer: str) -> None:
+    key = replace(key, memory_id=key.memory_id + longer)
+    expected = digest("record", key.group_id, key.kind.name, key.memory_id, client_id)
+    assert key.stored_id(client_id) == key.stored_id(client_id) == expected
+    assert stored_id_of(key.group_id, key.memory_id, key.kind, client_id) == expected
 
 
 NAMES = st.lists(st.text(max_size=5), min_size=1, max_size=4)
