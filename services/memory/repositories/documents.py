@@ -187,6 +187,11 @@ class DocumentRepository:
             (await self._connection.execute(delete(documents).where(self._is(document_id), unchanged))).rowcount
         )
 
+    async def expired(self, now: datetime, limit: int) -> Sequence[DocumentRow]:
+        """Return some of the rows of documents that have expired, but for those that a save or a removal is at."""
+        rows = await self._connection.execute(select(documents).where(self._own(), _has_ended(now)).limit(limit))
+        return [_row(row._asdict(), now) for row in rows]
+
     async def ids(self, after: str, limit: int) -> Sequence[tuple[str, int]]:
         """Return the next ids, those of saves that have not ended too, each with the last revision that has begun."""
         columns = (documents.c.document_id, documents.c.last_revision)
@@ -229,16 +234,21 @@ class DocumentRepository:
 
 
 async def remove_expired_documents(connection: AsyncConnection, now: datetime) -> int:
-    """Remove the rows of documents that have expired in every group, whose parts expire with them.
+    """Remove the rows of documents of the default store that have expired, whose parts expire with them.
 
     One that is being saved anew stays for that, and one whose removal has begun until it ends: its parts do not expire.
     """
+    # Elsewhere parts stay until somebody's credential is at hand: what has to be removed there is not forgotten.
+    here = documents.c.backend_id.is_(None)
+    return (await connection.execute(delete(documents).where(_has_ended(now), here))).rowcount
+
+
+def _has_ended(now: datetime) -> ColumnElement[bool]:
+    """Return the clause that holds for documents that have expired, but for those that a save or a removal is at."""
     expired = and_(documents.c.expires_us <= microseconds(now), documents.c.expires_us != _REMOVED_US)
     unclaimed = documents.c.last_revision == documents.c.revision
     abandoned = documents.c.expires_us <= microseconds(now - _ABANDONED)
-    # In an index parts stay until somebody's credential is at hand: what has to be removed there is not forgotten.
-    here = documents.c.backend_id.is_(None)
-    return (await connection.execute(delete(documents).where(expired, or_(unclaimed, abandoned), here))).rowcount
+    return and_(expired, or_(unclaimed, abandoned))
 
 
 def _row(values: Mapping[str, Any], now: datetime) -> DocumentRow:

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import Aborted, FailedPrecondition, FieldViolation
+from services.common.errors import Aborted, CoxswainError, FailedPrecondition, FieldViolation
 from services.common.identity.principal import Principal
 from services.memory.domain.documents import (
     SavedDocument,
@@ -27,7 +28,11 @@ from services.memory.filters import parts_of
 from services.memory.repositories.documents import DocumentRepository, DocumentRow
 from services.memory.stores.base import MemoryStore
 
+logger = structlog.get_logger(__name__)
+
 _ROWS_AT_ONCE = 500
+_EXPIRED_AT_ONCE = 5
+"""Documents that have expired and are removed after one save: whoever saves waits for it."""
 _MOST_ATTEMPTS = 5
 """Times that a document is tried which others save at the same moment."""
 
@@ -96,6 +101,23 @@ class DocumentParts:
             async with self._database.write() as connection:
                 await DocumentRepository(connection, key.group_id, store.backend_id).remove(document_id, last_revision)
         return removed
+
+    async def remove_expired(self, store: MemoryStore, key: NamespaceKey, now: datetime) -> None:
+        """Remove some of the documents that have expired in a backend, while a caller's credential is at hand.
+
+        Those of the default store need none.
+        """
+        if store.backend_id is None:
+            return
+        async with self._database.read() as connection:
+            repository = DocumentRepository(connection, key.group_id, store.backend_id)
+            rows = await repository.expired(now, _EXPIRED_AT_ONCE)
+        try:
+            for row in rows:
+                await self.remove(store, key, row, now)
+        except CoxswainError as error:
+            # The call that this comes after has done what it was asked for.
+            logger.warning("expired_documents_not_removed", reason=error.reason)
 
     async def remove(
         self, store: MemoryStore, key: NamespaceKey, row: DocumentRow, now: datetime, *, only_of: str = ""

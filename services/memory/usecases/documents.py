@@ -154,6 +154,7 @@ class Documents:
             async with self._quota.room_for(principal, store, count, replaced):
                 document = await self._store(principal, store, key, space, draft, records)
         yield SaveProgress(SaveStage.STORED, size, count, count, document)
+        await self._parts.remove_expired(store, key, utc_now())
 
     async def get(self, principal: Principal, document_id: str) -> SavedDocument:
         """Return a document.
