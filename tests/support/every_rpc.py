@@ -124,7 +124,9 @@ class Caller:
         kept = type(answer)()
         kept.CopyFrom(answer)
         if name in self.secret_fields:
-            self.secrets.append(getattr(answer, self.secret_fields[name]))
+            # An execution without a webhook has no key for it.
+            if secret := getattr(answer, self.secret_fields[name]):
+                self.secrets.append(secret)
             kept.ClearField(self.secret_fields[name])
         self.told += [(name, kept.SerializeToString()), (name, str(kept).encode())]
 
