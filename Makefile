@@ -300,6 +300,7 @@ lock: $(ENVIRONMENT) ## Resolve pyproject.toml anew into requirements/ (UPGRADE=
 	@set -e; for extra in $(LOCKS); do $(LOCK) -c requirements/all.txt --extra $$extra pyproject.toml -o requirements/$$extra.txt; done
 	@$(LOCK) $(if $(UPGRADE),--upgrade) $(MCP_SERVERS)/modern.in -o $(MCP_SERVERS)/modern.txt
 	@$(LOCK) $(if $(UPGRADE),--upgrade) tests/support/a2a_03/client.in -o tests/support/a2a_03/client.txt
+	@$(LOCK) $(if $(UPGRADE),--upgrade) tests/support/crewai_a2a/client.in -o tests/support/crewai_a2a/client.txt
 	@$(LOCK) $(if $(UPGRADE),--upgrade) tools/supply_chain/requirements.in -o tools/supply_chain/requirements.txt
 
 # Hashes pin the content; where it is fetched from is each machine's own affair.

@@ -90,6 +90,22 @@ async def ask(worker: Worker, task_id: str, **fields: Any) -> str:
     return question_id
 
 
+async def play(harness: Harness, worker: Worker, bearer: str) -> None:
+    """Ask about each task, and end it when it was approved."""
+    stub, asked = agent(harness, bearer), set[str]()
+    while True:
+        for task in (await stub.ListTasks(pb.ListTasksRequest())).tasks:
+            execution_id = task.metadata.fields["coxswain/execution"].string_value
+            if not execution_id or (await worker.row(execution_id)).state != "QUEUED":
+                continue
+            await worker.claim(execution_id)
+            if execution_id in asked:
+                await finish(worker, execution_id, "A brief.")
+            else:
+                asked.add(execution_id)
+                await ask(worker, execution_id)
+
+
 def state(task: Any) -> str:
     """Return where a task, or an update of its status, stands, without the prefix."""
     return pb.TaskState.Name(task.status.state).removeprefix("TASK_STATE_")

@@ -327,6 +327,18 @@ async def test_must_ask_for_missing_inputs_and_start_when_they_are_there(harness
         await send(stub, task_id=task.id)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_must_make_a_context_for_each_message_without_one(harness: Harness) -> None:
+    tenant = await publish(harness)
+    stub = agent(harness)
+    made = [(await send(stub, tenant=tenant)).context_id for _ in range(2)]
+    assert len(set(made)) == 2
+    assert all(made)
+    assert (await send(stub, tenant=tenant, context_id=made[0])).context_id == made[0]
+    streamed = await stub.SendStreamingMessage(sending(tenant=tenant)).read()
+    assert streamed.task.context_id not in ("", *made)
+
+
 async def test_one_of_two_messages_that_complete_a_task_starts_it(harness: Harness) -> None:
     tenant = await publish(harness)
     stub = agent(harness)

@@ -6,13 +6,12 @@ from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
-from a2a.types import a2a_pb2 as pb
 
 from services.orchestrator.settings import OrchestratorSettings
-from tests.integration.orchestrator.a2a_support import agent, ask, finish, publish
-from tests.integration.orchestrator.support import Worker, working
+from tests.integration.orchestrator.a2a_support import play, publish
+from tests.integration.orchestrator.support import working
 from tests.support.child_process import free_port
-from tests.support.harness import Harness, serve_services
+from tests.support.harness import serve_services
 from tests.support.own_environment import ROOT, python_of
 
 FOLDER = ROOT / "tests" / "support" / "a2a_03"
@@ -35,7 +34,7 @@ async def test_the_last_client_of_0_3_finds_an_agent_and_works_with_it(tmp_path:
             *(python, FOLDER / "client.py", "--cards", cards, "--address", harness.address, "--token", DEV),
             stdout=PIPE,
         )
-        playing = asyncio.create_task(_play(harness, worker))
+        playing = asyncio.create_task(play(harness, worker, DEV))
         printed, _ = await asyncio.wait_for(program.communicate(), 60)
         playing.cancel()
     told = json.loads(printed)
@@ -50,19 +49,3 @@ async def test_the_last_client_of_0_3_finds_an_agent_and_works_with_it(tmp_path:
         ["status", "completed"],
     ]
     assert (told["read"], told["turns"], told["cancelled"]) == ("completed", 4, "canceled")
-
-
-async def _play(harness: Harness, worker: Worker) -> None:
-    """Ask about each task, and end it when it was approved."""
-    stub, asked = agent(harness, DEV), set[str]()
-    while True:
-        for task in (await stub.ListTasks(pb.ListTasksRequest())).tasks:
-            execution_id = task.metadata.fields["coxswain/execution"].string_value
-            if not execution_id or (await worker.row(execution_id)).state != "QUEUED":
-                continue
-            await worker.claim(execution_id)
-            if execution_id in asked:
-                await finish(worker, execution_id, "A brief.")
-            else:
-                asked.add(execution_id)
-                await ask(worker, execution_id)
