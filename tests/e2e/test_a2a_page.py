@@ -38,7 +38,7 @@ def test_a_crew_has_the_agent_of_another_installation_work_as_the_page_says(
     suite.restore_workers()
     address = suite.address("orchestrator")
     printed = plain(coxswain("apply", str(files["brief"])))
-    assert printed == shown("a2a.md", "coxswain --address 127.0.0.1:50061 apply brief.yaml")
+    assert printed == shown("a2a.md", "coxswain apply brief.yaml")
     printed = plain(coxswain("tool", "source", "create", "partner", "--a2a", address, "--plaintext"))
     assert printed == shown("a2a.md", "coxswain tool source create partner --a2a")
     assert plain(coxswain("apply", str(files["desk"]))) == shown("a2a.md", "coxswain apply desk.yaml")

@@ -76,13 +76,15 @@ async def serve_services(
     database_url: str = "",
     settings: Mapping[str, Any] | None = None,
     sources: Sources | None = None,
+    public_port: int = 0,
     **common: Any,
 ) -> AsyncIterator[Harness]:
     """Serve auth and the named services; "tools" is the tool gateway, which may call this machine.
 
     `settings` replaces a service's settings object, `sources` the tool gateway's stored sources; `common` are fields of
-    `CommonSettings`. An empty or a SQLite `database_url` means one SQLite file each below `data_dir`: services cannot
-    share one.
+    `CommonSettings`.
+    A `public_port` of 0 is any free one. An empty or a SQLite `database_url` means one SQLite file each below
+    `data_dir`: services cannot share one.
     """
     wanted = [name for name in (*SERVICES, *PARTS) if name == "auth" or name in names]
     if database_url.startswith("sqlite"):
@@ -98,7 +100,7 @@ async def serve_services(
             build, default = _gateway(sources) if name == "tools" else _service(name)
             services[name] = await host.add(name, build, (settings or {}).get(name) or default())
         port, _ = await host.open(
-            public_address="127.0.0.1:0", internal_address=socket, identity=services["auth"].identity
+            public_address=f"127.0.0.1:{public_port}", internal_address=socket, identity=services["auth"].identity
         )
         harness = Harness(f"127.0.0.1:{port}", socket, data_dir, host, services)
         try:
