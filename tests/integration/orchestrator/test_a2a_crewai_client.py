@@ -47,11 +47,11 @@ async def test_crewai_delegates_over_grpc_and_answers_what_it_is_asked(tmp_path:
         playing = asyncio.create_task(play(harness, worker, DEV))
         programs = [
             await asyncio.create_subprocess_exec(
-                *(sys.executable, FOLDER / "client.py", "--card", card, "--token", DEV, *options),
+                *(sys.executable, str(FOLDER / "client.py"), "--card", card, "--token", DEV, *options),
                 stdout=PIPE,
                 env=environment,
             )
-            for options in ([], ["--polls"])
+            for options in ((), ("--polls",))
         ]
         printed = await asyncio.wait_for(asyncio.gather(*(program.communicate() for program in programs)), 100)
         playing.cancel()
