@@ -53,8 +53,13 @@ async def test_crewai_delegates_over_grpc_and_answers_what_it_is_asked(tmp_path:
             )
             for options in ((), ("--polls",))
         ]
-        printed = await asyncio.wait_for(asyncio.gather(*(program.communicate() for program in programs)), 100)
-        playing.cancel()
+        try:
+            printed = await asyncio.wait_for(asyncio.gather(*(program.communicate() for program in programs)), 300)
+        finally:
+            playing.cancel()
+            for program in programs:
+                if program.returncode is None:
+                    program.kill()
         tasks = (await agent(harness, DEV).ListTasks(pb.ListTasksRequest())).tasks
     for output, _ in printed:
         # CrewAI prints what it does around it.
