@@ -303,7 +303,10 @@ async def test_clients_of_0_3_are_posted_the_task_as_that_version_has_it(
     waits = Task03.model_validate(json.loads(asked.raw))
     assert (waits.id, waits.status.state.value) == (task.id, "input-required")
     await stub.SendMessage(test_a2a_03.sending("approve", data=None, task_id=task.id))
-    await work_through(worker, task.id, "A brief.")
+    await worker.claim(task.id)
+    # Each holds the task as it stands when it is made.
+    await receiver.has(2, "/sent")
+    await finish(worker, task.id, "A brief.")
     posted = [Task03.model_validate(json.loads(each.raw)) for each in await receiver.has(3, "/sent")]
     assert [each.status.state.value for each in posted] == ["input-required", "working", "completed"]
     assert "A brief." in str(posted[-1].artifacts)
