@@ -739,3 +739,25 @@ async def test_a_call_whose_process_ends_while_its_row_is_stored_leaves_none(
 async def row_of(database: Database, key: CallKey) -> GatewayCall | None:
     async with database.read() as connection:
         return await GatewayCallRepository(connection).find(key)
+
+
+async def test_a_question_that_a_source_keeps_is_let_go_and_asked_again(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.handle("task-1")
+        await progress.ask(SourceQuestion("Which year?", {"type": "object"}), durable=True)
+        raise AssertionError("nobody has answered")
+
+    async def resume(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        return ToolResult(f"found {handle}")
+
+    source = PlayedSource(call, resume)
+    replica = Replica(database, identity, source)
+    replica.calls._question_seconds = 0.05
+    made = order()
+    async with running(replica):
+        with pytest.raises(Unavailable, match="waits for a person's answer"):
+            await replica.call(made)
+        assert await replica.call(made) == Returned("found task-1")
+    assert (len(source.calls), source.resumed) == (1, ["task-1"])
