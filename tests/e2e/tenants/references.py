@@ -69,6 +69,7 @@ _BY_FIELD: dict[str, str] = {
     "file_name": "file_name",
     "destination_origin": "origin",
     "task_hash": "task_hash",
+    "tenant": "published_agent_id",
 }
 _BY_MESSAGE: dict[str, str] = {
     # Fields that name something else there than their name alone says.
@@ -134,7 +135,7 @@ _PLAIN = frozenset(
         ),
         *("role", "schema", "section", "stop", "summary", "task_description", "tasks", "text", "texts", "time_zone"),
         *("title", "tool_call_id", "tool_choice", "unsupported_parameters", "upstream_model", "url", "user", "value"),
-        *("workspace_url",),
+        *("card_url", "workspace_url"),
     }
 )
 _PLAIN_NAMES = frozenset({"AgentSpec.name", "KnowledgeSpec.name", "TaskSpec.name"})

@@ -170,7 +170,9 @@ class Things:
     def _crews(self) -> None:
         written = self.crew("crew", "written")
         written["tasks"][0]["output_file"] = self.named("artifact_name", "result.md")
-        self._stored(written)
+        self._stored({**written, "a2a": {"published": True}})
+        published = self._ok("CrewService.ListPublications").publications
+        self.group.keep("published_agent_id", *(each.tenant for each in published if each.crew_name == written["name"]))
         asking = self.crew("asking", "asked")
         asking["tasks"][0] |= {"human_approval": True, "approval": {"question": self.text("a question")}}
         self._stored(asking)
@@ -352,5 +354,5 @@ _LISTINGS = (
     *(("Memory", "Namespaces"), ("Model", "Models"), ("Usage", "Budgets"), ("Usage", "BudgetAlerts")),
     *(("Batch", "Batches"), ("Crew", "Crews"), ("Execution", "Executions"), ("Question", "Questions")),
     *(("Schedule", "Schedules"), ("Tool", "Tools"), ("ToolSource", "ToolSources")),
-    ("Webhook", "Webhooks"),
+    *(("Webhook", "Webhooks"), ("Crew", "Publications")),
 )

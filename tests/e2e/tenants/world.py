@@ -17,6 +17,12 @@ from tests.support.installation import Installation, wait_until
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.suite_process import SuiteProcess
 
+_PATIENCE = (
+    *("COXSWAIN_WORKER_MODEL_CALL_SECONDS", "COXSWAIN_WORKER_MODEL_FIRST_BYTE_SECONDS"),
+    *("COXSWAIN_MODELS_REQUEST_TIMEOUT_SECONDS", "COXSWAIN_MODELS_FIRST_BYTE_SECONDS"),
+)
+"""Settings after which a call of a model that does not answer is given up, and made again."""
+
 
 @dataclass
 class World:
@@ -47,8 +53,9 @@ def serve_world(directory: Path, store: Store, database_url: str = "") -> Iterat
             "OPENAI_BASE_URL": f"{llm.url}/v1",
             "COXSWAIN_MODELS_EGRESS_ALLOWED_NETWORKS": '["127.0.0.0/8"]',
             "COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS": '["127.0.0.0/8"]',
-            # Three executions wait for ever.
+            # Three executions wait for ever, and change nothing while they do.
             "COXSWAIN_WORKER_SLOTS": "8",
+            **dict.fromkeys(_PATIENCE, "7200"),
             **({"COXSWAIN_DATABASE_URL": database_url, "COXSWAIN_MIGRATE": "auto"} if database_url else {}),
             **store.environment,
         }
