@@ -94,9 +94,27 @@ class GroupLines:
         self._places = places
         self._groups: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    def place(self, group_id: str) -> contextlib.AbstractAsyncContextManager[None]:
-        """Hold a place of a group, once there is one."""
+    @contextlib.asynccontextmanager
+    async def place(self, group_id: str, longest_seconds: float) -> AsyncIterator[None]:
+        """Hold a place of a group, once there is one.
+
+        Who takes longer than `longest_seconds` goes on without it: they wait for something, which keeps nobody busy.
+        """
         group = self._groups.get(group_id)
         if group is None:
             group = self._groups[group_id] = asyncio.Semaphore(self._places)
-        return group
+        await group.acquire()
+        held = True
+
+        def give_back() -> None:
+            nonlocal held
+            if held:
+                held = False
+                group.release()
+
+        timer = asyncio.get_running_loop().call_later(longest_seconds, give_back)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            give_back()

@@ -47,6 +47,8 @@ _LAST_WRITE_SECONDS = 5.0
 # Two keep the process busy while one of them waits for a database. More make the rounds of the event loop longer, of
 # which gRPC needs several to take in the next call, whoever sent it.
 _TURNS_OF_GROUP = 2
+# Who has not ended by then waits for something outside, such as another service: two of those must not stop the rest.
+_LONGEST_TURN_SECONDS = 0.25
 
 
 @dataclass(slots=True)
@@ -238,7 +240,7 @@ class Pipeline:
         group_id = _bounded_group(call)
         if group_id is None or not method.access.takes_turns:
             return contextlib.nullcontext()
-        return self._lines.place(group_id)
+        return self._lines.place(group_id, _LONGEST_TURN_SECONDS)
 
     async def _while_admitted(self, call: Call, handling: Awaitable[Message]) -> Message:
         """Return what a handler answers, unless its caller is no longer who was admitted before it does."""

@@ -295,17 +295,18 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_of_calls_that_take_turns_two_of_a_group_go_on_and_others_wait_for_none_of_the_rest(
-    served: Served,
-) -> None:
-    def listed_by(group: str) -> Any:
-        metadata = bearer("ann:OPERATOR", x_group_id=group)
-        return served.models.ListModels(model_pb2.ListModelsRequest(), metadata=metadata)
+def _listed_by(served: Served, group: str) -> Any:
+    return served.models.ListModels(model_pb2.ListModelsRequest(), metadata=bearer("ann:OPERATOR", x_group_id=group))
 
-    loud = [listed_by("loud") for _ in range(20)]
+
+async def test_of_calls_that_take_turns_two_of_a_group_go_on_and_others_wait_for_none_of_the_rest(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.common.grpc.pipeline._LONGEST_TURN_SECONDS", 3600.0)
+    loud = [_listed_by(served, "loud") for _ in range(20)]
     await until(lambda: served.toy.listing["loud"] == 2)
     given_up, *loud = loud
-    quiet = listed_by("quiet")
+    quiet = _listed_by(served, "quiet")
     await until(lambda: served.toy.listing["quiet"] == 1)
     # Those that wait hold up none that takes no turns, and one that is given up gives its turn back.
     model = model_pb2.GetModelRequest(name="m")
@@ -315,6 +316,13 @@ async def test_of_calls_that_take_turns_two_of_a_group_go_on_and_others_wait_for
     served.toy.gate.set()
     await asyncio.gather(quiet, *loud)
     assert served.toy.listing == {"loud": 0, "quiet": 0}
+
+
+async def test_calls_that_wait_for_something_give_their_turns_to_the_rest_of_their_group(served: Served) -> None:
+    waiting = [_listed_by(served, "loud") for _ in range(5)]
+    await until(lambda: served.toy.listing["loud"] == 5)
+    served.toy.gate.set()
+    await asyncio.gather(*waiting)
 
 
 async def test_callers_with_different_credentials_or_groups_never_share_an_identity(served: Served) -> None:
