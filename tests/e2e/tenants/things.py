@@ -170,14 +170,17 @@ class Things:
     def _crews(self) -> None:
         written = self.crew("crew", "written")
         written["tasks"][0]["output_file"] = self.named("artifact_name", "result.md")
-        self._stored({**written, "a2a": {"published": True}})
-        published = self._ok("CrewService.ListPublications").publications
-        self.group.keep("published_agent_id", *(each.tenant for each in published if each.crew_name == written["name"]))
+        self._stored(written)
         asking = self.crew("asking", "asked")
         asking["tasks"][0] |= {"human_approval": True, "approval": {"question": self.text("a question")}}
         self._stored(asking)
         self._stored(self.crew("failing", "failing"))
         self._stored(self.crew("hanging", "hanging"))
+        agent = self.crew("agent", "asked by others", a2a={"published": True})
+        agent["tasks"][0]["description"] += " about {topic}"
+        self._stored(agent)
+        published = self._ok("CrewService.ListPublications").publications
+        self.group.keep("published_agent_id", *(each.tenant for each in published if each.crew_name == agent["name"]))
 
     def _stored(self, spec: Mapping[str, Any]) -> None:
         crew = self._ok("CrewService.CreateCrew", spec=spec, request_id=self._request_id()).crew

@@ -15,6 +15,7 @@ from services.common.storable import storable, storable_json
 from services.common.tracing.spans import span
 from services.orchestrator.domain.tool_outcome import Failed, Outcome, Returned, Unknown
 from services.orchestrator.domain.tool_source import SourceKind, ToolSourceSpec
+from services.orchestrator.tool_gateway.builtin.arguments import refuse_odd_arguments
 from services.orchestrator.tool_gateway.ports import (
     BuiltinTool,
     CallRefused,
@@ -142,6 +143,8 @@ class CallRunner:
         key = SourceKey(request.principal.group_id, order.source_name)
         try:
             maker = self.maker(order.name, request.source)
+            if request.source is None:
+                refuse_odd_arguments(order.name, request.arguments)
             async with self._limits.turn(key, wait_seconds=order.timeout):
                 return await self._within_rate(order, call, maker, key, handle)
         except CallRefused as refused:

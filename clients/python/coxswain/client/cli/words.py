@@ -93,6 +93,9 @@ def field_in_own_words(path: str, options: Options) -> str:
     first, _, key = path.partition(".")
     if key and first in _MAPPINGS and (option := _option(first, options, _NAMES_OF_FIELDS)):
         return f"{option} {key}"
+    if key and first == "limits" and "limits" in options:
+        # They are typed as NAME=NUMBER, so that the name alone says which one is meant.
+        return key
     names = reversed(_SUBSCRIPT.sub("", path).split("."))
     return next((option for name in names if (option := _option(name, options, _NAMES_OF_FIELDS))), path)
 
