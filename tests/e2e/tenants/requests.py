@@ -38,6 +38,11 @@ def _own_namespace(own: Group) -> Fields:
     return {"memory_id": own.values["memory_id"][-1], **_NAMESPACE}
 
 
+def _searched() -> Fields:
+    # A text is embedded once: usage would show who has asked for it first.
+    return {"text": f"a memory of kind {fresh()}", "limit": 50}
+
+
 def _crew(own: Group) -> Fields:
     agent = {"name": "worker", "role": "Worker", "goal": "Work"}
     task = {"name": "one", "description": "Work", "expected_output": "A line", "agent": "worker"}
@@ -161,10 +166,8 @@ REQUESTS: Mapping[str, Callable[[Group], Fields | Sequence[Fields]]] = {
     "MemoryBackendService.VerifyMemoryBackend": _none,
     "MemoryBackendService.ProvisionMemoryBackend": _none,
     "MemoryService.SaveRecords": _saved,
-    "MemoryService.SearchRecords": _namespace(text="a memory of kind", limit=50),
-    "MemoryService.BatchSearchRecords": lambda own: {
-        "queries": [{"namespaces": [_own_namespace(own)], "text": "a memory of kind", "limit": 50}]
-    },
+    "MemoryService.SearchRecords": lambda own: {"namespace": _own_namespace(own), **_searched()},
+    "MemoryService.BatchSearchRecords": lambda own: {"queries": [{"namespaces": [_own_namespace(own)], **_searched()}]},
     "MemoryService.GetRecord": lambda own: {"namespace": _own_namespace(own), "id": own.one("record_id")},
     "MemoryService.ListRecordVersions": lambda own: {"namespace": _own_namespace(own), "id": own.one("record_id")},
     "MemoryService.GetHistoryPolicy": _none,
