@@ -28,6 +28,10 @@ class Places:
         """Return how many places are held."""
         return self._held[key]
 
+    def held_by_others(self, key: Hashable) -> bool:
+        """Return whether anybody with another key holds a place."""
+        return len(self._held) > (key in self._held)
+
     @contextlib.contextmanager
     def one_for(self, key: Hashable = None) -> Iterator[None]:
         """Hold a place.

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -240,7 +241,8 @@ class Pipeline:
         group_id = _bounded_group(call)
         if group_id is None or not method.access.takes_turns:
             return contextlib.nullcontext()
-        return self._lines.place(group_id, _LONGEST_TURN_SECONDS)
+        others_work = partial(self._capacity.group_calls.held_by_others, group_id)
+        return self._lines.place(group_id, _LONGEST_TURN_SECONDS, others_work)
 
     async def _while_admitted(self, call: Call, handling: Awaitable[Message]) -> Message:
         """Return what a handler answers, unless its caller is no longer who was admitted before it does."""
