@@ -76,6 +76,12 @@ def _answers(documents: list[Mapping[str, Any]]) -> None:
     reader.finish()
 
 
+def _counted(documents: list[Mapping[str, Any]]) -> None:
+    reader = AnswerReader()
+    for document in documents:
+        reader.feed(document)
+
+
 def _assembled(pieces: list[Mapping[str, Any]]) -> None:
     assembler = ToolCallAssembler()
     for piece in pieces:
@@ -196,6 +202,17 @@ THINGS: Mapping[str, tuple[Callable[[int], Any], Callable[[Any], object]]] = {
     "deltas of text": (lambda n: [_delta(content="a")] * n, _answers),
     "deltas of thoughts": (lambda n: [_delta(reasoning_content="a")] * n, _answers),
     "deltas in blocks": (lambda n: [_delta(content=[{"type": "text", "text": "a"}])] * n, _answers),
+    "counts of other names in each event": (
+        lambda n: [{"choices": [], "usage": {"prompt_tokens": 1, f"k{number}": 1}} for number in range(n)],
+        _counted,
+    ),
+    "counts after one of many digits": (
+        lambda n: [
+            {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": " " + "1" * 100 * n}},
+            *[{"choices": [], "usage": {"prompt_tokens": 1}}] * n,
+        ],
+        _counted,
+    ),
     "a whole answer": (
         lambda n: {"choices": [{"message": {"content": [{"type": "text", "text": "a"}] * n}}]},
         read_answer,

@@ -24,6 +24,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.grpc.call import current_principal
+from services.common.identity.credentials import OutboundCredential
 from services.common.ids import new_id
 from services.models.domain.model import OWN_MODELS, Model, Provider
 from services.models.providers.circuits import UpstreamCircuits, UpstreamKey, UpstreamTrial, begin_counts
@@ -104,6 +105,8 @@ class Attempt:
     """The number of the chosen deployment."""
     losses: dict[int, Model] = field(default_factory=dict)
     """By deployment, what may have been worked for and is lost unless that one gives it again."""
+    credential: OutboundCredential | None = None
+    """What the upstream was sent last: its words are not quoted where they repeat it."""
 
     @property
     def idempotency_key(self) -> str:

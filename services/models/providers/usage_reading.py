@@ -15,6 +15,12 @@ _PROMPT = ("prompt_tokens", "input_tokens")
 _OUTPUT = ("completion_tokens", "output_tokens")
 _WHOLES = frozenset({*_PROMPT, *_OUTPUT, "total_tokens"})
 """Fields of an upstream that does not say what its tokens are."""
+_PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
+_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
+_CACHED = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
+_CACHE_WRITTEN = "cache_creation_input_tokens"
+USAGE_FIELDS = frozenset({*_WHOLES, *_PROMPT_DETAILS, *_OUTPUT_DETAILS, *_CACHED, _CACHE_WRITTEN})
+"""What `read_usage` looks at."""
 
 
 def read_usage(usage: Any, *, of_answer: bool = False) -> Usage | None:
@@ -44,14 +50,14 @@ def read_usage(usage: Any, *, of_answer: bool = False) -> Usage | None:
         prompt, output = (rest if prompt is None else prompt), (rest if output is None else output)
     if usage.keys() <= _WHOLES:
         return Usage(input_tokens=prompt, output_tokens=output, estimated=guessed, uncounted=uncounted)
-    prompt_details = _details(usage, "prompt_tokens_details", "input_tokens_details")
-    output_details = _details(usage, "completion_tokens_details", "output_tokens_details")
+    prompt_details = _details(usage, *_PROMPT_DETAILS)
+    output_details = _details(usage, *_OUTPUT_DETAILS)
     cached = _first(prompt_details, "cached_tokens")
     if cached is None:
-        cached = _first(usage, "cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens")
+        cached = _first(usage, *_CACHED)
     written = _first(prompt_details, "cache_creation_tokens")
     if written is None:
-        written = _first(usage, "cache_creation_input_tokens")
+        written = _first(usage, _CACHE_WRITTEN)
     # Parts are never more than the whole.
     cached = _part(cached, prompt)
     return Usage(
@@ -91,5 +97,5 @@ def _count(value: Any) -> int | None:
         return value
     if isinstance(value, str):
         # Longer texts are not counts, and Python reads them slowly.
-        return int(value) if value.strip().isdecimal() and len(value) <= _LONGEST_COUNT else None
+        return int(value) if len(value) <= _LONGEST_COUNT and value.strip().isdecimal() else None
     return int(value) if isinstance(value, float) and math.isfinite(value) else None

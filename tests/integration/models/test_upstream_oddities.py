@@ -16,6 +16,7 @@ from services.models.providers.openai.events import EventParser
 from services.models.servicers.messages.inference import messages_from_proto
 from tests.integration.models.support import (
     CHAT,
+    KEY,
     REASONER,
     Installation,
     ask,
@@ -251,6 +252,27 @@ async def test_what_comes_in_the_place_of_an_answer_is_quoted(models: Installati
     models.llm.on(Reply(raw_body=f"data: {_MEMORY}\n\ndata: [DONE]\n\n"))
     failure = await refusal(_read(models))
     assert (failure.reason, "CUDA out of memory" in failure.message) == ("UPSTREAM_UNAVAILABLE", True)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"message": f"the key {KEY[3:]} is not valid"},
+        {"choices": [{"delta": {}, "message": {}, "error": {"message": f"the key {KEY[3:]} is not valid"}}]},
+    ],
+    ids=["in its place", "of its choice"],
+)
+async def test_a_key_that_comes_in_the_place_of_an_answer_is_not_quoted(
+    models: Installation, document: dict[str, Any]
+) -> None:
+    for body, call in (
+        (json.dumps(document), lambda: models.inference().Complete(ask(CHAT))),
+        (f"data: {json.dumps(document)}\n\ndata: [DONE]\n\n", lambda: _read(models)),
+    ):
+        models.llm.on(Reply(raw_body=body))
+        failure = await refusal(call())
+        assert failure.reason == "UPSTREAM_UNAVAILABLE"
+        assert KEY[3:] not in failure.raw
 
 
 @pytest.mark.parametrize("counts", [{"prompt_tokens": 14}, {"completion_tokens": 9}])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
@@ -22,9 +23,11 @@ from services.models.providers.openai.embeddings import read_embeddings
 from services.models.providers.openai.response_errors import AnswerFailed, BadResponse
 from services.models.providers.retries import too_late
 from services.models.providers.upstream_errors import unavailable
+from services.models.providers.upstreams import Attempt, CallId
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _MODEL = Model("1", "", ModelSpec("m", Provider.OPENAI), enabled=True, created_at=_NOW, updated_at=_NOW)
+_ATTEMPT = Attempt(_MODEL, math.inf, math.inf, CallId())
 
 
 def _whole(message: dict[str, Any], finish: Any = "stop", **more: Any) -> dict[str, Any]:
@@ -214,7 +217,7 @@ async def _deltas(*batches: list[dict[str, Any]]) -> list[Delta]:
 
     deltas: list[Delta] = []
     with contextlib.suppress(CoxswainError):
-        async for delta in read_stream(_MODEL, come()):
+        async for delta in read_stream(_ATTEMPT, come()):
             deltas.append(delta)
     return deltas
 
@@ -297,7 +300,7 @@ async def test_work_of_which_nothing_was_passed_on_is_reported(
         raise end
 
     with pytest.raises(type(end)):
-        async for _ in read_stream(_MODEL, come()):
+        async for _ in read_stream(_ATTEMPT, come()):
             pass
     assert lost == [Usage(input_tokens=7, estimated=True)] * reported
 
@@ -307,7 +310,7 @@ def test_vectors_of_no_use_are_reported_as_they_were_counted() -> None:
     listen_for_work(lambda _, usage: lost.append(usage), lambda: 7, lambda _: None)
     document = {"data": [], "usage": {"prompt_tokens": 70, "total_tokens": 70}}
     with pytest.raises(CoxswainError, match="0 embeddings for 1 texts"):
-        read_document(_MODEL, lambda body: read_embeddings(body, 1), document)
+        read_document(_ATTEMPT, lambda body: read_embeddings(body, 1), document)
     assert lost == [Usage(input_tokens=70)]
 
 

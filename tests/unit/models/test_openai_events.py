@@ -49,6 +49,13 @@ def test_an_endless_event_is_refused(chunks: list[bytes]) -> None:
         parse(chunks)
 
 
+def test_an_error_that_is_nested_as_deeply_as_can_be_read_is_one() -> None:
+    for depth in range(700, 1100):
+        data = "[" * depth + "]" * depth
+        (event,) = parse([f"event: error\ndata: {data}\n\n".encode()], limit=10_000)
+        assert event.startswith('{"error":')
+
+
 @given(st.lists(st.binary(max_size=50), max_size=20))
 def test_no_bytes_break_the_parser(chunks: list[bytes]) -> None:
     parse(chunks, limit=10_000)

@@ -1,6 +1,7 @@
 """Thinking that upstreams want back, whole and in pieces."""
 
 import json
+import math
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from services.models.domain.conversation import ContentPart, Message, MessageRol
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.providers.openai.answers import read_stream, read_whole
 from services.models.providers.openai.messages import chat_messages
+from services.models.providers.upstreams import Attempt, CallId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -21,6 +23,10 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def model(name: str, provider: Provider) -> Model:
     spec = ModelSpec(name=name, provider=provider, upstream_model=name)
     return Model("1", "", spec, enabled=True, created_at=NOW, updated_at=NOW)
+
+
+def attempt_at(asked: Model) -> Attempt:
+    return Attempt(asked, math.inf, math.inf, CallId())
 
 
 DATABRICKS = model("databricks/claude", Provider.DATABRICKS)
@@ -140,7 +146,7 @@ async def streamed(asked: Model, pieces: list[dict[str, Any]]) -> list[Delta]:
             yield [{"choices": [{"delta": piece}]}]
         yield [{"choices": [{"delta": {}, "finish_reason": "stop"}]}]
 
-    return [delta async for delta in read_stream(asked, documents())]
+    return [delta async for delta in read_stream(attempt_at(asked), documents())]
 
 
 @pytest.mark.parametrize(("asked", "pieces", "expected"), FORMS)
@@ -194,7 +200,7 @@ async def test_what_an_upstream_wants_back_comes_back_as_it_was(
     ],
 )
 def test_a_whole_answer_gives_the_same(asked: Model, message: dict[str, Any], expected: dict[str, Any]) -> None:
-    answer = read_whole(asked, {"choices": [{"message": message, "finish_reason": "stop"}]})
+    answer = read_whole(attempt_at(asked), {"choices": [{"message": message, "finish_reason": "stop"}]})
     parts = (*(ContentPart(other=piece) for piece in answer.thinking), ContentPart(answer.text))
     assert chat_messages(asked, [Message(MessageRole.ASSISTANT, parts)]) == [{"role": "assistant"} | expected]
 

@@ -82,7 +82,7 @@ class LitellmProvider:
         async def send(attempt: Attempt) -> Answer:
             dropped: list[str] = []
             document = await self._complete_once(attempt, completion, dropped)
-            answer = read_whole(attempt.model, document, split_thoughts=not model.spec.keep_think_tags)
+            answer = read_whole(attempt, document, split_thoughts=not model.spec.keep_think_tags)
             return replace(answer, dropped_parameters=tuple(dropped)) if dropped else answer
 
         return await self._upstreams.call(model, send, answer_by=answer_by)
@@ -97,7 +97,7 @@ class LitellmProvider:
             del request["stream"]
             dropped: list[str] = []
             documents = self._documents(attempt, request, completion, dropped)
-            deltas = read_stream(attempt.model, documents, split_thoughts=not model.spec.keep_think_tags)
+            deltas = read_stream(attempt, documents, split_thoughts=not model.spec.keep_think_tags)
             return naming_dropped(deltas, dropped) if completion.drop_unsupported_parameters else deltas
 
         return self._upstreams.stream(model, send, answer_by=answer_by)
@@ -110,7 +110,7 @@ class LitellmProvider:
             async def send(attempt: Attempt) -> Embeddings:
                 request = embeddings_request(attempt.model, batch, dimensions)
                 document = await self._call_once(attempt, "embed", request)
-                return read_document(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
+                return read_document(attempt, lambda body: read_embeddings(body, len(batch)), document)
 
             return await self._upstreams.call(
                 model, send, deadline=deadline, longest_wait=self._upstreams.longest_batch_wait
@@ -204,6 +204,8 @@ class LitellmProvider:
             reached = provider_arguments(model, provider, credential.token, address)
         except FailedPrecondition as wrong:
             raise self._refused(wrong, credential, origin, provider) from None
+        secret = replace(credential, token=reached.secret)
+        attempt.credential = secret
         arguments = {**request, **reached.named}
         progress = Progress()
         answered = False
@@ -243,7 +245,6 @@ class LitellmProvider:
         except LitellmError as error:
             if work_is_lost(error.error, sent=progress.sent) and not answered:
                 report_lost_work(model)
-            secret = replace(credential, token=reached.secret)
             failure = failure_of(
                 model, error.error, secret, streamed=kind == "stream", idle_seconds=self._limits["idle"]
             )

@@ -26,7 +26,7 @@ from services.models.providers.openai.thinking import ThinkingReader
 from services.models.providers.think_tags import ThinkTagSplitter
 from services.models.providers.tool_call_assembly import ToolCallAssembler, read_piece
 from services.models.providers.unicode_repair import JsonPieceRepair, PieceRepair, repair, repair_json
-from services.models.providers.usage_reading import read_usage
+from services.models.providers.usage_reading import USAGE_FIELDS, read_usage
 
 _PLAIN_FIELDS = frozenset({"role", "content"})
 # Names of models are a few words; what is longer is not one.
@@ -115,8 +115,12 @@ class AnswerReader:
         """Take counts, which may be of the prompt in one event and of the answer in another."""
         if not isinstance(usage, dict):
             return
-        # What grows never falls to nothing: some count nothing in their last event.
-        counted = self._counted | {name: value for name, value in usage.items() if value or name not in self._counted}
+        # What grows never falls to nothing: some count nothing in their last event. Any other name may come in any
+        # number, and would be copied at each event.
+        counted = dict(self._counted)
+        for name in USAGE_FIELDS:
+            if name in usage and (usage[name] or name not in counted):
+                counted[name] = usage[name]
         if (read := read_usage(counted, of_answer=True)) is not None:
             self._counted, self.usage = counted, read
 

@@ -15,19 +15,19 @@ from services.models.domain.answer import (
     ToolCallDelta,
     UsageDelta,
 )
-from services.models.domain.model import Model
 from services.models.providers.lost_work import report_lost_work
 from services.models.providers.openai.answer_reader import AnswerReader, read_answer
 from services.models.providers.openai.response_errors import AnswerFailed, BadResponse
 from services.models.providers.openai.thinking import ThinkingReader
 from services.models.providers.upstream_errors import bad_response, unavailable, upstream_failure
+from services.models.providers.upstreams import Attempt
 from services.models.providers.usage_reading import read_usage
 
 T = TypeVar("T")
 
 
-def read(model: Model, reader: Callable[[Any], T], document: Any) -> T:
-    """Return what `reader` makes of a response of the model's upstream.
+def read(attempt: Attempt, reader: Callable[[Any], T], document: Any) -> T:
+    """Return what `reader` makes of a response to an attempt.
 
     Raises:
         CoxswainError: the response cannot be read, or is an error.
@@ -35,40 +35,40 @@ def read(model: Model, reader: Callable[[Any], T], document: Any) -> T:
     try:
         return reader(document)
     except (BadResponse, AnswerFailed) as error:
-        raise _failure(model, error) from error
+        raise _failure(attempt, error) from error
 
 
-def _failure(model: Model, error: BadResponse | AnswerFailed) -> CoxswainError:
+def _failure(attempt: Attempt, error: BadResponse | AnswerFailed) -> CoxswainError:
     if isinstance(error, AnswerFailed):
-        return upstream_failure(model, error.fault)
-    return bad_response(model, str(error))
+        return upstream_failure(attempt.model, error.fault, attempt.credential)
+    return bad_response(attempt.model, str(error))
 
 
-def read_document(model: Model, reader: Callable[[Any], T], document: Any) -> T:
+def read_document(attempt: Attempt, reader: Callable[[Any], T], document: Any) -> T:
     """Return what `reader` makes of a whole response; see `read`. One that is of no use is paid for too."""
     try:
-        return read(model, reader, document)
+        return read(attempt, reader, document)
     except CoxswainError:
         if isinstance(document, dict) and (usage := read_usage(document.get("usage"))) is not None:
-            report_lost_work(model, usage)
+            report_lost_work(attempt.model, usage)
         raise
 
 
-def read_whole(model: Model, document: Any, *, split_thoughts: bool = True) -> Answer:
-    """Return the whole answer of the model's upstream.
+def read_whole(attempt: Attempt, document: Any, *, split_thoughts: bool = True) -> Answer:
+    """Return the whole answer of the model's upstream to an attempt.
 
     Raises:
         CoxswainError: the document holds none, or an error.
     """
 
     def whole(body: Any) -> Answer:
-        return read_answer(body, split_thoughts=split_thoughts, thinking=ThinkingReader(model))
+        return read_answer(body, split_thoughts=split_thoughts, thinking=ThinkingReader(attempt.model))
 
-    return read_document(model, whole, document)
+    return read_document(attempt, whole, document)
 
 
 async def read_stream(
-    model: Model, batches: AsyncGenerator[Sequence[Any], None], *, split_thoughts: bool = True
+    attempt: Attempt, batches: AsyncGenerator[Sequence[Any], None], *, split_thoughts: bool = True
 ) -> AsyncGenerator[Delta, None]:
     """Yield an answer as its events come: text, reasoning and tool calls, then usage if there is any, then the finish.
 
@@ -77,6 +77,7 @@ async def read_stream(
     Raises:
         CoxswainError: an event cannot be read or is an error, or the events end before the finish.
     """
+    model = attempt.model
     reader = AnswerReader(split_thoughts, ThinkingReader(model))
     heard = passed_on = False
     try:
@@ -90,18 +91,18 @@ async def read_stream(
                     for delta in _joined(deltas):
                         passed_on = True
                         yield delta
-                    raise _failure(model, error) from error
+                    raise _failure(attempt, error) from error
                 heard = True
                 for delta in _joined(deltas):
                     passed_on = True
                     yield delta
         if (fault := reader.fault()) is not None:
-            raise upstream_failure(model, fault)
+            raise upstream_failure(model, fault, attempt.credential)
         if not reader.begun:
             raise bad_response(model, "it holds no answer")
         if not reader.ended:
             raise unavailable(model, "ended its stream before the answer was complete")
-        for delta in read(model, lambda _: reader.finish(), None):
+        for delta in read(attempt, lambda _: reader.finish(), None):
             passed_on = True
             yield delta
     except BaseException as error:

@@ -237,6 +237,7 @@ class OpenAIClient:
             headers["Authorization"] = f"Bearer {credential.token}"
         if target.origin in self._idempotent_origins:
             headers["Idempotency-Key"] = target.attempt.idempotency_key
+        target.attempt.credential = credential
         payload = _Body(body)
         limit = ReadLimit()
         try:

@@ -106,7 +106,8 @@ def _as_error(data: str) -> str:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
-        document = data
+        return json.dumps({"error": data})
     if isinstance(document, dict) and "error" in document:
         return data
-    return json.dumps({"error": document})
+    # Written anew, a document that can only just be read would be nested too deeply.
+    return f'{{"error":{data}}}'

@@ -59,7 +59,7 @@ class OpenAICompatibleProvider:
         async def send(attempt: Attempt) -> Answer:
             request = chat_request(attempt.model, completion, stream=False)
             document = await self._client.post(self._target(attempt, "chat/completions"), request)
-            return read_whole(attempt.model, document, split_thoughts=not model.spec.keep_think_tags)
+            return read_whole(attempt, document, split_thoughts=not model.spec.keep_think_tags)
 
         return await self._upstreams.call(model, send, answer_by=answer_by)
 
@@ -71,7 +71,7 @@ class OpenAICompatibleProvider:
         def send(attempt: Attempt) -> AsyncGenerator[Delta, None]:
             request = chat_request(attempt.model, completion, stream=True)
             batches = self._client.stream(self._target(attempt, "chat/completions"), request)
-            return read_stream(attempt.model, batches, split_thoughts=not model.spec.keep_think_tags)
+            return read_stream(attempt, batches, split_thoughts=not model.spec.keep_think_tags)
 
         return self._upstreams.stream(model, send, answer_by=answer_by)
 
@@ -83,7 +83,7 @@ class OpenAICompatibleProvider:
             async def send(attempt: Attempt) -> Embeddings:
                 request = embeddings_request(attempt.model, batch, dimensions)
                 document = await self._post_embeddings(self._target(attempt, "embeddings"), request)
-                return read_document(attempt.model, lambda body: read_embeddings(body, len(batch)), document)
+                return read_document(attempt, lambda body: read_embeddings(body, len(batch)), document)
 
             return await self._upstreams.call(
                 model, send, deadline=deadline, longest_wait=self._upstreams.longest_batch_wait
