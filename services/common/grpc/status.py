@@ -38,6 +38,8 @@ _MAX_VIOLATIONS_BYTES = 1500
 _MAX_PATH_BYTES = 200
 _MAX_VALUE_BYTES = 700
 _CUT = " [...]"
+_TOO_LARGE = "larger than max"
+"""What gRPC says of a message that it refuses by its size, on either side."""
 _BY_CODE: dict[str, type[CoxswainError]] = {
     kind.code: kind
     for kind in (
@@ -111,8 +113,8 @@ def to_status(
 def from_rpc_error(error: grpc.RpcError, dependency: str) -> CoxswainError:
     """Return what a failed call to another service means to our own caller.
 
-    A failure the other service explained keeps its code and explanation; everything else is the dependency not
-    answering.
+    A failure the other service explained keeps its code and explanation, and a message that gRPC refuses by its size
+    is none that could be repeated; everything else is the dependency not answering.
     """
     call = cast("grpc.aio.AioRpcError", error)
     status = _rich_status(call)
@@ -136,6 +138,13 @@ def from_rpc_error(error: grpc.RpcError, dependency: str) -> CoxswainError:
         return DeadlineExceeded(
             f"the {dependency} service did not answer in time",
             reason="DEPENDENCY_UNAVAILABLE",
+            metadata={"dependency": dependency},
+        )
+    if code == ResourceExhausted.code and _TOO_LARGE in (call.details() or ""):
+        return ResourceExhausted(
+            f"a message to or from the {dependency} service is larger than one can be; ask for less at once, or have "
+            "the operator raise COXSWAIN_MAX_MESSAGE_BYTES",
+            reason="RESPONSE_TOO_LARGE",
             metadata={"dependency": dependency},
         )
     return Unavailable(

@@ -89,7 +89,7 @@ ODD: dict[str, tuple[crew_pb2.CrewSpec, Reply, str, str]] = {
     ),
     "a verdict in prose": (judged(), Reply(text="Maybe."), "TASK_FAILED", "no verdict"),
     "a plan in prose": (planned(), Reply(text="First this, then that."), "TASK_FAILED", "no JSON object"),
-    "an answer for nobody to read": (reckoner(), Reply(chunks=["x" * 2**20] * 5), "ANSWER_TOO_LARGE", "4,194,304"),
+    "an answer for nobody to read": (reckoner(), Reply(chunks=["x" * 2**20] * 5), "ANSWER_TOO_LARGE", "4,190,208"),
     "a result for nobody to read": (reckoner(), Reply(chunks=["x" * 2**18] * 14), "ANSWER_TOO_LARGE", "the result has"),
 }  # fmt: skip
 """By what is odd: the crew, the answer, the reason of the failure (empty: a result), and what that says."""

@@ -63,6 +63,23 @@ async def test_pieces_that_follow_each_other_closely_become_one_event(database: 
     await recorder.close()
 
 
+async def test_pieces_that_wait_for_a_slow_database_stay_events_that_can_be_sent(
+    database: Database, store: RunStore
+) -> None:
+    execution_id = await queue(database)
+    recorded = Recorded(store, await claimed(store, execution_id), interval=60)
+    pieces = ["漢" * 1000] * 50
+    for piece in pieces:
+        recorded.recorder.chunk(TASK, "a", text=piece, reasoning=piece)
+    await recorded.recorder.commit([(TASK, execution_pb2.TaskCompleted())])
+    payloads = [row.payload for row in await event_rows(database, execution_id)]
+    assert max(map(len, payloads)) < 65_536
+    chunks = [execution_pb2.ExecutionEvent.FromString(payload).llm_chunk for payload in payloads]
+    for kind in ("text", "reasoning"):
+        assert "".join(getattr(chunk, kind) for chunk in chunks) == "".join(pieces)
+    await recorded.recorder.close()
+
+
 async def test_what_is_added_is_stored_soon_by_itself(database: Database, store: RunStore) -> None:
     execution_id = await queue(database)
     recorded = Recorded(store, await claimed(store, execution_id), interval=0.001)

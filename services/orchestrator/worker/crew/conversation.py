@@ -1,6 +1,7 @@
 """Conversations on their way to the models service, with what CrewAI cannot keep of a model's tool calls."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,10 @@ _MAX_CACHE_MARKS = 4
 _NO_OBJECT = "no JSON object"
 _UNKNOWN_TOOL = "Tool not found"
 """What CrewAI answers to the call of a tool it does not have."""
-_WRONG_ARGUMENTS = "arguments validation failed: "
+_WRONG_ARGUMENTS = re.compile(r"(?:Error executing tool: )?Tool '[^'\n]*' arguments validation failed: ")
 """What CrewAI says, before pydantic's own report, to the call of a tool whose arguments are not of its kinds."""
+_WORTH_NAMING = 0.5
+"""Share of a conversation's characters that one message has to have."""
 _ROLES = {
     "system": pb.MESSAGE_ROLE_SYSTEM,
     "developer": pb.MESSAGE_ROLE_SYSTEM,
@@ -81,7 +84,7 @@ class Conversation:
             known = f"the tools are: {', '.join(offered)}" if offered else "no tool can be called any more"
             return {**message, "content": f"{named}; {known}"}
         content = message.get("content")
-        if message["role"] == "tool" and isinstance(content, str) and _WRONG_ARGUMENTS in content:
+        if message["role"] == "tool" and isinstance(content, str) and _WRONG_ARGUMENTS.match(content):
             return {**message, "content": _without_pydantics_own(content)}
         return message
 
@@ -129,6 +132,31 @@ def mark_beginnings(messages: str | Sequence[Any], sent: Sequence[pb.Message]) -
     ]
     for part in ends[-_MAX_CACHE_MARKS:]:
         part.cache_mark = True
+
+
+def shorter_by_its_longest(messages: str | list[Any]) -> str:
+    """Return what makes a conversation of CrewAI's shorter where a call or a result of a tool is most of it; else
+    nothing.
+    """
+    if isinstance(messages, str):
+        return ""
+    sizes: list[tuple[int, str]] = []
+    for message in messages:
+        words = len(text_of(message.get("content")))
+        advice = ""
+        if message["role"] == "tool":
+            named = f'"{message["name"]}"' if message.get("name") else "a tool"
+            advice = f"a result of {named} has {words:,} characters: have the tool return less"
+        sizes.append((words, advice))
+        for call in message.get("tool_calls") or ():
+            size, name = len(call["function"]["arguments"]), call["function"]["name"]
+            advice = (
+                f'the arguments of a call of "{name}" have {size:,} characters: have the agent write less at once, or '
+                "set its max_tokens"
+            )
+            sizes.append((size, advice))
+    longest, advice = max(sizes, default=(0, ""))
+    return advice if longest > _WORTH_NAMING * sum(size for size, _ in sizes) else ""
 
 
 def _without_pydantics_own(report: str) -> str:

@@ -22,7 +22,7 @@ from services.common.storable import storable, storable_json
 from services.orchestrator.domain.crew import AgentSpec, ModelCallSettings, ToolCalling
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.content import UnfitContent, text_of
-from services.orchestrator.worker.crew.conversation import Conversation, mark_beginnings
+from services.orchestrator.worker.crew.conversation import Conversation, mark_beginnings, shorter_by_its_longest
 from services.orchestrator.worker.crew.deadline import out_of_time, remaining_time
 from services.orchestrator.worker.crew.usable_answers import (
     OBSERVATION,
@@ -138,7 +138,7 @@ class HostLLM(BaseLLM):
                 super().summarize_messages(messages, callbacks, verbose)
             except LLMContextLengthExceededError as error:
                 if self._window.tokens >= before:
-                    raise self._fits_in_no_way() from error
+                    raise self._fits_in_no_way(messages) from error
             else:
                 return
 
@@ -265,7 +265,7 @@ class HostLLM(BaseLLM):
         except TaskError as error:
             if error.reason == "CONTEXT_WINDOW_EXCEEDED":
                 if not self._window.refused(self.get_input_tokens_count(messages, tools), window):
-                    raise self._fits_in_no_way() from error
+                    raise self._fits_in_no_way(messages) from error
                 raise LLMContextLengthExceededError(error.message) from error
             raise
         if not answer.tool_calls and _is_cut_off(answer):
@@ -291,14 +291,16 @@ class HostLLM(BaseLLM):
         if pacer is not None and not pacer.wait(remaining_time()):
             raise self._attempt.fail(out_of_time())
 
-    def _fits_in_no_way(self) -> Exception:
+    def _fits_in_no_way(self, messages: str | list[Any]) -> Exception:
         limit = self._model.max_input_tokens
         window = f" of {limit} tokens" if limit else ""
+        shorter = shorter_by_its_longest(messages) or (
+            "shorten the inputs, the task's description, the results it takes over, the agent's role, goal and "
+            "backstory, or the calls and results of its tools"
+        )
         message = (
-            f'the conversation does not fit the window{window} of "{self.model}", not even summed up: '
-            "shorten the inputs, the task's description, the results it takes over, or the agent's role, goal and "
-            "backstory; or choose a model "
-            "with a larger window"
+            f'the conversation does not fit the window{window} of "{self.model}", not even summed up: {shorter}; or '
+            "choose a model with a larger window"
         )
         return self._attempt.fail(TaskError("CONTEXT_WINDOW_EXCEEDED", message, fatal=True))
 

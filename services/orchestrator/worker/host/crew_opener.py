@@ -25,7 +25,7 @@ from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.remote_calls import RemoteCalls
-from services.orchestrator.worker.host.run_context import RunContext
+from services.orchestrator.worker.host.run_context import ENVELOPE_BYTES, RunContext
 from services.orchestrator.worker.host.run_state import RunState
 from services.orchestrator.worker.host.stop_signal import Failed, ModelsAway, StopSignal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
@@ -128,7 +128,7 @@ class CrewOpener:
                 self._principal,
                 self._waits,
                 retry_seconds=retry_seconds,
-                most_bytes=context.max_message_bytes,
+                most_bytes=context.max_message_bytes - ENVELOPE_BYTES,
                 time_limits=TimeLimits(context.settings.model_call_seconds, context.settings.model_first_byte_seconds),
                 usage=self._state.usage,
                 labels={"crew": spec.name},

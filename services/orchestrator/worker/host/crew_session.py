@@ -13,13 +13,13 @@ from services.common.clock import utc_now
 from services.common.tracing.spans import apart, within
 from services.orchestrator.domain.crew import OnCutOff, Process
 from services.orchestrator.domain.execution import PLAN_INDEX, ExecutionError, TaskOutput
-from services.orchestrator.messages.executions import output_from_proto, output_to_proto
+from services.orchestrator.messages.executions import execution_to_proto, output_from_proto, output_to_proto
 from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.host.crew_opener import Crew, CrewOpener
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
 from services.orchestrator.worker.host.metrics import CREW_LOSSES
 from services.orchestrator.worker.host.recorder import Recorder
-from services.orchestrator.worker.host.run_context import RunContext
+from services.orchestrator.worker.host.run_context import ENVELOPE_BYTES, RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
 from services.orchestrator.worker.host.stop_signal import Failed, TaskWaits
 from services.orchestrator.worker.host.task_journal import TaskJournal
@@ -70,11 +70,14 @@ class CrewSession:
 
     def _require_readable(self, task: TaskProgress, size: int) -> None:
         # The execution that it ends is told in one message, with its inputs.
-        most = self._context.max_message_bytes * 3 // 4
+        largest = self._context.max_message_bytes
+        beside = execution_to_proto(self._execution).ByteSize() + ENVELOPE_BYTES
+        most = max(0, min(largest * 3 // 4, largest - beside))
         if size > most:
             message = (
-                f"the result has {size:,} bytes, its structured form included, and can have at most {most:,}; ask for "
-                "less, have it stored in a file by tools, or have the operator raise COXSWAIN_MAX_MESSAGE_BYTES"
+                f"the result has {size:,} bytes, its structured form included, and can have at most {most:,} beside "
+                "the inputs; ask for less, have it stored in a file by tools, or have the operator raise "
+                "COXSWAIN_MAX_MESSAGE_BYTES"
             )
             raise _failed(task, "ANSWER_TOO_LARGE", message)
 

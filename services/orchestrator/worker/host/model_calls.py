@@ -10,18 +10,19 @@ from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import inference_service_pb2_grpc
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.worker.link_pb2 import Complete
-from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecondition, Unavailable
+from services.common.errors import CoxswainError, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
 from services.common.grpc.status import from_rpc_error
 from services.common.ids import new_id
 from services.common.tracing.spans import span
+from services.orchestrator.domain.execution import Usage
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.model_messages import (
     Answer,
     AnswerParts,
+    AnswerTooLarge,
     fault_of,
     question_hash,
     request_hash,
-    too_large,
 )
 from services.orchestrator.worker.host.model_waits import ModelWaits
 from services.orchestrator.worker.host.peer_retry import call_peer, retry_while_absent
@@ -30,6 +31,7 @@ from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.usage_total import UsageTotal
 
+_BYTES_PER_TOKEN = 4
 _MOST_BLANK_ANSWERS = 3
 """Calls after which a model that answers nothing is believed."""
 
@@ -66,8 +68,8 @@ class ModelCalls:
         labels: Mapping[str, str],
     ) -> None:
         """`retry_seconds` is for how long an absent service is asked again, `time_limits` are for model calls that set
-        none, `most_bytes` for an answer; what model calls use is added to `usage`. `labels` are what they are summed by
-        later.
+        none, `most_bytes` for a request and for an answer; what model calls use is added to `usage`. `labels` are what
+        they are summed by later.
         """
         self._inference = inference
         self._recorder = recorder
@@ -114,6 +116,9 @@ class ModelCalls:
         return await self._waits.until_answered(journal, request.model, call)
 
     def _replay(self, journal: TaskJournal, request: Complete, answer: Answer) -> Answer:
+        # Earlier releases kept answers of any size.
+        if answer.to_proto().ByteSize() > self._most_bytes:
+            raise AnswerTooLarge(request.completion.model, self._most_bytes, Usage())
         call_id = self._start(journal.task, request)
         completed = execution_pb2.LlmCallCompleted(
             call_id=call_id, text=answer.text, replayed=True, finish_reason=answer.finish_reason
@@ -134,11 +139,11 @@ class ModelCalls:
         try:
             answer = await self._stream(journal.task, call_id, request)
         except BaseException as error:
-            message = error.message if isinstance(error, CoxswainError) else "the call was given up"
-            failed = execution_pb2.LlmCallFailed(call_id=call_id, message=message)
-            self._recorder.add(journal.task, failed, call_id=call_id)
-            self._recorder.prune_chunks(call_id, before)
-            raise
+            if not isinstance(error, AnswerTooLarge) or not request.dispensable:
+                self._fail(journal, call_id, error)
+                self._recorder.prune_chunks(call_id, before)
+                raise
+            answer = Answer(usage=error.used, finished=True, finish_reason=pb.FINISH_REASON_LENGTH)
         # One that the task can do without is kept as it is, or every attempt would pay for another one.
         fault = (
             None
@@ -150,6 +155,15 @@ class ModelCalls:
         if fault is not None:
             raise fault
         return answer
+
+    def _fail(self, journal: TaskJournal, call_id: str, error: BaseException) -> None:
+        message = error.message if isinstance(error, CoxswainError) else "the call was given up"
+        failed = execution_pb2.LlmCallFailed(call_id=call_id, message=message)
+        self._recorder.add(journal.task, failed, call_id=call_id)
+        if isinstance(error, AnswerTooLarge):
+            # The model has worked for it all the same.
+            self._recorder.use(journal.index, error.used)
+            self._usage.add(error.used)
 
     def _start(self, task: TaskRef, request: Complete) -> str:
         call_id = new_id()
@@ -166,12 +180,21 @@ class ModelCalls:
         request.completion.labels.update(self._labels)
         # Crews choose a temperature for all their agents: a model that takes none runs without it.
         request.completion.drop_unsupported_parameters = True
+        if request.ByteSize() > self._most_bytes:
+            raise InvalidArgument(
+                f"the conversation has {request.ByteSize():,} bytes, and a message can hold {self._most_bytes:,}",
+                reason="CONTEXT_WINDOW_EXCEEDED",
+                metadata={"model": completion.model},
+            )
         call = self._inference.StreamComplete(request, timeout=limits.call)
         try:
             async for delta in _begun_in_time(call, limits.first_token, completion.model):
                 parts.add(delta)
-                if parts.size > self._most_bytes:
-                    raise too_large(completion.model, self._most_bytes)
+                if max(parts.kept_bytes, parts.reasoning_bytes) > self._most_bytes:
+                    # The stream counts tokens at its end.
+                    written = (parts.kept_bytes + parts.reasoning_bytes) // _BYTES_PER_TOKEN
+                    used = Usage(1, request.ByteSize() // _BYTES_PER_TOKEN, written)
+                    raise AnswerTooLarge(completion.model, self._most_bytes, used)
                 kind = delta.WhichOneof("delta")
                 if kind == "text":
                     self._recorder.chunk(task, call_id, text=delta.text)

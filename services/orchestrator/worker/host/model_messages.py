@@ -194,8 +194,10 @@ class AnswerParts:
         self._answer = Answer()
         self._text: list[str] = []
         self._arguments: dict[int, list[str]] = {}
-        self.size = 0
-        """Bytes of text, reasoning and arguments."""
+        self.kept_bytes = 0
+        """Of text, tool calls and what the model wants back."""
+        self.reasoning_bytes = 0
+        """Of reasoning, which is passed on and not kept."""
 
     def add(self, delta: pb.StreamCompleteResponse) -> None:
         """Add what the stream brings next."""
@@ -203,12 +205,12 @@ class AnswerParts:
         match delta.WhichOneof("delta"):
             case "text":
                 self._text.append(delta.text)
-                self.size += len(delta.text.encode())
+                self.kept_bytes += len(delta.text.encode())
             case "reasoning":
-                self.size += len(delta.reasoning.encode())
+                self.reasoning_bytes += len(delta.reasoning.encode())
             case "thinking":
                 answer.thinking.append(delta.thinking)
-                self.size += delta.thinking.ByteSize()
+                self.kept_bytes += delta.thinking.ByteSize()
             case "tool_call":
                 more = delta.tool_call
                 call = answer.tool_calls.setdefault(more.index, pb.ToolCall())
@@ -216,7 +218,8 @@ class AnswerParts:
                 call.name += more.name
                 call.provider_state += more.provider_state
                 self._arguments.setdefault(more.index, []).append(more.arguments_json)
-                self.size += more.ByteSize()
+                said = (more.id, more.name, more.provider_state, more.arguments_json)
+                self.kept_bytes += sum(len(text.encode()) for text in said)
             case "usage":
                 used = delta.usage
                 answer.usage = Usage(1, used.input_tokens, used.output_tokens, used.cost)
@@ -234,11 +237,14 @@ class AnswerParts:
         return self._answer
 
 
-def too_large(model: str, size: int) -> FailedPrecondition:
-    """Return why an answer is given up that has more than `size` bytes."""
-    return FailedPrecondition(
-        f'an answer of the model "{model}" has more than {size:,} bytes, and a message at most that; ask for less, let '
-        "it write fewer tokens, or have the operator raise COXSWAIN_MAX_MESSAGE_BYTES",
-        reason="ANSWER_TOO_LARGE",
-        metadata={"model": model},
-    )
+class AnswerTooLarge(FailedPrecondition):
+    """An answer is given up because it has more than `most` bytes; `used` is about what it cost."""
+
+    def __init__(self, model: str, most: int, used: Usage) -> None:
+        super().__init__(
+            f'an answer of the model "{model}" has more than {most:,} bytes, and no message can hold it; ask for less, '
+            "let it write fewer tokens, or have the operator raise COXSWAIN_MAX_MESSAGE_BYTES",
+            reason="ANSWER_TOO_LARGE",
+            metadata={"model": model},
+        )
+        self.used = used

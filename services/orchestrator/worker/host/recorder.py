@@ -30,6 +30,8 @@ Change = Callable[[FencedWrite], Awaitable[object]]
 _BACKOFF = Backoff(0.1, 5.0)
 _SOON_SECONDS = 0.01
 _NEXT_SECONDS = 0.5
+_MOST_CHUNK_CHARACTERS = 16_000
+"""Of one event, which has to fit the smallest message that can be configured: a slow database lets chunks grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,9 @@ class _Chunk:
     """Pieces of one answer that are not stored yet."""
 
     task: TaskRef
-    text: str = ""
-    reasoning: str = ""
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    characters: int = 0
 
 
 @dataclass(slots=True)
@@ -155,8 +158,11 @@ class Recorder:
     def chunk(self, task: TaskRef, call_id: str, *, text: str = "", reasoning: str = "") -> None:
         """Store a chunk of a model's answer; chunks that follow each other closely become one event."""
         chunk = self._batch.chunks.setdefault(call_id, _Chunk(task))
-        chunk.text += text
-        chunk.reasoning += reasoning
+        chunk.text.append(text)
+        chunk.reasoning.append(reasoning)
+        chunk.characters += len(text) + len(reasoning)
+        if chunk.characters >= _MOST_CHUNK_CHARACTERS:
+            self._close_chunk(call_id)
         self._schedule(self._interval)
 
     def prune_chunks(self, call_id: str, after_sequence: int) -> None:
@@ -285,5 +291,5 @@ def _event(task: TaskRef, body: Message, call_id: str = "") -> NewEvent:
 
 
 def _chunk_event(call_id: str, chunk: _Chunk) -> NewEvent:
-    body = execution_pb2.LlmChunk(call_id=call_id, text=chunk.text, reasoning=chunk.reasoning)
+    body = execution_pb2.LlmChunk(call_id=call_id, text="".join(chunk.text), reasoning="".join(chunk.reasoning))
     return _event(chunk.task, body, call_id)

@@ -113,6 +113,7 @@ from google.protobuf.json_format import MessageToDict
 from coxswain.models.v1.inference_pb2 import CompleteResponse
 from coxswain.models.v1.model_pb2 import Capabilities, Model
 from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.worker.crew.conversation import shorter_by_its_longest
 from services.orchestrator.worker.crew.llm import HostLLM
 from services.orchestrator.worker.crew.occurrences import Occurrences
 
@@ -133,8 +134,8 @@ def attempt(model):
     )
     return said
 
-told = {}
-messages = json.loads(sys.argv[1])
+messages, conversations = json.loads(sys.argv[1])
+told = {"advice": [shorter_by_its_longest(conversation) for conversation in conversations]}
 for able in (True, False):
     one = attempt(Model(name="m", capabilities=Capabilities(chat=True, images=able)))
     llm = HostLLM.for_agent(one, "m")
@@ -149,17 +150,52 @@ print(json.dumps(told))
 """
 
 
-def test_an_agents_image_reaches_the_host_or_ends_the_task() -> None:
-    message = {"role": "user", "content": [{"type": "text", "text": "Observation:"}, IMAGE]}
+USER = {"role": "user", "content": "Go."}
+REPORT = "Tool 'add' arguments validation failed: 1 error\n  Not a number [type=int_type]"
+QUOTED = f"Of the log: {REPORT}"
+RESULTS = (QUOTED, REPORT, f"Error executing tool: {REPORT}\n    For further information visit https://example.com")
+
+
+def _calling(size: int) -> dict[str, Any]:
+    call = {"id": "c", "type": "function", "function": {"name": "write_file", "arguments": "x" * size}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    """What comes of messages in a process that may import CrewAI."""
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "Observation:"}, IMAGE]},
+        *({"role": "tool", "tool_call_id": "c", "content": result} for result in RESULTS),
+    ]
+    result = {"role": "tool", "tool_call_id": "c", "name": "read_file", "content": "x" * 5000}
+    conversations = [[USER, _calling(5000)], [USER, _calling(10), result], [USER], [_calling(5000), result, result]]
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), json.dumps([message])],
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), json.dumps([messages, conversations])],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def test_a_report_of_crewais_loses_what_is_pydantics_and_a_result_that_quotes_one_nothing(told: dict[str, Any]) -> None:
+    sent = [message["content"][0]["text"] for message in told["True"][0][1:]]
+    report = REPORT.removesuffix(" [type=int_type]")
+    assert sent == [QUOTED, report, f"Error executing tool: {report}"]
+
+
+def test_what_is_most_of_a_conversation_is_named(told: dict[str, Any]) -> None:
+    calls, results, short, mixed = told["advice"]
+    assert 'a call of "write_file" have 5,000 characters' in calls
+    assert 'a result of "read_file" has 5,000 characters' in results
+    assert (short, mixed) == ("", "")
+
+
+def test_an_agents_image_reaches_the_host_or_ends_the_task(told: dict[str, Any]) -> None:
     sent, failure = told["True"]
     assert sent[0]["content"] == [
         {"text": "Observation:"},
@@ -167,6 +203,6 @@ def test_an_agents_image_reaches_the_host_or_ends_the_task() -> None:
     ]
     assert failure is None
     sent, failure = told["False"]
-    assert sent == []
+    assert len(sent) == len(RESULTS), "all but the image"
     assert (failure[0], failure[2]) == ("MODEL_LACKS_CAPABILITY", True)
     assert 'the model "m" cannot look at images' in failure[1]

@@ -1,6 +1,7 @@
 """What an attempt at a task, or at saving its result, is told of what was learnt before."""
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -8,11 +9,20 @@ import pytest
 
 from coxswain.orchestrator.worker.link_pb2 import RunTask
 from services.orchestrator.domain.crew import OnCutOff, Process
-from services.orchestrator.domain.execution import TaskOutput, TaskState
+from services.orchestrator.domain.execution import (
+    Execution,
+    ExecutionIdentity,
+    ExecutionState,
+    OnCredentialExpiry,
+    TaskOutput,
+    TaskState,
+    Usage,
+)
 from services.orchestrator.messages.executions import output_to_proto
 from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.crew_session import CrewSession
 from services.orchestrator.worker.host.run_state import TaskProgress
+from services.orchestrator.worker.host.stop_signal import Failed
 from services.orchestrator.worker.host.task_journal import TaskJournal
 
 RESULT = TaskOutput("Done.", None, "Reader")
@@ -41,7 +51,8 @@ class Store:
 class Crew:
     """A crew process that does everything at once; `journals` are those that its calls are served from."""
 
-    def __init__(self) -> None:
+    def __init__(self, result: TaskOutput = RESULT) -> None:
+        self.result = result
         self.journals: list[TaskJournal] = []
         self.process = self.calls = self
 
@@ -52,10 +63,10 @@ class Crew:
         pass
 
     async def run_task(self, index: int, request: RunTask) -> Any:
-        return output_to_proto(RESULT)
+        return output_to_proto(self.result)
 
 
-def _session(crew: Crew) -> CrewSession:
+def _session(crew: Crew, inputs: dict[str, Any] | None = None) -> CrewSession:
     store = Store()
 
     async def read(query: Callable[[], Awaitable[Any]]) -> Any:
@@ -72,9 +83,35 @@ def _session(crew: Crew) -> CrewSession:
         process=Process.SEQUENTIAL,
         manager_agent="",
     )
-    execution = SimpleNamespace(id="e", epoch=2, resumed_from="", inputs={})
+    execution = Execution(
+        id="e",
+        group_id="sales",
+        subject="ann",
+        crew_id="c",
+        crew_revision=1,
+        crew_name="brief",
+        state=ExecutionState.RUNNING,
+        inputs=inputs or {},
+        labels={},
+        model="",
+        priority=0,
+        identity=ExecutionIdentity.USER,
+        on_credential_expiry=OnCredentialExpiry.PARK,
+        grant_id="g",
+        resumed_from="",
+        timeout=None,
+        deadline_at=None,
+        epoch=2,
+        generation=1,
+        ready=True,
+        last_sequence=0,
+        usage=Usage(),
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
     played: dict[str, Any] = {
-        "context": SimpleNamespace(settings=SimpleNamespace(crew_process_attempts=1), store=store, read=read),
+        "context": SimpleNamespace(
+            settings=SimpleNamespace(crew_process_attempts=1), store=store, read=read, max_message_bytes=65_536
+        ),
         "state": SimpleNamespace(execution=execution, spec=spec),
         "recorder": SimpleNamespace(flush=store.flush, add_with_next=lambda *_: None),
         "opener": SimpleNamespace(questions=nothing, remote=nothing, activity=Activity(), open=opened),
@@ -96,3 +133,24 @@ async def test_a_first_attempt_waits_for_nothing_to_be_stored_and_a_second_one_k
     for _ in range(2):
         assert await session.run_task(task, RunTask()) == RESULT
     assert [journal.journaled_responses for journal in crew.journals] == [{}, KEPT]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "size", "fits"),
+    [
+        ({}, 40_000, True),
+        ({}, 50_000, False),
+        ({"numbers": [1] * 3000}, 27_000, True),
+        ({"numbers": [1] * 3000}, 40_000, False),
+        ({"text": "x" * 65_000}, 10, False),
+    ],
+)
+async def test_a_result_has_to_fit_one_message_beside_the_inputs(inputs: dict[str, Any], size: int, fits: bool) -> None:
+    result, task = TaskOutput("x" * size, None, "Reader"), TaskProgress(0, "t", TaskState.PENDING, 0, None)
+    session = _session(Crew(result), inputs)
+    if fits:
+        assert await session.run_task(task, RunTask()) == result
+        return
+    with pytest.raises(Failed) as failed:
+        await session.run_task(task, RunTask())
+    assert failed.value.error.reason == "ANSWER_TOO_LARGE"

@@ -274,6 +274,66 @@ async def test_what_a_task_can_do_without_never_ends_it(world: World) -> None:
         assert failed.value.fatal is not dispensable
 
 
+LARGEST = 4 * 1024 * 1024
+LONG = [pb.StreamCompleteResponse(reasoning="x" * 2**20), *said(*["x" * 2**20] * 5)]
+
+
+async def test_an_answer_that_no_message_can_hold_is_counted(world: World) -> None:
+    world.services.streams = [LONG]
+    with pytest.raises(TaskError) as failed:
+        await world.complete(REQUEST)
+    assert failed.value.reason == "ANSWER_TOO_LARGE"
+    assert world.kinds == ["LlmCallStarted", "LlmCallFailed"]
+    used = world.usage.value
+    assert (used.llm_calls, used.input_tokens > 0) == (1, True)
+    assert used.output_tokens > LARGEST // 4
+
+
+async def test_a_question_with_too_long_an_answer_is_asked_once(world: World) -> None:
+    world.services.streams = [LONG]
+    asked = {"completion": REQUEST, "question": "q", "dispensable": True}
+    assert [(await world.ask(complete=asked)).complete.text for _ in range(2)] == ["", ""]
+    assert world.usage.value.llm_calls == 1
+
+
+async def test_reasoning_that_is_wanted_back_counts_once(world: World) -> None:
+    pieces = [
+        piece
+        for _ in range(3)
+        for piece in (
+            pb.StreamCompleteResponse(reasoning="x" * 2**20),
+            pb.StreamCompleteResponse(thinking=pb.Thinking(text="x" * 2**20)),
+        )
+    ]
+    world.services.streams = [[*pieces, *said("Done.")]]
+    assert (await world.complete(REQUEST)).text == "Done."
+
+
+async def test_a_kept_answer_that_no_message_can_hold_is_not_told_of(world: World) -> None:
+    key = (request_hash(REQUEST, world.journal.salt), 0)
+    world.journal.journaled_responses[key] = Answer(text="x" * (LARGEST + 1)).to_bytes()
+    with pytest.raises(TaskError) as failed:
+        await world.complete(REQUEST)
+    assert (failed.value.reason, world.kinds) == ("ANSWER_TOO_LARGE", [])
+
+
+async def test_a_conversation_that_no_message_can_hold_is_too_long_for_the_model(world: World) -> None:
+    part = pb.ContentPart(text="x" * (LARGEST // 2))
+    message = pb.Message(role=pb.MESSAGE_ROLE_USER, content=[part, part])
+    with pytest.raises(TaskError) as failed:
+        await world.complete(pb.Completion(model="m", messages=[message]))
+    assert (failed.value.reason, world.services.asked) == ("CONTEXT_WINDOW_EXCEEDED", [])
+
+
+async def test_texts_that_no_message_can_hold_are_not_sent_again(world: World) -> None:
+    refused = grpc.StatusCode.RESOURCE_EXHAUSTED
+    words = "CLIENT: Sent message larger than max (5000000 vs. 4194304)"
+    world.services.answers = [grpc.aio.AioRpcError(refused, grpc.aio.Metadata(), grpc.aio.Metadata(), details=words)]
+    with pytest.raises(TaskError) as failed:
+        await world.ask(embed=pb.EmbedRequest(model="e", texts=["x"]))
+    assert (failed.value.reason, len(world.services.asked)) == ("RESPONSE_TOO_LARGE", 1)
+
+
 async def test_a_model_whose_answer_can_be_done_without_is_not_waited_for(world: World) -> None:
     world.services.streams = [[rpc_error(Unavailable("down", reason="UPSTREAM_UNAVAILABLE"))]]
     with pytest.raises(TaskError):

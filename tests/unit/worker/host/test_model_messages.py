@@ -151,4 +151,6 @@ def test_an_answer_is_put_together_in_the_order_of_its_stream() -> None:
     calls = [pb.ToolCall(id="a", name="m"), pb.ToolCall(id="b", name="n", arguments_json='{"a": 1}')]
     assert answer.to_proto() == pb.CompleteResponse(text="sö", thinking=pieces, tool_calls=calls)
     assert not answer.finished
-    assert parts.size > len('onesö{"a": 1}'.encode())
+    # Reasoning is not kept, unless the model wants it back: then it counts once.
+    assert parts.reasoning_bytes == 3
+    assert parts.kept_bytes == sum(piece.ByteSize() for piece in pieces) + len('sö{"a": 1}bnam'.encode())
