@@ -1,5 +1,6 @@
 """Puts the models service together."""
 
+import contextlib
 import os
 from datetime import timedelta
 
@@ -12,6 +13,7 @@ from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.db.idempotency import forget_old_requests
 from services.common.egress import AddressPolicy
+from services.common.errors import Unavailable
 from services.common.grpc.server import Registry
 from services.common.http import EgressClient
 from services.common.identity.credentials import AuthCredentials
@@ -159,8 +161,11 @@ class ModelsService:
         """Make the shared models those of the seed file, where migrations are automatic too."""
         if self._seeds:
             await seed(self._database, self._settings.seed_file)
-        if await self._needs_litellm():
+        if self._settings.litellm_prestart:
             self._prepare(Provider.LITELLM)
+        elif self._settings.litellm_prestart is None:
+            # Days of usage may be many.
+            self._background.start(self._prepare_litellm_if_used())
         self._recorder.start()
         self._background.start(self._refresh_budgets())
         self._background.start(
@@ -178,9 +183,13 @@ class ModelsService:
         self._background.start(self._stored_answers.renew())
         self._background.start(every(_RETENTION_SECONDS, self._reports.forget, name="usage_retention"))
 
-    async def _needs_litellm(self) -> bool:
-        if self._settings.litellm_prestart is not None:
-            return self._settings.litellm_prestart
+    async def _prepare_litellm_if_used(self) -> None:
+        # Without, the first call prepares it.
+        with contextlib.suppress(Unavailable):
+            if await self._uses_litellm():
+                self._prepare(Provider.LITELLM)
+
+    async def _uses_litellm(self) -> bool:
         # The packaged models are offered to everybody: most installations have no key for those of litellm's.
         own_seed = self._settings.seed_file != ModelsSettings.model_fields["seed_file"].default
         lately = (utc_now() - _LATELY).date()

@@ -19,6 +19,7 @@ BEGIN_WRITING = "BEGIN IMMEDIATE"
 _BUSY_SECONDS = 30.0
 _NAP_SECONDS = 0.002
 _ROWS_AT_ONCE = 64
+_sleep = time.sleep
 
 
 class PrefetchingCursor(aiosqlite.Cursor):
@@ -141,7 +142,7 @@ def _begin_writing(connection: sqlite3.Connection) -> sqlite3.Cursor:
                 is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
                 if not is_busy or time.monotonic() > give_up_at:
                     raise
-            time.sleep(_NAP_SECONDS)
+            _sleep(_NAP_SECONDS)
     finally:
         connection.execute(f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000:.0f}").close()
 

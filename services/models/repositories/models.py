@@ -116,9 +116,15 @@ async def has_models_of(database: Database, provider: Provider, *, shared: bool)
 
 
 async def has_called_models_of(database: Database, provider: Provider, *, since: date) -> bool:
-    """Return whether anybody has called a model of a provider that is still there, since a day in UTC."""
-    names = select(models.c.name).where(models.c.provider == provider.value)
-    query = select(usage_days.c.day).where(usage_days.c.day >= since.isoformat(), usage_days.c.model.in_(names))
+    """Return whether a group has called a model of a provider that it still sees, since a day in UTC."""
+    query = (
+        select(usage_days.c.day)
+        .join(
+            models,
+            and_(models.c.name == usage_days.c.model, models.c.group_id.in_([usage_days.c.group_id, SHARED_GROUP])),
+        )
+        .where(models.c.provider == provider.value, usage_days.c.day >= since.isoformat())
+    )
     return bool(await database.fetch(query.limit(1)))
 
 

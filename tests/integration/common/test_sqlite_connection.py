@@ -85,7 +85,7 @@ async def test_a_writer_looks_for_its_turn_as_often_however_long_it_waits(
             if len(naps) == 50:
                 other.execute("COMMIT")
 
-        monkeypatch.setattr("services.common.db.sqlite_connection.time.sleep", nap)
+        monkeypatch.setattr("services.common.db.sqlite_connection._sleep", nap)
         async with connection.cursor() as cursor:
             await cursor.execute(BEGIN_WRITING)
         assert connection.in_transaction

@@ -3,21 +3,23 @@
 import asyncio
 import functools
 import runpy
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, insert, select
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.models.domain.conversation import Sampling
-from services.models.domain.model import Model, ModelSpec, Provider
+from services.models.domain.model import SHARED_GROUP, Model, ModelSpec, Provider
 from services.models.domain.parameters import unsupported_parameters
 from services.models.price_list import complete_model, find_listed
+from services.models.repositories.models import ModelRepository, has_called_models_of
 from services.models.seed import SeedError, read_seed, seed
 from services.models.settings import ModelsSettings
-from services.models.tables import models
+from services.models.tables import models, usage_days
 from tests.support.service_tables import make_service_tables
 
 
@@ -43,6 +45,32 @@ async def test_seeding_again_changes_nothing_and_what_the_file_drops_is_gone(dat
         file.write_text(entry)
         await seed(database, file)
         assert await rows() == first[:1]
+    finally:
+        await database.close()
+
+
+async def test_only_calls_of_models_that_a_group_sees_are_calls_of_their_provider(database_url: str) -> None:
+    make_service_tables("models", database_url)
+    database = Database(database_url, "models", null_pool=True)
+
+    async def called(group_id: str, model: str) -> bool:
+        async with database.write() as connection:
+            await connection.execute(delete(usage_days))
+            row = {"group_id": group_id, "day": "2026-01-02", "model": model, "subject": "", "tokens": 1, "cost": 0.0}
+            await connection.execute(insert(usage_days).values(row))
+        return await has_called_models_of(database, Provider.LITELLM, since=date(2026, 1, 2))
+
+    try:
+        async with database.write() as connection:
+            repository = ModelRepository(connection)
+            for group_id, name in (("sales", "own"), (SHARED_GROUP, "of all")):
+                spec = ModelSpec(name, Provider.LITELLM, upstream_model="groq/m")
+                await repository.add(
+                    Model(name, group_id, spec, enabled=True, created_at=utc_now(), updated_at=utc_now())
+                )
+        assert [await called("sales", name) for name in ("own", "of all", "gone")] == [True, True, False]
+        assert [await called("legal", name) for name in ("own", "of all")] == [False, True]
+        assert not await has_called_models_of(database, Provider.LITELLM, since=date(2026, 1, 3))
     finally:
         await database.close()
 

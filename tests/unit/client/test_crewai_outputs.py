@@ -80,17 +80,22 @@ def test_a_class_in_the_same_file(tmp_path: Path, output: str) -> None:
         ("from notes.kinds import *", "Note"),
         ("from .everything import *", "Note"),
         ("from notes.everything import Note as Result", "Result"),
+        ("from notes.drafts import *\nfrom notes.models import *", "Note"),
+        ("from notes.listed import *\nfrom notes.drafts import *", "_Note"),
     ],
 )
 def test_a_class_in_a_file_of_the_project(tmp_path: Path, importing: str, name: str) -> None:
     models = "from pydantic import BaseModel\n\n\nclass Note(BaseModel):\n    title: str\n"
+    drafts = models.replace("title", "draft")
     files = {
         "src/notes/models.py": models,
         "src/notes/__init__.py": "",
         "src/notes/kinds/__init__.py": "from .inner import Note\n",
         "src/notes/kinds/inner.py": models,
-        # Into a circle first.
-        "src/notes/everything.py": "from .everything import *\nfrom os import *\nfrom .kinds import *\n",
+        "src/notes/drafts.py": drafts + drafts.replace("Note", "_Note"),
+        "src/notes/listed.py": models.replace("Note", "_Note") + '\n\n__all__ = ["_Note"]\n',
+        # Into a circle last, which is looked into first.
+        "src/notes/everything.py": "from .kinds import *\nfrom os import *\nfrom .everything import *\n",
     }
     crew = imported(tmp_path, importing + "\n", f"output_pydantic={name}", files=files)
     assert schema(crew)["required"] == ["title"]

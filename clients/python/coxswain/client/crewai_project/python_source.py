@@ -200,12 +200,15 @@ class Sources:
         seen.add((module.path, dotted))
         source = module.imports.get(first)
         places = (
-            [(self._file_of(module, star.module, star.level), dotted) for star in module.stars]
+            # The last one that has the name counts.
+            [(self._file_of(module, star.module, star.level), dotted) for star in reversed(module.stars)]
             if source is None
             else [self._behind(module, source, rest) or (None, "")]
         )
         for path, name in places:
             target = self._readable(path)
+            if target and source is None and name.startswith("_") and "__all__" not in target.names:
+                continue
             found = self._find(target, name, seen) if target else None
             if found is not None:
                 return found
