@@ -21,7 +21,7 @@ class Innocent:
         self.failures: list[str] = []
 
     async def __aenter__(self) -> Self:
-        await self._call()
+        await self.call()
         self._task = asyncio.create_task(self._go_on())
         return self
 
@@ -30,15 +30,16 @@ class Innocent:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         # The last one after all is over.
-        await self._call()
+        await self.call()
         await self._channel.close()
 
     async def _go_on(self) -> None:
         while True:
-            await self._call()
+            await self.call()
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _call(self) -> None:
+    async def call(self) -> None:
+        """Make a call; what came before it has been looked at when it is answered."""
         who_am_i: Any = self._channel.unary_unary(
             "/coxswain.auth.v1.AuthService/WhoAmI",
             request_serializer=principal_pb2.WhoAmIRequest.SerializeToString,
