@@ -394,6 +394,8 @@ def _receivers(settings: OrchestratorSettings, common: CommonSettings) -> Addres
 
 def _card_maker(settings: OrchestratorSettings, runtime: Runtime) -> CardMaker:
     common = runtime.settings
+    if settings.a2a_card_keys_url and not settings.a2a_http_port:
+        logger.warning("card_keys_not_served", setting="COXSWAIN_ORCHESTRATOR_A2A_HTTP_PORT")
     prefix = settings.a2a_extension_prefix.rstrip("/")
     return CardMaker(
         address=settings.a2a_public_address or _listener_address(common),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, HttpUrl, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.egress import Network
@@ -158,6 +158,16 @@ class OrchestratorSettings(BaseSettings):
         description="Hours after which tasks of A2A that wait for missing inputs are cancelled, and after as many more "
         "removed.",
     )
+
+    @field_validator("a2a_card_keys_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if value:
+            try:
+                HttpUrl(value)
+            except ValidationError:
+                raise ValueError("must be a URL such as https://example.com/.well-known/jwks.json") from None
+        return value
 
     @property
     def artifact_limits(self) -> ArtifactLimits:

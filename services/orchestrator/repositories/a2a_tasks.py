@@ -103,6 +103,17 @@ class A2ATaskRepository:
         row = (await self._connection.execute(query)).first()
         return None if row is None else _task(row)
 
+    async def lock_with_execution(self, task: TaskRow) -> TaskRow | None:
+        """Return a task as it is now, with a lock on its execution and one on it, in the order of all who take both.
+
+        An execution that it was given meanwhile is not locked.
+        """
+        if task.execution_id is not None:
+            await self._connection.execute(
+                select(executions.c.id).where(executions.c.id == task.execution_id).with_for_update()
+            )
+        return await self.lock(task.id)
+
     async def fill(self, task_id: str, inputs: Mapping[str, Any]) -> None:
         """Store the inputs that a locked task without an execution has been given."""
         await self._connection.execute(

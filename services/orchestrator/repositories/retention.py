@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.upsert import insert_or_update
 from services.orchestrator.repositories.gateway_calls import GatewayCallRepository
+from services.orchestrator.repositories.webhooks import WebhookRepository
 from services.orchestrator.tables import batches, execution_retention, executions, gateway_calls
 
 
@@ -72,13 +73,18 @@ class RetentionRepository:
     async def delete(self, group_id: str, execution_ids: Collection[str]) -> int:
         """Delete executions of a group that have ended, with all that belongs to them; return how many there were."""
         ended = await self._connection.execute(
-            select(executions.c.id, executions.c.resumed_from).where(
+            select(executions.c.id, executions.c.resumed_from)
+            .where(
                 executions.c.group_id == group_id,
                 executions.c.id.in_(execution_ids),
                 executions.c.ended_at.is_not(None),
             )
+            .order_by(executions.c.id)
+            .with_for_update()
         )
         continued = {row.id: row.resumed_from for row in ended}
+        # Who posts locks a webhook before its deliveries, and the rows that go with an execution have no such order.
+        await WebhookRepository(self._connection).lock_of(continued)
         calls = GatewayCallRepository(self._connection)
         unknown = await calls.unknown_to(continued)
         deleted = await self._connection.execute(

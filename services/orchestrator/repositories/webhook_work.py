@@ -13,8 +13,8 @@ from services.orchestrator.tables import group_events, webhook_deliveries, webho
 
 PENDING = webhook_deliveries.c.state == DeliveryState.PENDING
 """The condition that a delivery has not ended."""
-# As the index says it.
-_ACTIVE = text("NOT webhooks.paused AND NOT webhooks.finished")
+ACTIVE = text("NOT (webhooks.paused AND webhooks.held) AND NOT webhooks.finished")
+"""The condition that events are posted to a webhook, as the index says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class ReadyWebhook:
     webhook_id: str
     due: bool
     """Whether a delivery is due; otherwise there are new events alone."""
+    bound: bool
+    """Whether it is for one execution alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +54,22 @@ async def read_webhook_work(database: Database, now: datetime, most_pending: int
         select(
             webhooks.c.id,
             webhooks.c.group_id,
+            webhooks.c.sequence.is_not(None).label("bound"),
             # In this order, as a backlog takes long to count.
             case((~free, False), (next_attempt <= now, True), (~news, False), else_=pending < most_pending).label(
                 "ready"
             ),
             next_attempt.label("next_attempt_at"),
-        ).where(_ACTIVE)
+        ).where(ACTIVE)
     )
     times = [row["next_attempt_at"] for row in rows if row["next_attempt_at"] is not None]
     return WebhookWork(
         ready=[
             ReadyWebhook(
-                row["group_id"], row["id"], due=row["next_attempt_at"] is not None and row["next_attempt_at"] <= now
+                row["group_id"],
+                row["id"],
+                due=row["next_attempt_at"] is not None and row["next_attempt_at"] <= now,
+                bound=row["bound"],
             )
             for row in rows
             if row["ready"]
@@ -100,7 +106,7 @@ async def read_webhook_lag(database: Database, most_pending: int) -> WebhookLag:
     )
     waiting = case((webhooks.c.sequence.is_(None), of_group), else_=of_execution)
     taken = case((_pending() < most_pending, waiting))
-    unmade = select(func.min(waiting).label("all"), func.min(taken).label("untried")).where(_ACTIVE)
+    unmade = select(func.min(waiting).label("all"), func.min(taken).label("untried")).where(ACTIVE)
     of_active = webhook_deliveries.join(webhooks, webhooks.c.id == webhook_deliveries.c.webhook_id)
     first = (webhook_deliveries.c.attempts == 0) & webhook_deliveries.c.next_attempt_at.is_not(None)
     made = (
@@ -109,7 +115,7 @@ async def read_webhook_lag(database: Database, most_pending: int) -> WebhookLag:
             func.min(case((first, webhook_deliveries.c.created_at))).label("untried"),
         )
         .select_from(of_active)
-        .where(_ACTIVE, PENDING)
+        .where(ACTIVE, PENDING)
     )
     rows = [(await database.fetch(query))[0] for query in (unmade, made)]
     oldest = {name: [row[name] for row in rows if row[name] is not None] for name in ("all", "untried")}

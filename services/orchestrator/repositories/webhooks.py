@@ -4,15 +4,17 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.named_locks import lock_name
 from services.common.db.upsert import insert_missing
 from services.orchestrator.domain.group_event import EventFilter, Position
 from services.orchestrator.domain.webhook import Binding, Delivery, DeliveryState, PayloadForm, Webhook, WebhookPlan
-from services.orchestrator.repositories.webhook_work import PENDING, execution_news
+from services.orchestrator.repositories.webhook_work import ACTIVE, PENDING, execution_news
 from services.orchestrator.tables import executions, webhook_deliveries, webhooks
+
+_PAUSED = and_(webhooks.c.paused, webhooks.c.held)
 
 
 class WebhookRepository:
@@ -54,9 +56,20 @@ class WebhookRepository:
         query = select(webhooks).where(webhooks.c.group_id == group_id, webhooks.c.id == webhook_id)
         return await self._one(query.with_for_update() if lock else query)
 
-    async def page(self, group_id: str, execution_id: str, after: str | None, limit: int) -> list[Webhook]:
-        """Return webhooks with an id behind `after`, oldest first: those of an execution, or (empty) of all."""
-        chosen = webhooks.c.execution_id == execution_id if execution_id else webhooks.c.sequence.is_(None)
+    async def count_bound(self, group_id: str) -> int:
+        """Return how many webhooks of single executions or tasks a group has that events are posted to."""
+        count = select(func.count()).where(webhooks.c.group_id == group_id, webhooks.c.sequence.is_not(None), ACTIVE)
+        return await self._connection.scalar(count) or 0
+
+    async def page(
+        self, group_id: str, execution_id: str, after: str | None, limit: int, *, bound: bool = False
+    ) -> list[Webhook]:
+        """Return webhooks with an id behind `after`, oldest first.
+
+        Those of an execution; without one, those of all executions, or (`bound`) of single ones and of tasks.
+        """
+        of_all = webhooks.c.sequence.is_(None)
+        chosen = webhooks.c.execution_id == execution_id if execution_id else ~of_all if bound else of_all
         query = select(webhooks).where(webhooks.c.group_id == group_id, chosen)
         if after is not None:
             query = query.where(webhooks.c.id > after)
@@ -89,7 +102,7 @@ class WebhookRepository:
         free = or_(webhooks.c.sender_until.is_(None), webhooks.c.sender_until < now, webhooks.c.sender == sender)
         claimed = (
             update(webhooks)
-            .where(webhooks.c.id == webhook_id, webhooks.c.paused.is_(False), free)
+            .where(webhooks.c.id == webhook_id, ~_PAUSED, free)
             .values(sender=sender, sender_until=until)
             .returning(*webhooks.c)
         )
@@ -139,22 +152,56 @@ class WebhookRepository:
         await self._connection.execute(
             update(webhooks)
             .where(webhooks.c.id == webhook_id)
-            .values(paused=True, gone=True, updated_at=now, revision=webhooks.c.revision + 1)
+            .values(paused=True, held=True, gone=True, updated_at=now, revision=webhooks.c.revision + 1)
+        )
+
+    async def fail_pending(self, webhook_id: str, now: datetime) -> None:
+        """End the deliveries of a locked webhook that nobody will take."""
+        await self._connection.execute(
+            update(webhook_deliveries)
+            .where(webhook_deliveries.c.webhook_id == webhook_id, PENDING)
+            .values(state=DeliveryState.FAILED, next_attempt_at=None, ended_at=now)
         )
 
     async def pause_group(self, group_id: str, before: datetime, now: datetime) -> int:
         """Pause the webhooks of a group that nobody has changed since a moment; return how many."""
-        paused = (
-            update(webhooks)
-            .where(webhooks.c.group_id == group_id, webhooks.c.updated_at < before, webhooks.c.paused.is_(False))
-            .values(paused=True, updated_at=now, revision=webhooks.c.revision + 1)
+        return await self._pause(before, now, webhooks.c.group_id == group_id)
+
+    async def bound_subjects(self) -> set[str]:
+        """Return whose webhooks of single executions or tasks are posted to."""
+        found = select(webhooks.c.subject).where(webhooks.c.sequence.is_not(None), ACTIVE)
+        return set(await self._connection.scalars(found.distinct()))
+
+    async def pause_bound(self, subject: str, group_id: str, before: datetime, now: datetime) -> int:
+        """Pause what a subject had bound to executions or tasks of a group ("" for all), as `pause_group` does."""
+        of_subject = [webhooks.c.subject == subject, webhooks.c.sequence.is_not(None)]
+        return await self._pause(before, now, *of_subject, *([webhooks.c.group_id == group_id] if group_id else []))
+
+    async def _pause(self, before: datetime, now: datetime, *which: ColumnElement[bool]) -> int:
+        found = select(webhooks.c.id).where(*which, webhooks.c.updated_at < before, ACTIVE)
+        # In the order of all who lock several.
+        ids = list(await self._connection.scalars(found.order_by(webhooks.c.id).with_for_update()))
+        paused = update(webhooks).where(webhooks.c.id.in_(ids))
+        await self._connection.execute(
+            paused.values(paused=True, held=True, updated_at=now, revision=webhooks.c.revision + 1)
         )
-        return (await self._connection.execute(paused)).rowcount
+        return len(ids)
 
     async def standing(self, execution_ids: Collection[str]) -> set[str]:
-        """Return which executions are there, and keep them from being deleted until the transaction ends."""
-        found = select(executions.c.id).where(executions.c.id.in_(execution_ids))
+        """Return which executions are there, and keep them from being deleted until the transaction ends.
+
+        Executions are locked before webhooks, and webhooks before deliveries.
+        """
+        found = select(executions.c.id).where(executions.c.id.in_(execution_ids)).order_by(executions.c.id)
         return set(await self._connection.scalars(found.with_for_update(read=True, key_share=True)))
+
+    async def lock_of(self, execution_ids: Collection[str]) -> None:
+        """Lock the webhooks that are bound to locked executions, or have deliveries of these."""
+        posted = select(webhook_deliveries.c.webhook_id).where(webhook_deliveries.c.execution_id.in_(execution_ids))
+        found = select(webhooks.c.id).where(
+            or_(webhooks.c.execution_id.in_(execution_ids), webhooks.c.id.in_(posted)),
+        )
+        await self._connection.execute(found.order_by(webhooks.c.id).with_for_update())
 
     async def add(self, deliveries: Sequence[Delivery]) -> None:
         """Store new deliveries of a claimed webhook, at least one; the first of each execution is due at once.
@@ -252,7 +299,8 @@ def _changing(webhook: Webhook) -> dict[str, Any]:
             "schedule_id": chosen.schedule_id,
             "labels": dict(chosen.labels),
         },
-        "paused": plan.paused,
+        "paused": plan.paused or webhook.bound is not None,
+        "held": plan.paused or webhook.bound is None,
         "gone": webhook.gone,
         "subject": webhook.subject,
         "revision": webhook.revision,
@@ -274,7 +322,7 @@ def _webhook(row: Row[Any]) -> Webhook:
                 schedule_id=chosen["schedule_id"],
                 labels=chosen["labels"],
             ),
-            paused=row.paused,
+            paused=row.paused and row.held,
         ),
         sealed_key=row.sealed_key,
         position=Position(row.position_transaction, row.position_id),

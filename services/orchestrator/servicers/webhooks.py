@@ -41,7 +41,11 @@ class WebhookServicer(WebhookServiceServicer):
     async def ListWebhooks(self, request: pb.ListWebhooksRequest, context: Context) -> pb.ListWebhooksResponse:
         """See the proto."""
         page = await self._webhooks.page(
-            current_principal(), request.execution_id, request.page_size, request.page_token
+            current_principal(),
+            request.execution_id,
+            request.page_size,
+            request.page_token,
+            bound=request.single_executions,
         )
         return pb.ListWebhooksResponse(webhooks=map(webhook_to_proto, page.items), next_page_token=page.next_page_token)
 

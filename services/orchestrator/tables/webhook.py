@@ -1,6 +1,19 @@
 """Addresses to which events of groups are posted, and what is posted."""
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, String, Table, Text, false
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    false,
+    true,
+)
 
 from services.common.db.types import JsonDocument, UtcDateTime
 from services.orchestrator.tables.columns import GROUP, ID, metadata, partial_index
@@ -13,6 +26,7 @@ webhooks = Table(
     Column("url", String(2048), nullable=False),
     Column("description", String(1024), nullable=False),
     Column("chosen", JsonDocument, nullable=False),  # EventFilter
+    # Of a webhook that is bound always true: the release before could not prove its deliveries to receivers.
     Column("paused", Boolean, nullable=False),
     Column("gone", Boolean, nullable=False),
     # Sealed for the row's id.
@@ -28,13 +42,14 @@ webhooks = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     # Of those that are bound to one execution, or to one task, which may have no execution yet. They have the sequence
-    # up to which events have become deliveries, and their position is behind all events: the release before has nothing
-    # to do for them.
+    # up to which events have become deliveries, and their position is behind all events.
     Column("execution_id", ID, ForeignKey("executions.id", ondelete="CASCADE")),
     Column("task_id", ID, ForeignKey("a2a_tasks.id", ondelete="CASCADE")),
     Column("config_id", ID),
     Column("form", String(16), nullable=False, server_default="NOTIFICATION"),  # PayloadForm
     Column("sequence", BigInteger),
+    # Whether it is paused; of others always true.
+    Column("held", Boolean, nullable=False, server_default=true()),
     # Its execution has ended, and so have all its deliveries.
     Column("finished", Boolean, nullable=False, server_default=false()),
     # Signs beside the present key for a while. Sealed as that is.
@@ -43,7 +58,7 @@ webhooks = Table(
     Index("ix_webhooks_group_id_id", "group_id", "id"),
     Index("ix_webhooks_execution_id", "execution_id"),
     Index("uq_webhooks_task_id_config_id", "task_id", "config_id", unique=True),
-    partial_index("webhooks", "NOT paused AND NOT finished", "group_id"),
+    partial_index("webhooks", "NOT (paused AND held) AND NOT finished", "group_id"),
 )
 
 webhook_deliveries = Table(

@@ -15,6 +15,7 @@ from services.orchestrator.domain.webhook import NOWHERE, Binding, ExecutionWebh
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.webhooks import WebhookRepository
 from services.orchestrator.usecases.executions import Executions
+from services.orchestrator.usecases.webhook_limits import refuse_more_bound
 from services.orchestrator.usecases.webhook_urls import refuse_unfit
 from services.orchestrator.webhook_client import SigningKeys
 
@@ -34,38 +35,47 @@ class ExecutionWebhooks:
     async def start(
         self, principal: Principal, start: Start, request: RequestKey | None, plan: ExecutionWebhookPlan
     ) -> tuple[Execution, str]:
-        """Store an execution with its webhook, and return it with the key of that; empty when it is there no more.
+        """Store an execution with its webhook, and return it with the key of that.
+
+        A repeated `request` returns the same key; an empty one when the webhook is there no more, or was changed.
 
         Raises:
             InvalidArgument: nothing may be posted to the address.
+            QuotaExceeded: see `refuse_more_bound`.
             CoxswainError: see `ExecutionStarter.start`.
         """
         refuse_unfit(self._addresses, plan.url, "webhook.url")
 
+        made: list[Webhook] = []
+
         async def also_store(connection: AsyncConnection, execution: Execution) -> None:
-            await self._store(connection, execution, plan)
+            made.append(await self._store(connection, execution, plan))
 
         execution = await self._executions.start(principal, start, request, also_store)
         # So that every replica learns whose events are posted.
         self._bus.publish(Hint(HintKind.WORK_STORED, execution.id))
+        if made:
+            return execution, self._keys.shown(made[0])
         async with self._database.read() as connection:
             # What StartExecution starts is no task of A2A: it has no other webhook.
             found = await WebhookRepository(connection).page(execution.group_id, execution.id, None, limit=1)
-        return execution, self._keys.shown(found[0]) if found else ""
+        # A later key is that of who has changed the webhook, which needs a higher role.
+        return execution, self._keys.shown(found[0]) if found and found[0].revision == 1 else ""
 
-    async def _store(self, connection: AsyncConnection, execution: Execution, plan: ExecutionWebhookPlan) -> None:
-        webhook_id, now = new_id(), utc_now()
-        await WebhookRepository(connection).insert(
-            Webhook(
-                id=webhook_id,
-                group_id=execution.group_id,
-                plan=WebhookPlan(plan.url, "", EventFilter(kinds=plan.kinds), paused=False),
-                sealed_key=self._keys.new(webhook_id),
-                position=NOWHERE,
-                subject=execution.subject,
-                revision=1,
-                created_at=now,
-                updated_at=now,
-                bound=Binding(sequence=0, execution_id=execution.id),
-            )
+    async def _store(self, connection: AsyncConnection, execution: Execution, plan: ExecutionWebhookPlan) -> Webhook:
+        webhooks, webhook_id, now = WebhookRepository(connection), new_id(), utc_now()
+        await refuse_more_bound(webhooks, execution.group_id)
+        webhook = Webhook(
+            id=webhook_id,
+            group_id=execution.group_id,
+            plan=WebhookPlan(plan.url, "", EventFilter(kinds=plan.kinds), paused=False),
+            sealed_key=self._keys.new(webhook_id),
+            position=NOWHERE,
+            subject=execution.subject,
+            revision=1,
+            created_at=now,
+            updated_at=now,
+            bound=Binding(sequence=0, execution_id=execution.id),
         )
+        await webhooks.insert(webhook)
+        return webhook

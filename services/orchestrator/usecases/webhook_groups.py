@@ -1,4 +1,4 @@
-"""Webhooks of groups that were deleted."""
+"""Webhooks of groups that were deleted, and of who has left one."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +13,11 @@ logger = structlog.get_logger(__name__)
 
 
 class WebhookGroups:
-    """Pauses the webhooks of deleted groups: those who made them do not get what a new group of the same id does."""
+    """Pauses webhooks of those who may no longer see what they tell.
+
+    Those who made webhooks of a group that was deleted do not get what a new group of the same id does. A webhook of
+    one execution or task needs no more than an operator, and is paused when the access of who made it has changed.
+    """
 
     def __init__(self, database: Database, source: AccessChangeSource) -> None:
         self._database = database
@@ -21,20 +25,26 @@ class WebhookGroups:
         self._known = AccessChanges()
 
     async def once(self) -> None:
-        """Pause what was made or changed before its group was deleted. Replicas may do it at once.
+        """Pause what was made or changed before the access of its maker was. Replicas may do it at once.
 
         Raises:
             Unavailable: auth or the database does not answer.
         """
         changes = await self._source.access_changes(self._known.since)
-        deleted = {change.group_id: change.changed_at for change in changes if change.subject == EVERYBODY}
-        if deleted:
+        async with self._database.read() as connection:
+            concerned = {EVERYBODY, *await WebhookRepository(connection).bound_subjects()}
+        found = [change for change in changes if change.subject in concerned]
+        if found:
             async with self._database.write() as connection:
-                webhooks = WebhookRepository(connection)
-                for group_id, seconds in sorted(deleted.items()):
+                webhooks, now = WebhookRepository(connection), utc_now()
+                for change in sorted(found, key=lambda change: (change.group_id, change.subject)):
                     # The clocks of auth and of this machine differ.
-                    before = datetime.fromtimestamp(seconds, UTC) + timedelta(seconds=MARGIN_SECONDS)
-                    if await webhooks.pause_group(group_id, before, utc_now()):
-                        logger.info("webhooks_paused", group_id=group_id)
+                    before = datetime.fromtimestamp(change.changed_at, UTC) + timedelta(seconds=MARGIN_SECONDS)
+                    if change.subject == EVERYBODY:
+                        paused = await webhooks.pause_group(change.group_id, before, now)
+                    else:
+                        paused = await webhooks.pause_bound(change.subject, change.group_id, before, now)
+                    if paused:
+                        logger.info("webhooks_paused", group_id=change.group_id, webhooks=paused)
         # Only now: after a failure they are asked for again.
         self._known.learn(changes)

@@ -24,7 +24,7 @@ from services.common.group_turns import working_for
 from services.common.ids import new_id
 from services.common.periodic import once
 from services.orchestrator.domain.webhook import Attempt, Delivery, DeliveryState, PayloadForm, Webhook
-from services.orchestrator.repositories.webhook_work import read_webhook_work
+from services.orchestrator.repositories.webhook_work import ReadyWebhook, read_webhook_work
 from services.orchestrator.repositories.webhooks import WebhookRepository
 from services.orchestrator.tables import webhook_deliveries
 from services.orchestrator.usecases.hinted_loop import Pending
@@ -70,6 +70,8 @@ class WebhookSender:
         self._sender = new_id()
         self._intake = WebhookIntake(database, group, bound, self._sender)
         self._places = WebhookPlaces()
+        # Executions are many: their webhooks hold up none of the group.
+        self._bound_places = WebhookPlaces()
         self._serving: set[str] = set()
         self._tasks = BackgroundTasks()
 
@@ -79,7 +81,7 @@ class WebhookSender:
         for ready in work.ready:
             if ready.webhook_id not in self._serving and (ready.due or not self._intake.waits(ready.webhook_id)):
                 self._serving.add(ready.webhook_id)
-                self._tasks.start(self._serve(ready.group_id, ready.webhook_id))
+                self._tasks.start(self._serve(ready))
         seconds = None
         if work.next_attempt_at is not None:
             seconds = max(0.0, (work.next_attempt_at - utc_now()).total_seconds())
@@ -93,18 +95,19 @@ class WebhookSender:
         """Remove deliveries that ended long ago. Replicas may do it at once."""
         await remove_before(self._database, webhook_deliveries.c.ended_at, utc_now() - self._retention)
 
-    async def _serve(self, group_id: str, webhook_id: str) -> None:
+    async def _serve(self, ready: ReadyWebhook) -> None:
         try:
-            with working_for(group_id):
-                await once(lambda: self._send_all(group_id, webhook_id), "webhooks")
+            with working_for(ready.group_id):
+                await once(lambda: self._send_all(ready), "webhooks")
         finally:
-            self._serving.discard(webhook_id)
+            self._serving.discard(ready.webhook_id)
 
-    async def _send_all(self, group_id: str, webhook_id: str) -> None:
+    async def _send_all(self, ready: ReadyWebhook) -> None:
+        places = self._bound_places if ready.bound else self._places
         more = True
         while more:
-            async with self._places.place(group_id):
-                more = await self._send_some(webhook_id)
+            async with places.place(ready.group_id):
+                more = await self._send_some(ready.webhook_id)
 
     async def _send_some(self, webhook_id: str) -> bool:
         """Store and make some deliveries of a webhook; return whether there may be more that are due."""
@@ -166,6 +169,9 @@ class WebhookSender:
                     await webhooks.promote(webhook.id, after.execution_id, now)
             if any(attempt.gone for _, attempt in tried):
                 await webhooks.stop(webhook.id, now)
+                if webhook.bound is not None:
+                    # Few look after such a webhook: what waits would do so for as long as its execution is kept.
+                    await webhooks.fail_pending(webhook.id, now)
             elif webhook.bound is not None:
                 await webhooks.finish(webhook.id)
         for after, attempt in tried:

@@ -14,7 +14,8 @@ from services.orchestrator.repositories.group_events import GroupEventReader
 Render = Callable[[str, str, GroupEvent], bytes]
 """Makes the body of a delivery of its id, the webhook's, and the event."""
 
-_BYTES_AT_ONCE = 4 * 1024 * 1024
+BYTES_AT_ONCE = 4 * 1024 * 1024
+"""Of bodies that are made before they are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class GroupSource:
         made: list[Delivery] = []
         size = 0
         for event in read.events:
-            if size >= _BYTES_AT_ONCE:
+            if size >= BYTES_AT_ONCE:
                 break
             position = event.position
             if webhook.plan.chosen.shows(event):

@@ -19,10 +19,10 @@ from services.orchestrator.domain.webhook import Delivery, DeliveryState, Webhoo
 from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.repositories.webhooks import WebhookRepository
+from services.orchestrator.usecases.webhook_limits import MAX_WEBHOOKS
 from services.orchestrator.usecases.webhook_urls import refuse_unfit
 from services.orchestrator.webhook_client import SigningKeys
 
-MAX_WEBHOOKS = 32
 _WEBHOOKS = Pager("webhooks")
 _DELIVERIES = Pager("webhook_deliveries")
 _URL = "webhook.url"
@@ -97,8 +97,10 @@ class Webhooks:
             raise NotFound.of("webhook", webhook_id)
         return webhook
 
-    async def page(self, principal: Principal, execution_id: str, size: int, token: str) -> Page[Webhook]:
-        """Return a page of the group's webhooks, oldest first: those of an execution, or (empty) of all.
+    async def page(
+        self, principal: Principal, execution_id: str, size: int, token: str, *, bound: bool
+    ) -> Page[Webhook]:
+        """Return a page of the group's webhooks, oldest first; for `execution_id` and `bound` see the repository.
 
         Raises InvalidArgument: INVALID_PAGE_TOKEN.
         """
@@ -107,9 +109,9 @@ class Webhooks:
             return await _WEBHOOKS.page(
                 size,
                 token,
-                {"group": principal.group_id, "execution": execution_id},
+                {"group": principal.group_id, "execution": execution_id, "bound": bound},
                 lambda after, limit: webhooks.page(
-                    principal.group_id, execution_id, after[0] if after else None, limit
+                    principal.group_id, execution_id, after[0] if after else None, limit, bound=bound
                 ),
                 lambda webhook: [webhook.id],
             )

@@ -35,6 +35,7 @@ async def test_webhooks_are_made_shown_changed_retried_and_deleted(run_in_own_gr
             assert [each.event for each in await receiver.has(1, path)] == [(execution_id, 1)]
         [[own]] = rows(await run("webhooks", "list", "--execution", execution_id, "--json"))
         assert own["execution_id"] == execution_id
+        assert rows(await run("webhooks", "list", "--single-executions", "--json")) == [[own]]
         [[delivery]] = rows(await run("webhooks", "deliveries", webhook_id, "--json"))
         table = (await run("webhooks", "deliveries", webhook_id, "--execution", execution_id)).stdout
         assert delivery["id"] in table

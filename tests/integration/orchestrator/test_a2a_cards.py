@@ -6,6 +6,8 @@ import select as readiness
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import grpc
@@ -201,6 +203,13 @@ async def test_signed_cards_are_verified_by_the_official_sdk_with_the_keys_that_
             assert url == keys_url
             return keys[key_id or ""]
 
+        # A process that was begun since then may sign with another key.
+        database = Database(f"sqlite:///{harness.data_dir / 'orchestrator.db'}", "orchestrator")
+        async with database.write() as connection:
+            await connection.execute(tables.crews.update().values(updated_at=utc_now() - timedelta(days=2)))
+        await database.close()
+        known = {"If-Modified-Since": format_datetime(utc_now() - timedelta(days=1), usegmt=True)}
+        assert (await http.get(f"http://127.0.0.1:{port}{WELL_KNOWN}", headers=known)).status_code == 200
         verify = create_signature_verifier(key_of, ["EdDSA"])
         public = await A2ACardResolver(http, f"http://127.0.0.1:{port}").get_agent_card()
         extended = await agent(harness, DEV).GetExtendedAgentCard(pb.GetExtendedAgentCardRequest())

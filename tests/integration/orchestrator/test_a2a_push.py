@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -18,10 +19,16 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from coxswain.orchestrator.v1 import execution_pb2, webhook_pb2
 from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from services.common.ids import new_id
+from services.orchestrator.domain.webhook import Webhook, event_of
 from services.orchestrator.tables import webhook_deliveries, webhooks
+from services.orchestrator.usecases.a2a import push_source
+from services.orchestrator.usecases.a2a.push_source import PushSource
+from services.orchestrator.usecases.a2a.views import read_views
+from services.orchestrator.usecases.webhook_sources import Found
 from tests.integration.orchestrator import test_a2a_03
 from tests.integration.orchestrator.a2a_support import (
     CODE,
+    OPERATOR,
     agent,
     ask,
     finish,
@@ -125,6 +132,8 @@ async def test_must_post_what_streams_tell_in_order_with_the_receivers_credentia
     assert list(dict.fromkeys((each.headers["Idempotency-Key"], each.raw) for each in receiver.posted)) == list(
         zip(keys, (each.raw for each in posted), strict=True)
     )
+    # The release before could not open the credentials.
+    assert all(row.paused for row in await rows_of(worker, webhooks))
     async with asyncio.timeout(20):
         while not (await rows_of(worker, webhooks))[0].finished:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.05)
@@ -195,8 +204,26 @@ async def test_configs_are_made_shown_listed_replaced_and_deleted(
             answers.add(refusal.message)
     assert len(answers) == 1
     assert await stub.GetTaskPushNotificationConfig(_get(task.id, "mine")) == moved
+    # What an admin has paused stays so.
+    hooks = webhooks_of(harness)
+    listed = await hooks.ListWebhooks(webhook_pb2.ListWebhooksRequest(execution_id=task.id))
+    mine = next(one for one in listed.webhooks if one.url == moved.url)
+    for paused in (True, False):
+        switch = webhook_pb2.UpdateWebhookRequest(
+            id=mine.id, webhook=webhook_pb2.Webhook(paused=paused), update_mask=FieldMask(paths=["paused"])
+        )
+        await hooks.UpdateWebhook(switch)
+        await agent(harness, OPERATOR).CreateTaskPushNotificationConfig(wanted(moved.url, task_id=task.id, id="mine"))
+        assert (await hooks.GetWebhook(webhook_pb2.GetWebhookRequest(id=mine.id))).webhook.paused is paused
+    await worker.claim(task.id)
+    await ask(worker, task.id)
+    await stub.CreateTaskPushNotificationConfig(wanted(receiver.url, task_id=task.id, id="eighth"))
+    with refused(CODE.INVALID_ARGUMENT) as refusal:
+        await send(stub, "yes", task_id=task.id, data=None, configuration=configuration(receiver.url, id="ninth"))
+    assert refusal.violations == ["configuration.task_push_notification_config.task_id"]
+    await send(stub, "yes", task_id=task.id, data=None)
     await work_through(worker, task.id)
-    assert state(told((await receiver.has(2, "/b"))[1]).status_update) == "COMPLETED"
+    assert state(told((await receiver.has(4, "/b"))[3]).status_update) == "COMPLETED"
     assert not (await webhooks_of(harness).ListWebhooks(webhook_pb2.ListWebhooksRequest())).webhooks
     change = webhook_pb2.UpdateWebhookRequest(
         id=(await webhooks_of(harness).ListWebhooks(webhook_pb2.ListWebhooksRequest(execution_id=task.id)))
@@ -238,6 +265,8 @@ async def test_deleting_a_config_or_its_task_stops_what_is_queued_and_410_ends_i
     async with asyncio.timeout(20):
         while not (await deliveries_of(harness, gone.id))[0].gone:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.05)
+    failed = webhook_pb2.WebhookDeliveryState.WEBHOOK_DELIVERY_STATE_FAILED
+    assert [each.state for each in (await deliveries_of(harness, gone.id))[1]] == [failed] * 2
     # Nothing of the others came meanwhile, nor anything more here.
     assert {each.path for each in receiver.posted} == {"/config", "/task", "/gone"}
     assert len(receiver.posted) == 3
@@ -262,8 +291,16 @@ async def test_a_task_that_waits_for_inputs_tells_of_its_execution_later_on(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_clients_of_0_3_are_posted_the_task_as_that_version_has_it(
-    harness: Harness, worker: Worker, receiver: WebhookReceiver
+    harness: Harness, worker: Worker, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked_for: list[tuple[PushSource, Webhook]] = []
+    after = PushSource.after
+
+    async def noted(self: PushSource, webhook: Webhook, limit: int) -> Found | None:
+        asked_for.append((self, webhook))
+        return await after(self, webhook, limit)
+
+    monkeypatch.setattr(PushSource, "after", noted)
     await publish(harness)
     stub = test_a2a_03.client_of(harness)
     request = test_a2a_03.sending()
@@ -285,6 +322,10 @@ async def test_clients_of_0_3_are_posted_the_task_as_that_version_has_it(
     made = await stub.CreateTaskPushNotificationConfig(create)
     listed = await stub.ListTaskPushNotificationConfig(old.ListTaskPushNotificationConfigRequest(parent=parent))
     assert list(listed.configs) == [shown, made]
+    # What is queued for one of this version is no use to another.
+    with refused(CODE.INVALID_ARGUMENT) as refusal:
+        await agent(harness).CreateTaskPushNotificationConfig(wanted(receiver.url, task_id=task.id, id="mine"))
+    assert refusal.violations == ["id"]
     delete = old.DeleteTaskPushNotificationConfigRequest(name=made.name)
     await stub.DeleteTaskPushNotificationConfig(delete)
     for bad in (
@@ -311,6 +352,31 @@ async def test_clients_of_0_3_are_posted_the_task_as_that_version_has_it(
     assert [each.status.state.value for each in posted] == ["input-required", "working", "completed"]
     assert "A brief." in str(posted[-1].artifacts)
     assert not receiver.taken("/made")
+    # Large bodies are not made all at once, and the task is made into one once.
+    source, webhook = asked_for[0]
+    rendered = 0
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal rendered
+        rendered += 1
+        return await read_views(*arguments)
+
+    monkeypatch.setattr(push_source, "read_views", counted)
+    assert webhook.bound is not None
+    webhook = replace(webhook, bound=replace(webhook.bound, sequence=0))
+    found = await after(source, webhook, 100)
+    assert found is not None
+    assert (rendered, [event_of(each.sequence)[0] for each in found.deliveries]) == (1, [4, 6, 7])
+    monkeypatch.setattr(push_source, "BYTES_AT_ONCE", 1)
+    first = await after(source, webhook, 100)
+    assert first is not None
+    assert [each.sequence for each in first.deliveries] == [found.deliveries[0].sequence]
+    assert isinstance(first.reached, int)
+    assert webhook.bound is not None
+    webhook = replace(webhook, bound=replace(webhook.bound, sequence=first.reached))
+    second = await after(source, webhook, 100)
+    assert second is not None
+    assert [each.sequence for each in second.deliveries] == [found.deliveries[1].sequence]
 
 
 def _holds(receiver: WebhookReceiver, count: int) -> bool:

@@ -1,10 +1,12 @@
 """Which address agent cards name where none is set."""
 
 import pytest
+from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from services.common.settings import CommonSettings
 from services.orchestrator.service import _listener_address
+from services.orchestrator.settings import OrchestratorSettings
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,9 @@ def test_cards_name_the_listener_and_a_log_line_tells_of_one_that_has_no_address
     with capture_logs() as lines:
         assert _listener_address(CommonSettings(host=host)) == address
     assert [line["event"] for line in lines] == ([] if can_be_called else ["agent_cards_name_no_host"])
+
+
+@pytest.mark.parametrize("url", ["example.com/jwks.json", "ftp://example.com/", "https://", "no"])
+def test_keys_of_cards_are_at_a_url(url: str) -> None:
+    with pytest.raises(ValidationError, match="must be a URL such as"):
+        OrchestratorSettings(a2a_card_keys_url=url)

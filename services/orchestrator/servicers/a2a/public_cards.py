@@ -53,7 +53,9 @@ class PublicCards:
             if old
             else json_format.MessageToDict(self._cards.signed(card), always_print_fields_with_no_presence=True)
         )
-        return _document(json.dumps(document, ensure_ascii=False).encode(), crew.updated_at)
+        # A process that is begun with another key signs cards anew.
+        modified = crew.updated_at if signer is None or old else max(crew.updated_at, self._begun)
+        return _document(json.dumps(document, ensure_ascii=False).encode(), modified)
 
 
 def _document(body: bytes, modified: datetime) -> CardDocument:

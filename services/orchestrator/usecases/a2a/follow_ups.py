@@ -19,7 +19,7 @@ from services.orchestrator.domain.question import Answer, Question, QuestionKind
 from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
 from services.orchestrator.repositories.crews import read_crew
 from services.orchestrator.repositories.webhooks import WebhookRepository
-from services.orchestrator.usecases.a2a.history import TaskHistory, refuse_more
+from services.orchestrator.usecases.a2a.history import TaskHistory
 from services.orchestrator.usecases.a2a.inputs import (
     IncomingMessage,
     PartKind,
@@ -85,10 +85,10 @@ class FollowUps:
             await self._fill(principal, view.row, message, request)
         elif view.state is TaskState.AUTH_REQUIRED:
             async with self._database.read() as connection:
-                await refuse_more(connection, view.row.id, len(message.stored(view.row.id, view.row.context_id)))
+                await self._history.refuse(connection, view.row, message)
             await self._renew(principal, view.execution.id)
             async with self._database.write() as connection:
-                await A2ATaskRepository(connection).lock(view.row.id)
+                await A2ATaskRepository(connection).lock_with_execution(view.row)
                 if await _is_first(connection, request, view.row.id):
                     await self._history.say(connection, view.row, message, principal.subject)
         elif view.state is TaskState.INPUT_REQUIRED and view.question is not None:
@@ -252,4 +252,4 @@ def _only_text(schema: Mapping[str, Any]) -> str | None:
 
 
 def _moved(field: str, path: str) -> str:
-    return f"{path}{field.removeprefix(_CONTENT)}" if field.startswith(_CONTENT) else path
+    return f"{path}{field.removeprefix(_CONTENT)}" if field.startswith(_CONTENT) else field

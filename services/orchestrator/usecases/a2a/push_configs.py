@@ -20,6 +20,7 @@ from services.orchestrator.hints.bus import HintBus
 from services.orchestrator.push_credentials import PushCredentials
 from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
 from services.orchestrator.repositories.webhooks import WebhookRepository
+from services.orchestrator.usecases.webhook_limits import refuse_more_bound
 from services.orchestrator.usecases.webhook_urls import refuse_unfit
 
 MAX_CONFIGS = 8
@@ -65,17 +66,26 @@ class PushConfigs:
 
         Raises:
             NotFound: TASK_NOT_FOUND.
-            InvalidArgument: something in the plan is not allowed, or the task has as many configs as it may.
+            InvalidArgument: something in the plan is not allowed; for this and other errors see `refuse_more`.
         """
         self.refuse(plan)
-        async with self._database.write() as connection:
-            tasks = A2ATaskRepository(connection)
-            task = await tasks.get(principal.group_id, task_id, tenant)
-            if task is None or (task := await tasks.lock(task_id)) is None:
-                raise task_not_found()
-            webhook = await self.store(connection, task, plan, principal.subject)
+        webhook = None
+        while webhook is None:
+            webhook = await self._create(principal, tenant, task_id, plan)
         self.announce(webhook.id)
         return webhook
+
+    async def _create(self, principal: Principal, tenant: str, task_id: str, plan: PushPlan) -> Webhook | None:
+        """Store a config; None: the task was given its execution meanwhile, which is to be locked first."""
+        async with self._database.write() as connection:
+            tasks = A2ATaskRepository(connection)
+            read = await tasks.get(principal.group_id, task_id, tenant)
+            task = None if read is None else await tasks.lock_with_execution(read)
+            if read is None or task is None:
+                raise task_not_found()
+            if task.execution_id != read.execution_id:
+                return None
+            return await self.store(connection, task, plan, principal.subject)
 
     def announce(self, webhook_id: str) -> None:
         """Tell every replica that events are posted that may not have been before."""
@@ -103,18 +113,37 @@ class PushConfigs:
             raise InvalidArgument.fields(broken)
         refuse_unfit(self._addresses, plan.url, plan.at("url"))
 
-    async def store(self, connection: AsyncConnection, task: TaskRow, plan: PushPlan, subject: str) -> Webhook:
-        """Store a config of a task that is locked or new.
+    async def refuse_more(self, connection: AsyncConnection, task: TaskRow, plan: PushPlan) -> Webhook | None:
+        """Return the config of the same id that a task has.
 
-        Raises InvalidArgument: the task has as many as it may.
+        Raises:
+            InvalidArgument: the task has as many configs as it may, or what is queued for the one of this id is of the
+                other version.
+            QuotaExceeded: so many of the group's executions and tasks are posted already that no more may be.
         """
-        webhooks, now = WebhookRepository(connection), utc_now()
+        webhooks = WebhookRepository(connection)
         present = await webhooks.of_task(task.id)
         same = next((one for one in present if one.bound and one.bound.config_id == plan.config_id), None)
-        if same is None and len(present) >= MAX_CONFIGS:
+        if same is None:
+            if len(present) >= MAX_CONFIGS:
+                raise InvalidArgument.field(
+                    plan.at("task_id"), f"has {MAX_CONFIGS} push notification configs, and may have no more; delete one"
+                )
+            await refuse_more_bound(webhooks, task.group_id)
+        elif same.bound and same.bound.form is not plan.form:
             raise InvalidArgument.field(
-                plan.at("task_id"), f"has {MAX_CONFIGS} push notification configs, and may have no more; delete one"
+                plan.at("id"), "is that of a config of another version of A2A; choose another id, or delete that one"
             )
+        return same
+
+    async def store(self, connection: AsyncConnection, task: TaskRow, plan: PushPlan, subject: str) -> Webhook:
+        """Store a config of a task that is locked, behind its execution, or new.
+
+        Raises:
+            CoxswainError: see `refuse_more`.
+        """
+        webhooks, now = WebhookRepository(connection), utc_now()
+        same = await self.refuse_more(connection, task, plan)
         webhook_id = new_id() if same is None else same.id
         executions = await A2ATaskRepository(connection).executions([task], results=False)
         execution = executions.get(task.execution_id or "")
@@ -139,9 +168,16 @@ class PushConfigs:
         if same is None or same.bound is None:
             await webhooks.insert(webhook)
         else:
-            # What is queued goes to the new address.
-            bound = replace(same.bound, form=plan.form)
-            webhook = replace(webhook, revision=same.revision + 1, created_at=same.created_at, bound=bound)
+            # What is queued goes to the new address; one that somebody has paused stays so.
+            paused = same.plan.paused and not (same.gone and plan.url != same.plan.url)
+            webhook = replace(
+                webhook,
+                plan=replace(webhook.plan, paused=paused),
+                gone=paused and same.gone,
+                revision=same.revision + 1,
+                created_at=same.created_at,
+                bound=same.bound,
+            )
             await webhooks.save(webhook)
         await webhooks.finish(webhook_id)
         return webhook

@@ -1,19 +1,19 @@
 """What happens to tasks, as their push notifications tell it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from services.common.db.database import Database
 from services.common.ids import new_id
 from services.orchestrator.domain.a2a import TaskRow
-from services.orchestrator.domain.webhook import Binding, Delivery, PayloadForm, Webhook, place_of
+from services.orchestrator.domain.webhook import Delivery, PayloadForm, Webhook, place_of
 from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.usecases.a2a.streams import TELLING_KINDS, TaskChange, TaskStreams
 from services.orchestrator.usecases.a2a.views import FollowedTask, TaskView, read_views
-from services.orchestrator.usecases.webhook_sources import Found, new_delivery
+from services.orchestrator.usecases.webhook_sources import BYTES_AT_ONCE, Found, new_delivery
 
 RenderChange = Callable[[TaskRow, TaskChange], bytes]
 RenderTask = Callable[[TaskView], bytes]
@@ -56,26 +56,41 @@ class PushSource:
                 return Found(last, [])
             spec = await CrewRepository(connection).spec(row.crew_id, row.crew_revision)
         task = FollowedTask(row, spec, bound.execution_id, last, ended=False)
-        made = []
+        render = self._changes(row) if bound.form is PayloadForm.A2A else self._tasks(row)
+        made: list[Delivery] = []
+        size = 0
         for event in await self._events.of_kinds_after(bound.execution_id, bound.sequence, TELLING_KINDS, limit):
-            if event.sequence <= last:
-                async for change in self._streams.changes(task, event):
-                    made += await self._deliveries(webhook, bound, task, event.kind, event.sequence, change)
+            if event.sequence > last:
+                break
+            if size >= BYTES_AT_ONCE:
+                # The first of those that are left for the next time.
+                last = event.sequence - 1
+                break
+            async for change in self._streams.changes(task, event):
+                if (body := await render(change)) is not None:
+                    place = place_of(event.sequence, artifact=change.result is not None)
+                    made.append(new_delivery(new_id(), webhook, task.execution_id, place, event.kind, body))
+                    size += len(body)
         return Found(last, made)
 
-    async def _deliveries(
-        self, webhook: Webhook, bound: Binding, task: FollowedTask, kind: str, sequence: int, change: TaskChange
-    ) -> list[Delivery]:
-        # Bodies may be large, and other work waits for the loop.
-        await asyncio.sleep(0)
-        if bound.form is PayloadForm.A2A:
-            body = self._render_change(task.row, change)
-        elif change.result is None:
-            async with self._database.read() as connection:
-                (view,) = await read_views(connection, [task.row])
-            body = self._render_task(view)
-        else:
-            # The status behind it comes with the task, which has the result.
-            return []
-        place = place_of(sequence, artifact=change.result is not None)
-        return [new_delivery(new_id(), webhook, task.execution_id, place, kind, body)]
+    def _changes(self, row: TaskRow) -> Callable[[TaskChange], Awaitable[bytes | None]]:
+        async def render(change: TaskChange) -> bytes:
+            # Bodies may be large, and other work waits for the loop.
+            return await asyncio.to_thread(self._render_change, row, change)
+
+        return render
+
+    def _tasks(self, row: TaskRow) -> Callable[[TaskChange], Awaitable[bytes | None]]:
+        rendered: list[bytes] = []
+
+        async def render(change: TaskChange) -> bytes | None:
+            if change.result is not None:
+                # The status behind it comes with the task, which has the result.
+                return None
+            if not rendered:
+                async with self._database.read() as connection:
+                    (view,) = await read_views(connection, [row])
+                rendered.append(await asyncio.to_thread(self._render_task, view))
+            return rendered[0]
+
+        return render

@@ -50,6 +50,9 @@ class State(StrEnum):
 def list_webhooks(
     context: typer.Context,
     execution: Annotated[str, typer.Option(help="Those of this execution alone, in place of the group's.")] = "",
+    single_executions: Annotated[
+        bool, typer.Option("--single-executions", help="Those of all single executions and A2A tasks instead.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the webhooks of the group, oldest first, without their keys (editors).
@@ -58,7 +61,7 @@ def list_webhooks(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListWebhooksRequest(page_size=1000, execution_id=execution)
+        request = ListWebhooksRequest(page_size=1000, execution_id=execution, single_executions=single_executions)
         found = list(pages(client.webhooks.ListWebhooks, request, "webhooks"))
     if session.json:
         return session.print_json(found)
