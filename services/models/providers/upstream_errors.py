@@ -1,7 +1,6 @@
 """Failures of upstreams in our words. What could hold a credential is never quoted."""
 
 import contextlib
-import math
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -156,11 +155,14 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _number(value: str | None) -> float | None:
+    text = (value or "").partition(",")[0].strip().removesuffix("s")
+    if text[-1:].isalpha():
+        # "inf" and "nan" say nothing; 1e400 is a long time.
+        return None
     try:
-        number = float((value or "").partition(",")[0].strip().removesuffix("s"))
+        return float(text)
     except ValueError:
         return None
-    return None if math.isnan(number) else number
 
 
 def _moment(value: str) -> float | None:
