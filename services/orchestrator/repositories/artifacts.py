@@ -53,6 +53,15 @@ class ArtifactRepository:
         if chunks:
             await self._connection.execute(insert(artifact_chunks), chunks)
 
+    async def contents(self, files: Collection[Artifact]) -> dict[str, bytes]:
+        """Return the contents of files, by their ids. Of one that was replaced there is nothing, or less."""
+        query = select(artifact_chunks).where(artifact_chunks.c.artifact_id.in_([file.id for file in files]))
+        found = {file.id: b"" for file in files}
+        chunks = query.order_by(artifact_chunks.c.artifact_id, artifact_chunks.c.position)
+        for row in await self._connection.execute(chunks):
+            found[row.artifact_id] += row.content
+        return found
+
     async def all(self) -> list[Artifact]:
         """Return all revisions that are kept, the oldest of each name first."""
         return await self._read(_of(self._execution_id).order_by(artifacts.c.name_key, artifacts.c.revision))

@@ -11,10 +11,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common.grpc.json_values import to_struct, to_value
 from services.orchestrator.domain.a2a import JSON_MODE, TEXT_MODE, TaskMessage, TaskRow, TaskState
 from services.orchestrator.domain.question import Question, QuestionKind
+from services.orchestrator.usecases.a2a.files import FileArtifact
 from services.orchestrator.usecases.a2a.streams import TaskChange
 from services.orchestrator.usecases.a2a.views import ResultArtifact, TaskView
 
 _MARKDOWN_MODE = "text/markdown"
+_FILE_PREFIX = "file/"
+_DOWNLOAD = "coxswain.orchestrator.v1.ArtifactService/DownloadArtifact"
 _APPROVAL_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"approved": {"type": "boolean"}, "feedback": {"type": "string"}},
@@ -31,13 +34,15 @@ def task_to_proto(view: TaskView) -> pb.Task:
         metadata["coxswain/execution"] = view.execution.id
     if view.resumed_from:
         metadata["coxswain/resumed_from"] = view.resumed_from
+    if view.more_files:
+        metadata["coxswain/more_files"] = True
     return pb.Task(
         id=view.row.id,
         context_id=view.row.context_id,
         status=pb.TaskStatus(
             state=_state(view.state), message=_status_message(view), timestamp=_milliseconds(view.row.status_time)
         ),
-        artifacts=map(_artifact, view.results),
+        artifacts=[*map(_artifact, view.results), *map(_artifact, view.files)],
         history=[_said(view.row, one) for one in view.history],
         metadata=to_struct(metadata),
     )
@@ -46,12 +51,12 @@ def task_to_proto(view: TaskView) -> pb.Task:
 def change_to_proto(row: TaskRow, change: TaskChange) -> pb.StreamResponse:
     """Return what a stream says of a change."""
     metadata = _change_metadata(change)
-    if change.result is not None:
+    if change.artifact is not None:
         return pb.StreamResponse(
             artifact_update=pb.TaskArtifactUpdateEvent(
                 task_id=row.id,
                 context_id=row.context_id,
-                artifact=_artifact(change.result),
+                artifact=_artifact(change.artifact),
                 append=False,
                 last_chunk=True,
                 metadata=metadata,
@@ -152,8 +157,26 @@ def _own_message(row: TaskRow, name: str, text: str, *parts: pb.Part) -> pb.Mess
     )
 
 
-def _artifact(result: ResultArtifact) -> pb.Artifact:
-    return pb.Artifact(artifact_id=result.id, name=result.name, parts=_result_parts(result))
+def _artifact(artifact: ResultArtifact | FileArtifact) -> pb.Artifact:
+    if isinstance(artifact, FileArtifact):
+        return pb.Artifact(
+            artifact_id=f"{_FILE_PREFIX}{artifact.name}", name=artifact.name, parts=[_file_part(artifact)]
+        )
+    return pb.Artifact(artifact_id=artifact.id, name=artifact.name, parts=_result_parts(artifact))
+
+
+def _file_part(file: FileArtifact) -> pb.Part:
+    if file.content is not None:
+        return pb.Part(raw=file.content, filename=file.name, media_type=file.media_type)
+    wanted = {"execution_id": file.execution_id, "name": file.name, "revision": file.revision}
+    described = {
+        "name": file.name,
+        "media_type": file.media_type,
+        "size_bytes": file.size,
+        "sha256": file.sha256,
+        "download": {"method": _DOWNLOAD, "request": wanted},
+    }
+    return pb.Part(data=to_value(described), filename=file.name, media_type=JSON_MODE)
 
 
 def _result_parts(result: ResultArtifact) -> Iterator[pb.Part]:

@@ -18,7 +18,7 @@ from services.orchestrator.usecases.webhook_sources import BYTES_AT_ONCE, Found,
 RenderChange = Callable[[TaskRow, TaskChange], bytes]
 RenderTask = Callable[[TaskView], bytes]
 
-# Results may be large.
+# Results and files may be large.
 _MOST_EVENTS = 10
 
 
@@ -59,7 +59,11 @@ class PushSource:
         render = self._changes(row) if bound.form is PayloadForm.A2A else self._tasks(row)
         made: list[Delivery] = []
         size = 0
-        for event in await self._events.of_kinds_after(bound.execution_id, bound.sequence, TELLING_KINDS, limit):
+        telling = await self._events.of_kinds_after(bound.execution_id, bound.sequence, TELLING_KINDS, limit)
+        if len(telling) == limit:
+            # Files are no events of the group: there may be any number between two of these.
+            last = min(last, telling[-1].sequence)
+        for event in telling:
             if event.sequence > last:
                 break
             if size >= BYTES_AT_ONCE:
@@ -68,7 +72,7 @@ class PushSource:
                 break
             async for change in self._streams.changes(task, event):
                 if (body := await render(change)) is not None:
-                    place = place_of(event.sequence, artifact=change.result is not None)
+                    place = place_of(event.sequence, artifact=change.artifact is not None)
                     made.append(new_delivery(new_id(), webhook, task.execution_id, place, event.kind, body))
                     size += len(body)
         return Found(last, made)
@@ -84,8 +88,8 @@ class PushSource:
         rendered: list[bytes] = []
 
         async def render(change: TaskChange) -> bytes | None:
-            if change.result is not None:
-                # The status behind it comes with the task, which has the result.
+            if change.artifact is not None:
+                # The status behind it comes with the task, which has the artifact.
                 return None
             if not rendered:
                 async with self._database.read() as connection:

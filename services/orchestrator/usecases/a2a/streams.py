@@ -16,6 +16,7 @@ from services.orchestrator.domain.execution import TaskOutput
 from services.orchestrator.domain.question import Question
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.repositories.questions import QuestionRepository
+from services.orchestrator.usecases.a2a.files import FileArtifact, read_stored
 from services.orchestrator.usecases.a2a.views import FollowedTask, ResultArtifact, last_result, task_result
 from services.orchestrator.usecases.event_feed import EventFeed
 
@@ -28,13 +29,15 @@ _ENDS = {
     "execution_failed": TaskState.FAILED,
     "execution_cancelled": TaskState.CANCELED,
 }
-TELLING_KINDS = frozenset({"execution_started", "task_started", "task_completed", "execution_parked", *_ENDS})
+TELLING_KINDS = frozenset(
+    {"execution_started", "task_started", "task_completed", "artifact_stored", "execution_parked", *_ENDS}
+)
 """The kinds of the events that may change a task."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskChange:
-    """One thing that has happened to a task: it has another status, or a result."""
+    """One thing that has happened to a task: it has another status, or an artifact."""
 
     sequence: int
     """Whoever has this change goes on after this."""
@@ -44,7 +47,7 @@ class TaskChange:
     attempt: int = 0
     question: Question | None = None
     error_text: str = ""
-    result: ResultArtifact | None = None
+    artifact: ResultArtifact | FileArtifact | None = None
 
 
 class TaskStreams:
@@ -98,7 +101,10 @@ class TaskStreams:
                 index = event.task_index or 0
                 if 0 <= index < len(spec.tasks) - 1:
                     result = task_result(spec, index, _output(body.task_completed.output))
-                    yield TaskChange(sequence, time, None, event.task_name, event.attempt, result=result)
+                    yield TaskChange(sequence, time, None, event.task_name, event.attempt, artifact=result)
+            case "artifact_stored" if body.artifact_stored.call_id:
+                file = await read_stored(self._database, task.row.group_id, task.execution_id, body.artifact_stored)
+                yield TaskChange(sequence, time, None, event.task_name, event.attempt, artifact=file)
             case "execution_parked" if (state := _parked(event)) is not None:
                 question = await self._question(task, sequence) if state is TaskState.INPUT_REQUIRED else None
                 yield TaskChange(sequence, time, state, question=question)
@@ -106,7 +112,7 @@ class TaskStreams:
                 if body.execution_succeeded.HasField("result"):
                     # Whoever has this alone is told of the end when they go on.
                     result = last_result(spec, _output(body.execution_succeeded.result))
-                    yield TaskChange(sequence - 1, time, result=result)
+                    yield TaskChange(sequence - 1, time, artifact=result)
                 yield TaskChange(sequence, time, _ENDS[event.kind], error_text=_error_text(body))
 
     async def _question(self, task: FollowedTask, sequence: int) -> Question | None:

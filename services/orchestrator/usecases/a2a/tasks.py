@@ -237,7 +237,7 @@ class A2ATasks:
                     total = await tasks.count(group_id, chosen) if after is None else int(after[2])
                 before = None if after is None else (datetime.fromisoformat(after[0]), after[1])
                 rows = await tasks.page(group_id, chosen, before, limit)
-                return await read_views(connection, rows, results=results, history=history)
+                return await read_views(connection, rows, results=results, contents=False, history=history)
 
             page = await _TASKS.page(
                 size,

@@ -16,9 +16,11 @@ from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
+from services.orchestrator.usecases.a2a.files import FileArtifact, read_files
 from services.orchestrator.usecases.a2a.inputs import missing_inputs
 
 _QUESTION_BYTES = 1024
+_FILE_BYTES = 1024
 RESULT = "result"
 """Id of the artifact that holds the last task's result."""
 _STATES = {
@@ -66,6 +68,10 @@ class TaskView:
     missing: dict[str, str] = field(default_factory=dict)
     """The inputs that it waits for, each with the field of the crew that needs it."""
     results: Sequence[ResultArtifact] = ()
+    files: Sequence[FileArtifact] = ()
+    """What tools have stored, in the order of the names."""
+    more_files: bool = False
+    """Whether there are files beside these."""
     history: Sequence[TaskMessage | Question] = ()
     """What was said, oldest first, or the newest of it."""
     spec: CrewSpec | None = None
@@ -88,9 +94,8 @@ class TaskView:
     @property
     def size(self) -> int:
         """The bytes of what was said and what came of it, roughly."""
-        said = sum(len(one.payload) if isinstance(one, TaskMessage) else _QUESTION_BYTES for one in self.history)
-        questioned = sum(len(one.result.text) for one in self.history if isinstance(one, Question) and one.result)
-        return said + questioned + sum(len(to_json(to_document(result.output))) for result in self.results)
+        described = sum(_FILE_BYTES + file.told_bytes for file in self.files)
+        return described + _bytes_of(self.history, self.results)
 
     @property
     def settled(self) -> bool:
@@ -108,9 +113,14 @@ def state_of(row: TaskRow, execution: Execution | None) -> TaskState:
 
 
 async def read_views(
-    connection: AsyncConnection, rows: Sequence[TaskRow], *, results: bool = True, history: int | None = None
+    connection: AsyncConnection,
+    rows: Sequence[TaskRow],
+    *,
+    results: bool = True,
+    contents: bool = True,
+    history: int | None = None,
 ) -> list[TaskView]:
-    """Return tasks with all that is told of them, with or without their results.
+    """Return tasks with all that is told of them, with or without their artifacts, and the contents of their files.
 
     `history` is how many of the newest messages are wanted (None: all); no more than twice as many are read.
     """
@@ -134,6 +144,13 @@ async def read_views(
             if revision not in specs:
                 specs[revision] = await CrewRepository(connection).spec(*revision)
             spec = specs[revision]
+        said = _newest([*messages.get(row.id, ()), *questions], history)
+        made = await _results(connection, execution, spec) if results and execution and spec else []
+        files: Sequence[FileArtifact] = ()
+        more_files = False
+        if results and execution:
+            told = _bytes_of(said, made)
+            files, more_files = await read_files(connection, execution.id, told, contents=contents)
         views.append(
             TaskView(
                 row=row,
@@ -141,13 +158,21 @@ async def read_views(
                 execution=execution,
                 question=next((one for one in questions if waits and one.state is QuestionState.OPEN), None),
                 missing=missing_inputs(spec, row.draft_inputs or {}) if spec and execution is None and waits else {},
-                results=await _results(connection, execution, spec) if results and execution and spec else (),
-                history=_newest([*messages.get(row.id, ()), *questions], history),
+                results=made,
+                files=files,
+                more_files=more_files,
+                history=said,
                 spec=spec,
                 resumed_from=earlier.get(execution.resumed_from, "") if execution else "",
             )
         )
     return views
+
+
+def _bytes_of(said: Sequence[TaskMessage | Question], results: Sequence[ResultArtifact]) -> int:
+    messages = sum(len(one.payload) if isinstance(one, TaskMessage) else _QUESTION_BYTES for one in said)
+    questioned = sum(len(one.result.text) for one in said if isinstance(one, Question) and one.result)
+    return messages + questioned + sum(len(to_json(to_document(result.output))) for result in results)
 
 
 def _newest(said: Sequence[TaskMessage | Question], count: int | None) -> list[TaskMessage | Question]:

@@ -204,6 +204,8 @@ class _Followed:
                 self._session.show(part.text)
             elif part.HasField("data"):
                 self._session.print_json(MessageToDict(part.data))
+            elif part.HasField("raw"):
+                self._session.say(f"file {part.filename}: {len(part.raw):,} bytes")
 
 
 @contextmanager

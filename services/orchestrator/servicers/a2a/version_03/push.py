@@ -88,9 +88,9 @@ def _part(part: pb.Part) -> dict[str, Any]:
         case "data":
             data = json_format.MessageToDict(part)["data"]
             return {"kind": "data", "data": data if isinstance(data, dict) else {"value": data}}
-        case "raw" | "url":
+        case "raw" | "url" as content:
             described = json_format.MessageToDict(part)
-            file = {"bytes": described["raw"]} if part.raw else {"uri": part.url}
+            file = {"bytes": described["raw"]} if content == "raw" else {"uri": part.url}
             return {"kind": "file", "file": {"name": part.filename, "mimeType": part.media_type, **file}}
         case _:
             return {"kind": "text", "text": part.text}
