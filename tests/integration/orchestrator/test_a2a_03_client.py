@@ -48,4 +48,10 @@ async def test_the_last_client_of_0_3_finds_an_agent_and_works_with_it(tmp_path:
         ["artifact", "A brief."],
         ["status", "completed"],
     ]
+    assert told["config"] == ["set", True]
+    # The states are those of the task when each notification was made.
+    assert {path: (len(states), states[-1]) for path, states in told["posted"].items()} == {
+        "/sent": (3, "completed"),
+        "/set": (3, "completed"),
+    }
     assert (told["read"], told["turns"], told["cancelled"]) == ("completed", 4, "canceled")

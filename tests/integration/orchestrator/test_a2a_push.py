@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from a2a.client import ClientCallContext, ClientConfig, ClientFactory
 from a2a.compat.v0_3 import a2a_v0_3_pb2 as old
 from a2a.compat.v0_3.types import Task as Task03
 from a2a.types import a2a_pb2 as pb
@@ -287,6 +288,44 @@ async def test_a_task_that_waits_for_inputs_tells_of_its_execution_later_on(
     for path in ("/draft", "/later"):
         artifact, ended = map(told, await receiver.has(2, path))
         assert (artifact.artifact_update.task_id, state(ended.status_update)) == (draft.id, "COMPLETED")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_the_official_client_keeps_configs_and_what_it_asks_for_is_posted(
+    harness: Harness, worker: Worker, receiver: WebhookReceiver
+) -> None:
+    tenant = await publish(harness)
+    card = await agent(harness).GetExtendedAgentCard(pb.GetExtendedAgentCardRequest(tenant=tenant))
+    config = ClientConfig(
+        supported_protocol_bindings=["GRPC"],
+        grpc_channel_factory=lambda _: grpc.aio.insecure_channel(harness.address),
+        streaming=False,
+        polling=True,
+        push_notification_config=wanted(f"{receiver.url}/sent"),
+    )
+    client = ClientFactory(config).create(card)
+    context = ClientCallContext(service_parameters={"authorization": f"Bearer {ALICE}"})
+    (sent,) = [one async for one in client.send_message(sending(), context=context)]
+    task_id = sent.task.id
+    made = [
+        await client.create_task_push_notification_config(
+            wanted(f"{receiver.url}/{name}", task_id=task_id, id=name), context=context
+        )
+        for name in ("kept", "dropped")
+    ]
+    assert await client.get_task_push_notification_config(_get(task_id, "kept"), context=context) == made[0]
+    await client.delete_task_push_notification_config(_delete(task_id, "dropped"), context=context)
+    listed = await client.list_task_push_notification_configs(_list(task_id), context=context)
+    assert [(one.task_id, one.url) for one in listed.configs] == [
+        (task_id, f"{receiver.url}/{name}") for name in ("sent", "kept")
+    ]
+    await work_through(worker, task_id, "A brief.")
+    for path in ("/sent", "/kept"):
+        artifact, ended = map(told, await receiver.has(2, path))
+        assert artifact.artifact_update.artifact.parts[0].text == "A brief."
+        assert state(ended.status_update) == "COMPLETED"
+    assert not receiver.taken("/dropped")
+    await client.close()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
