@@ -151,6 +151,7 @@ async def test_must_post_what_streams_tell_in_order_with_the_receivers_credentia
     assert (await receiver.has(6, "/mine"))[5].raw == posted[0].raw
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_configs_are_made_shown_listed_replaced_and_deleted(
     harness: Harness, worker: Worker, receiver: WebhookReceiver
 ) -> None:
@@ -239,6 +240,7 @@ async def test_configs_are_made_shown_listed_replaced_and_deleted(
     assert caught.value.code() == CODE.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_deleting_a_config_or_its_task_stops_what_is_queued_and_410_ends_it(
     harness: Harness, worker: Worker, receiver: WebhookReceiver
 ) -> None:
@@ -273,6 +275,7 @@ async def test_deleting_a_config_or_its_task_stops_what_is_queued_and_410_ends_i
     assert len(receiver.posted) == 3
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_task_that_waits_for_inputs_tells_of_its_execution_later_on(
     harness: Harness, worker: Worker, receiver: WebhookReceiver
 ) -> None:

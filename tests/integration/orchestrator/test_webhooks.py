@@ -40,7 +40,13 @@ from services.orchestrator.repositories.webhook_work import WebhookWork, executi
 from services.orchestrator.repositories.webhooks import WebhookRepository
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import webhook_deliveries, webhooks
-from services.orchestrator.usecases import webhook_intake, webhook_limits, webhook_sender, webhook_sources
+from services.orchestrator.usecases import (
+    webhook_intake,
+    webhook_limits,
+    webhook_places,
+    webhook_sender,
+    webhook_sources,
+)
 from services.orchestrator.usecases.waiting_work import WaitingWork
 from services.orchestrator.usecases.webhook_groups import WebhookGroups
 from services.orchestrator.usecases.webhook_sources import Found
@@ -407,6 +413,7 @@ async def test_slow_receivers_of_four_groups_hold_up_no_fifth(
     harness: Harness, worker: Worker, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook_client, "_SECONDS", 300.0)
+    monkeypatch.setattr(webhook_places, "_SLOW_SECONDS", 0.1)
     lag = WaitingWork(worker.database, LeaseStore(worker.database))
     async with WebhookReceiver() as slow:
         slow.gate = Gate()
