@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from services.common.clock import utc_now
-from services.common.errors import CoxswainError
+from services.common.errors import CoxswainError, Unavailable
 from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.resource_key import ResourceKey
@@ -63,6 +63,8 @@ class BackendChecks:
         try:
             async with asyncio.timeout_at(end):
                 await repository.check_credential()
+        except Unavailable as error:
+            return [Check(f"credential for {config.workspace_url}", "cannot be found now", f"{error.message}; {_LATER}")]
         except CoxswainError as error:
             return [Check(f"credential for {config.workspace_url}", "is missing or was refused", error.message)]
         except TimeoutError:

@@ -22,6 +22,7 @@ from services.memory.stores.databricks.provisioning import index_faults
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.stores.databricks.survey import Survey
 from services.memory.stores.databricks.upstream_errors import index_missing
+from services.memory.stores.databricks.wire import can_be_written
 from services.memory.usecases.index_resources import registration
 from services.memory.usecases.registered_indexes import RegisteredIndexes, config_of, need_platform_admin
 
@@ -206,7 +207,8 @@ class _Rows:
     def changed(self, row: Row) -> Row | None:
         """Return a row with the ids that it is given, None for one that stays as it is.
 
-        What this service has written for a group stays that group's: its primary keys were made from the ids.
+        What this service has written for a group stays that group's: its primary keys were made from the ids. What
+        cannot be written again, because it has no vector or holds NaN, stays as it is, too.
         """
         group = row.get(Column.GROUP_ID)
         if group not in (self._from_group, self._group_id) or is_own(self.kind, row):
@@ -215,7 +217,7 @@ class _Rows:
         memory_id = row.get(Column.CREW_ID)
         if has_column(self.kind, Column.CREW_ID) and isinstance(memory_id, str):
             given[Column.CREW_ID] = self._memory_ids.get(memory_id, memory_id)
-        return None if given == row else given
+        return given if given != row and can_be_written(given) else None
 
     def other_model(self, model: str) -> str:
         """Return the embedding model that most rows name, if it is another than the backend's; else an empty text."""

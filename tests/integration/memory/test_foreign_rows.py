@@ -104,6 +104,18 @@ async def test_touching_such_a_row_keeps_what_cannot_be_read_of_it() -> None:
         assert row["last_accessed"]
 
 
+@pytest.mark.parametrize(
+    "spoilt", [{"embedding": [float("nan"), 0.0, 0.0]}, {"importance": float("inf")}, {"scope": [float("nan")]}]
+)
+async def test_touching_leaves_rows_alone_that_cannot_be_written_again(spoilt: Mapping[str, Any]) -> None:
+    with emulator() as vectors:
+        async with workspace_client() as client:
+            put(vectors, PLAIN)
+            put(vectors, {**PLAIN, "id": "spoilt", **spoilt})
+            assert await open_store(client, vectors.url).touch(KEY, ["spoilt", "plain-1"], NOW) == 1
+        assert [row["id"] for row in vectors.rows(INDEX) if row.get("last_accessed")] == ["plain-1"]
+
+
 async def test_an_envelope_is_believed_only_where_the_primary_key_was_made_from_its_id() -> None:
     with emulator() as vectors:
         async with workspace_client() as client:

@@ -394,6 +394,17 @@ async def test_other_ids_of_rows_are_changed_where_they_are_and_the_rest_stays(w
     assert {stored[row["id"]]["group_id"] for row in others} == {"legal", "old-group"}
 
 
+async def test_rows_that_cannot_be_written_again_keep_their_ids_and_hold_up_no_others(world: World) -> None:
+    rows = [foreign("unified", name, group_id="old-group", importance=0.5) for name in ("good", "nan", "vectorless")]
+    rows[1]["importance"] = float("nan")
+    rows[2]["embedding"] = [float("nan")] * DIMENSION
+    await _old_index(world, *rows)
+    report = (await _adopt(world, from_group="old-group"))[-1].report
+    assert (report.readable, report.changed, report.of_others) == (1, 1, 2)
+    groups = {row["id"]: row["group_id"] for row in world.vectors.rows(OLD)}
+    assert groups == {"good": "sales", "nan": "old-group", "vectorless": "old-group"}
+
+
 async def test_rows_of_a_group_that_is_known_here_are_never_taken_over(world: World) -> None:
     await _old_index(world, foreign("unified", "theirs", group_id="legal"))
     with refused(CODE.PERMISSION_DENIED, "ROLE_REQUIRED"):

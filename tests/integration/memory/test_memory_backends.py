@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2
 from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
 from coxswain.memory.v1 import vector_index_pb2 as index_pb
+from services.auth.chains.sdk_default import SdkDefaultLink
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
 from tests.integration.auth.support import refused
@@ -619,9 +622,11 @@ async def test_a_successor_that_does_not_exist_is_refused_for_every_backend(worl
 
 
 async def test_a_group_without_a_credential_for_the_workspace_is_told_so(
-    tmp_path: Path, vectors: VectorSearchEmulator
+    tmp_path: Path, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_indexes(vectors)
+    # Looking for a sign-in of the operator's takes its time.
+    monkeypatch.setenv("COXSWAIN_AUTH_SHARED_CREDENTIAL_GROUPS", "another")
     async with serve_memory(tmp_path) as (harness, _):
         (backend_id,) = await use_workspace(harness, vectors.url, ALICE)
         memories = stub(harness.channel())
@@ -632,6 +637,40 @@ async def test_a_group_without_a_credential_for_the_workspace_is_told_so(
         )
         assert not verified.ok
     assert vectors.log == []
+
+
+async def test_a_sign_in_that_does_not_end_is_waited_for_once_and_is_no_refusal(
+    tmp_path: Path, vectors: VectorSearchEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "bin" / "databricks"
+    tool.parent.mkdir()
+    # The SDK takes a small file for a tool of an older version.
+    tool.write_text(f"#!/bin/sh\nexec sleep 60\n{'#' * 2**20}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DATABRICKS_HOST", vectors.url)
+    monkeypatch.setenv("COXSWAIN_AUTH_SDK_TIMEOUT_SECONDS", "2")
+    started: list[SdkDefaultLink] = []
+    run = SdkDefaultLink._run
+
+    async def counted(link: SdkDefaultLink) -> Any:
+        started.append(link)
+        return await run(link)
+
+    monkeypatch.setattr(SdkDefaultLink, "_run", counted)
+    async with serve_memory(tmp_path) as (harness, _):
+        (backend_id,) = await use_workspace(harness, vectors.url, ALICE)
+        for _ in range(2):
+            request = backend_pb.VerifyMemoryBackendRequest(id=backend_id)
+            (check,) = (await backends_stub(harness).VerifyMemoryBackend(request)).checks
+            assert (check.ok, check.finding) == (False, "cannot be found now")
+            assert "databricks-sdk did not find credentials within 2 s; call VerifyMemoryBackend" in check.remedy
+        explain = credential_pb2.ExplainCredentialRequest(purpose=credential_pb2.CREDENTIAL_PURPOSE_VECTOR_SEARCH)
+        auth = auth_service_pb2_grpc.AuthServiceStub(harness.channel())
+        links = {link.link: link.outcome for link in (await auth.ExplainCredential(explain)).links}
+        assert links["sdk_default"] == credential_pb2.LINK_OUTCOME_UNAVAILABLE
+    assert len(started) == 1
 
 
 async def test_only_admins_change_backends(world: World) -> None:

@@ -379,6 +379,20 @@ async def test_an_odd_cell_spoils_nothing_but_its_row(column: str) -> None:
         assert "r0" in {record.id for part in portions for _, record in part}
 
 
+@pytest.mark.parametrize("score", [None, float("nan")])
+async def test_a_row_that_cannot_be_compared_is_left_out_and_counted(score: float | None) -> None:
+    rows = [_cells(), [*_cells(id="odd")[:-1], score], [*_cells(id="theirs", group_id="legal")[:-1], score]]
+    async with raw_workspace(http(200, json.dumps(_page(rows)))) as workspace, workspace_client() as client:
+        store = open_store(client, workspace.url)
+        types = store._repository.queries.endpoint_types
+        types.learn(Location(workspace.url, ENDPOINT), storage_optimized=False)
+        types.learn_shape((workspace.url, INDEX), IndexShape(3))
+        for min_score in (None, 0.5):
+            found = await store.search(KEY, Query(VECTOR, 50, EVERYTHING, min_score=min_score), NOW)
+            assert [result.record.id for result in found.results] == ["r0"]
+            assert found.unreadable == 1
+
+
 # Pages without end
 
 

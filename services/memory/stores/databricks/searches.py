@@ -15,7 +15,7 @@ from services.memory.stores.databricks.filter_language import Owner, handed_over
 from services.memory.stores.databricks.queries import MAX_RESULTS, IndexQueries
 from services.memory.stores.databricks.row_checks import is_owned, passes
 from services.memory.stores.databricks.upstream_errors import bad_answer
-from services.memory.stores.databricks.wire import SCORE
+from services.memory.stores.databricks.wire import SCORE, is_no_score
 
 _MOST_READ_OF_QUERY = 8000
 """Characters of a text that a reranking model is given: it reads fewer."""
@@ -83,6 +83,10 @@ class IndexSearches:
                 index, handed.clauses, vector, requested, columns=columns, threshold=threshold
             ):
                 received += 1
+                if is_no_score(row.get(SCORE)):
+                    if is_owned(owner, row):
+                        reader.leave_out(1, "its vector cannot be compared")
+                    continue
                 similarity = self._cosine(row.get(SCORE))
                 if min_score is not None and similarity < min_score:
                     return Hits(hits, truncated=False, unreadable=reader.unreadable)

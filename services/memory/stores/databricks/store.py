@@ -37,6 +37,7 @@ from services.memory.stores.databricks.repository import DatabricksVectorIndexRe
 from services.memory.stores.databricks.row_checks import passes
 from services.memory.stores.databricks.upstream_errors import IndexMissing
 from services.memory.stores.databricks.vector_searches import VectorSearches
+from services.memory.stores.databricks.wire import can_be_written
 from services.memory.stores.databricks.word_searches import WordSearches
 from services.memory.stores.documents import SteppedDocuments
 from services.memory.stores.near_copies import queries_for
@@ -270,8 +271,9 @@ class DatabricksMemoryStore(SteppedDocuments):
     async def touch(self, key: NamespaceKey, ids: Sequence[str], now: datetime, *, chosen: Filter = EVERYTHING) -> int:
         """See `MemoryStore`; rows are written again as a whole, since partial updates do not exist.
 
-        Those that were written or removed lately are left as they are: what is read of them may be what they were
-        before, and writing that would undo a save or bring back what was removed.
+        Those that cannot be written, as something else has, are left as they are. So are those that were written or
+        removed lately: what is read of them may be what they were before, and writing that would undo a save or bring
+        back what was removed.
         """
         repository, index = self._repository, self._index(key.kind)
         await repository.check_writable(index)
@@ -280,7 +282,9 @@ class DatabricksMemoryStore(SteppedDocuments):
             [
                 row
                 for row in rows
-                if passes(key.kind, chosen, row, now) and not repository.removed_lately(index, row[Column.ID])
+                if can_be_written(row)
+                and passes(key.kind, chosen, row, now)
+                and not repository.removed_lately(index, row[Column.ID])
             ]
             for rows in found.values()
         ]

@@ -6,6 +6,7 @@ not say.
 
 import functools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from services.memory.domain.vectors import Vector
-from services.memory.row_values import format_time
+from services.memory.row_values import format_time, read_vector
 from services.memory.schemas import Column
 
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -137,6 +138,20 @@ def wire_row(row: Mapping[str, Any]) -> WireRow:
     return WireRow(row[Column.ID], f"{text[:-1]}{vector}}}")
 
 
+def can_be_written(row: Mapping[str, Any]) -> bool:
+    """Return whether a row that was read can be written again: it has a vector, and nothing that JSON has no form for.
+
+    Rows that something else has written may hold NaN.
+    """
+    if read_vector(row.get(Column.EMBEDDING)) is None:
+        return False
+    return all(_has_form(value) for name, value in row.items() if name != Column.EMBEDDING)
+
+
+def _has_form(value: object) -> bool:
+    return math.isfinite(value) if isinstance(value, float) else not isinstance(value, list | dict)
+
+
 def unwritten(answer: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     """Return the keys of rows that cannot be counted on: all, where fewer are named than were not written."""
     failed = failed_keys(answer, keys)
@@ -163,7 +178,8 @@ def failed_keys(answer: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 def query_page(answer: Mapping[str, Any], *, scored: bool = False) -> QueryPage:
     """Return a page of a query. One without rows says so: it names its columns, and counts none.
 
-    With `scored` each row has a number as its score.
+    With `scored` the rows have numbers as their scores. Those whose vectors cannot be compared may have NaN or none, but
+    not all of them.
     """
     names = [column["name"] for column in answer["manifest"]["columns"]]
     result = answer["result"]
@@ -179,9 +195,16 @@ def query_page(answer: Mapping[str, Any], *, scored: bool = False) -> QueryPage:
         raise BadAnswer("data_array")
     named = names if SCORE in names else [*names, SCORE]
     rows = [dict(zip(named, row, strict=False)) for row in values]
-    if scored and not all(_is_score(row.get(SCORE)) for row in rows):
-        raise BadAnswer(SCORE)
+    if scored and rows:
+        scores = [score for row in rows if not is_no_score(score := row.get(SCORE))]
+        if not scores or not all(map(_is_score, scores)):
+            raise BadAnswer(SCORE)
     return QueryPage(rows, token)
+
+
+def is_no_score(value: object) -> bool:
+    """Return whether a score says that a row cannot be compared."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _is_score(value: object) -> bool:
