@@ -5,7 +5,8 @@ from prometheus_client import Counter
 
 from services.common.counts import from_the_start
 from services.memory.domain.records import MemoryKind, Record
-from services.memory.rows import Row, UnreadableRow, parse_row
+from services.memory.row_parsing import UnreadableRow, parse_row
+from services.memory.rows import Row
 
 logger = structlog.get_logger(__name__)
 _UNREADABLE_ROWS = from_the_start(

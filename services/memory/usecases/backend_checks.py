@@ -60,15 +60,16 @@ class BackendChecks:
         assert config is not None
         repository = self._registered.stores.repository(backend)
         end = asyncio.get_running_loop().time() + self._seconds
+        credential = f"credential for {config.workspace_url}"
         try:
             async with asyncio.timeout_at(end):
                 await repository.check_credential()
         except Unavailable as error:
-            return [Check(f"credential for {config.workspace_url}", "cannot be found now", f"{error.message}; {_LATER}")]
+            return [Check(credential, "cannot be found now", f"{error.message}; {_LATER}")]
         except CoxswainError as error:
-            return [Check(f"credential for {config.workspace_url}", "is missing or was refused", error.message)]
+            return [Check(credential, "is missing or was refused", error.message)]
         except TimeoutError:
-            return [Check(f"credential for {config.workspace_url}", "was not found in time", _LATER)]
+            return [Check(credential, "was not found in time", _LATER)]
         stored = [(kind, name) for kind, name in wanted_indexes(config) if kind not in backend.disabled_kinds]
         endpoint, *checked = await asyncio.gather(
             _in_time(end, f"endpoint {config.endpoint}", _check_endpoint(repository.resources, config.endpoint)),

@@ -165,7 +165,8 @@ _MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1))  # noqa: DTZ
     )
 )
 def test_a_memory_crosses_the_link_whole(crewai: Any, fields: dict[str, Any]) -> None:
-    from services.orchestrator.worker.crew.memory_storage import ServiceMemoryStorage, record_to_proto
+    from services.orchestrator.worker.crew.memory_records import record_to_proto
+    from services.orchestrator.worker.crew.memory_storage import ServiceMemoryStorage
 
     record = crewai.MemoryRecord(**fields)
     message = Record.FromString(record_to_proto(record, {"execution_id": "e", "task": "t"}).SerializeToString())

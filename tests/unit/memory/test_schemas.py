@@ -26,8 +26,9 @@ from services.memory.domain.records import (
     Unified,
 )
 from services.memory.domain.vectors import unit_vector
+from services.memory.row_building import build_row
+from services.memory.row_parsing import parse_row
 from services.memory.row_values import parse_time
-from services.memory.rows import build_row, parse_row
 from services.memory.schemas import DatabricksIndexSchemas, UnknownMemoryType
 
 COLUMNS = {
@@ -115,6 +116,8 @@ def test_no_other_module_names_a_column() -> None:
             "tables.py",
             "schemas.py",
             "rows.py",
+            "row_building.py",
+            "row_parsing.py",
             "repositories",
         ):
             continue

@@ -15,15 +15,9 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.foreign_rows import note_foreign_row
 from services.memory.record_reader import RecordReader
+from services.memory.row_building import build_row
 from services.memory.row_values import format_time, parse_boolean, read_integer
-from services.memory.rows import (
-    Row,
-    build_row,
-    created_of,
-    row_expires_at,
-    row_owner,
-    typed_row,
-)
+from services.memory.rows import Row, created_of, row_expires_at, row_owner, typed_row
 from services.memory.schemas import Column, DatabricksIndexSchemas, has_column
 
 ROWS_IN_CHUNK = 2000

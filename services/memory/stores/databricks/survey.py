@@ -4,8 +4,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from services.memory.domain.records import MemoryKind
+from services.memory.row_parsing import unreadable
 from services.memory.row_values import read_text
-from services.memory.rows import Row, unreadable
+from services.memory.rows import Row
 from services.memory.schemas import Column
 
 MOST_NAMED = 100

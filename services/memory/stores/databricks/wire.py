@@ -178,8 +178,7 @@ def failed_keys(answer: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 def query_page(answer: Mapping[str, Any], *, scored: bool = False) -> QueryPage:
     """Return a page of a query. One without rows says so: it names its columns, and counts none.
 
-    With `scored` the rows have numbers as their scores. Those whose vectors cannot be compared may have NaN or none, but
-    not all of them.
+    With `scored` the rows have numbers as their scores; some, whose vectors cannot be compared, may have NaN or none.
     """
     names = [column["name"] for column in answer["manifest"]["columns"]]
     result = answer["result"]

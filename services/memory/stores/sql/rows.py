@@ -20,7 +20,8 @@ from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.foreign_rows import note_foreign_row
 from services.memory.record_reader import RecordReader
-from services.memory.rows import Row, build_row
+from services.memory.row_building import build_row
+from services.memory.rows import Row
 from services.memory.schemas import Column, has_column
 from services.memory.stores.sql.blocks import VectorBlock
 from services.memory.stores.sql.statements import IDS_IN_STATEMENT, named, owned_among, row_columns

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import contextvars
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,31 +10,33 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from crewai.memory.types import MemoryRecord, ScopeInfo
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from coxswain.memory.v1 import memory_pb2 as pb
-from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
-from services.common.grpc.json_values import from_struct, parse_exact, to_struct, to_value
+from coxswain.memory.v1.record_pb2 import Record
+from services.common.grpc.json_values import to_value
 from services.common.storable import storable, storable_json
 from services.common.visible_text import has_visible_text
 from services.orchestrator.domain.crew import MemorySpec, RecallMode
 from services.orchestrator.recall import recalling
 from services.orchestrator.worker.crew.embedder import Embedder
+from services.orchestrator.worker.crew.memory_records import (
+    keep_unknown_fields,
+    record_from_proto,
+    record_to_proto,
+    scope_from_proto,
+    stored_categories,
+    stored_scope,
+    timestamp_of,
+)
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.result_parts import PARTS
 
 if TYPE_CHECKING:
     from services.orchestrator.worker.crew.attempt import TaskAttempt
 
-OWN_METADATA = ("execution_id", "task")
-"""Says where a memory came from. It is for people who list memories, not for prompts."""
-
 # What the memory service takes.
-_CATEGORIES, _CATEGORY_CHARACTERS = 64, 128
 _SAVED_AT_ONCE = 100
 _FORGOTTEN_AT_ONCE = 1000
-_PART_CHARACTERS = 96
-"""A longer part of a scope (roles may be whole paragraphs) is cut and gets a hash instead of its end."""
 
 
 @dataclass(slots=True)
@@ -204,7 +204,7 @@ class ServiceMemoryStorage:
         """Remove the records that meet all that is given, or all if nothing is, and return how many there were."""
         filters = _filter(scope_prefix, categories, metadata_filter)
         if older_than is not None:
-            filters.created_before.CopyFrom(_timestamp(older_than))
+            filters.created_before.CopyFrom(timestamp_of(older_than))
         if not (scope_prefix or categories or record_ids or older_than or metadata_filter):
             filters.scope_prefix = "/"
         given = filters if filters.ByteSize() else None
@@ -218,7 +218,7 @@ class ServiceMemoryStorage:
             record = record.model_copy(update={"private": True, "source": self._private[record.id]})
         message = record_to_proto(record, own)
         if (there := self._read.get(record.id)) is not None:
-            _keep_unknown_fields(message, there)
+            keep_unknown_fields(message, there)
         self._host.save_records(pb.SaveRecordsRequest(records=[message]))
 
     def rewrite(self, record: MemoryRecord, text: str) -> bool:
@@ -230,7 +230,7 @@ class ServiceMemoryStorage:
         message.CopyFrom(self._read[record.id])
         message.expected_revision = message.revision
         message.unified.content = text
-        message.unified.last_accessed.CopyFrom(_timestamp(datetime.now(UTC)))
+        message.unified.last_accessed.CopyFrom(timestamp_of(datetime.now(UTC)))
         for name in ("embedding", "revision", "expire_time"):
             message.ClearField(name)
         try:
@@ -269,23 +269,15 @@ class ServiceMemoryStorage:
 
     def get_scope_info(self, scope: str) -> ScopeInfo:
         """Return the figures of a scope and all below it."""
-        info = self._host.get_scope(_scope(scope))
-        return ScopeInfo(
-            path=info.path,
-            record_count=info.record_count,
-            categories=list(info.categories),
-            oldest_record=info.oldest_time.ToDatetime() if info.HasField("oldest_time") else None,
-            newest_record=info.newest_time.ToDatetime() if info.HasField("newest_time") else None,
-            child_scopes=list(info.child_scopes),
-        )
+        return scope_from_proto(self._host.get_scope(stored_scope(scope)))
 
     def list_scopes(self, parent: str = "/") -> list[str]:
         """Return the scopes directly below another."""
-        return self._host.list_scopes(_scope(parent))
+        return self._host.list_scopes(stored_scope(parent))
 
     def list_categories(self, scope_prefix: str | None = None) -> dict[str, int]:
         """Return how many records each category has."""
-        return self._host.list_categories(_scope(scope_prefix or ""))
+        return self._host.list_categories(stored_scope(scope_prefix or ""))
 
     def count(self, scope_prefix: str | None = None) -> int:
         """Return how many records there are."""
@@ -331,24 +323,10 @@ class ServiceMemoryStorage:
 
     def record_from_proto(self, record: Record) -> MemoryRecord:
         """Return a memory as CrewAI knows it, and remember where it came from."""
-        metadata = from_struct("metadata", record.metadata)
-        self._known[record.id] = {name: metadata.pop(name) for name in OWN_METADATA if name in metadata}
+        memory, self._known[record.id] = record_from_proto(record)
         self._read[record.id] = record
-        unified, created = record.unified, record.create_time.ToDatetime()
-        self._note_privacy(record.id, unified.source, private=unified.private)
-        return MemoryRecord(
-            id=record.id,
-            content=unified.content,
-            scope=unified.scope or "/",
-            categories=list(unified.categories),
-            metadata=metadata,
-            importance=unified.importance,
-            created_at=created,
-            last_accessed=unified.last_accessed.ToDatetime() if unified.HasField("last_accessed") else created,
-            embedding=list(record.embedding) or None,
-            source=unified.source or None,
-            private=unified.private,
-        )
+        self._note_privacy(record.id, record.unified.source, private=record.unified.private)
+        return memory
 
 
 def is_part(record: MemoryRecord) -> bool:
@@ -364,68 +342,15 @@ def _batches(records: Sequence[MemoryRecord]) -> Iterator[list[MemoryRecord]]:
             yield some[start : start + _SAVED_AT_ONCE]
 
 
-def record_to_proto(record: MemoryRecord, own: Mapping[str, Any]) -> Record:
-    """Return a memory as the memory service knows it; `own` says where it came from."""
-    metadata = parse_exact(json.dumps(record.metadata, default=str)) | dict(own)
-    return Record(
-        id=record.id,
-        unified=UnifiedRecord(
-            content=storable(record.content),
-            scope=_scope(record.scope),
-            categories=_categories(record.categories),
-            importance=record.importance,
-            source=storable(record.source or ""),
-            private=record.private,
-            last_accessed=_timestamp(record.last_accessed),
-        ),
-        embedding=record.embedding,
-        metadata=to_struct(storable_json(metadata)),
-        create_time=_timestamp(record.created_at),
-    )
-
-
-def _keep_unknown_fields(message: Record, there: Record) -> None:
-    """Take over from the record that is there what CrewAI's records have no field for."""
-    message.agent_id, message.llm_model = there.agent_id, there.llm_model
-    message.tools_used.extend(there.tools_used)
-    message.unified.session_id = there.unified.session_id
-    if there.HasField("expire_time"):
-        message.expire_time.CopyFrom(there.expire_time)
-
-
 def _filter(
     scope_prefix: str | None, categories: list[str] | None = None, metadata: dict[str, Any] | None = None
 ) -> pb.RecordFilter:
     filters = pb.RecordFilter(
-        scope_prefix=_scope(scope_prefix or ""),
-        categories=_categories(categories or []),
+        scope_prefix=stored_scope(scope_prefix or ""),
+        categories=stored_categories(categories or []),
         metadata={storable(name): to_value(storable_json(value)) for name, value in (metadata or {}).items()},
     )
     recall = _recall.get()
     if recall is not None:
         filters.MergeFrom(recall.viewer)
     return filters
-
-
-def _scope(path: str) -> str:
-    """Return a scope that can be stored; a scope below another one stays below it."""
-    parts = []
-    for part in storable(path).split("/"):
-        shown = part
-        if len(part) > _PART_CHARACTERS:
-            digest = hashlib.sha256(part.encode()).hexdigest()[:16]
-            shown = f"{part[: _PART_CHARACTERS - len(digest) - 1]}-{digest}"
-        parts.append(shown)
-    return "/".join(parts)
-
-
-def _categories(names: list[str]) -> list[str]:
-    """Return categories that can be stored: models name too many, and too long and empty ones."""
-    return list(dict.fromkeys(storable(name)[:_CATEGORY_CHARACTERS] for name in names if name))[:_CATEGORIES]
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    """CrewAI's moments are naive and in UTC."""
-    stamp = Timestamp()
-    stamp.FromDatetime(moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC))
-    return stamp
