@@ -50,12 +50,14 @@ class PlayedCall:
     outcome: "asyncio.Task[pb.ToolOutcome] | None" = None
     followers: list[asyncio.Queue[pb.ExecuteToolCallResponse]] = field(default_factory=list)
 
-    async def ask(self, text: str, schema: Json | None = None, url: str = "") -> pb.AnswerSourceQuestionRequest:
+    async def ask(
+        self, text: str, schema: Json | None = None, url: str = "", key: str = ""
+    ) -> pb.AnswerSourceQuestionRequest:
         """Ask a person and wait for the answer."""
         struct = Struct()
         struct.update(schema or {})
         number = 1 if self.question is None else self.question.number + 1
-        self.question = pb.SourceQuestion(number=number, text=text, url=url, schema=struct if schema else None)
+        self.question = pb.SourceQuestion(number=number, text=text, url=url, schema=struct if schema else None, key=key)
         self.tell(pb.ExecuteToolCallResponse(question=self.question))
         return await self.answers.get()
 

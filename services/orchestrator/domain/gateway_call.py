@@ -27,6 +27,7 @@ class GatewayCall:
     """Name of the source, or of a built-in tool."""
     sent_at: datetime
     replica: str
+    """The process that makes or follows it; empty while none does, since it waits at its source."""
     leased_until: datetime
     handle: bytes | None = field(default=None, repr=False)
     """Sealed, as the next ones."""

@@ -65,6 +65,8 @@ class QuestionedCall:
     observation: str = ""
     """What was seen of a call of unknown outcome."""
     url: str = ""
+    source_key: str = ""
+    """By which the source tells its questions apart; empty where it does not."""
 
 
 @dataclass(frozen=True, slots=True)

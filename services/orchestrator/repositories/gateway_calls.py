@@ -36,12 +36,16 @@ class GatewayCallRepository:
         values = asdict(call)
         return await insert_ignore(self._connection, gateway_calls, values.pop("key") | values)
 
-    async def take_over(self, call: GatewayCall, replica: str, until: datetime) -> bool:
-        """Let another process follow a call whose lease has run out; False if one was faster."""
+    async def take_over(self, call: GatewayCall, execution_id: str, replica: str, until: datetime) -> bool:
+        """Let another process follow a call whose lease has run out; False if one was faster.
+
+        From then on it is a call of the execution that asks for it.
+        """
         taken = await self._connection.execute(
             update(gateway_calls)
             .where(*_of(call.key), _ROW.replica == call.replica, _ROW.leased_until == call.leased_until)
             .values(
+                execution_id=execution_id,
                 replica=replica,
                 leased_until=until,
                 ended_at=None,
@@ -61,8 +65,8 @@ class GatewayCallRepository:
         )
 
     async def let_go(self, key: CallKey, replica: str, now: datetime) -> None:
-        """Let others take over a call that a process makes."""
-        await self._change(key, replica, leased_until=now)
+        """Let others take over a call that a process makes, and which is nobody's until then."""
+        await self._change(key, replica, replica="", leased_until=now)
 
     async def keep_handle(self, key: CallKey, replica: str, handle: bytes) -> bool:
         """Store what finds the call again; False if it is another process's call by now."""
@@ -76,9 +80,9 @@ class GatewayCallRepository:
         """Store the outcome of a call; False if it is another process's call by now."""
         return await self._change(key, replica, outcome=outcome, ended_at=now, question=None, answer=None)
 
-    async def _change(self, key: CallKey, replica: str, **values: Any) -> bool:
+    async def _change(self, key: CallKey, of: str, **values: Any) -> bool:
         changed = await self._connection.execute(
-            update(gateway_calls).where(*_of(key), _ROW.replica == replica, _ROW.ended_at.is_(None)).values(**values)
+            update(gateway_calls).where(*_of(key), _ROW.replica == of, _ROW.ended_at.is_(None)).values(**values)
         )
         return bool(changed.rowcount)
 

@@ -21,6 +21,13 @@ class RunningLimitRepository:
         rows = [{"group_id": group_id, "max_running": limits[group_id]} for group_id in sorted(limits)]
         await insert_or_replace(self._connection, running_limits, rows, key=("group_id",))
 
+    async def keep(self, group_id: str, limit: int | None) -> None:
+        """Store the limit of a group, or that it has none."""
+        if limit is None:
+            await self.remove([group_id])
+        else:
+            await self.set({group_id: limit})
+
     async def remove(self, group_ids: Collection[str]) -> None:
         """Let groups run any number."""
         await self._connection.execute(delete(running_limits).where(running_limits.c.group_id.in_(group_ids)))

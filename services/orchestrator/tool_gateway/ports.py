@@ -86,6 +86,9 @@ class SourceQuestion:
     schema: dict[str, Any] | None = None
     """Of the answer: flat, primitives only. None with a `url`."""
     url: str = ""
+    key: str = ""
+    """The same whenever the source asks this again, and another one for each other question of the call. Empty where
+    the source has none: a question is then known by its words."""
 
 
 @dataclass(frozen=True, slots=True)

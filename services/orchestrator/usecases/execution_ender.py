@@ -52,7 +52,7 @@ class ExecutionEnder:
             state, body = ExecutionState.FAILED, new_event(failed)
         await EventRepository(connection).append(execution.id, [body])
         await ExecutionRepository(connection).end(execution.id, state, error, utc_now())
-        # What it has begun and waits for a person with is cancelled at its source.
+        # What it has begun and waits for a person with is cancelled at its source, as long as a gateway waits with it.
         await GatewayCallRepository(connection).request_cancels(execution.id)
 
     async def announce(self, ended: Execution) -> None:

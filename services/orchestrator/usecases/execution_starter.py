@@ -311,10 +311,8 @@ class ExecutionStarter:
                     admitted = await self._overlap.admit(connection, execution)
                     execution = admitted.execution
                     await refuse_more(connection, execution.group_id, limits, ending=admitted.running)
-                    if limits.max_running_executions is not None:
-                        # Before a worker host can see it.
-                        running = {execution.group_id: limits.max_running_executions}
-                        await RunningLimitRepository(connection).set(running)
+                    # Before a worker host can see it.
+                    await RunningLimitRepository(connection).keep(execution.group_id, limits.max_running_executions)
                     await ExecutionRepository(connection).insert(execution)
                     await TaskRunRepository(connection, execution.id).insert(tasks)
                     await EventRepository(connection).append(execution.id, stored)

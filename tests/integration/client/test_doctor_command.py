@@ -25,7 +25,9 @@ async def test_each_check_has_a_line_with_what_to_do(run: Run) -> None:
         "limits": "ok",
     }
     assert found["identity"]["text"] == "you are dev|alice, admin of sales"
-    assert found["releases"]["text"] == (f"this client and auth, memory, models, orchestrator are of release {VERSION}")
+    assert found["releases"]["text"] == (
+        f"this client and the processes of auth, memory, models, orchestrator that answered are of release {VERSION}"
+    )
     assert found["credential llm/openai"] == {
         "check": "credential llm/openai",
         "status": "warn",

@@ -17,7 +17,7 @@ from services.common.resource_key import ResourceKey
 from services.orchestrator.domain.admission import Room
 from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.messages.batches import batch_to_proto
-from services.orchestrator.repositories.running_limits import read_running_limits
+from services.orchestrator.repositories.running_limits import RunningLimitRepository, read_running_limits
 from services.orchestrator.tables import executions
 from services.orchestrator.usecases.running_limits import RunningLimits
 from services.orchestrator.worker.host.lease_connection import LeaseConnection
@@ -199,6 +199,11 @@ async def test_limits_are_there_before_what_rests_wakes(orchestrator: Orchestrat
     assert (auth.asked, await read_running_limits(orchestrator.database)) == ([["sales"]], {"sales": 1})
     auth.limits = GroupLimits()
     await limits.once()
+    assert await read_running_limits(orchestrator.database) == {}
+    # One that was lifted while the group had no executions holds up none of its next ones.
+    async with orchestrator.database.write() as connection:
+        await RunningLimitRepository(connection).keep("sales", 1)
+    await orchestrator.executions.cancel(SALES, (await orchestrator.start()).id)
     assert await read_running_limits(orchestrator.database) == {}
     await orchestrator.executions.cancel(SALES, execution.id)
     await limits.once()

@@ -174,6 +174,28 @@ async def test_a_card_that_cannot_be_used_says_why(document: str, said: str) -> 
             await calls.list_tools(agent_source(card_url=f"{api.url}/card.json"), principal())
 
 
+@pytest.mark.parametrize(
+    ("skills", "schema_bytes", "described", "said"),
+    [
+        (1, 300_000, 0, "schema of inputs"),
+        (512, 60_000, 0, "tools of the agent card are larger"),
+        (1, 0, 1_100_000, "agent card is larger"),
+    ],
+)
+async def test_a_card_that_would_fill_the_memory_is_refused(
+    skills: int, schema_bytes: int, described: int, said: str
+) -> None:
+    schema = {"type": "object", "description": "x" * schema_bytes}
+    inputs = pb.AgentExtension(uri="https://example.com/inputs/v1", params=to_struct({"schema": schema}))
+    agent = EmulatedAgent(
+        skills=[pb.AgentSkill(id=f"skill-{number}", description="y" * described) for number in range(skills)],
+        capabilities=pb.AgentCapabilities(extensions=[inputs], extended_agent_card=True),
+    )
+    async with served(agent) as port, adapter(max_result_bytes=4 * 1024 * 1024) as calls:
+        with pytest.raises(FailedPrecondition, match=said):
+            await calls.list_tools(agent_source(f"127.0.0.1:{port}"), principal())
+
+
 async def test_addresses_that_groups_may_not_call_are_not_called() -> None:
     agent = EmulatedAgent()
     async with served(agent) as port, RecordingApi() as api:
@@ -369,17 +391,127 @@ async def test_an_answer_that_the_agent_refuses_is_asked_for_again_with_its_reas
     asks = becomes("INPUT_REQUIRED", text("Which year?"))
 
     async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
-        if len(agent.messages) == 2:
-            await asks(agent, request, context)
+        if len(agent.messages) == 1:
+            response = await asks(agent, request, context)
+            before.CopyFrom(response.task.status)
+            return response
+        if len(agent.messages) < 4:
+            agent.tasks["task-1"].status.CopyFrom(before)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a year has four digits")
-        return await (DONE if len(agent.messages) > 2 else asks)(agent, request, context)
+        return await DONE(agent, request, context)
 
-    progress = RecordedProgress(accepting(answer="26"), accepting(answer="2026"))
+    before = pb.TaskStatus()
+    progress = RecordedProgress(accepting(answer="26"), accepting(answer="226"), accepting(answer="2026"))
     assert (await called(EmulatedAgent(send=turns), progress)).text == "A brief."
-    assert [one.text for one in progress.questions] == [
-        "Which year?",
-        "The agent did not take the last answer: a year has four digits\nWhich year?",
-    ]
+    again = "The agent did not take the last answer: a year has four digits\nWhich year?"
+    assert [one.text for one in progress.questions] == ["Which year?", again, again]
+    # Each is a question of its own, also where it has the words of the one before.
+    assert len({one.key for one in progress.questions}) == 3
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_a_question_in_the_same_words_is_asked_again(streaming: bool) -> None:
+    """Its status is the same to the last bit: what tells it apart is that the task went on between the two."""
+    asks = pb.TaskStatus(
+        state=pb.TASK_STATE_INPUT_REQUIRED,
+        message=pb.Message(message_id="said", role=pb.ROLE_AGENT, parts=[text("Go on?")]),
+    )
+
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        if len(agent.messages) == 3:
+            return await DONE(agent, request, context)
+        working = pb.SendMessageResponse.FromString(
+            (await becomes("WORKING")(agent, request, context)).SerializeToString()
+        )
+        agent.tasks["task-1"].status.CopyFrom(asks)
+        return working
+
+    agent, progress = EmulatedAgent(send=turns, streaming=streaming), RecordedProgress(*[accepting(answer="yes")] * 2)
+    assert (await called(agent, progress)).text == "A brief."
+    assert len({one.key for one in progress.questions}) == 2
+    assert len({message.message_id for message in agent.messages}) == 3
+
+
+async def test_another_question_is_seen_while_the_stream_stays_open() -> None:
+    asks = becomes("INPUT_REQUIRED", text("Which year?"))
+
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        if len(agent.messages) == 3:
+            return await DONE(agent, request, context)
+        if len(agent.messages) == 1:
+            return await asks(agent, request, context)
+        agent.tasks["task-1"].status.CopyFrom(before)
+        return pb.SendMessageResponse(task=agent.tasks["task-1"])
+
+    before = pb.TaskStatus()
+
+    class Asked(RecordedProgress):
+        async def ask(self, question: Any, *, durable: bool = False) -> SourceAnswer:
+            before.CopyFrom(agent.first.status)
+            return await super().ask(question, durable=durable)
+
+    agent, progress = EmulatedAgent(send=turns), Asked(accepting(answer="2026"), accepting(answer="May"))
+    async with served(agent) as port, adapter() as calls:
+        request = call_of(agent_source(f"127.0.0.1:{port}"), tool="brief", arguments=ASK)
+        calling = asyncio.create_task(calls.call(request, progress))
+        await until(lambda: any(isinstance(one, pb.SubscribeToTaskRequest) for one in agent.requests))
+        agent.move("task-1", "INPUT_REQUIRED", text("Which month?"))
+        assert (await calling).text == "A brief."
+    assert [one.text for one in progress.questions] == ["Which year?", "Which month?"]
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
+async def test_an_answer_that_the_agent_cannot_take_now_is_sent_again_and_not_asked_for_again(
+    code: grpc.StatusCode,
+) -> None:
+    asks = becomes("INPUT_REQUIRED", text("Which year?"))
+
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        if len(agent.messages) == 1:
+            response = await asks(agent, request, context)
+            before.CopyFrom(response.task.status)
+            return response
+        if len(agent.messages) < 4:
+            agent.tasks["task-1"].status.CopyFrom(before)
+            await context.abort(code, "later")
+        return await DONE(agent, request, context)
+
+    before = pb.TaskStatus()
+    agent, progress = EmulatedAgent(send=turns), RecordedProgress(accepting(answer="2026"))
+    assert (await called(agent, progress)).text == "A brief."
+    assert len(progress.questions) == 1
+    assert {(one.message_id, one.parts[0].text) for one in agent.messages[1:]} == {
+        (agent.messages[1].message_id, "2026")
+    }
+
+
+async def test_a_question_that_is_very_large_is_shown_to_nobody() -> None:
+    agent, progress = EmulatedAgent(send=becomes("INPUT_REQUIRED", text("x" * 300_000))), RecordedProgress()
+    assert "it asked in more than" in (await called(agent, progress)).text
+    assert (progress.questions, agent.cancelled) == ([], ["task-1"])
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("INPUT_REQUIRED", "the task may still go on. Do not send the message again."),
+        ("FAILED", "The agent failed: Too late."),
+        ("REJECTED", "The agent does not do this: Too late."),
+    ],
+)
+async def test_a_task_that_was_not_cancelled_is_not_said_to_be(state: str, said: str) -> None:
+    agent = EmulatedAgent(send=becomes("INPUT_REQUIRED", text("Which year?")))
+    agent.refusals["CancelTask"] = grpc.StatusCode.UNIMPLEMENTED
+
+    class Declined(RecordedProgress):
+        async def ask(self, question: Any, *, durable: bool = False) -> SourceAnswer:
+            agent.move("task-1", state, text("Too late."))
+            return SourceAnswer("decline")
+
+    returned = await called(agent, Declined())
+    assert returned.is_error
+    assert said in returned.text
+    assert "was cancelled" not in returned.text
 
 
 @pytest.mark.parametrize("action", ["decline", "cancel"])
@@ -553,6 +685,24 @@ async def test_a_status_that_refuses_a_message_is_a_refusal(code: grpc.StatusCod
     with pytest.raises(CallRefused, match="SendMessage is refused here") as refused:
         await called(agent)
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "SERVER: Received message larger than max (5 vs. 4)",
+        "grpc: received message larger than max (5 vs. 4)",
+        "gRPC message exceeds maximum size 4: 5",
+    ],
+)
+async def test_a_message_that_the_agent_finds_too_large_is_a_refusal(said: str) -> None:
+    async def refuse(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, said)
+        raise AssertionError
+
+    with pytest.raises(CallRefused, match="send less") as refused:
+        await called(EmulatedAgent(send=refuse))
+    assert refused.value.reason == "TOOL_ARGUMENTS"
 
 
 async def test_a_task_that_is_forgotten_is_an_unknown_outcome() -> None:

@@ -741,8 +741,9 @@ async def row_of(database: Database, key: CallKey) -> GatewayCall | None:
         return await GatewayCallRepository(connection).find(key)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
 async def test_a_question_that_a_source_keeps_is_let_go_and_asked_again(
-    database: Database, identity: ServiceIdentity
+    database: Database, identity: ServiceIdentity, elsewhere: bool
 ) -> None:
     async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
         await progress.handle("task-1")
@@ -753,11 +754,20 @@ async def test_a_question_that_a_source_keeps_is_let_go_and_asked_again(
         return ToolResult(f"found {handle}")
 
     source = PlayedSource(call, resume)
-    replica = Replica(database, identity, source)
-    replica.calls._question_seconds = 0.05
-    made = order()
-    async with running(replica):
+    first, other = Replica(database, identity, source), Replica(database, identity, PlayedSource(_pay, resume))
+    first.calls._question_seconds = 0.05
+    made = order(execution_id="first run")
+    async with running(first, other):
         with pytest.raises(Unavailable, match="waits for a person's answer"):
-            await replica.call(made)
-        assert await replica.call(made) == Returned("found task-1")
-    assert (len(source.calls), source.resumed) == (1, ["task-1"])
+            await first.call(made)
+        # As it does every few seconds as long as it has other calls.
+        await first.store.renew()
+        async with database.write() as connection:
+            await GatewayCallRepository(connection).request_cancels("first run")
+        assert await first.store.wanted() == []
+        continued = replace(made, request=replace(made.request, execution_id="second run"))
+        assert await (other if elsewhere else first).call(continued) == Returned("found task-1")
+        row = await row_of(database, key_of(made))
+        assert row is not None
+        assert (row.execution_id, row.cancel_requested) == ("second run", False)
+    assert (len(source.calls), source.resumed + other.source.resumed) == (1, ["task-1"])

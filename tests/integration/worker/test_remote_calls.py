@@ -714,12 +714,16 @@ async def test_arguments_that_cannot_be_checked_are_not_sent(scene: CallScene) -
     assert scene.gateway.requests == []
 
 
-async def test_an_answer_counts_for_what_was_asked_alone(scene: CallScene) -> None:
+@pytest.mark.parametrize("keys", [("", ""), ("first", "second")])
+async def test_an_answer_counts_for_what_was_asked_alone(scene: CallScene, keys: tuple[str, str]) -> None:
+    """What a source asks under another key is another question, also in the words of the one before."""
     small, large = ({"type": "object", "properties": {"size": {"type": "integer", "minimum": n}}} for n in (1, 1000))
+    if keys[0]:
+        large = small
 
     async def asks(call: PlayedCall) -> pb.ToolOutcome:
-        await call.ask("Which size?", small)
-        await call.ask("Which size?", large)
+        await call.ask("Which size?", small, key=keys[0])
+        await call.ask("Which size?", large, key=keys[1])
         return result("never")
 
     scene.gateway.tools["billing/pay"] = asks

@@ -20,10 +20,12 @@ from services.orchestrator.domain.execution import (
     TaskState,
     Usage,
 )
+from services.orchestrator.domain.gateway_call import CallKey, GatewayCall
 from services.orchestrator.domain.question import Answer, Question, QuestionKind, QuestionState
 from services.orchestrator.domain.tool import ToolCallState
 from services.orchestrator.events import new_event
 from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.gateway_calls import GatewayCallRepository
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.run_store import Claim, RunStore
@@ -112,6 +114,26 @@ async def test_hosts_that_die_are_counted_until_a_task_has_finished(database: Da
     assert claim.execution.lost_hosts == 1
     (*_, event) = await event_rows(database, execution_id)
     assert execution_pb2.ExecutionEvent.FromString(event.payload).execution_started.lost_hosts == 1
+
+
+@pytest.mark.parametrize("state", [S.CANCELLED, S.FAILED])
+async def test_the_end_of_an_execution_cancels_its_calls_that_wait(
+    database: Database, store: RunStore, state: ExecutionState
+) -> None:
+    mine, other = await queue(database, crew("waits")), await queue(database, crew("waits"))
+    epoch = (await claimed(store, mine)).execution.epoch
+    for execution_id in (mine, other):
+        call = GatewayCall(
+            CallKey("sales", f"call of {execution_id}"), execution_id, "partner", utc_now(), "replica", utc_now()
+        )
+        async with database.write() as connection:
+            assert await GatewayCallRepository(connection).add(call)
+    async with store.fenced(mine, epoch) as write:
+        await write.end(state, ExecutionError("TASK_FAILED", "no") if state is S.FAILED else None, utc_now())
+    async with database.read() as connection:
+        keys = [CallKey("sales", f"call of {execution_id}") for execution_id in (mine, other)]
+        found = [await GatewayCallRepository(connection).find(key) for key in keys]
+    assert [one is not None and one.cancel_requested for one in found] == [True, False]
 
 
 async def test_an_ended_execution_takes_no_more_writes(database: Database, store: RunStore) -> None:

@@ -76,12 +76,17 @@ def test_a_queue_is_judged_by_how_long_it_waits() -> None:
 @pytest.mark.parametrize(
     ("releases", "status", "text"),
     [
-        ({"auth": VERSION, "models": VERSION}, OK, f"this client and auth, models are of release {VERSION}"),
+        (
+            {"auth": VERSION, "models": VERSION},
+            OK,
+            f"this client and the processes of auth, models that answered are of release {VERSION}",
+        ),
         (
             {"auth": "999.0.0", "models": "999.0.0"},
             OK,
             f"the release of auth, models is 999.0.0, this client's is {VERSION}",
         ),
+        ({"auth": "999.0.0rc1"}, OK, f"the release of auth is 999.0.0rc1, this client's is {VERSION}"),
         (
             {"auth": "0.0.9", "models": "0.0.9"},
             WARN,
@@ -91,7 +96,7 @@ def test_a_queue_is_judged_by_how_long_it_waits() -> None:
         (
             {"auth": VERSION, "models": "0.2.0"},
             WARN,
-            f"services are of different releases: auth {VERSION}, models 0.2.0",
+            f"processes are of different releases: auth {VERSION}, models 0.2.0",
         ),
     ],
 )

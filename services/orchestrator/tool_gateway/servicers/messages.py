@@ -100,7 +100,7 @@ def event_to_proto(event: CallEvent) -> pb.ExecuteToolCallResponse:
         case Sign(text, fraction):
             return pb.ExecuteToolCallResponse(progress=pb.ToolProgress(text=text, fraction=fraction))
         case Asked(number, question):
-            message = pb.SourceQuestion(number=number, text=question.text, url=question.url)
+            message = pb.SourceQuestion(number=number, text=question.text, url=question.url, key=question.key)
             if question.schema is not None:
                 message.schema.update(question.schema)
             return pb.ExecuteToolCallResponse(question=message)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 from services.common.errors import CoxswainError
 from services.common.storable import storable
@@ -166,7 +167,7 @@ class RunningCall:
         self._questions += 1
         asked = Asked(
             self._questions,
-            SourceQuestion(storable(question.text)[:_QUESTION_CHARACTERS], question.schema, question.url),
+            replace(question, text=storable(question.text)[:_QUESTION_CHARACTERS]),
         )
         self._answer = asyncio.get_running_loop().create_future()
         with self.time.stopped():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -51,10 +52,11 @@ class CallStore:
         async with self._database.write() as connection:
             return await GatewayCallRepository(connection).add(call)
 
-    async def take_over(self, call: GatewayCall) -> bool:
-        """Make a call of a process that is gone this process's; False if another one was faster."""
+    async def take_over(self, call: GatewayCall, execution_id: str) -> bool:
+        """Make a call that nobody follows this process's, for an execution; False if another one was faster."""
+        until = utc_now() + self._lease
         async with self._database.write() as connection:
-            return await GatewayCallRepository(connection).take_over(call, self.replica, utc_now() + self._lease)
+            return await GatewayCallRepository(connection).take_over(call, execution_id, self.replica, until)
 
     async def keep_handle(self, key: CallKey, handle: str) -> bool:
         """Store what finds a call again; False if the call is another process's by now."""
@@ -151,7 +153,8 @@ class CallStore:
         if document is None:
             return None
         found = json.loads(document)
-        return Asked(found["number"], SourceQuestion(found["text"], found["schema"], found["url"]))
+        question = SourceQuestion(found["text"], found["schema"], found["url"], found.get("key", ""))
+        return Asked(found["number"], question)
 
     def _answer(self, key: CallKey, sealed: bytes | None) -> tuple[int, SourceAnswer] | None:
         document = self._opened(key, sealed)
@@ -169,7 +172,7 @@ class CallStore:
 
 def _question_document(asked: Asked) -> Mapping[str, Any]:
     question = asked.question
-    return {"number": asked.number, "text": question.text, "schema": question.schema, "url": question.url}
+    return {"number": asked.number, **asdict(question)}
 
 
 def _dump(document: Mapping[str, Any]) -> bytes:

@@ -171,7 +171,7 @@ class ToolCalls:
             elif kept is None and known.leased_until > utc_now() and known.replica != self._store.replica:
                 await self._follow(known, run)
                 continue
-            elif not await self._store.take_over(known):
+            elif not await self._store.take_over(known, order.request.execution_id):
                 continue
             else:
                 outcome = await self._make(key, order, run, known)

@@ -63,12 +63,16 @@ class Listener:
     async def ask(self, question: pb.SourceQuestion) -> pb.AnswerSourceQuestionRequest | None:
         """Return a person's answer to a question of the source; ask, and return None, while there is none."""
         kind = QuestionKind.URL if question.url else QuestionKind.FORM
-        about = replace(self._about, url=_harmless(question.url)[:_MOST_TOLD])
+        about = replace(self._about, url=_harmless(question.url)[:_MOST_TOLD], source_key=question.key)
         text = _harmless(question.text)[:_MOST_TOLD]
         schema = None if question.url else from_struct("schema", question.schema) or {"type": "object"}
         # By what it asks: a call that starts over at its source asks the same under any number.
         known = self._questions.find(
-            kind, self._journal.index, about.key, round=about.round, asked=(text, schema, about.url)
+            kind,
+            self._journal.index,
+            about.key,
+            round=about.round,
+            asked=question.key or (text, schema, about.url),
         )
         if known is None:
             await self._questions.ask(self._journal, kind, about, text, schema)

@@ -39,15 +39,15 @@ class CallQuestions:
         key: str,
         *,
         round: int = 0,  # noqa: A002 - its name everywhere
-        asked: tuple[str, Mapping[str, Any] | None, str] | None = None,
+        asked: str | tuple[str, Mapping[str, Any] | None, str] | None = None,
     ) -> Question | None:
-        """Return the newest question of a call of a task; with `asked`, the one of this text, schema and URL."""
+        """Return the newest question of a call of a task; with `asked`, that of this key, or text, schema and URL."""
         for question in sorted(self._questions.values(), key=lambda known: known.id, reverse=True):
             about = question.call
             if (
                 about is not None
                 and (question.kind, question.task_index, about.key, about.round) == (kind, index, key, round)
-                and asked in (None, (question.text, question.schema, about.url))
+                and asked in (None, about.source_key or (question.text, question.schema, about.url))
             ):
                 return question
         return None

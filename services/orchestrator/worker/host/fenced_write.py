@@ -21,6 +21,7 @@ from services.orchestrator.repositories.artifact_uploads import ArtifactUploadRe
 from services.orchestrator.repositories.artifacts import ArtifactRepository
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.gateway_calls import GatewayCallRepository
 from services.orchestrator.repositories.journal import JournalRepository, ToolCall
 from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_changes import TaskChanges
@@ -50,6 +51,7 @@ class FencedWrite:
         self._questions = QuestionRepository(connection)
         self._journal = JournalRepository(connection, execution_id)
         self._tool_usage = ToolUsageRepository(connection)
+        self._gateway_calls = GatewayCallRepository(connection)
         self._task_runs = TaskRunRepository(connection, execution_id)
         self.tasks = TaskChanges(connection, execution_id)
         """The execution's tasks."""
@@ -126,6 +128,7 @@ class FencedWrite:
         await self._executions.succeed(self._execution_id, result, at)
 
     async def end(self, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:
-        """End the execution before its time, with its unfinished tasks and open questions."""
+        """End the execution before its time, with its unfinished tasks, open questions and calls that still wait."""
         await self.tasks.store()
         await self._executions.end(self._execution_id, state, error, at)
+        await self._gateway_calls.request_cancels(self._execution_id)

@@ -1,5 +1,6 @@
 """The check of `doctor` whether services and client are of releases that work together."""
 
+import re
 from collections.abc import Iterator
 
 from coxswain.client.blocking import Client
@@ -24,9 +25,9 @@ def check_releases(client: Client, services: list[str]) -> Iterator[Finding]:
     said = ", ".join(sorted(told)) if len(releases) == 1 else ""
     said = said or ", ".join(f"{package} {release}" for package, release in sorted(told.items()))
     if releases == {VERSION}:
-        yield Finding("releases", OK, f"this client and {said} are of release {VERSION}")
+        yield Finding("releases", OK, f"this client and the processes of {said} that answered are of release {VERSION}")
     elif len(releases) > 1:
-        text = f"services are of different releases: {said}; this client's is {VERSION}"
+        text = f"processes are of different releases: {said}; this client's is {VERSION}"
         remedy = "finish the rollout: a release works beside the one before it, and beside no older one"
         yield Finding("releases", WARN, text, remedy)
     elif releases:
@@ -40,6 +41,6 @@ def check_releases(client: Client, services: list[str]) -> Iterator[Finding]:
 
 
 def _number(release: str) -> tuple[int, ...]:
-    """Return a release as numbers that can be compared; one that is not of numbers is older than all others."""
-    parts = release.split(".")
-    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
+    """Return the numbers that a release begins with, to be compared; one that begins with none is the oldest."""
+    found = re.match(r"\d+(\.\d+)*", release)
+    return tuple(map(int, found[0].split("."))) if found else ()

@@ -13,12 +13,14 @@ from services.common.cache import AsyncCache
 from services.common.clock import utc_now
 from services.common.egress import AddressPolicy, origin_of
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, ResourceExhausted, Unavailable
+from services.common.grpc.large_messages import beside_if_large
 from services.common.http import EgressClient
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import A2AAgent, AuthKind, ListedTool, ToolSourceSpec
-from services.orchestrator.tool_gateway.adapters.a2a.call import AgentCall, CallOrder
+from services.orchestrator.tool_gateway.adapters.a2a.call import AgentCall
 from services.orchestrator.tool_gateway.adapters.a2a.cards import MAX_CARD_BYTES, Agent, agent_of, card_from_json
 from services.orchestrator.tool_gateway.adapters.a2a.client import METADATA, SERVICE, AgentClient
+from services.orchestrator.tool_gateway.adapters.a2a.first_message import CallOrder
 from services.orchestrator.tool_gateway.adapters.a2a.messages import argument_parts
 from services.orchestrator.tool_gateway.adapters.a2a.sent_message import SentMessage
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
@@ -179,18 +181,18 @@ class A2AAdapter:
         endpoint = _agent(source)
         if not endpoint.card_url:
             card = await self._extended(self._client(source, principal, endpoint.address, endpoint.tenant))
-            return agent_of(card, endpoint)
+            return await _agent_of(card, endpoint)
         # The credential is for the origin that the source names, and for no other one.
         own = bool(endpoint.address) and origin_of(endpoint.card_url) == origin_of(source.addresses[0])
         data = await self._documents.read(source if own else None, principal, endpoint.card_url, MAX_CARD_BYTES)
-        agent = agent_of(await asyncio.to_thread(card_from_json, data.decode("utf-8", "replace")), endpoint)
+        agent = await _agent_of(await asyncio.to_thread(card_from_json, data.decode("utf-8", "replace")), endpoint)
         client = self._client(source, principal, agent.address, agent.tenant)
         if not agent.has_extended_card:
             # The list says that the agent can be called: that it can be reached shows here.
             async with client.peer.connected():
                 return agent
         try:
-            return agent_of(await self._extended(client), endpoint)
+            return await _agent_of(await self._extended(client), endpoint)
         except FailedPrecondition:
             return agent
         except PermissionDenied:
@@ -238,6 +240,10 @@ class A2AAdapter:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CANCEL_SECONDS):
                 await call.cancel()
+
+
+async def _agent_of(card: pb.AgentCard, endpoint: A2AAgent) -> Agent:
+    return await beside_if_large(card.ByteSize(), agent_of, card, endpoint)
 
 
 def _card_error(client: AgentClient, error: grpc.aio.AioRpcError) -> CoxswainError:

@@ -1,5 +1,6 @@
 """Agent cards: the tools that an agent's skills are, and where it is called."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,12 @@ from services.common.egress import origin_of
 from services.common.errors import InvalidArgument
 from services.common.grpc.json_values import from_struct
 from services.orchestrator.domain.tool_source import A2AAgent, ListedTool
-from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError, parse_object, shown
+from services.orchestrator.tool_gateway.adapters.foreign import (
+    MAX_SCHEMA_BYTES,
+    ForeignTextError,
+    parse_object,
+    shown,
+)
 from services.orchestrator.tool_identity import digest_of
 
 MAX_CARD_BYTES = 1024 * 1024
@@ -23,6 +29,8 @@ _MAX_TITLE_BYTES = 256
 _MAX_EXAMPLES = 8
 _MAX_NAME = 128
 _MAX_TENANT = 256
+_MAX_LIST_BYTES = 8 * 1024 * 1024
+"""Of the tools of an agent, each of which has the schema of the card in it."""
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 _WHOLE_AGENT = "send_message"
 """Name of the tool of an agent whose card lists no skill."""
@@ -96,8 +104,11 @@ def agent_of(card: pb.AgentCard, endpoint: A2AAgent) -> Agent:
     """Return the agent of a card, called where the source says or else where the card does.
 
     Raises:
-        ForeignTextError: the card names no interface that can be called, or has skills that cannot be told apart.
+        ForeignTextError: the card names no interface that can be called, has skills that cannot be told apart, or is
+            too large.
     """
+    if card.ByteSize() > MAX_CARD_BYTES:
+        raise ForeignTextError(f"the agent card is larger than {MAX_CARD_BYTES} bytes")
     interface = _interface(card, endpoint)
     address = endpoint.address or host_and_port(interface.url)
     tenant = endpoint.tenant or interface.tenant
@@ -108,12 +119,16 @@ def agent_of(card: pb.AgentCard, endpoint: A2AAgent) -> Agent:
     digest = digest_of([address, tenant])
     call = f"{'http' if endpoint.plaintext else 'https'}://{address}"
     schema = _data_schema(card)
+    size = 0
     tools: dict[str, ListedTool] = {}
     skills: dict[str, str] = {}
     for skill in card.skills or [pb.AgentSkill(name=card.name, description=card.description)]:
         tool = replace(_listed(skill, card, schema), call_digest=digest, call=call)
         if tool.name in tools:
             raise ForeignTextError(f'two skills of the agent card would be the tool "{tool.name}"')
+        size += len(tool.description.encode()) + len(json.dumps(tool.arguments_schema, ensure_ascii=False).encode())
+        if size > _MAX_LIST_BYTES:
+            raise ForeignTextError(f"the tools of the agent card are larger than {_MAX_LIST_BYTES} bytes")
         tools[tool.name] = tool
         if skill.id:
             skills[tool.name] = skill.id
@@ -203,12 +218,20 @@ def _arguments(skill: pb.AgentSkill, card: pb.AgentCard, data_schema: Mapping[st
 
 
 def _data_schema(card: pb.AgentCard) -> Mapping[str, Any]:
-    """Return the schema of the object that an extension of the card describes; an empty one where none does."""
+    """Return the schema of the object that an extension of the card describes; an empty one where none does.
+
+    Raises:
+        ForeignTextError: it is too large.
+    """
     for extension in card.capabilities.extensions:
         try:
             schema = from_struct("params", extension.params).get("schema")
         except InvalidArgument:
             continue
         if isinstance(schema, dict) and schema.get("type") == "object":
+            if len(json.dumps(schema, ensure_ascii=False).encode()) > MAX_SCHEMA_BYTES:
+                raise ForeignTextError(
+                    f"the schema of inputs in the agent card is larger than {MAX_SCHEMA_BYTES} bytes"
+                )
             return schema
     return {}

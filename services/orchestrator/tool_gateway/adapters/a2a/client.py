@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import grpc
+from a2a.types import a2a_pb2 as pb
 from google.protobuf.message import DecodeError, Message
 
 from services.common.grpc.large_messages import beside_if_large
@@ -14,6 +15,8 @@ from services.orchestrator.tool_gateway.adapters.grpc_peer.client import PeerCli
 
 SERVICE = "lf.a2a.v1.A2AService"
 METADATA = {"a2a-version": "1.0"}
+QUICK_CALL_SECONDS = 20.0
+"""Of a method that does no work."""
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -59,6 +62,22 @@ class AgentClient:
             return await beside_if_large(len(data), answer.FromString, data)
         except DecodeError:
             raise UnreadableAnswer(f"its answer to {method} cannot be read") from None
+
+    async def send(
+        self,
+        message: pb.Message,
+        *,
+        timeout: float,
+        skill: str = "",
+        before: Callable[[], Awaitable[None]] | None = None,
+    ) -> pb.SendMessageResponse:
+        """Send a message for the skill with an id, and return what has come of it by then; see `ask`."""
+        # The task is followed on its own: a call that waits for its end could be cut before its id is known.
+        configuration = pb.SendMessageConfiguration(return_immediately=True, history_length=0)
+        request = pb.SendMessageRequest(tenant=self.tenant, message=message, configuration=configuration)
+        if skill:
+            request.metadata.update({"skill": skill})
+        return await self.ask("SendMessage", request, pb.SendMessageResponse, timeout=timeout, before=before)
 
     async def _ask(
         self, method: str, request: Message, timeout: float, before: Callable[[], Awaitable[None]] | None

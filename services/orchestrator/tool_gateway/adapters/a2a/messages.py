@@ -19,6 +19,8 @@ from services.orchestrator.tool_gateway.ports import CallRefused, SourceQuestion
 
 MAX_ARGUMENT_BYTES = 1024 * 1024
 MAX_QUESTION_BYTES = 4096
+MAX_STATUS_BYTES = 256 * 1024
+"""Of a status that people are asked with."""
 _MAX_FILES = 20
 _EXACT = 2**53
 _ANSWER = "answer"
@@ -82,8 +84,6 @@ def _is_exact(value: Any) -> bool:
 class AgentQuestion:
     """What a task waits for, as people are asked."""
 
-    key: str
-    """The same as long as the task waits for this."""
     question: SourceQuestion
     as_text: bool
     """Whether the answer is sent as text, and not as the object of a form."""
@@ -98,12 +98,17 @@ class AgentQuestion:
 
 
 def status_key(status: pb.TaskStatus) -> str:
-    """Return what tells one status of a task from the next."""
+    """Return what tells one status of a task from the next; of a very large message its id does."""
+    if status.ByteSize() > MAX_STATUS_BYTES:
+        said = pb.Message(message_id=status.message.message_id[:MAX_QUESTION_BYTES])
+        status = pb.TaskStatus(state=status.state, timestamp=status.timestamp, message=said)
     return sha256(status.SerializeToString(deterministic=True)).hexdigest()
 
 
-def question_of(status: pb.TaskStatus, hide: Hide, *, refused: str = "") -> AgentQuestion:
-    """Return the question of an interrupted task; `refused` says why the agent did not take the last answer.
+def question_of(status: pb.TaskStatus, hide: Hide, *, refused: str = "", answers: int = 0) -> AgentQuestion:
+    """Return the question of an interrupted task.
+
+    `refused` says why the agent did not take the last answer, and `answers` how many it has had to the same status.
 
     Raises:
         AsksForSecret: a field of its form looks like a password.
@@ -113,24 +118,24 @@ def question_of(status: pb.TaskStatus, hide: Hide, *, refused: str = "") -> Agen
     data = [found for found in map(_object, status.message.parts) if found]
     if refused:
         text = f"The agent did not take the last answer: {refused}\n{text}"
-    key = status_key(status)
+    key = f"{status_key(status)}-{answers}"
     if status.state == pb.TASK_STATE_AUTH_REQUIRED:
         text = text or "The agent waits for an authorization, and does not say which."
         url = next((found["url"] for found in data if isinstance(found.get("url"), str)), "")
         url = url or next((part.url for part in status.message.parts if part.url), "")
         if not url:
-            return AgentQuestion(key, SourceQuestion(text, dict(_NO_FIELDS)), as_text=True)
+            return AgentQuestion(SourceQuestion(text, dict(_NO_FIELDS), key=key), as_text=True)
         if not is_public_https(url):
             raise BadQuestion("it sends people to an address that is not public")
-        return AgentQuestion(key, SourceQuestion(text, url=shown_url(url)), as_text=True)
+        return AgentQuestion(SourceQuestion(text, url=shown_url(url), key=key), as_text=True)
     text = text or "The agent waits for an input, and does not say which."
     for found in data:
         try:
             schema = form_of(_schema_in(found))
         except BadQuestion:
             continue
-        return AgentQuestion(key, SourceQuestion(text, schema), as_text=False)
-    return AgentQuestion(key, SourceQuestion(text, dict(_ANSWER_FORM)), as_text=True)
+        return AgentQuestion(SourceQuestion(text, schema, key=key), as_text=False)
+    return AgentQuestion(SourceQuestion(text, dict(_ANSWER_FORM), key=key), as_text=True)
 
 
 def _schema_in(found: Mapping[str, Any]) -> Any:
@@ -252,8 +257,8 @@ class StreamEvent:
     """What an event of a stream tells."""
 
     task_id: str
-    state: int | None = None
-    """The state that the task is in now; None where nothing is said of that."""
+    status: pb.TaskStatus | None = None
+    """How the task stands now; None where nothing is said of that."""
     text: str = ""
     """For people."""
 
@@ -262,10 +267,10 @@ def stream_event(response: pb.StreamResponse) -> StreamEvent:
     """Return what an event of a stream tells; of no task if it is none."""
     match response.WhichOneof("payload"):
         case "task":
-            return StreamEvent(response.task.id, response.task.status.state)
+            return StreamEvent(response.task.id, response.task.status)
         case "status_update":
             update = response.status_update
-            return StreamEvent(update.task_id, update.status.state, texts_of(update.status.message.parts))
+            return StreamEvent(update.task_id, update.status, texts_of(update.status.message.parts))
         case "artifact_update":
             return StreamEvent(response.artifact_update.task_id)
         case _:
