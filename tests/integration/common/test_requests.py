@@ -114,7 +114,7 @@ async def test_a_service_remembers_a_request_for_its_time_and_not_longer(
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("services.orchestrator.service._RETENTION_SECONDS", 0.02)
+    monkeypatch.setattr("services.orchestrator.service._REMOVAL_SECONDS", 0.02)
     cleaning: dict[str, Any] = {"cleaning_seconds": 0.02, "request_retention_seconds": 3600}
     settings = {
         "auth": AuthSettings(**cleaning),
