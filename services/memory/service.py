@@ -48,6 +48,7 @@ from services.memory.usecases.database_checks import DatabaseChecks
 from services.memory.usecases.document_parts import DocumentParts
 from services.memory.usecases.document_uploads import UploadLimits
 from services.memory.usecases.documents import Documents
+from services.memory.usecases.expired_documents import ExpiredDocuments
 from services.memory.usecases.index_adoption import IndexAdoptions
 from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.memories import Memories
@@ -68,6 +69,7 @@ class MemoryService:
     """Serves memories, and removes expired ones in the background."""
 
     def __init__(self, settings: MemorySettings, runtime: Runtime) -> None:
+        self._background = BackgroundTasks()
         self._store = SqlMemoryStore(
             runtime.database,
             cache_bytes=settings.cache_bytes,
@@ -128,6 +130,7 @@ class MemoryService:
             embedder,
             DocumentReader(_read_limits(settings)),
             parts,
+            ExpiredDocuments(runtime.database, parts, self._background),
             _upload_limits(settings),
             quota,
             default_model=settings.embedding_model,
@@ -172,7 +175,6 @@ class MemoryService:
         )
         self._settings = settings
         self._database = runtime.database
-        self._background = BackgroundTasks()
 
     def _database_logins(self, settings: MemorySettings, runtime: Runtime, limits: ClientLimits) -> Logins:
         auth = runtime.peers.channel("auth")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, case, delete, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.upsert import insert_ignore
@@ -20,10 +20,10 @@ _MOST_STALE = 32
 """Revisions whose parts are noted as stale; those of earlier ones have long been seen in every store."""
 _REMOVED = {"part_count": 0}
 """Stands for a document whose parts are being removed."""
-_REMOVED_US = 0
-"""When such a document has expired: before every other, and left by the sweep to whoever removes the rest of it."""
 _ABANDONED = timedelta(days=1)
 """After which a save that has begun has ended or is dead."""
+_RETRIED = timedelta(minutes=10)
+"""After which a removal that has begun has ended or has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class DocumentRepository:
         assert row is not None
         revision = row.last_revision + 1
         written = [*row.stale, PartsWritten(revision, count)][-_MOST_STALE:]
-        await self._set(document_id, last_revision=revision, stale=_stale(written))
+        await self._set(document_id, last_revision=revision, stale=_stale(written), expires_us=_claimed(now))
         return revision, row
 
     async def withdraw(self, document_id: str, revision: int) -> None:
@@ -161,7 +161,7 @@ class DocumentRepository:
         if stale:
             await self._set(document_id, stale=_stale([parts for parts in stale if parts.revision > revision]))
 
-    async def begin_removal(self, row: DocumentRow) -> int:
+    async def begin_removal(self, row: DocumentRow, now: datetime) -> int:
         """Let a document, whose row is locked, be there no more, nor by a save that has begun; note all of its parts.
 
         Return the last revision that the row has then: to be removed at, and less than what saves get that begin now.
@@ -171,7 +171,7 @@ class DocumentRepository:
             row.id,
             # What has expired is shown to nobody.
             document=_REMOVED,
-            expires_us=_REMOVED_US,
+            expires_us=-microseconds(now),
             # What is not shown is passed over when a person is forgotten.
             subjects=[],
             revision=revision,
@@ -188,8 +188,12 @@ class DocumentRepository:
         )
 
     async def expired(self, now: datetime, limit: int) -> Sequence[DocumentRow]:
-        """Return some of the rows of documents that have expired, but for those that a save or a removal is at."""
-        rows = await self._connection.execute(select(documents).where(self._own(), _has_ended(now)).limit(limit))
+        """Return some of the rows of documents that have expired, but for those that a save or a removal is at.
+
+        Those whose removal has begun and failed are among them.
+        """
+        statement = select(documents).where(self._own(), or_(_has_ended(now), _is_half_removed(now)))
+        rows = await self._connection.execute(statement.order_by(documents.c.expires_us).limit(limit))
         return [_row(row._asdict(), now) for row in rows]
 
     async def ids(self, after: str, limit: int) -> Sequence[tuple[str, int]]:
@@ -245,18 +249,31 @@ async def remove_expired_documents(connection: AsyncConnection, now: datetime) -
 
 def _has_ended(now: datetime) -> ColumnElement[bool]:
     """Return the clause that holds for documents that have expired, but for those that a save or a removal is at."""
-    expired = and_(documents.c.expires_us <= microseconds(now), documents.c.expires_us != _REMOVED_US)
+    expires_us = documents.c.expires_us
+    expired = and_(expires_us > 0, expires_us <= microseconds(now))
     unclaimed = documents.c.last_revision == documents.c.revision
-    abandoned = documents.c.expires_us <= microseconds(now - _ABANDONED)
-    return and_(expired, or_(unclaimed, abandoned))
+    return and_(expired, or_(unclaimed, expires_us <= microseconds(now - _ABANDONED)))
+
+
+def _is_half_removed(now: datetime) -> ColumnElement[bool]:
+    """Return the clause that holds for documents whose removal has begun and failed, and that no save is at."""
+    since_us = -documents.c.expires_us
+    failed = and_(documents.c.expires_us <= 0, since_us <= microseconds(now - _RETRIED))
+    unclaimed = documents.c.last_revision == documents.c.revision + 1
+    return and_(failed, or_(unclaimed, since_us <= microseconds(now - _ABANDONED)))
+
+
+def _claimed(now: datetime) -> ColumnElement[Any]:
+    """Return what `expires_us` is after a save has begun: not before it where the document is not there."""
+    expires_us, now_us = documents.c.expires_us, literal(microseconds(now), BigInteger)
+    return case((expires_us <= 0, -now_us), (expires_us <= now_us, now_us), else_=expires_us)
 
 
 def _row(values: Mapping[str, Any], now: datetime) -> DocumentRow:
     document = None
-    expires_us = values["expires_us"]
-    is_there = values["revision"] and values["document"] != _REMOVED
-    if is_there and (expires_us is None or expires_us > microseconds(now)):
-        document = _saved(values["document"], values["subjects"])
+    if values["revision"] and values["document"] != _REMOVED:
+        saved = _saved(values["document"], values["subjects"])
+        document = saved if saved.expires_at is None or saved.expires_at > now else None
     count = values["document"]["part_count"] if values["revision"] else 0
     return DocumentRow(
         id=values["document_id"],

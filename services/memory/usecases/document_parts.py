@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import Aborted, CoxswainError, FailedPrecondition, FieldViolation
+from services.common.errors import Aborted, FailedPrecondition, FieldViolation
 from services.common.identity.principal import Principal
 from services.memory.domain.documents import (
     SavedDocument,
@@ -28,11 +27,7 @@ from services.memory.filters import parts_of
 from services.memory.repositories.documents import DocumentRepository, DocumentRow
 from services.memory.stores.base import MemoryStore
 
-logger = structlog.get_logger(__name__)
-
 _ROWS_AT_ONCE = 500
-_EXPIRED_AT_ONCE = 5
-"""Documents that have expired and are removed after one save: whoever saves waits for it."""
 _MOST_ATTEMPTS = 5
 """Times that a document is tried which others save at the same moment."""
 
@@ -102,23 +97,6 @@ class DocumentParts:
                 await DocumentRepository(connection, key.group_id, store.backend_id).remove(document_id, last_revision)
         return removed
 
-    async def remove_expired(self, store: MemoryStore, key: NamespaceKey, now: datetime) -> None:
-        """Remove some of the documents that have expired in a backend, while a caller's credential is at hand.
-
-        Those of the default store need none.
-        """
-        if store.backend_id is None:
-            return
-        async with self._database.read() as connection:
-            repository = DocumentRepository(connection, key.group_id, store.backend_id)
-            rows = await repository.expired(now, _EXPIRED_AT_ONCE)
-        try:
-            for row in rows:
-                await self.remove(store, key, row, now)
-        except CoxswainError as error:
-            # The call that this comes after has done what it was asked for.
-            logger.warning("expired_documents_not_removed", reason=error.reason)
-
     async def remove(
         self, store: MemoryStore, key: NamespaceKey, row: DocumentRow, now: datetime, *, only_of: str = ""
     ) -> int:
@@ -142,9 +120,9 @@ class DocumentParts:
         async def switch(connection: AsyncConnection | None) -> None:
             async with joined(self._database, connection) as own:
                 repository = DocumentRepository(own, key.group_id, store.backend_id)
-                there = await repository.get(row.id, now, lock=True) if only_of else row
-                is_theirs = there is not None and (not only_of or _is_of_alone(there, only_of))
-                if not is_theirs or not await repository.remove(row.id, row.last_revision):
+                there = await repository.get(row.id, now, lock=True)
+                is_still = there is not None and _is_still(there, row, only_of)
+                if not is_still or not await repository.remove(row.id, row.last_revision):
                     raise saved_meanwhile(row.id)
 
         # Where parts are not in the transaction of the row, nothing brings back what is removed of a later revision.
@@ -166,7 +144,7 @@ class DocumentParts:
             there = await repository.get(row.id, now, lock=True)
             if there is None or not _is_still(there, row, only_of):
                 raise saved_meanwhile(row.id)
-            return await repository.begin_removal(there)
+            return await repository.begin_removal(there, now)
 
     async def forget(
         self, store: MemoryStore, namespace: NamespaceInfo, subject: str, *, dry_run: bool
@@ -294,8 +272,13 @@ def _ties_of(document: SavedDocument) -> Ties:
 
 
 def _is_still(there: DocumentRow, row: DocumentRow, only_of: str) -> bool:
-    """Return whether no save has begun since a row was read, and the document is that of `only_of`, if one is named."""
-    return there.last_revision == row.last_revision and (not only_of or _is_of_alone(there, only_of))
+    """Return whether a row is as it was read: no save has begun or ended, and what was not there has not come back.
+
+    If `only_of` is given, the document has to be theirs alone as well.
+    """
+    is_same = (there.live.revision, there.last_revision) == (row.live.revision, row.last_revision)
+    has_come_back = row.document is None and there.document is not None
+    return is_same and not has_come_back and (not only_of or _is_of_alone(there, only_of))
 
 
 def _is_of_alone(row: DocumentRow, subject: str) -> bool:

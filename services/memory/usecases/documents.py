@@ -38,6 +38,7 @@ from services.memory.usecases.document_drafts import (
 )
 from services.memory.usecases.document_parts import DocumentParts, joined, saved_meanwhile
 from services.memory.usecases.document_uploads import RETRY_SECONDS, UploadedFile, UploadLimits, Uploads
+from services.memory.usecases.expired_documents import ExpiredDocuments
 from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.record_quota import RecordQuota
 
@@ -80,6 +81,7 @@ class Documents:
         embedder: Embedder,
         reader: DocumentReader,
         parts: DocumentParts,
+        expired: ExpiredDocuments,
         limits: UploadLimits,
         quota: RecordQuota,
         *,
@@ -91,6 +93,7 @@ class Documents:
         self._embedder = embedder
         self._reader = reader
         self._parts = parts
+        self._expired = expired
         self._limits = limits
         self._quota = quota
         self._uploads = Uploads(limits)
@@ -126,6 +129,7 @@ class Documents:
                 fingerprint = fingerprint_of(upload, media_type, charset, content_hash, chunk, overlap)
                 same = await self._unchanged(principal, store, key, upload.id, fingerprint)
                 if same is not None:
+                    self._expired.start_removing(store, key)
                     yield SaveProgress(SaveStage.STORED, size, same.part_count, document=same, unchanged=True)
                     return
                 read = await self._read(principal, bytes(file.content), media_type, charset, chunk, overlap)
@@ -153,8 +157,8 @@ class Documents:
             assert space is not None
             async with self._quota.room_for(principal, store, count, replaced):
                 document = await self._store(principal, store, key, space, draft, records)
+        self._expired.start_removing(store, key)
         yield SaveProgress(SaveStage.STORED, size, count, count, document)
-        await self._parts.remove_expired(store, key, utc_now())
 
     async def get(self, principal: Principal, document_id: str) -> SavedDocument:
         """Return a document.

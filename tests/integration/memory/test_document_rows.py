@@ -12,7 +12,10 @@ from sqlalchemy import select
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.failures import unavailable
+from services.common.errors import Aborted
 from services.memory.domain.documents import PartsWritten, SavedDocument
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind
 from services.memory.repositories.documents import DocumentRepository, DocumentRow, remove_expired_documents
 from services.memory.service import MemoryService
 from services.memory.stores import documents as stepwise
@@ -74,12 +77,15 @@ async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
     now = utc_now()
     async with database.write() as connection:
         repository = DocumentRepository(connection, "sales", None)
-        for document_id, age in (("over", 60), ("saved anew", 60), ("given up", 90_000)):
-            revision, _ = await repository.claim(document_id, 2, now)
-            expired = now - timedelta(seconds=age)
-            await repository.switch(_document(document_id, now, revision=revision, expires_at=expired), gone=True)
+        long_ago = now - timedelta(days=2)
+        for document_id in ("over", "saved anew", "given up"):
+            revision, _ = await repository.claim(document_id, 2, long_ago)
+            await repository.switch(_document(document_id, now, revision=revision, expires_at=long_ago), gone=True)
+        # What counts is when a save began, and not since when the document has expired.
         revision, _ = await repository.claim("saved anew", 2, now)
-        await repository.claim("given up", 2, now)
+        await repository.claim("given up", 2, now - timedelta(days=1, minutes=1))
+        assert await repository.get("saved anew", now - timedelta(minutes=1)) == await repository.get("saved anew", now)
+        assert sorted(row.id for row in await repository.expired(now, 5)) == ["given up", "over"]
         assert await remove_expired_documents(connection, now) == 2
         assert await repository.ids("", 10) == [("saved anew", 2)]
         again = _document("saved anew", now, revision=revision)
@@ -97,7 +103,7 @@ async def test_a_removal_that_has_begun_names_nobody_and_stays_until_it_ends(dat
         await repository.switch(_document("manual", now, revision=revision), gone=True)
         row = await repository.get("manual", now, lock=True)
         assert row is not None
-        last = await repository.begin_removal(row)
+        last = await repository.begin_removal(row, now)
         stored = (await connection.execute(select(documents))).one()
         assert "ann" not in str(stored)
         later = now + timedelta(days=400)
@@ -106,7 +112,15 @@ async def test_a_removal_that_has_begun_names_nobody_and_stays_until_it_ends(dat
         assert row is not None
         assert (row.document, row.stale) == (None, [PartsWritten(1, 2)])
         assert await repository.page("", 10, now) == []
-        assert await repository.remove("manual", last)
+        # Whoever began it may be at it still; later the rest is anybody's, but for a save that has begun since.
+        soon = now + timedelta(minutes=11)
+        assert await repository.expired(now, 5) == []
+        assert await repository.expired(soon, 5) == [row]
+        assert (await repository.claim("manual", 2, soon))[0] == last + 1
+        assert await repository.expired(soon + timedelta(minutes=11), 5) == []
+        assert [left.id for left in await repository.expired(later, 5)] == ["manual"]
+        assert await remove_expired_documents(connection, later) == 0
+        assert await repository.remove("manual", last + 1)
 
 
 async def _row(harness: Harness) -> DocumentRow:
@@ -117,6 +131,23 @@ async def _row(harness: Harness) -> DocumentRow:
         row = await DocumentRepository(connection, "sales", backend_id).get("manual", now)
     assert row is not None
     return row
+
+
+async def test_an_expired_document_that_is_there_again_stays(everywhere: Harness) -> None:
+    channel = everywhere.channel()
+    await save(channel, TEXT, id="manual", chunk_characters=200)
+    before = await _row(everywhere)
+    await save(channel, f"New. {TEXT}", id="manual", chunk_characters=200)
+    there, text = await _row(everywhere), await parts(channel, "manual")
+    saving = cast("MemoryService", everywhere.services["memory"])._documents
+    store = await saving._stores.of("sales", MemoryKind.DOCUMENT)
+    key = NamespaceKey("sales", "", MemoryKind.DOCUMENT)
+    # As it was read while the second save was under way, and before an import brought the same revision back.
+    for read in (replace(there, document=None, live=before.live), replace(there, document=None)):
+        with pytest.raises(Aborted):
+            await saving._parts.remove(store, key, read, utc_now())
+        assert await _row(everywhere) == there
+        assert await parts(channel, "manual") == text
 
 
 async def test_a_save_that_fails_leaves_no_trace_where_it_is_undone(

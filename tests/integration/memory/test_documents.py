@@ -234,7 +234,7 @@ async def test_forgetting_a_person_takes_whole_documents(everywhere: Harness) ->
     assert (nothing.removed, nothing.kept) == (0, 0)
 
 
-async def test_a_document_ends_with_its_parts(everywhere: Harness) -> None:
+async def test_a_document_ends_with_its_parts(everywhere: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     channel = everywhere.channel()
     header = pb.DocumentHeader(id="short")
     header.expire_time.FromDatetime(utc_now() + timedelta(milliseconds=300))
@@ -246,9 +246,27 @@ async def test_a_document_ends_with_its_parts(everywhere: Harness) -> None:
         await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="short"))
     assert not (await documents_stub(channel).ListDocuments(pb.ListDocumentsRequest())).documents
     service = cast("MemoryService", everywhere.services["memory"])
+
+    async def save_another() -> None:
+        await save(channel, "Here to stay.", id="long")
+        async with asyncio.timeout(20):
+            while service._documents._expired._running:  # noqa: ASYNC110 - it is nobody's event
+                await asyncio.sleep(0.01)
+
+    async def fail(*given: Any, **named: Any) -> int:
+        raise RuntimeError("the workspace answered something odd")
+
     # The sweep removes those of the default store; in a backend a save does, with the credential of its caller.
     await service._remove_expired()
-    await save(channel, "Here to stay.", id="long")
+    with monkeypatch.context() as patched:
+        for stepped in STORES.values():
+            patched.setattr(stepped, "remove_document", fail)
+        await save_another()
+    # What failed was a while ago; the document that is saved is not even another one.
+    async with service._database.write() as connection:
+        half_removed = documents.c.expires_us < 0
+        await connection.execute(update(documents).where(half_removed).values(expires_us=0))
+    await save_another()
     async with service._database.read() as connection:
         left = (await connection.execute(select(documents.c.document_id, documents.c.backend_id))).all()
     assert [row.document_id for row in left] == ["long"]
