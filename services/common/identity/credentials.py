@@ -20,6 +20,11 @@ from services.common.grpc.status import from_rpc_error
 _CACHE_SIZE = 10_000
 _EXPLAINED_AT_ONCE = 100
 _KEYLESS_SECONDS = 5.0
+# One and the same for everybody: of an operator's key that may not be sent there, only admins are told that it exists.
+_KEYLESS_REASONS = frozenset({"CREDENTIAL_NOT_CONFIGURED", "CREDENTIAL_REJECTED", "DESTINATION_NOT_ALLOWED"})
+_KEYLESS_OUTCOMES = frozenset(
+    {credential_pb2.LINK_OUTCOME_ABSENT, credential_pb2.LINK_OUTCOME_REJECTED, credential_pb2.LINK_OUTCOME_NOT_REACHED}
+)
 _OPERATORS_LINKS = frozenset({"environment", "sdk_default"})
 _NO_LINK = "none"
 _LINKS = ("user_token", "oauth_client", "stored_secret", *sorted(_OPERATORS_LINKS), _NO_LINK)
@@ -47,7 +52,7 @@ class CredentialAvailability(Enum):
     """Whether a caller has a credential for a destination."""
 
     NOT_NEEDED = "not_needed"
-    """It is called without one, and none is configured."""
+    """It is called without one, and none is configured that may be sent there."""
     AVAILABLE = "available"
     MISSING = "missing"
     """None is configured, or what is configured cannot be used there."""
@@ -105,7 +110,7 @@ class AuthCredentials:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`keyless_origins` are called without a credential where none is configured.
+        """`keyless_origins` are called without a credential where none is configured that may be sent there.
 
         That there is none is remembered for a few seconds, by `clock`: a key stored later is used soon.
         """
@@ -138,7 +143,7 @@ class AuthCredentials:
             response = await self._stub.ResolveCredential(request)
         except grpc.RpcError as error:
             failure = from_rpc_error(error, "auth")
-            if failure.reason == "CREDENTIAL_NOT_CONFIGURED" and origin in self._keyless_origins:
+            if failure.reason in _KEYLESS_REASONS and origin in self._keyless_origins:
                 return _Resolved("", on_behalf_of_user=False, expires_at=time.time() + _KEYLESS_SECONDS)
             raise failure from error
         if origin and response.origin != origin:
@@ -196,8 +201,8 @@ class AuthCredentials:
             return CredentialAvailability.AVAILABLE
         if not explanation.links:
             return CredentialAvailability.UNKNOWN
-        configured = any(link.outcome != credential_pb2.LINK_OUTCOME_ABSENT for link in explanation.links)
-        keyless = place.origin in self._keyless_origins and not configured
+        none_may_be_sent = _KEYLESS_OUTCOMES.issuperset(link.outcome for link in explanation.links)
+        keyless = place.origin in self._keyless_origins and none_may_be_sent
         return CredentialAvailability.NOT_NEEDED if keyless else CredentialAvailability.MISSING
 
     def forget(self, origin: str, provider: str = "", secret_name: str = "") -> None:

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from coxswain.auth.v1 import auth_service_pb2_grpc, credential_pb2
 from services.common.clock import utc_now
-from services.common.errors import FailedPrecondition, PermissionDenied
+from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unauthenticated
 from services.common.grpc.call import Call, enter_call
 from services.common.grpc.status import DETAILS_KEY, to_status
 from services.common.identity.credentials import AuthCredentials, CredentialAvailability, Destination
@@ -33,6 +33,7 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
         self.lifetime = timedelta(minutes=5)
         self.answers_origin = ORIGIN
         self.has = {"", ORIGIN}
+        self.failure: CoxswainError = FailedPrecondition("none is configured", reason="CREDENTIAL_NOT_CONFIGURED")
         self.explained: list[list[str]] = []
         self.outcome = credential_pb2.LINK_OUTCOME_ABSENT
         self.fails_about: set[str] = set()
@@ -43,9 +44,8 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
     ) -> credential_pb2.ResolveCredentialResponse:
         self.asked.append(request)
         if request.destination_origin not in self.has:
-            failure = FailedPrecondition("none is configured", reason="CREDENTIAL_NOT_CONFIGURED")
-            code, status = to_status(failure, "r")
-            await context.abort(code, failure.message, ((DETAILS_KEY, status.SerializeToString()),))
+            code, status = to_status(self.failure, "r")
+            await context.abort(code, self.failure.message, ((DETAILS_KEY, status.SerializeToString()),))
         response = credential_pb2.ResolveCredentialResponse(
             token=f"token-{len(self.asked)}", origin=self.answers_origin, link="stored_secret"
         )
@@ -162,13 +162,35 @@ async def test_a_credential_of_another_place_is_refused(auth: tuple[ToyAuth, grp
         assert (await credentials(channel).resolve("", "openai")).token, "no place was named"
 
 
-async def test_only_a_keyless_origin_is_called_without_a_credential(auth: tuple[ToyAuth, grpc.aio.Channel]) -> None:
-    _, channel = auth
+# Of one and the same key of the operator's auth says the first to those who may not know of it.
+@pytest.mark.parametrize(
+    "failure",
+    [
+        FailedPrecondition("none is configured", reason="CREDENTIAL_NOT_CONFIGURED"),
+        PermissionDenied("it belongs to another origin", reason="DESTINATION_NOT_ALLOWED"),
+        Unauthenticated("the origin it may be sent to is not known", reason="CREDENTIAL_REJECTED"),
+    ],
+    ids=lambda failure: failure.reason,
+)
+async def test_only_a_keyless_origin_is_called_without_a_credential(
+    auth: tuple[ToyAuth, grpc.aio.Channel], failure: CoxswainError
+) -> None:
+    toy, channel = auth
+    toy.failure = failure
     with called_by("ann", "sales"):
         assert (await credentials(channel).resolve(KEYLESS)).token == ""
-        with pytest.raises(FailedPrecondition) as refused:
+        with pytest.raises(type(failure)) as refused:
             await credentials(channel).resolve("https://other.example.com")
-        assert refused.value.reason == "CREDENTIAL_NOT_CONFIGURED"
+        assert refused.value.reason == failure.reason
+
+
+async def test_a_key_that_has_expired_is_not_left_out_where_none_is_needed(
+    auth: tuple[ToyAuth, grpc.aio.Channel],
+) -> None:
+    toy, channel = auth
+    toy.failure = Unauthenticated("it has expired", reason="CREDENTIAL_EXPIRED")
+    with called_by("ann", "sales"), pytest.raises(Unauthenticated):
+        await credentials(channel).resolve(KEYLESS)
 
 
 async def test_auth_is_asked_now_and_then_whether_a_keyless_origin_has_got_a_key(
@@ -208,9 +230,11 @@ async def test_whether_there_are_credentials_is_told_in_one_call_without_fetchin
             "UNKNOWN",
         ]
         assert toy.explained == [[ORIGIN, ELSEWHERE, KEYLESS, SLOW]]
-        # A key that is configured and cannot be used is missed, even where calls without any are taken.
-        toy.outcome = credential_pb2.LINK_OUTCOME_REJECTED
-        assert await availability(source, KEYLESS) is CredentialAvailability.MISSING
+        # As in calls: one that may not be sent there is as none, and one that has expired is missed.
+        for outcome, keyless in (("REJECTED", "NOT_NEEDED"), ("EXPIRED", "MISSING"), ("UNAVAILABLE", "MISSING")):
+            toy.outcome = credential_pb2.LinkOutcome.Value(f"LINK_OUTCOME_{outcome}")
+            assert (await availability(source, KEYLESS)).name == keyless
+            assert await availability(source, ELSEWHERE) is CredentialAvailability.MISSING
         assert toy.asked == []
         # One that was fetched for a call is known to be there, for its group alone.
         await source.resolve(ORIGIN, "openai")
