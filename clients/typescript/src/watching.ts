@@ -45,12 +45,15 @@ export interface WatchSequenceOptions extends ReconnectOptions {
 
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
+// A connection that stood this long worked, though it may have brought nothing: what comes after it is a new outage.
+const STEADY_MS = 10_000;
 const TERMINAL_EVENTS = new Set<string | undefined>(["executionSucceeded", "executionFailed", "executionCancelled"]);
 const TERMINAL_STATES = new Set([ExecutionState.SUCCEEDED, ExecutionState.FAILED, ExecutionState.CANCELLED]);
 
 /** Decides whether, and after which pause, a watch connects again. */
 class Reconnection {
-  readonly call: CallOptions;
+  private readonly call: CallOptions;
+  private connectedAt = Date.now();
   private outageSince: number | undefined;
   private pauses = 0;
   private readonly maxOutageMs: number;
@@ -58,6 +61,12 @@ class Reconnection {
   constructor({ maxOutageMs = 300_000, signal }: ReconnectOptions) {
     this.maxOutageMs = maxOutageMs;
     this.call = signal ? { signal } : {};
+  }
+
+  /** Notes that a connection is being made, and returns its options. */
+  connects(): CallOptions {
+    this.connectedAt = Date.now();
+    return this.call;
   }
 
   /** Notes that the connection brought something. */
@@ -68,6 +77,9 @@ class Reconnection {
   /** Waits until the next attempt; throws what none can help against, or what has lasted too long. */
   async afterFailure(thrown: unknown): Promise<void> {
     const error = CoxswainError.from(thrown);
+    if (Date.now() - this.connectedAt > STEADY_MS) {
+      this.works();
+    }
     this.outageSince ??= Date.now();
     // Once: the next connection has a fresh token, or there is none.
     const mayPass = error.transient || (error.reason === "CREDENTIAL_EXPIRED" && this.pauses === 0);
@@ -79,7 +91,9 @@ class Reconnection {
 
   async pause(suggestedMs = 0): Promise<void> {
     const longest = Math.min(FIRST_PAUSE_MS * 2 ** this.pauses++, LONGEST_PAUSE_MS);
-    await sleep(Math.max(longest * (0.5 + Math.random() / 2), suggestedMs));
+    const { signal } = this.call;
+    // Once it is aborted, the next attempt throws CANCELLED.
+    await sleep(Math.max(longest * (0.5 + Math.random() / 2), suggestedMs), undefined, signal && { signal }).catch(() => undefined);
   }
 }
 
@@ -93,7 +107,7 @@ export async function* watch(
   for (;;) {
     try {
       const request = { id, afterSequence: sequence, excludeChunks };
-      for await (const { event } of executions.watchExecution(request, connection.call)) {
+      for await (const { event } of executions.watchExecution(request, connection.connects())) {
         connection.works();
         if (event === undefined || event.sequence <= sequence) {
           continue;
@@ -104,7 +118,7 @@ export async function* watch(
           return;
         }
       }
-      const { execution } = await executions.getExecution({ id }, connection.call);
+      const { execution } = await executions.getExecution({ id }, connection.connects());
       if (execution && TERMINAL_STATES.has(execution.state) && execution.lastSequence <= sequence) {
         return;
       }
@@ -160,7 +174,7 @@ async function* follow<T>(
   const connection = new Reconnection(options);
   for (;;) {
     try {
-      for await (const response of connect(connection.call)) {
+      for await (const response of connect(connection.connects())) {
         connection.works();
         accept(response);
         yield response;

@@ -85,13 +85,18 @@ def test_what_another_try_cannot_mend_is_raised(error: CoxswainError) -> None:
 
 
 def test_an_expired_credential_is_renewed_once() -> None:
-    cursor = WatchCursor("e", renewable=True)
+    clock = Clock()
+    cursor = WatchCursor("e", renewable=True, clock=clock)
     error = Unauthenticated("expired", reason="CREDENTIAL_EXPIRED")
     assert cursor.pause_after_failure(error) >= 0
     with pytest.raises(Unauthenticated):
         cursor.pause_after_failure(error)
     cursor.accept(chunk(1))
     assert cursor.pause_after_failure(error) >= 0
+    # A connection that stood worked, though it brought nothing: this is the next credential's end.
+    cursor.request()
+    clock.now += 3600
+    assert cursor.pause_after_failure(error) <= 0.1
 
 
 def test_pauses_grow_and_begin_anew_with_the_next_event() -> None:

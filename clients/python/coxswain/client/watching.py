@@ -74,10 +74,12 @@ class Reconnection:
 
     def pause_after_failure(self, error: CoxswainError) -> float:
         """Seconds to wait before the next attempt. Raises the error if none can help or the outage is too long."""
+        now = self._clock()
+        if now - self._connected_at > _STEADY_SECONDS:
+            self.works()
         if not self._may_pass(error):
             raise error
-        now = self._clock()
-        if self._outage_since is None or now - self._connected_at > _STEADY_SECONDS:
+        if self._outage_since is None:
             self._outage_since = now
         elif now - self._outage_since > self._max_outage:
             raise error
