@@ -57,6 +57,17 @@ def test_names_are_whole_before_other_columns(width: int, header: list[str]) -> 
     assert row.split()[0] == name
 
 
+@pytest.mark.parametrize(("width", "name", "id_shown"), [(60, "the-weekly-brief-of-t…", ID), (40, "the…", ID[:33])])
+def test_an_id_is_cut_after_the_name_beside_it(width: int, name: str, id_shown: str) -> None:
+    made = Listing("name", "id", ">revision", "created")
+    add_row(made, "the-weekly-brief-of-the-port", ID, 12, When(ago(minutes=12)))
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(made)
+    row = out.getvalue().splitlines()[1]
+    assert len(row) <= width
+    assert row.startswith(f"{name}  {id_shown}")
+
+
 def test_a_name_that_fills_the_terminal_is_cut() -> None:
     made = Listing("name", "state")
     add_row(made, "n" * 100, "running")

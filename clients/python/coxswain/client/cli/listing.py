@@ -42,7 +42,8 @@ class Listing:
     """A table with one line for each row; ``>`` before a column's name aligns it to the right.
 
     A terminal that is too narrow first cuts long texts, then leaves out columns from the right, but never the first one
-    and those that people go on with, such as ids. Names are cut where they would fill nearly all of it.
+    and those that people go on with, such as ids. Names are cut where they would fill nearly all of it, or where an id
+    stands beside them; ids are cut last of all.
     """
 
     def __init__(self, *columns: str) -> None:
@@ -68,31 +69,23 @@ class Listing:
     def _fit(self, widths: list[int], room: int) -> tuple[list[int], list[int]]:
         shown = list(range(len(widths)))
         while True:
-            cut = self._cut(shown, widths, room, _MIN_CUT)
+            cut = _cut([n for n in shown if self._is_cut_first(n, widths, room)], shown, widths, room, _MIN_CUT)
             if _total(shown, cut) <= room:
                 return shown, cut
             spare = [n for n in shown[1:] if self._names[n] not in _KEPT]
             if not spare:
-                return shown, self._cut(shown, widths, room, _LEAST_CUT)
-            shown.remove(spare[-1])
-
-    def _cut(self, shown: list[int], widths: list[int], room: int, least: int) -> list[int]:
-        """Widths with the widest texts cut until they fit, each to ``least`` at most; numbers and ids stay whole."""
-        cut = list(widths)
-        texts = [
-            n for n in shown if not self._right[n] and (least == _LEAST_CUT or not self._is_whole(n, widths, room))
-        ]
-        while texts and (over := _total(shown, cut) - room) > 0:
-            widest = max(texts, key=lambda n: cut[n])
-            if cut[widest] <= least:
                 break
-            following = max((cut[n] for n in texts if cut[n] < cut[widest]), default=least)
-            cut[widest] -= max(1, min(over, cut[widest] - max(least, following)))
-        return cut
+            shown.remove(spare[-1])
+        for are_ids in (False, True):
+            texts = [n for n in shown if not self._right[n] and (self._names[n] == "id") == are_ids]
+            widths = _cut(texts, shown, widths, room, _LEAST_CUT)
+        return shown, widths
 
-    def _is_whole(self, column: int, widths: list[int], room: int) -> bool:
+    def _is_cut_first(self, column: int, widths: list[int], room: int) -> bool:
+        """Whether a column may be cut before others are left out, as numbers, ids and names that fit may not."""
         name = self._names[column]
-        return name == "id" or (name in _NAMES and widths[column] <= room * _NAMES_SHARE)
+        is_whole = name == "id" or (name in _NAMES and widths[column] <= room * _NAMES_SHARE)
+        return not self._right[column] and not is_whole
 
     def _joined(self, row: list[Text], shown: list[int], widths: list[int]) -> Text:
         line = Text(no_wrap=True, overflow="ignore", end="\n")
@@ -109,6 +102,18 @@ class Listing:
                 line.append(blanks)
         line.rstrip()
         return line
+
+
+def _cut(texts: list[int], shown: list[int], widths: list[int], room: int, least: int) -> list[int]:
+    """Widths with the widest of ``texts`` cut until all that is shown fits, each to ``least`` at most."""
+    cut = list(widths)
+    while texts and (over := _total(shown, cut) - room) > 0:
+        widest = max(texts, key=lambda n: cut[n])
+        if cut[widest] <= least:
+            break
+        following = max((cut[n] for n in texts if cut[n] < cut[widest]), default=least)
+        cut[widest] -= max(1, min(over, cut[widest] - max(least, following)))
+    return cut
 
 
 def _line(cell: Text, *, whole: bool) -> Text:
