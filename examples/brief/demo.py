@@ -48,6 +48,7 @@ from coxswain.models.v1.inference_pb2 import (
     EmbedRequest,
     Message,
     MessageRole,
+    Sampling,
 )
 from coxswain.models.v1.model_pb2 import (
     Capabilities,
@@ -224,11 +225,18 @@ def ensure_model(client: Client, name: str) -> None:
 
 
 def call_once(client: Client, name: str) -> None:
-    """Call the model with a few tokens: an execution would wait for one that is away. Raises DemoError."""
+    """Call the model for a short answer: an execution would wait for one that is away. Raises DemoError."""
     message = Message(role=MessageRole.MESSAGE_ROLE_USER, content=[ContentPart(text="Answer with: ready")])
     try:
         with console.status(f"calling {name}"):
-            client.inference.Complete(CompleteRequest(completion=Completion(model=name, messages=[message])))
+            completion = Completion(
+                model=name,
+                messages=[message],
+                # Room for models that reason before they answer.
+                sampling=Sampling(max_output_tokens=256),
+                drop_unsupported_parameters=True,
+            )
+            client.inference.Complete(CompleteRequest(completion=completion))
     except CoxswainError as error:
         raise DemoError("\n".join(filter(None, [str(error), remedy_for(error)]))) from None
 

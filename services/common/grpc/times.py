@@ -10,6 +10,8 @@ from services.common.errors import InvalidArgument
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_MOST_SECONDS = 315_576_000_000
+"""What the definition of Duration allows."""
 
 
 def timestamp_from_proto(message: Timestamp, path: str) -> datetime:
@@ -48,12 +50,11 @@ def duration_from_proto(message: Duration, path: str) -> timedelta:
     """Return a duration; `path` names the field in the error.
 
     Raises:
-        InvalidArgument: it is longer than 10,000 years, as no duration may be.
+        InvalidArgument: it is longer than about 10,000 years, as no duration may be.
     """
-    try:
-        return message.ToTimedelta()
-    except (ValueError, OverflowError):
-        raise InvalidArgument.field(path, "is longer than 10,000 years") from None
+    if abs(message.seconds) > _MOST_SECONDS:
+        raise InvalidArgument.field(path, f"may have {_MOST_SECONDS:,} seconds, about 10,000 years, at most")
+    return message.ToTimedelta()
 
 
 def duration_to_proto(seconds: float | None) -> Duration | None:
