@@ -154,7 +154,7 @@ async def test_who_sent_a_task_of_a2a_lets_it_go_on_by_a_message_with_a_fresh_cr
         with a2a_refused(StatusCode.FAILED_PRECONDITION, "UNSUPPORTED_OPERATION"):
             await send(bob, task_id=made.id)
         assert (await worker.row(made.id)).generation == 1
-        config = a2a.TaskPushNotificationConfig(url="https://8.8.8.8/", task_id=made.id)
+        config = a2a.TaskPushNotificationConfig(url="https://example.com/", task_id=made.id)
         for _ in range(8):
             await ann.CreateTaskPushNotificationConfig(config)
         one_too_many = {"return_immediately": True, "task_push_notification_config": config}

@@ -101,7 +101,7 @@ async def test_an_execution_is_deleted_beside_who_takes_its_events(
 
 async def test_a_config_is_stored_beside_an_answer_that_brings_the_same_one(harness: Harness, worker: Worker) -> None:
     await publish(harness)
-    stub, url = agent(harness), "https://8.8.8.8/"
+    stub, url = agent(harness), "https://example.com/"
     task = await send(stub)
     await worker.claim(task.id)
     await ask(worker, task.id)
