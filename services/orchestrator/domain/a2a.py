@@ -1,5 +1,7 @@
 """Crews as agents of other systems, over A2A (Agent2Agent)."""
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +12,12 @@ PROVIDED_PREFIX = "a2a_"
 """Inputs of such names are filled in by the service, not by whoever sends a message."""
 TEXT_MODE, JSON_MODE = "text/plain", "application/json"
 DEFAULT_MODES = (TEXT_MODE, JSON_MODE)
+
+
+def readable_id(name: str) -> str:
+    """Return a name as an id of ASCII letters, digits and hyphens; empty where it has none. Example: "daily-brief"."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
 
 
 class ProvidedInput(StrEnum):

@@ -7,7 +7,7 @@ import pytest
 from services.common.clock import utc_now
 from services.common.errors import InvalidArgument
 from services.common.identity.principal import Role
-from services.orchestrator.domain.a2a import A2ASpec
+from services.orchestrator.domain.a2a import A2ASpec, readable_id
 from services.orchestrator.domain.crew import AgentSpec, CrewSpec, OnDeadline, TaskSpec
 from services.orchestrator.domain.question import Question, QuestionKind, QuestionState
 from services.orchestrator.usecases.a2a.follow_ups import answer_to
@@ -65,6 +65,13 @@ def question(kind: QuestionKind = QuestionKind.RESULT_APPROVAL, schema: Any = No
         on_deadline=OnDeadline.DECLINE,
         created_at=utc_now(),
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("Daily brief", "daily-brief"), ("\u00dcber: H\u00e4fen!", "uber-hafen"), ("\u8239", "")]
+)
+def test_a_skill_of_its_own_is_named_after_the_crew(name: str, expected: str) -> None:
+    assert readable_id(name) == expected
 
 
 @pytest.mark.parametrize("action", [[], {}, ["decline"], 1, None, True])

@@ -6,7 +6,7 @@ from typing import Literal
 from a2a.types import a2a_pb2 as pb
 
 from services.common.grpc.json_values import to_struct
-from services.orchestrator.domain.a2a import Publication
+from services.orchestrator.domain.a2a import Publication, readable_id
 from services.orchestrator.domain.crew import Crew
 from services.orchestrator.servicers.a2a.card_signing import CardSigner
 from services.orchestrator.servicers.a2a.metadata import VERSION, VERSION_03, Extensions
@@ -105,7 +105,10 @@ class CardMaker:
     def _skills(self, crew: Crew) -> list[pb.AgentSkill]:
         spec = crew.spec
         if not spec.a2a.skills:
-            return [pb.AgentSkill(id=crew.id, name=spec.name, description=spec.description or spec.name, tags=["crew"])]
+            skill_id = readable_id(spec.name) or crew.id
+            return [
+                pb.AgentSkill(id=skill_id, name=spec.name, description=spec.description or spec.name, tags=["crew"])
+            ]
         return [
             pb.AgentSkill(
                 id=skill.id,
