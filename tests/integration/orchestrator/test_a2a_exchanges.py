@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from typing import Any, cast
 
 import grpc
@@ -13,9 +14,12 @@ from a2a.types import a2a_pb2 as pb
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from sqlalchemy import event, insert, text
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.ids import new_id
+from services.orchestrator.repositories.a2a_tasks import A2ATaskRepository, TaskFilter
+from services.orchestrator.tables import a2a_tasks
 from tests.integration.orchestrator.a2a_support import (
     agent,
     ask,
@@ -33,6 +37,7 @@ Turn = tuple[str, str, list[tuple[str, str]]]
 """The task's id, its state, and what was said: by whom, and the text."""
 STREAMS, EVENTS = 12, 40
 TASKS, PAGE = 20, 5
+MANY_TASKS = 10_000
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -236,6 +241,71 @@ async def test_pages_and_what_has_changed_since_have_every_task_while_tasks_go_o
     since = await stub.ListTasks(pb.ListTasksRequest(status_timestamp_after=began))
     assert {task.id for task in since.tasks if state(task) == "COMPLETED"} == set(changed)
     assert set(ids) | {task.id for task in since.tasks} == set(made)
+
+
+@pytest.mark.large
+async def test_ten_thousand_tasks_are_listed_by_the_index_each_once_while_they_change(
+    harness: Harness, worker: Worker
+) -> None:
+    stub = agent(harness)
+    first = await send(stub, "", tenant=await publish(harness), data={"tone": "dry"})
+    async with worker.database.write() as connection:
+        template = (await connection.execute(a2a_tasks.select().where(a2a_tasks.c.id == first.id))).one()._asdict()
+        rows = [
+            {**template, "id": new_id(), "status_time": template["status_time"] - timedelta(seconds=number)}
+            for number in range(1, MANY_TASKS)
+        ]
+        await connection.execute(insert(a2a_tasks), rows)
+        if connection.dialect.name == "postgresql":
+            await connection.execute(text("ANALYZE a2a_tasks"))
+    made, seen, changed = {first.id, *(row["id"] for row in rows)}, list[str](), set[str]()
+    request = pb.ListTasksRequest(page_size=100, history_length=0)
+    while True:
+        page = await stub.ListTasks(request)
+        assert page.total_size == MANY_TASKS
+        seen += [task.id for task in page.tasks]
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            break
+        # One that was read, and one that was not.
+        for task_id in {seen[-1], rows[-len(changed) - 1]["id"]} - changed:
+            await stub.CancelTask(pb.CancelTaskRequest(id=task_id))
+            changed.add(task_id)
+    assert len(set(seen)) == len(seen)
+    assert made - changed <= set(seen) <= made
+    plans = await _plans_of_pages(worker, template["group_id"], template["tenant"], rows[MANY_TASKS // 2])
+    assert all("ix_a2a_tasks_group_id" in plan and "temp b-tree" not in plan.lower() for plan in plans), plans
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_pages_of_tasks_are_read_by_the_index(harness: Harness, worker: Worker) -> None:
+    task = await send(agent(harness), tenant=await publish(harness))
+    async with worker.database.read() as connection:
+        row = (await connection.execute(a2a_tasks.select().where(a2a_tasks.c.id == task.id))).one()._asdict()
+    plans = await _plans_of_pages(worker, row["group_id"], row["tenant"], row)
+    assert "ix_a2a_tasks_group_id_status_time_id (group_id=? AND status_time<?)" in plans[0]
+    assert "ix_a2a_tasks_group_id_tenant_status_time_id (group_id=? AND tenant=? AND status_time<?)" in plans[1]
+    assert not [plan for plan in plans if "TEMP B-TREE" in plan]
+
+
+async def _plans_of_pages(worker: Worker, group_id: str, tenant: str, after: Mapping[str, Any]) -> list[str]:
+    """Return how the database reads the page after a task: of the group, and of the tenant."""
+    plans = []
+    async with worker.database.read() as connection:
+        asked: list[tuple[str, Any]] = []
+
+        def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+            asked.append((statement, parameters))
+
+        event.listen(connection.sync_connection, "before_cursor_execute", note)
+        before = after["status_time"], after["id"]
+        for chosen in (TaskFilter(), TaskFilter(tenant=tenant)):
+            await A2ATaskRepository(connection).page(group_id, chosen, before, 11)
+        event.remove(connection.sync_connection, "before_cursor_execute", note)
+        explain = "EXPLAIN" if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
+        for statement, parameters in asked:
+            plans.append(str((await connection.exec_driver_sql(f"{explain} {statement}", parameters)).all()))
+    return plans
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
