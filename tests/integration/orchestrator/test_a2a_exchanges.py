@@ -35,7 +35,6 @@ from tests.support.harness import ALICE, BOB, Harness
 
 Turn = tuple[str, str, list[tuple[str, str]]]
 """The task's id, its state, and what was said: by whom, and the text."""
-STREAMS, EVENTS = 12, 40
 TASKS, PAGE = 20, 5
 MANY_TASKS = 10_000
 
@@ -309,25 +308,26 @@ async def _plans_of_pages(worker: Worker, group_id: str, tenant: str, after: Map
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("count", "events"), [(12, 40), pytest.param(50, 1000, marks=pytest.mark.large)])
 async def test_all_streams_of_a_task_tell_the_same_and_a_slow_reader_delays_none(
-    harness: Harness, worker: Worker
+    harness: Harness, worker: Worker, count: int, events: int
 ) -> None:
     tenant = await publish(harness)
     stub = agent(harness)
     task = await send(stub, tenant=tenant)
-    streams = [stub.SubscribeToTask(pb.SubscribeToTaskRequest(id=task.id)) for _ in range(STREAMS)]
+    streams = [stub.SubscribeToTask(pb.SubscribeToTaskRequest(id=task.id)) for _ in range(count)]
     for stream in streams:
         assert (await stream.read()).task.id == task.id
     slow, *quick = streams
     await worker.claim(task.id)
     reading = [asyncio.create_task(_rest(stream)) for stream in quick]
-    for number in range(EVENTS):
+    for number in range(events):
         await worker.emit(task.id, execution_pb2.TaskStarted(agent_role=f"Reader {number}"))
     await finish(worker, task.id, "A brief.")
     told = await asyncio.gather(*reading)
-    assert [len(one) for one in told] == [EVENTS + 2] * (STREAMS - 1)
+    assert [len(one) for one in told] == [events + 2] * (count - 1)
     assert all(one == told[0] for one in told)
-    sequences = [one.status_update.metadata.fields["coxswain/sequence"].number_value for one in told[0][:EVENTS]]
+    sequences = [one.status_update.metadata.fields["coxswain/sequence"].number_value for one in told[0][:events]]
     assert sequences == sorted(set(sequences))
     assert await _rest(slow) == told[0]
 
