@@ -207,7 +207,7 @@ async def test_signed_cards_are_verified_by_the_official_sdk_with_the_keys_that_
         # A process that was begun since then may sign with another key.
         database = Database(f"sqlite:///{harness.data_dir / 'orchestrator.db'}", "orchestrator")
         async with database.write() as connection:
-            await connection.execute(tables.crews.update().values(updated_at=utc_now() - timedelta(days=2)))
+            await connection.execute(tables.crew_revisions.update().values(created_at=utc_now() - timedelta(days=2)))
         await database.close()
         known = {"If-Modified-Since": format_datetime(utc_now() - timedelta(days=1), usegmt=True)}
         assert (await http.get(f"http://127.0.0.1:{port}{WELL_KNOWN}", headers=known)).status_code == 200
