@@ -7,10 +7,15 @@ import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
+import grpc
 import pytest
+from a2a.types import a2a_pb2 as pb
+from a2a.types.a2a_pb2_grpc import A2AServiceStub
 
 from coxswain.client import Client
+from coxswain.orchestrator.v1.a2a_pb2 import A2ASpec, ListPublicationsRequest
 from coxswain.orchestrator.v1.crew_pb2 import CreateCrewRequest
 from coxswain.orchestrator.v1.execution_pb2 import (
     Execution,
@@ -91,6 +96,71 @@ def test_an_execution_and_its_watch_go_on_after_the_whole_suite_was_killed(
     assert len(scene.calls("first")) == 1
     assert len(scene.calls("third")) == 1
     assert kinds(events).count("task_completed") == 3
+
+
+@pytest.mark.large
+def test_a_stream_of_an_agent_goes_on_after_its_server_was_killed(
+    restarted: SuiteProcess, scene: Scene, alice: Caller
+) -> None:
+    scene.answers("first", "First result.")
+    scene.answers("second", "Second result.", hang=True, times=1)
+    scene.answers("second", "Second result.")
+    published = A2ASpec(published=True, text_input="topic", all_results=True)
+    spec = scene.crew("first", "second", a2a=published)
+    spec.tasks[0].description += " about {topic}"
+    crew = alice.orchestrator.crews.CreateCrew(CreateCrewRequest(spec=spec)).crew
+    listed = alice.orchestrator.crews.ListPublications(ListPublicationsRequest()).publications
+    tenant = next(one.tenant for one in listed if one.crew_id == crew.id)
+    message = pb.Message(message_id="one", role=pb.ROLE_USER, parts=[pb.Part(text="ships")])
+    told: list[pb.StreamResponse] = []
+    with restarted.channel("orchestrator") as channel:
+        sending = pb.SendMessageRequest(tenant=tenant, message=message)
+        stream = _stub(channel).SendStreamingMessage(sending, metadata=_a2a_metadata())
+        task = next(stream).task
+        for response in stream:
+            told.append(response)
+            # Looking a name up by [] would add it.
+            name = response.status_update.metadata.fields.get("coxswain/task")
+            if name is not None and name.string_value == "second":
+                break
+        scene.wait_until_hanging("second")
+        restarted.kill()
+        with pytest.raises(grpc.RpcError) as cut:
+            told.extend(stream)
+        assert cast("grpc.Call", cut.value).code() == grpc.StatusCode.UNAVAILABLE
+    restarted.start()
+    with restarted.channel("orchestrator") as channel:
+        stub, wanted = _stub(channel), pb.SubscribeToTaskRequest(id=task.id)
+        told.extend(stub.SubscribeToTask(wanted, metadata=_a2a_metadata(_sequence(told[-1]))))
+        all_of_it = list(stub.SubscribeToTask(wanted, metadata=_a2a_metadata(0)))
+    began = int(task.metadata.fields["coxswain/sequence"].number_value)
+    assert told == [one for one in all_of_it if _sequence(one) > began]
+    artifacts = [one.artifact_update.artifact for one in told if one.HasField("artifact_update")]
+    assert [(one.artifact_id, one.parts[0].text) for one in artifacts] == [
+        ("first", "First result."),
+        ("result", "Second result."),
+    ]
+    assert told[-1].status_update.status.state == pb.TASK_STATE_COMPLETED
+    assert len(scene.calls("first")) == 1
+
+
+def _stub(channel: grpc.Channel) -> Any:
+    return cast("Any", A2AServiceStub)(channel)
+
+
+def _a2a_metadata(after: int | None = None) -> list[tuple[str, str]]:
+    metadata = [("authorization", f"Bearer {ALICE}"), ("a2a-version", "1.0")]
+    if after is not None:
+        metadata += [
+            ("a2a-extensions", "https://example.com/coxswain/a2a/resume/v1"),
+            ("x-after-sequence", str(after)),
+        ]
+    return metadata
+
+
+def _sequence(response: pb.StreamResponse) -> int:
+    update = response.artifact_update if response.HasField("artifact_update") else response.status_update
+    return int(update.metadata.fields["coxswain/sequence"].number_value)
 
 
 def test_webhooks_get_every_event_in_order_although_their_sender_is_killed(
