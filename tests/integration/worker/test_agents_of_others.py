@@ -22,7 +22,7 @@ from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceStub
 from services.common.grpc.json_values import from_struct
 from tests.integration.orchestrator.a2a_support import agent, state
-from tests.integration.worker.installation import CAPABLE, Installation, install_with_tools, is_kind, kinds
+from tests.integration.worker.installation import CAPABLE, Installation, install_with_tools, is_kind
 from tests.support.harness import ALICE
 from tests.support.llm_script import Reply, ToolCall
 
@@ -86,6 +86,8 @@ class Partners:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def partners(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Partners]:
     async with install_with_tools(tmp_path_factory.mktemp("partners")) as installation:
+        # It takes longer than all the rest here.
+        hosts = asyncio.create_task(installation.hosts(1))
         writer = crew_pb2.AgentSpec(name="writer", role="Writer", goal="Write")
         task = crew_pb2.TaskSpec(
             name="write",
@@ -110,6 +112,7 @@ async def partners(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pa
         stub = ToolSourceServiceStub(installation.harness.channel(ALICE))
         created = (await stub.CreateToolSource(tool_source_pb2.CreateToolSourceRequest(spec=source))).source
         assert (created.list_error, created.tool_count) == ("", 1)
+        await hosts
         yield Partners(installation, listed.tenant)
 
 
@@ -133,33 +136,12 @@ async def test_the_skills_of_an_agent_are_tools_of_the_group(partners: Partners)
     assert steps[-1][2] == "1 tools"
 
 
-async def test_what_the_agent_asks_is_answered_by_a_person_of_the_crew_that_called_it(partners: Partners) -> None:
+async def test_the_agent_is_asked_once_although_hosts_are_killed_and_a_person_of_the_caller_answers_it(
+    partners: Partners,
+) -> None:
     installation = partners.installation
-    installation.llm.on(Reply(text="A brief about trains."), contains="Write a brief about trains")
-    await installation.hosts(1)
-    execution_id = await partners.start("trains")
-    question = await partners.question(execution_id)
-    assert question.kind == question_state_pb2.QUESTION_KIND_FORM
-    assert "A brief about trains." in question.text
-    assert set(from_struct("schema", question.schema)["properties"]) == {"approved", "feedback"}
-    await partners.peer_task("trains", "INPUT_REQUIRED")
-    answer = question_pb2.AnswerQuestionRequest(id=question.id, accept=question_pb2.AcceptQuestion())
-    answer.accept.content.struct_value.update({"approved": True})
-    await partners.inbox.AnswerQuestion(answer)
-    ended = await installation.finished(execution_id)
-    events = await installation.watch(execution_id)
-    assert ended.state == S.EXECUTION_STATE_SUCCEEDED, events
-    (completed,) = [one.tool_call_completed for one in events if is_kind("tool_call_completed")(one)]
-    assert completed.output == "A brief about trains."
-    task = await partners.peer_task("trains", "COMPLETED")
-    assert [a2a.Role.Name(message.role) for message in task.history] == ["ROLE_USER", "ROLE_AGENT", "ROLE_USER"]
-    assert "alice" not in str(task)
-    assert ended.usage.tool_calls == 1
-
-
-async def test_when_hosts_are_killed_the_agent_is_asked_once(partners: Partners) -> None:
-    installation = partners.installation
-    installation.llm.on(Reply(text="A brief about ships.", hang=True), contains="Write a brief about ships")
+    brief = "Write a brief about ships"
+    installation.llm.on(Reply(text="A brief about ships.", hang=True), contains=brief)
     (host,) = await installation.hosts(1)
     execution_id = await partners.start("ships")
     await partners.peer_task("ships", "WORKING")
@@ -168,16 +150,26 @@ async def test_when_hosts_are_killed_the_agent_is_asked_once(partners: Partners)
     await host.ended()
     installation.llm.release()
     installation.llm.clear_rules()
-    installation.llm.on(Reply(text="A brief about ships."), contains="Write a brief about ships")
+    installation.llm.on(Reply(text="A brief about ships."), contains=brief)
     installation.llm.on(Reply(text="Passed on."), last_role="tool")
     await installation.hosts(1)
     question = await partners.question(execution_id)
+    assert question.kind == question_state_pb2.QUESTION_KIND_FORM
+    assert "A brief about ships." in question.text
+    assert set(from_struct("schema", question.schema)["properties"]) == {"approved", "feedback"}
+    await partners.peer_task("ships", "INPUT_REQUIRED")
     answer = question_pb2.AnswerQuestionRequest(id=question.id, accept=question_pb2.AcceptQuestion())
     answer.accept.content.struct_value.update({"approved": True})
     await partners.inbox.AnswerQuestion(answer)
     ended = await installation.finished(execution_id)
-    assert ended.state == S.EXECUTION_STATE_SUCCEEDED, kinds(await installation.watch(execution_id))
-    assert len(await partners.peer_tasks("ships")) == 1
+    events = await installation.watch(execution_id)
+    assert ended.state == S.EXECUTION_STATE_SUCCEEDED, events
+    (completed,) = [one.tool_call_completed for one in events if is_kind("tool_call_completed")(one)]
+    assert completed.output == "A brief about ships."
+    # One task, which `peer_task` makes sure of.
+    task = await partners.peer_task("ships", "COMPLETED")
+    assert [a2a.Role.Name(message.role) for message in task.history] == ["ROLE_USER", "ROLE_AGENT", "ROLE_USER"]
+    assert "alice" not in str(task)
     assert ended.usage.tool_calls == 1
 
 
