@@ -75,18 +75,18 @@ class WebhookRepository:
             query = query.where(webhooks.c.id > after)
         return [_webhook(row) for row in await self._connection.execute(query.order_by(webhooks.c.id).limit(limit))]
 
-    async def of_task(self, task_id: str, config_id: str = "") -> list[Webhook]:
-        """Return the push notification configs of a task, oldest first, or the one of an id."""
-        query = select(webhooks).where(webhooks.c.task_id == task_id)
+    async def of_task(self, task_id: str, config_id: str = "", *, lock: bool = False) -> list[Webhook]:
+        """Return the push notification configs of a task, oldest first, or the one of an id; for `lock` see `get`."""
+        query = select(webhooks).where(webhooks.c.task_id == task_id).order_by(webhooks.c.id)
         if config_id:
             query = query.where(webhooks.c.config_id == config_id)
-        return [_webhook(row) for row in await self._connection.execute(query.order_by(webhooks.c.id))]
+        rows = await self._connection.execute(query.with_for_update() if lock else query)
+        return [_webhook(row) for row in rows]
 
     async def bind(self, task_id: str, execution_id: str) -> None:
         """Let the push notification configs of a locked task follow its execution, which is new."""
-        await self._connection.execute(
-            update(webhooks).where(webhooks.c.task_id == task_id).values(execution_id=execution_id)
-        )
+        ids = [webhook.id for webhook in await self.of_task(task_id, lock=True)]
+        await self._connection.execute(update(webhooks).where(webhooks.c.id.in_(ids)).values(execution_id=execution_id))
 
     async def save(self, webhook: Webhook) -> None:
         """Store a locked webhook as it is now, but for its position."""

@@ -118,3 +118,20 @@ async def test_a_config_is_stored_beside_an_answer_that_brings_the_same_one(harn
     assert (await creating).id == "same"
     assert state((await answering).task) == "WORKING"
     assert len(await worker.database.fetch(webhooks.select())) == 1
+
+
+async def test_a_pause_beside_who_stores_the_config_again_is_kept(harness: Harness, worker: Worker) -> None:
+    await publish(harness)
+    stub = agent(harness)
+    task = await send(stub)
+    config = wanted("https://example.com/", task_id=task.id, id="same")
+    await stub.CreateTaskPushNotificationConfig(config)
+    [stored] = await worker.database.fetch(webhooks.select())
+    async with worker.database.write() as connection:
+        pausing = WebhookRepository(connection)
+        assert await pausing.pause_bound(stored["subject"], "sales", utc_now(), utc_now()) == 1
+        creating = stub.CreateTaskPushNotificationConfig(config)
+        await blocked(worker.database, 1)
+    await creating
+    [kept] = await worker.database.fetch(webhooks.select())
+    assert (kept["held"], kept["revision"]) == (True, 3)

@@ -113,8 +113,10 @@ class PushConfigs:
             raise InvalidArgument.fields(broken)
         refuse_unfit(self._addresses, plan.url, plan.at("url"))
 
-    async def refuse_more(self, connection: AsyncConnection, task: TaskRow, plan: PushPlan) -> Webhook | None:
-        """Return the config of the same id that a task has.
+    async def refuse_more(
+        self, connection: AsyncConnection, task: TaskRow, plan: PushPlan, *, lock: bool = False
+    ) -> Webhook | None:
+        """Return the config of the same id that a task has; with `lock`, nobody else changes it meanwhile.
 
         Raises:
             InvalidArgument: the task has as many configs as it may, or what is queued for the one of this id is of the
@@ -122,7 +124,7 @@ class PushConfigs:
             QuotaExceeded: so many of the group's executions and tasks are posted already that no more may be.
         """
         webhooks = WebhookRepository(connection)
-        present = await webhooks.of_task(task.id)
+        present = await webhooks.of_task(task.id, lock=lock)
         same = next((one for one in present if one.bound and one.bound.config_id == plan.config_id), None)
         if same is None:
             if len(present) >= MAX_CONFIGS:
@@ -143,7 +145,7 @@ class PushConfigs:
             CoxswainError: see `refuse_more`.
         """
         webhooks, now = WebhookRepository(connection), utc_now()
-        same = await self.refuse_more(connection, task, plan)
+        same = await self.refuse_more(connection, task, plan, lock=True)
         webhook_id = new_id() if same is None else same.id
         executions = await A2ATaskRepository(connection).executions([task], results=False)
         execution = executions.get(task.execution_id or "")
