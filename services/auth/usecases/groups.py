@@ -112,7 +112,8 @@ class Groups:
                 limit, column = principal.limits.max_members, tables.memberships.c.group_id
                 await check_row_quota(connection, "max_members", limit, column, group_id, what="members")
                 await self._access.require_room(connection, subject, group_id)
-            await AccessChangeRepository(connection).note(subject, group_id, utc_now())
+            if standing is None or standing.role is not role:
+                await AccessChangeRepository(connection).note(subject, group_id, utc_now())
             return await members.put(group_id, subject, role, invited=subject != principal.subject)
 
     async def remove_member(self, principal: Principal, subject: str) -> int:

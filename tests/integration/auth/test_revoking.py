@@ -212,6 +212,17 @@ async def test_other_processes_ask_auth_for_changes(auth: Harness) -> None:
         await public(auth, ALICE).ListAccessChanges(access_change_pb2.ListAccessChangesRequest())
 
 
+async def test_a_role_that_a_member_has_already_is_no_change(auth: Harness) -> None:
+    remote, alice = RemoteIdentity(auth.peers("models").channel("auth")), groups(auth, ALICE)
+    noted = []
+    for number, role in enumerate((access_pb2.ROLE_EDITOR, access_pb2.ROLE_EDITOR, access_pb2.ROLE_ADMIN), start=1):
+        await alice.SetMember(group_pb2.SetMemberRequest(subject="dev|dave", role=role))
+        # Answers to the same question are remembered for a moment.
+        [change] = await remote.access_changes(number)
+        noted.append(change.changed_at)
+    assert noted[0] == noted[1] < noted[2]
+
+
 async def test_no_number_of_changes_hides_one(auth: Harness) -> None:
     database: Database = auth.services["auth"]._database  # type: ignore[attr-defined]
     now = utc_now()
