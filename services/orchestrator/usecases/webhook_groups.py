@@ -6,7 +6,13 @@ import structlog
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.identity.access_changes import EVERYBODY, MARGIN_SECONDS, AccessChanges, AccessChangeSource
+from services.common.identity.access_changes import (
+    EVERYBODY,
+    MARGIN_SECONDS,
+    AccessChange,
+    AccessChanges,
+    AccessChangeSource,
+)
 from services.orchestrator.repositories.webhooks import WebhookRepository
 
 logger = structlog.get_logger(__name__)
@@ -33,18 +39,21 @@ class WebhookGroups:
         changes = await self._source.access_changes(self._known.since)
         async with self._database.read() as connection:
             concerned = {EVERYBODY, *await WebhookRepository(connection).bound_subjects()}
-        found = [change for change in changes if change.subject in concerned]
-        if found:
-            async with self._database.write() as connection:
-                webhooks, now = WebhookRepository(connection), utc_now()
-                for change in sorted(found, key=lambda change: (change.group_id, change.subject)):
-                    # The clocks of auth and of this machine differ.
-                    before = datetime.fromtimestamp(change.changed_at, UTC) + timedelta(seconds=MARGIN_SECONDS)
-                    if change.subject == EVERYBODY:
-                        paused = await webhooks.pause_group(change.group_id, before, now)
-                    else:
-                        paused = await webhooks.pause_bound(change.subject, change.group_id, before, now)
-                    if paused:
-                        logger.info("webhooks_paused", group_id=change.group_id, webhooks=paused)
+        for change in changes:
+            if change.subject in concerned:
+                await self._pause(change)
         # Only now: after a failure they are asked for again.
         self._known.learn(changes)
+
+    async def _pause(self, change: AccessChange) -> None:
+        # The clocks of auth and of this machine differ.
+        before = datetime.fromtimestamp(change.changed_at, UTC) + timedelta(seconds=MARGIN_SECONDS)
+        # A transaction for each change: only within one are webhooks locked in the order of their ids.
+        async with self._database.write() as connection:
+            webhooks, now = WebhookRepository(connection), utc_now()
+            if change.subject == EVERYBODY:
+                paused = await webhooks.pause_group(change.group_id, before, now)
+            else:
+                paused = await webhooks.pause_bound(change.subject, change.group_id, before, now)
+        if paused:
+            logger.info("webhooks_paused", group_id=change.group_id, webhooks=paused)
