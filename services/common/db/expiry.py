@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, delete, func, select, tuple_
+from sqlalchemy import Column, ColumnElement, delete, func, select, tuple_
 
 from services.common.db.database import Database
 
@@ -12,16 +12,14 @@ _PORTION = 1000
 
 
 async def remove_before(database: Database, time: Column[Any], before: datetime) -> int:
-    """Remove the rows of a table whose column `time` is earlier, oldest first and in portions; return how many."""
-    oldest = select(time).where(time < before).order_by(time).limit(_PORTION).subquery()
-    removed = 0
-    while True:
-        async with database.read() as connection:
-            until = await connection.scalar(select(func.max(oldest.c[time.name])))
-        if until is None:
-            return removed
-        async with database.write() as connection:
-            removed += (await connection.execute(delete(time.table).where(time <= until))).rowcount
+    """Remove the rows of a table whose column `time` is earlier, oldest first and in portions; return how many.
+
+    Rows that somebody has locked are left to the next time. Nothing is written where there are no such rows.
+    """
+    async with database.read() as connection:
+        if await connection.scalar(select(time).where(time < before).limit(1)) is None:
+            return 0
+    return await _remove(database, time, time < before)
 
 
 async def remove_before_by_group(
@@ -32,7 +30,6 @@ async def remove_before_by_group(
     For tables whose index on the time begins with the group, or with few rows of each. Replicas may do it at once.
     Nothing is written for a group that has no such rows.
     """
-    key = tuple(time.table.primary_key.columns)
     group = ""
     while True:
         following = select(func.min(group_id).label("name")).where(group_id > group).cte()
@@ -41,16 +38,17 @@ async def remove_before_by_group(
             group, since = (await connection.execute(select(following.c.name, oldest))).one()
         if group is None:
             return
-        if since >= before:
-            continue
-        old = (
-            select(*key)
-            .where(group_id == group, time < before)
-            .order_by(time)
-            .limit(_PORTION)
-            .with_for_update(skip_locked=True)
-        )
-        removed = _PORTION
-        while removed == _PORTION:
-            async with database.write() as connection:
-                removed = (await connection.execute(delete(time.table).where(tuple_(*key).in_(old)))).rowcount
+        if since < before:
+            await _remove(database, time, group_id == group, time < before)
+
+
+async def _remove(database: Database, time: Column[Any], *which: ColumnElement[bool]) -> int:
+    # Waiting for none of several rows, it can be part of no deadlock.
+    key = tuple(time.table.primary_key.columns)
+    old = select(*key).where(*which).order_by(time).limit(_PORTION).with_for_update(skip_locked=True)
+    removed, portion = 0, _PORTION
+    while portion == _PORTION:
+        async with database.write() as connection:
+            portion = (await connection.execute(delete(time.table).where(tuple_(*key).in_(old)))).rowcount
+        removed += portion
+    return removed

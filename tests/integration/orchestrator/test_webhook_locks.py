@@ -1,6 +1,7 @@
 """Transactions that post events, store configs, answer and delete lock rows in one order: none ends in a deadlock."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from sqlalchemy import func, select, text
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.db.expiry import remove_before
 from services.common.ids import new_id
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.group_event import EventFilter
@@ -72,6 +74,22 @@ async def test_an_execution_is_deleted_beside_who_records_an_attempt(orchestrato
         [delivery] = await sending_now.due(webhook.id, utc_now(), 1)
         await sending_now.save_delivery(delivery)
     assert await deleting == 1
+    assert not await database.fetch(webhook_deliveries.select())
+
+
+async def test_old_deliveries_are_deleted_without_waiting_for_one_that_is_held(orchestrator: Orchestrator) -> None:
+    await ended_with_webhook(orchestrator)
+    database, ended_at = orchestrator.database, webhook_deliveries.c.ended_at
+    later = utc_now() + timedelta(days=1)
+    async with database.write() as connection:
+        await connection.execute(webhook_deliveries.update().values(ended_at=utc_now()))
+    async with database.write() as connection:
+        await connection.execute(
+            webhook_deliveries.select().where(webhook_deliveries.c.sequence == 1).with_for_update()
+        )
+        async with asyncio.timeout(60):
+            assert await remove_before(database, ended_at, later) == 1
+    assert await remove_before(database, ended_at, later) == 1
     assert not await database.fetch(webhook_deliveries.select())
 
 
