@@ -15,6 +15,7 @@ from services.orchestrator.repositories.webhook_work import ACTIVE, PENDING, exe
 from services.orchestrator.tables import executions, webhook_deliveries, webhooks
 
 _PAUSED = and_(webhooks.c.paused, webhooks.c.held)
+_ENDED = exists().where(executions.c.id == webhooks.c.execution_id, executions.c.ended_at.is_not(None))
 
 
 class WebhookRepository:
@@ -56,10 +57,15 @@ class WebhookRepository:
         query = select(webhooks).where(webhooks.c.group_id == group_id, webhooks.c.id == webhook_id)
         return await self._one(query.with_for_update() if lock else query)
 
-    async def count_bound(self, group_id: str) -> int:
-        """Return how many webhooks of single executions or tasks a group has that events are posted to."""
-        count = select(func.count()).where(webhooks.c.group_id == group_id, webhooks.c.sequence.is_not(None), ACTIVE)
-        return await self._connection.scalar(count) or 0
+    async def count_bound(self, group_id: str) -> tuple[int, int]:
+        """Return how many webhooks of single executions or tasks a group has that events are posted to.
+
+        Those of what has not ended, and all.
+        """
+        counts = select(func.count().filter(~_ENDED), func.count())
+        counts = counts.where(webhooks.c.group_id == group_id, webhooks.c.sequence.is_not(None), ACTIVE)
+        open_ones, all_of_them = (await self._connection.execute(counts)).one()
+        return open_ones, all_of_them
 
     async def page(
         self, group_id: str, execution_id: str, after: str | None, limit: int, *, bound: bool = False
@@ -135,11 +141,10 @@ class WebhookRepository:
 
     async def finish(self, webhook_id: str) -> None:
         """Take no more notice of a webhook whose execution has ended, once all is posted."""
-        ended = exists().where(executions.c.id == webhooks.c.execution_id, executions.c.ended_at.is_not(None))
         pending = exists().where(webhook_deliveries.c.webhook_id == webhooks.c.id, PENDING)
         await self._connection.execute(
             update(webhooks)
-            .where(webhooks.c.id == webhook_id, ended, ~execution_news(), ~pending)
+            .where(webhooks.c.id == webhook_id, _ENDED, ~execution_news(), ~pending)
             .values(finished=True)
         )
 

@@ -6,7 +6,10 @@ from services.orchestrator.repositories.webhooks import WebhookRepository
 MAX_WEBHOOKS = 32
 """For all executions of a group."""
 MAX_BOUND_WEBHOOKS = 1_000
-"""Of single executions and tasks of a group, until all is posted. Each round asks for news of all of them."""
+"""Of single executions and tasks of a group that have not ended.
+
+With those that have, until all is posted, twice as many: each round asks for news of all of them.
+"""
 
 
 async def refuse_more_bound(webhooks: WebhookRepository, group_id: str) -> None:
@@ -15,13 +18,17 @@ async def refuse_more_bound(webhooks: WebhookRepository, group_id: str) -> None:
     Raises:
         QuotaExceeded: the group has as many as it may.
     """
-    count = await webhooks.count_bound(group_id)
-    if count >= MAX_BOUND_WEBHOOKS:
-        raise quota_exceeded(
-            "execution_webhooks",
-            MAX_BOUND_WEBHOOKS,
-            count,
-            f"the group has {count:,} webhooks of executions and tasks that have not ended, or whose events have not "
-            "all been posted, and may not have more; try again when some have ended, or delete some",
-            retry_after=60.0,
-        )
+    open_ones, all_of_them = await webhooks.count_bound(group_id)
+    for count, limit, what in (
+        (open_ones, MAX_BOUND_WEBHOOKS, "that have not ended"),
+        (all_of_them, 2 * MAX_BOUND_WEBHOOKS, "that have not ended, or whose events have not all been posted"),
+    ):
+        if count >= limit:
+            raise quota_exceeded(
+                "execution_webhooks",
+                limit,
+                count,
+                f"the group has {count:,} webhooks of executions and tasks {what}, and may not have more; try again "
+                "later, or delete or pause some",
+                retry_after=60.0,
+            )

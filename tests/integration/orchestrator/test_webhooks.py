@@ -39,7 +39,7 @@ from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.webhook_work import WebhookWork, execution_news, read_webhook_work
 from services.orchestrator.repositories.webhooks import WebhookRepository
 from services.orchestrator.settings import OrchestratorSettings
-from services.orchestrator.tables import webhook_deliveries, webhooks
+from services.orchestrator.tables import executions, webhook_deliveries, webhooks
 from services.orchestrator.usecases import (
     webhook_intake,
     webhook_limits,
@@ -387,10 +387,15 @@ async def test_a_group_whose_receivers_are_slow_holds_up_no_other_group(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_slow_receivers_of_executions_hold_up_none_of_their_group(
-    harness: Harness, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, worker: Worker, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook_client, "_SECONDS", 300.0)
     monkeypatch.setattr(webhook_limits, "MAX_BOUND_WEBHOOKS", 5)
+
+    async def end_all() -> None:
+        async with worker.database.write() as connection:
+            await connection.execute(executions.update().values(state="SUCCEEDED", ended_at=utc_now()))
+
     async with WebhookReceiver() as slow:
         slow.gate = Gate()
         for _ in range(5):
@@ -400,12 +405,18 @@ async def test_slow_receivers_of_executions_hold_up_none_of_their_group(
         other = await start(harness)
         assert [each.event for each in await receiver.has(1)] == [(other.id, 1)]
         assert (slow.held, slow.posted) == (4, [])
-        with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
-            await start(harness, webhook=pb.ExecutionWebhook(url=slow.url))
-        assert refusal.metadata["quota"] == "execution_webhooks"
+        for limit in (5, 10):
+            with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+                await start(harness, webhook=pb.ExecutionWebhook(url=slow.url))
+            assert (refusal.metadata["quota"], refusal.metadata["limit"]) == ("execution_webhooks", str(limit))
+            # What has ended makes room, although nothing of it is posted.
+            await end_all()
+            for _ in range(10 - limit):
+                await start(harness, webhook=pb.ExecutionWebhook(url=slow.url))
+            await end_all()
         gate, slow.gate = slow.gate, None
         gate.release()
-        await slow.has(5)
+        await slow.has(10)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
