@@ -68,7 +68,7 @@ class Replica(Generic[SourceT]):
         adapters = dict.fromkeys(SourceKind, source)
         self._limits = SourceLimits(database, **values)
         files = ArtifactUploads(database, max_bytes=0)
-        runner = CallRunner(adapters, {}, self._limits, max_result_bytes=1024 * 1024, files=files)
+        runner = CallRunner(adapters, {"http_request": source}, self._limits, max_result_bytes=1024 * 1024, files=files)
         self.calls = ToolCalls(self.store, runner, lease_seconds=lease, question_seconds=WAIT_SECONDS)
 
     def has_waiting(self) -> bool:

@@ -306,6 +306,31 @@ async def test_a_source_that_was_switched_off_says_nothing_of_a_lost_call(
             assert refused.reason == "TOOL_DISABLED"
 
 
+async def test_a_lost_call_of_a_newer_release_is_found_out_whatever_its_arguments(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    async def found(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        return ToolResult("paid")
+
+    gate, started = asyncio.Event(), asyncio.Event()
+    lost = Replica(database, identity, held(gate, started))
+    other = Replica(database, identity, PlayedSource(_pay, found))
+    async with running(lost, other):
+        made = order()
+        arguments = {"url": "https://bank.example.com/"}
+        made = replace(made, name="http_request", request=replace(made.request, source=None, arguments=arguments))
+        asking = asyncio.create_task(lost.call(made))
+        await started.wait()
+        await lost.die()
+        await asyncio.gather(asking, return_exceptions=True)
+        await _expire_leases(database)
+        newer = replace(made, request=replace(made.request, arguments=arguments | {"unheard_of": 1}))
+        assert not isinstance(await other.call(newer), Unknown | Failed)
+        refused = await other.call(replace(newer, request=replace(newer.request, call_id="another")))
+        assert isinstance(refused, Failed)
+        assert refused.reason == "TOOL_ARGUMENTS"
+
+
 async def test_an_unknown_outcome_is_found_out_later(database: Database, identity: ServiceIdentity) -> None:
     answers: Iterator[OutcomeUnknown | ToolResult] = iter([OutcomeUnknown("not yet"), ToolResult("paid")])
 
