@@ -13,9 +13,11 @@ import pytest
 from a2a.types import a2a_pb2 as pb
 from google.protobuf import json_format
 
+from services.common.backoff import Backoff
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unavailable
 from services.common.grpc.json_values import to_struct, to_value
 from services.orchestrator.domain.tool_source import A2AAgent, AuthKind, SourceAuth
+from services.orchestrator.tool_gateway.adapters.a2a import task_follower
 from services.orchestrator.tool_gateway.adapters.a2a.adapter import A2AAdapter
 from services.orchestrator.tool_gateway.adapters.a2a.sent_message import SentMessage
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, SourceAnswer, ToolResult
@@ -641,6 +643,38 @@ async def test_a_stream_of_another_task_is_left_and_the_task_is_read() -> None:
         await until(lambda: any(isinstance(one, pb.SubscribeToTaskRequest) for one in agent.requests))
         agent.move("task-1", "COMPLETED", artifacts=[artifact(text("A brief."))])
         assert (await calling).text == "A brief."
+
+
+async def test_an_agent_whose_stream_and_task_differ_is_asked_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = []
+
+    class Noted(Backoff):
+        def pause(self, attempt: int, at_least: float = 0.0) -> float:
+            pauses.append(attempt)
+            return 0.0
+
+    class Differing(EmulatedAgent):
+        subscribed = 0
+
+        async def SubscribeToTask(self, request: pb.SubscribeToTaskRequest, context: Any) -> AsyncIterator[Any]:
+            told = pb.TaskStatusUpdateEvent(task_id=request.id, status=self.first.status)
+            told.status.timestamp.seconds += 1
+            self.subscribed += 1
+            if self.subscribed == 5:
+                self.move("task-1", "COMPLETED", artifacts=[artifact(text("A brief."))])
+            yield pb.StreamResponse(status_update=told)
+
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        if len(agent.messages) == 1:
+            asked.CopyFrom((await becomes("INPUT_REQUIRED", text("Which year?"))(agent, request, context)).task.status)
+        agent.first.status.CopyFrom(asked)
+        return pb.SendMessageResponse(task=agent.first)
+
+    asked = pb.TaskStatus()
+    monkeypatch.setattr(task_follower, "_POLLS", Noted(0.5, 15.0))
+    progress = RecordedProgress(accepting(answer="2026"))
+    assert (await called(Differing(send=turns), progress)).text == "A brief."
+    assert pauses == [2, 3, 4, 5]
 
 
 async def test_a_task_under_another_id_is_an_unknown_outcome() -> None:

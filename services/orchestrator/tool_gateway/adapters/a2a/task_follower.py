@@ -43,6 +43,8 @@ class TaskFollower:
         self._streaming = streaming
         self._timeout = timeout
         self._waits = 0
+        self._told_otherwise: pb.TaskStatus | None = None
+        """How the task stood when the stream last told that it stands otherwise."""
 
     async def follow(self, task: pb.Task) -> ToolResult:
         """Return the result of the task, which was read as `task`.
@@ -71,6 +73,11 @@ class TaskFollower:
     async def _wait(self, status: pb.TaskStatus) -> None:
         """Return when the task may stand otherwise than it did."""
         self._waits += 1
+        before, self._told_otherwise = self._told_otherwise, None
+        contradicted = before is not None and not _differs(status, before)
+        if contradicted:
+            # What is read does not bear the stream out: neither is asked again at once.
+            await asyncio.sleep(_POLLS.pause(self._waits))
         if self._streaming:
             request = pb.SubscribeToTaskRequest(tenant=self._client.tenant, id=self._task.id)
             try:
@@ -89,10 +96,12 @@ class TaskFollower:
                             # It is of no use: what is asked for is read.
                             self._streaming = False
                             break
-                        self._waits = 1
+                        if not contradicted:
+                            self._waits = 1
                         await self._tell(event)
                         if event.status is not None and _differs(event.status, status):
                             self._questions.saw(event.status.state)
+                            self._told_otherwise = status
                             return
                     else:
                         self._streaming = False
