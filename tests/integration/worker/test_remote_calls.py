@@ -735,6 +735,24 @@ async def test_an_answer_counts_for_what_was_asked_alone(scene: CallScene, keys:
     assert [question.schema for question in await scene.questions() if question.answer is None] == [large]
 
 
+@pytest.mark.parametrize("keys", [("", "first"), ("first", "")])
+async def test_an_answer_counts_where_only_one_release_of_two_knows_keys(
+    scene: CallScene, keys: tuple[str, str]
+) -> None:
+    async def asks(call: PlayedCall) -> pb.ToolOutcome:
+        return result((await call.ask("Which size?", {"type": "object"}, key=key)).action)
+
+    scene.gateway.tools["billing/pay"] = asks
+    key = keys[0]
+    with pytest.raises(TaskError):
+        await (await scene.host()).call()
+    await scene.answer((await scene.questions())[0], QuestionState.ACCEPTED, {})
+    scene.gateway.calls.clear()
+    key = keys[1]
+    assert (await (await scene.host()).call()).output == "accept"
+    assert len(await scene.questions()) == 1
+
+
 async def test_what_a_source_asks_reaches_a_person_and_the_answer_reaches_the_call(scene: CallScene) -> None:
     schema = {"type": "object", "properties": {"size": {"type": "string"}}}
 

@@ -72,7 +72,8 @@ class Listener:
             self._journal.index,
             about.key,
             round=about.round,
-            asked=question.key or (text, schema, about.url),
+            asked=(text, schema, about.url),
+            source_key=question.key,
         )
         if known is None:
             await self._questions.ask(self._journal, kind, about, text, schema)

@@ -39,15 +39,23 @@ class CallQuestions:
         key: str,
         *,
         round: int = 0,  # noqa: A002 - its name everywhere
-        asked: str | tuple[str, Mapping[str, Any] | None, str] | None = None,
+        asked: tuple[str, Mapping[str, Any] | None, str] | None = None,
+        source_key: str = "",
     ) -> Question | None:
-        """Return the newest question of a call of a task; with `asked`, that of this key, or text, schema and URL."""
+        """Return the newest question of a call of a task; with `asked`, that of this text, schema and URL.
+
+        Where both have a `source_key`, that counts and not what is asked: earlier releases kept questions without one.
+        """
         for question in sorted(self._questions.values(), key=lambda known: known.id, reverse=True):
             about = question.call
             if (
                 about is not None
                 and (question.kind, question.task_index, about.key, about.round) == (kind, index, key, round)
-                and asked in (None, about.source_key or (question.text, question.schema, about.url))
+                and (
+                    about.source_key == source_key
+                    if about.source_key and source_key
+                    else asked in (None, (question.text, question.schema, about.url))
+                )
             ):
                 return question
         return None
