@@ -21,10 +21,8 @@ _CACHE_SIZE = 10_000
 _EXPLAINED_AT_ONCE = 100
 _KEYLESS_SECONDS = 5.0
 # One and the same for everybody: of an operator's key that may not be sent there, only admins are told that it exists.
-_KEYLESS_REASONS = frozenset({"CREDENTIAL_NOT_CONFIGURED", "CREDENTIAL_REJECTED", "DESTINATION_NOT_ALLOWED"})
-_KEYLESS_OUTCOMES = frozenset(
-    {credential_pb2.LINK_OUTCOME_ABSENT, credential_pb2.LINK_OUTCOME_REJECTED, credential_pb2.LINK_OUTCOME_NOT_REACHED}
-)
+_OPERATORS_KEYLESS_REASONS = frozenset({"CREDENTIAL_REJECTED", "DESTINATION_NOT_ALLOWED"})
+_KEYLESS_OUTCOMES = frozenset({credential_pb2.LINK_OUTCOME_ABSENT, credential_pb2.LINK_OUTCOME_NOT_REACHED})
 _OPERATORS_LINKS = frozenset({"environment", "sdk_default"})
 _NO_LINK = "none"
 _LINKS = ("user_token", "oauth_client", "stored_secret", *sorted(_OPERATORS_LINKS), _NO_LINK)
@@ -143,7 +141,7 @@ class AuthCredentials:
             response = await self._stub.ResolveCredential(request)
         except grpc.RpcError as error:
             failure = from_rpc_error(error, "auth")
-            if failure.reason in _KEYLESS_REASONS and origin in self._keyless_origins:
+            if origin in self._keyless_origins and _none_may_be_sent(failure):
                 return _Resolved("", on_behalf_of_user=False, expires_at=time.time() + _KEYLESS_SECONDS)
             raise failure from error
         if origin and response.origin != origin:
@@ -201,7 +199,11 @@ class AuthCredentials:
             return CredentialAvailability.AVAILABLE
         if not explanation.links:
             return CredentialAvailability.UNKNOWN
-        none_may_be_sent = _KEYLESS_OUTCOMES.issuperset(link.outcome for link in explanation.links)
+        none_may_be_sent = all(
+            link.outcome in _KEYLESS_OUTCOMES
+            or (link.outcome == credential_pb2.LINK_OUTCOME_REJECTED and link.link in _OPERATORS_LINKS)
+            for link in explanation.links
+        )
         keyless = place.origin in self._keyless_origins and none_may_be_sent
         return CredentialAvailability.NOT_NEEDED if keyless else CredentialAvailability.MISSING
 
@@ -212,6 +214,12 @@ class AuthCredentials:
         if refused is not None:
             _REFUSED.labels(self._chain, refused.link).inc()
         self._resolved.forget(key)
+
+
+def _none_may_be_sent(failure: CoxswainError) -> bool:
+    if failure.reason in _OPERATORS_KEYLESS_REASONS:
+        return failure.metadata.get("link") in _OPERATORS_LINKS
+    return failure.reason == "CREDENTIAL_NOT_CONFIGURED"
 
 
 def _cache_key(origin: str, provider: str, secret_name: str = "") -> _Key:

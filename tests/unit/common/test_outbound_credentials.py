@@ -36,6 +36,7 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
         self.failure: CoxswainError = FailedPrecondition("none is configured", reason="CREDENTIAL_NOT_CONFIGURED")
         self.explained: list[list[str]] = []
         self.outcome = credential_pb2.LINK_OUTCOME_ABSENT
+        self.link = "stored_secret"
         self.fails_about: set[str] = set()
         self.silent_about: set[str] = set()
 
@@ -69,7 +70,7 @@ class ToyAuth(auth_service_pb2_grpc.AuthServiceServicer):
         used = asked.destination_origin in {"", ORIGIN}
         outcome = credential_pb2.LINK_OUTCOME_USED if used else self.outcome
         return credential_pb2.ExplainCredentialResponse(
-            links=[credential_pb2.LinkExplanation(link="a", outcome=outcome)], resolvable=used
+            links=[credential_pb2.LinkExplanation(link=self.link, outcome=outcome)], resolvable=used
         )
 
 
@@ -167,8 +168,12 @@ async def test_a_credential_of_another_place_is_refused(auth: tuple[ToyAuth, grp
     "failure",
     [
         FailedPrecondition("none is configured", reason="CREDENTIAL_NOT_CONFIGURED"),
-        PermissionDenied("it belongs to another origin", reason="DESTINATION_NOT_ALLOWED"),
-        Unauthenticated("the origin it may be sent to is not known", reason="CREDENTIAL_REJECTED"),
+        PermissionDenied(
+            "it belongs to another origin", reason="DESTINATION_NOT_ALLOWED", metadata={"link": "environment"}
+        ),
+        Unauthenticated(
+            "the origin it may be sent to is not known", reason="CREDENTIAL_REJECTED", metadata={"link": "sdk_default"}
+        ),
     ],
     ids=lambda failure: failure.reason,
 )
@@ -184,12 +189,25 @@ async def test_only_a_keyless_origin_is_called_without_a_credential(
         assert refused.value.reason == failure.reason
 
 
-async def test_a_key_that_has_expired_is_not_left_out_where_none_is_needed(
-    auth: tuple[ToyAuth, grpc.aio.Channel],
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Unauthenticated("it has expired", reason="CREDENTIAL_EXPIRED", metadata={"link": "environment"}),
+        # The caller's own.
+        Unauthenticated("their access was revoked", reason="CREDENTIAL_REJECTED"),
+        Unauthenticated("it was refused", reason="CREDENTIAL_REJECTED", metadata={"link": "stored_secret"}),
+        PermissionDenied(
+            "it belongs to another origin", reason="DESTINATION_NOT_ALLOWED", metadata={"link": "stored_secret"}
+        ),
+    ],
+    ids=["expired", "revoked", "refused", "elsewhere"],
+)
+async def test_a_key_that_cannot_be_used_is_not_left_out_where_none_is_needed(
+    auth: tuple[ToyAuth, grpc.aio.Channel], failure: CoxswainError
 ) -> None:
     toy, channel = auth
-    toy.failure = Unauthenticated("it has expired", reason="CREDENTIAL_EXPIRED")
-    with called_by("ann", "sales"), pytest.raises(Unauthenticated):
+    toy.failure = failure
+    with called_by("ann", "sales"), pytest.raises(type(failure)):
         await credentials(channel).resolve(KEYLESS)
 
 
@@ -230,8 +248,14 @@ async def test_whether_there_are_credentials_is_told_in_one_call_without_fetchin
             "UNKNOWN",
         ]
         assert toy.explained == [[ORIGIN, ELSEWHERE, KEYLESS, SLOW]]
-        # As in calls: one that may not be sent there is as none, and one that has expired is missed.
-        for outcome, keyless in (("REJECTED", "NOT_NEEDED"), ("EXPIRED", "MISSING"), ("UNAVAILABLE", "MISSING")):
+        # As in calls: an operator's that may not be sent there is as none; one that has expired, or is the group's, is
+        # missed.
+        for toy.link, outcome, keyless in (
+            ("environment", "REJECTED", "NOT_NEEDED"),
+            ("environment", "EXPIRED", "MISSING"),
+            ("environment", "UNAVAILABLE", "MISSING"),
+            ("stored_secret", "REJECTED", "MISSING"),
+        ):
             toy.outcome = credential_pb2.LinkOutcome.Value(f"LINK_OUTCOME_{outcome}")
             assert (await availability(source, KEYLESS)).name == keyless
             assert await availability(source, ELSEWHERE) is CredentialAvailability.MISSING
