@@ -63,12 +63,12 @@ async def test_pieces_that_follow_each_other_closely_become_one_event(database: 
     await recorder.close()
 
 
+@pytest.mark.parametrize("pieces", [["漢" * 1000] * 50, ["漢" * 7999, "字" * 50_000]], ids=["many", "long"])
 async def test_pieces_that_wait_for_a_slow_database_stay_events_that_can_be_sent(
-    database: Database, store: RunStore
+    database: Database, store: RunStore, pieces: list[str]
 ) -> None:
     execution_id = await queue(database)
     recorded = Recorded(store, await claimed(store, execution_id), interval=60)
-    pieces = ["漢" * 1000] * 50
     for piece in pieces:
         recorded.recorder.chunk(TASK, "a", text=piece, reasoning=piece)
     await recorded.recorder.commit([(TASK, execution_pb2.TaskCompleted())])

@@ -32,6 +32,8 @@ _SOON_SECONDS = 0.01
 _NEXT_SECONDS = 0.5
 _MOST_CHUNK_CHARACTERS = 16_000
 """Of one event, which has to fit the smallest message that can be configured: a slow database lets chunks grow."""
+_MOST_PIECE_CHARACTERS = _MOST_CHUNK_CHARACTERS // 2
+"""Of text and of reasoning that come at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +159,20 @@ class Recorder:
 
     def chunk(self, task: TaskRef, call_id: str, *, text: str = "", reasoning: str = "") -> None:
         """Store a chunk of a model's answer; chunks that follow each other closely become one event."""
+        for first in range(0, max(len(text), len(reasoning)), _MOST_PIECE_CHARACTERS):
+            piece = slice(first, first + _MOST_PIECE_CHARACTERS)
+            self._add_to_chunk(task, call_id, text[piece], reasoning[piece])
+        self._schedule(self._interval)
+
+    def _add_to_chunk(self, task: TaskRef, call_id: str, text: str, reasoning: str) -> None:
+        characters = len(text) + len(reasoning)
         chunk = self._batch.chunks.setdefault(call_id, _Chunk(task))
+        if chunk.characters + characters > _MOST_CHUNK_CHARACTERS:
+            self._close_chunk(call_id)
+            chunk = self._batch.chunks.setdefault(call_id, _Chunk(task))
         chunk.text.append(text)
         chunk.reasoning.append(reasoning)
-        chunk.characters += len(text) + len(reasoning)
-        if chunk.characters >= _MOST_CHUNK_CHARACTERS:
-            self._close_chunk(call_id)
-        self._schedule(self._interval)
+        chunk.characters += characters
 
     def prune_chunks(self, call_id: str, after_sequence: int) -> None:
         """Remove the chunks of an ended call, all of which come after a sequence, once their retention is over."""
