@@ -21,11 +21,12 @@ from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.execution_memory import ExecutionMemory
 from services.orchestrator.worker.host.host_tools.catalogue import host_tools
 from services.orchestrator.worker.host.model_calls import ModelCalls, TimeLimits
+from services.orchestrator.worker.host.model_messages import ENVELOPE_BYTES
 from services.orchestrator.worker.host.model_waits import ModelWaits, Patience
 from services.orchestrator.worker.host.principals import ExecutionPrincipal
 from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.remote_calls import RemoteCalls
-from services.orchestrator.worker.host.run_context import ENVELOPE_BYTES, RunContext
+from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState
 from services.orchestrator.worker.host.stop_signal import Failed, ModelsAway, StopSignal
 from services.orchestrator.worker.host.tool_calls import ToolCalls

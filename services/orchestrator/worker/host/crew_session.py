@@ -18,8 +18,9 @@ from services.orchestrator.placeholders import interpolate
 from services.orchestrator.worker.host.crew_opener import Crew, CrewOpener
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServerLost
 from services.orchestrator.worker.host.metrics import CREW_LOSSES
+from services.orchestrator.worker.host.model_messages import ENVELOPE_BYTES
 from services.orchestrator.worker.host.recorder import Recorder
-from services.orchestrator.worker.host.run_context import ENVELOPE_BYTES, RunContext
+from services.orchestrator.worker.host.run_context import RunContext
 from services.orchestrator.worker.host.run_state import RunState, TaskProgress
 from services.orchestrator.worker.host.stop_signal import Failed, TaskWaits
 from services.orchestrator.worker.host.task_journal import TaskJournal

@@ -17,6 +17,7 @@ from services.common.tracing.spans import span
 from services.orchestrator.domain.execution import Usage
 from services.orchestrator.worker.host.fenced_write import FencedWrite
 from services.orchestrator.worker.host.model_messages import (
+    ENVELOPE_BYTES,
     Answer,
     AnswerParts,
     AnswerTooLarge,
@@ -116,8 +117,9 @@ class ModelCalls:
         return await self._waits.until_answered(journal, request.model, call)
 
     def _replay(self, journal: TaskJournal, request: Complete, answer: Answer) -> Answer:
-        # Earlier releases kept answers of any size.
-        if answer.to_proto().ByteSize() > self._most_bytes:
+        # Earlier releases kept answers of any size. What was taken from a stream was counted without its envelope.
+        size = answer.to_proto().ByteSize()
+        if len(answer.text.encode()) > self._most_bytes or size > self._most_bytes + ENVELOPE_BYTES:
             raise AnswerTooLarge(request.completion.model, self._most_bytes, Usage())
         call_id = self._start(journal.task, request)
         completed = execution_pb2.LlmCallCompleted(

@@ -11,6 +11,8 @@ from services.common.errors import FailedPrecondition
 from services.common.grpc.json_values import from_struct
 from services.orchestrator.domain.execution import Usage
 
+ENVELOPE_BYTES = 4096
+"""What messages hold beside a conversation, an answer or a result: names, ids, times, counts."""
 _MOST_QUOTED = 300
 _ROLES = {
     pb.MESSAGE_ROLE_SYSTEM: "system",

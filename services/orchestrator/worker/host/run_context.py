@@ -19,9 +19,6 @@ from services.orchestrator.worker.settings import WorkerSettings
 
 T = TypeVar("T")
 
-ENVELOPE_BYTES = 4096
-"""What messages hold beside a conversation, an answer or a result: names, ids, times, counts."""
-
 
 @dataclass(frozen=True, slots=True)
 class RunContext:

@@ -317,6 +317,12 @@ async def test_a_kept_answer_that_no_message_can_hold_is_not_told_of(world: Worl
     assert (failed.value.reason, world.kinds) == ("ANSWER_TOO_LARGE", [])
 
 
+async def test_the_largest_answer_that_is_taken_is_told_of_again(world: World) -> None:
+    world.services.streams = [said("x" * LARGEST)]
+    assert await world.complete(REQUEST) == await world.complete(REQUEST)
+    assert len(world.services.asked) == 1
+
+
 async def test_a_conversation_that_no_message_can_hold_is_too_long_for_the_model(world: World) -> None:
     part = pb.ContentPart(text="x" * (LARGEST // 2))
     message = pb.Message(role=pb.MESSAGE_ROLE_USER, content=[part, part])
