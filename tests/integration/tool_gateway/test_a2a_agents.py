@@ -17,7 +17,7 @@ from services.common.backoff import Backoff
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unavailable
 from services.common.grpc.json_values import to_struct, to_value
 from services.orchestrator.domain.tool_source import A2AAgent, AuthKind, SourceAuth
-from services.orchestrator.tool_gateway.adapters.a2a import task_follower
+from services.orchestrator.tool_gateway.adapters.a2a import task_follower, task_questions
 from services.orchestrator.tool_gateway.adapters.a2a.adapter import A2AAdapter
 from services.orchestrator.tool_gateway.adapters.a2a.sent_message import SentMessage
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, SourceAnswer, ToolResult
@@ -409,6 +409,36 @@ async def test_an_answer_that_the_agent_refuses_is_asked_for_again_with_its_reas
     assert [one.text for one in progress.questions] == ["Which year?", again, again]
     # Each is a question of its own, also where it has the words of the one before.
     assert len({one.key for one in progress.questions}) == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "sends"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "grpc: received message larger than max (5 vs. 4)", 1),
+        (grpc.StatusCode.INTERNAL, "out of luck", 5),
+    ],
+)
+async def test_an_answer_that_will_not_be_taken_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, code: grpc.StatusCode, said: str, sends: int
+) -> None:
+    asks = becomes("INPUT_REQUIRED", text("Which year?"))
+
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        if len(agent.messages) == 1:
+            response = await asks(agent, request, context)
+            before.CopyFrom(response.task.status)
+            return response
+        if request.message.parts[0].text == "long":
+            agent.first.status.CopyFrom(before)
+            await context.abort(code, said)
+        return await DONE(agent, request, context)
+
+    before = pb.TaskStatus()
+    monkeypatch.setattr(task_questions, "_RESEND", Backoff(0, 0))
+    agent, progress = EmulatedAgent(send=turns), RecordedProgress(accepting(answer="long"), accepting(answer="2026"))
+    assert (await called(agent, progress)).text == "A brief."
+    assert [one.parts[0].text for one in agent.messages[1:]] == ["long"] * sends + ["2026"]
+    assert progress.questions[1].text == f"The agent did not take the last answer: {said}\nWhich year?"
 
 
 @pytest.mark.parametrize("streaming", [True, False])

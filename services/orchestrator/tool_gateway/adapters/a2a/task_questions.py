@@ -10,7 +10,12 @@ from a2a.types import a2a_pb2 as pb
 from services.common.backoff import Backoff
 from services.common.grpc.large_messages import beside_if_large
 from services.orchestrator.tool_gateway.adapters.a2a.client import AgentClient, UnreadableAnswer
-from services.orchestrator.tool_gateway.adapters.a2a.failures import CANNOT_BE_ASKED, NO_CONNECTION, Code
+from services.orchestrator.tool_gateway.adapters.a2a.failures import (
+    CANNOT_BE_ASKED,
+    NO_CONNECTION,
+    Code,
+    message_is_too_large,
+)
 from services.orchestrator.tool_gateway.adapters.a2a.messages import (
     MAX_STATUS_BYTES,
     AgentQuestion,
@@ -24,6 +29,9 @@ from services.orchestrator.tool_gateway.ports import CallProgress, CredentialExp
 
 _MAX_ROUNDS = 32
 _RESEND = Backoff(0.25, 15.0)
+_MOST_SENDS = 5
+"""Of one answer, where the agent's status does not say that it will pass."""
+_PASSES = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
 _LOOK_SECONDS = 10.0
 """Between looks at a task while an answer waits to be sent again."""
 
@@ -114,7 +122,7 @@ class TaskQuestions:
             except CredentialExpired:
                 raise
             except grpc.aio.AioRpcError as error:
-                if error.code() is Code.INVALID_ARGUMENT:
+                if _needs_another_answer(error, attempt):
                     self._answers[key] += 1
                     self._refused = self._client.peer.text_of(error) or "it did not say why"
                     return ""
@@ -139,3 +147,11 @@ class TaskQuestions:
             if status_key((await self._task.read()).status) != key:
                 return False
         return True
+
+
+def _needs_another_answer(error: grpc.aio.AioRpcError, attempt: int) -> bool:
+    """Whether an answer that was sent so many times will not be taken as it is."""
+    code = error.code()
+    if code is Code.INVALID_ARGUMENT or message_is_too_large(error):
+        return True
+    return attempt >= _MOST_SENDS and code not in CANNOT_BE_ASKED | _PASSES
