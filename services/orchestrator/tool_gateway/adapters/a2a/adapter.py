@@ -1,14 +1,11 @@
 """The adapter of agents of other systems."""
 
 import asyncio
-import contextlib
 import hashlib
-from collections.abc import AsyncIterator
 
 import grpc
 from a2a.types import a2a_pb2 as pb
 
-from services.common.background import BackgroundTasks
 from services.common.cache import AsyncCache
 from services.common.clock import utc_now
 from services.common.egress import AddressPolicy, origin_of
@@ -24,6 +21,7 @@ from services.orchestrator.tool_gateway.adapters.a2a.first_message import CallOr
 from services.orchestrator.tool_gateway.adapters.a2a.messages import argument_parts
 from services.orchestrator.tool_gateway.adapters.a2a.sent_message import SentMessage
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
+from services.orchestrator.tool_gateway.adapters.grpc_peer.cancelling import CallCancelling
 from services.orchestrator.tool_gateway.adapters.grpc_peer.channels import PeerChannels, PeerUnreachable
 from services.orchestrator.tool_gateway.adapters.grpc_peer.client import PeerClient
 from services.orchestrator.tool_gateway.adapters.http_exchange import HttpExchange
@@ -82,7 +80,7 @@ class A2AAdapter:
             max_message_bytes=max_result_bytes + _ROOM_FOR_THE_REST,
             connect_seconds=connect_seconds,
         )
-        self._cancelling = BackgroundTasks()
+        self._cancelling = CallCancelling(_CANCEL_SECONDS)
         self._agents: AsyncCache[str, Agent] = AsyncCache(_KEPT_AGENTS, _KEPT_SECONDS)
         self._rereads = Rereads()
 
@@ -107,7 +105,7 @@ class A2AAdapter:
             agent.streaming,
         )
         made = self._call(request, order, progress)
-        async with self._cancelled_with(made):
+        async with self._cancelling.with_task(made):
             return await made.run()
 
     async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
@@ -120,7 +118,7 @@ class A2AAdapter:
             # Neither is the task there, nor may the credential go where it was.
             raise OutcomeUnknown(f"{request.source.name} is at another address than when it was called", final=True)
         made = self._call(request, CallOrder(sent, (), "", request.max_timeout), progress)
-        async with self._cancelled_with(made):
+        async with self._cancelling.with_task(made):
             return await made.resume()
 
     async def close(self) -> None:
@@ -225,21 +223,6 @@ class A2AAdapter:
             metadata=METADATA,
         )
         return AgentClient(peer, tenant)
-
-    @contextlib.asynccontextmanager
-    async def _cancelled_with(self, call: AgentCall) -> AsyncIterator[None]:
-        try:
-            yield
-        except asyncio.CancelledError:
-            if call.sent and not call.goes_on:
-                # Beside the task that is cancelled, which must end now.
-                self._cancelling.start(self._cancel(call))
-            raise
-
-    async def _cancel(self, call: AgentCall) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CANCEL_SECONDS):
-                await call.cancel()
 
 
 async def _agent_of(card: pb.AgentCard, endpoint: A2AAgent) -> Agent:

@@ -1,9 +1,7 @@
 """The adapter of gRPC providers."""
 
 import asyncio
-import contextlib
 import hashlib
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,7 +9,6 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from coxswain.tools.v1 import tool_provider_pb2 as pb
-from services.common.background import BackgroundTasks
 from services.common.cache import AsyncCache
 from services.common.egress import AddressPolicy
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, ResourceExhausted, Unavailable
@@ -19,6 +16,7 @@ from services.common.grpc.large_messages import beside_if_large
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import AuthKind, GrpcProvider, ListedTool, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
+from services.orchestrator.tool_gateway.adapters.grpc_peer.cancelling import CallCancelling
 from services.orchestrator.tool_gateway.adapters.grpc_peer.channels import (
     PeerChannels,
     PeerUnreachable,
@@ -83,7 +81,7 @@ class GrpcProviderAdapter:
             connect_seconds=connect_seconds,
             idle_seconds=idle_seconds,
         )
-        self._cancelling = BackgroundTasks()
+        self._cancelling = CallCancelling(_CANCEL_SECONDS)
         self._kept: AsyncCache[str, list[ListedTool]] = AsyncCache(_KEPT_LISTS, _KEPT_SECONDS)
         self._rereads = Rereads()
 
@@ -117,13 +115,13 @@ class GrpcProviderAdapter:
         call = self._call(request, progress)
         if request.tool_hash:
             await self._refuse_changed(request)
-        async with self._cancelled_with(call):
+        async with self._cancelling.with_task(call):
             return await call.run()
 
     async def resume(self, request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
         """See the ports. A handle is the time of the first delivery."""
         call = self._call(request, progress)
-        async with self._cancelled_with(call):
+        async with self._cancelling.with_task(call):
             return await call.resume(_time_of(handle))
 
     async def close(self) -> None:
@@ -166,21 +164,6 @@ class GrpcProviderAdapter:
             timeout=request.max_timeout,
             look_up_seconds=self._look_up_seconds,
         )
-
-    @contextlib.asynccontextmanager
-    async def _cancelled_with(self, call: ProviderCall) -> AsyncIterator[None]:
-        try:
-            yield
-        except asyncio.CancelledError:
-            if call.sent and not call.goes_on:
-                # Beside the task that is cancelled, which must end now.
-                self._cancelling.start(self._cancel(call))
-            raise
-
-    async def _cancel(self, call: ProviderCall) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CANCEL_SECONDS):
-                await call.cancel()
 
     def _client(self, source: ToolSourceSpec, principal: Principal) -> PeerClient:
         provider = _provider(source)
