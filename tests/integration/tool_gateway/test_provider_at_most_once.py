@@ -83,7 +83,7 @@ async def test_no_call_is_made_twice_while_replicas_are_killed(
 ) -> None:
     provider = PayingProvider(keeps_calls=keeps_calls, seed=7)
     async with served(provider) as port, adapters(2) as (first, second):
-        monkeypatch.setattr(first, "_cancel", tell_nobody)
+        monkeypatch.setattr(first._cancelling, "_cancel", tell_nobody)
         # Half of the calls have not left the process that is killed.
         limits = {"at_once": CALLS // 2, "outage_threshold": 0}
         killed, other = (Replica(database, identity, adapter, **limits) for adapter in (first, second))
