@@ -202,8 +202,9 @@ def test_executions_have_no_way_out_of_the_installation(of_kind: Named, pods: di
     for rule in policy["egress"]:
         ports = {port["port"] for port in rule["ports"]}
         if ports == {53}:
-            (target,) = rule["to"]
-            assert target["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kube-system"}
+            in_cluster, on_node = rule["to"]
+            assert in_cluster["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kube-system"}
+            assert on_node == {"ipBlock": {"cidr": "169.254.20.10/32"}}, "the address of NodeLocal DNSCache, no other"
         elif ports == {5432}:
             databases_inside(rule)
         else:
