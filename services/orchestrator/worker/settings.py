@@ -108,10 +108,12 @@ class WorkerSettings(BaseSettings):
         300, gt=0, description="Seconds until a model begins to answer before the call is given up and tried again."
     )
     max_lost_hosts: int = Field(
-        5,
+        3,
         ge=1,
         description="How many hosts in a row may die while they run an execution, none of which finished a task; then "
-        "it fails with WORKER_LOST_REPEATEDLY. Hosts that were told to stop do not count.",
+        "it fails with WORKER_LOST_REPEATEDLY. Each takes down what else it runs, so a crew that kills its hosts "
+        "should not get many. Hosts that were told to stop do not count; raise it where machines are often taken away "
+        "without notice and tasks take hours.",
     )
     crew_threads: int = Field(_LIMITS.threads, ge=8, description="Threads a crew process may have.")
     crew_open_files: int = Field(_LIMITS.open_files, ge=32, description="Files a crew process may have open.")

@@ -230,10 +230,11 @@ def lost_repeatedly(claim: Claim) -> Failed:
     """Return why an execution ends whose hosts have died again and again."""
     at_work = [task for task in claim.tasks if task.state is TaskState.RUNNING]
     (index, name) = (at_work[0].task_index, at_work[0].name) if len(at_work) == 1 else (PLAN_INDEX, "")
+    where = f" in task {name}" if name else ""
     message = (
-        f"{claim.execution.lost_hosts} worker hosts in a row died while they ran the execution, and none finished a "
-        "task; the crew may need more memory than a host has. Resume the execution to keep what is finished. The "
-        "operator's limits are COXSWAIN_WORKER_MAX_LOST_HOSTS and COXSWAIN_WORKER_CREW_MEMORY_MIB"
+        f"{claim.execution.lost_hosts} worker hosts in a row died while they ran the execution{where}, and none "
+        "finished a task; the crew may need more memory than a host has. Resume the execution to keep what is "
+        "finished. The operator's limits are COXSWAIN_WORKER_MAX_LOST_HOSTS and COXSWAIN_WORKER_CREW_MEMORY_MIB"
     )
     error = ExecutionError("WORKER_LOST_REPEATEDLY", message, name)
     return Failed(error, None if index == PLAN_INDEX else index)

@@ -90,7 +90,7 @@ class SegmentRecovery:
             return
         given_back = await self._store.take_over(found.dead)
         TAKEOVERS.inc(len(given_back))
-        logger.info("taking_over", executor_ids=sorted(found.dead), executions=len(given_back))
+        logger.info("taking_over", executor_ids=sorted(found.dead), execution_ids=given_back)
         await self._leases.forget(found.leases)
         self._announce(given_back)
 
