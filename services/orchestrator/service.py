@@ -230,7 +230,7 @@ class OrchestratorService:
         self._a2a_03 = A2AServicer03(self._a2a_tasks, sender, streams, cards, push_configs)
         self._schedules = Schedules(database, starter, grants, self._bus)
         self._leases = LeaseStore(database)
-        self.workers = Workers(self._leases, self._bus)
+        self.workers = Workers(database, self._leases, self._bus)
         """Also told by whoever runs worker hosts when one has ended."""
         self._queue = Queue(database, self.workers)
         self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)

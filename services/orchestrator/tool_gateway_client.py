@@ -17,6 +17,7 @@ from services.common.grpc.json_values import from_struct, to_struct
 from services.common.grpc.peers import Peers
 from services.common.grpc.status import from_rpc_error
 from services.common.grpc.times import duration_to_proto
+from services.common.release import METADATA_KEY
 from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.domain.tool_source import ListedTool
 from services.orchestrator.usecases.ports import TestedCall
@@ -75,14 +76,17 @@ class RemoteToolGateway:
             return {}
         return {tool.name: tool.message for tool in response.tools}
 
-    async def is_serving(self) -> bool:
+    async def release(self) -> str | None:
         """See `ports.ToolGateway`."""
         health: Any = health_pb2_grpc.HealthStub(self._peers.channel(_SERVICE))
         try:
-            answer = await health.Check(health_pb2.HealthCheckRequest(service=_FULL_NAME), timeout=_SERVING_SECONDS)
+            call = health.Check(health_pb2.HealthCheckRequest(service=_FULL_NAME), timeout=_SERVING_SECONDS)
+            answer, metadata = await call, await call.trailing_metadata()
         except grpc.RpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+            return None
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            return None
+        return str(dict(metadata).get(METADATA_KEY, ""))
 
     async def test(
         self, call_id: str, tool: ResolvedTool, arguments: Mapping[str, Any], *, begun_before: bool

@@ -26,9 +26,9 @@ def hint_from_proto(message: worker_pb2.Hint) -> Hint | None:
     return Hint(kind, message.execution_id, message.last_sequence, message.group_id)
 
 
-def worker_to_proto(lease: Lease) -> worker_pb2.Worker:
-    """Return a worker host as callers see it."""
-    message = worker_pb2.Worker(executor_id=lease.executor_id)
+def worker_to_proto(lease: Lease, release: str) -> worker_pb2.Worker:
+    """Return a worker host as callers see it. `release` is empty when it does not say."""
+    message = worker_pb2.Worker(executor_id=lease.executor_id, release=release)
     message.start_time.FromNanoseconds(int(lease.started_at * 1e9))
     message.lease_expire_time.FromNanoseconds(int(lease.expires_at * 1e9))
     return message

@@ -1,4 +1,4 @@
-"""How many executions each worker host can run, in SQL."""
+"""How many executions each worker host can run, and of which release it is, in SQL."""
 
 from collections.abc import Collection
 
@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
 from services.common.db.upsert import insert_or_update
+from services.common.release import RELEASE
 from services.orchestrator.domain.queue_status import Capacity
 from services.orchestrator.tables import worker_slots
 
@@ -20,8 +21,8 @@ class WorkerSlotsRepository:
         self._connection = connection
 
     async def put(self, executor_id: str, slots: int, reserved_slots: int, group_limit: int | None) -> None:
-        """Store what a host can run."""
-        values = {"slots": slots, "reserved_slots": reserved_slots, "group_limit": group_limit}
+        """Store what a host can run, which is of this release."""
+        values = {"slots": slots, "reserved_slots": reserved_slots, "group_limit": group_limit, "release": RELEASE}
         await insert_or_update(
             self._connection,
             worker_slots,
@@ -40,6 +41,14 @@ async def read_can_run(database: Database, executor_id: str) -> tuple[int, int, 
     statement = select(_ROW.slots, _ROW.reserved_slots, _ROW.group_limit).where(_ROW.executor_id == executor_id)
     rows = await database.fetch(statement)
     return (rows[0]["slots"], rows[0]["reserved_slots"], rows[0]["group_limit"]) if rows else None
+
+
+async def read_releases(database: Database, executor_ids: Collection[str]) -> dict[str, str]:
+    """Return the releases of those hosts that have said theirs, by their ids."""
+    rows = await database.fetch(
+        select(_ROW.executor_id, _ROW.release).where(_ROW.executor_id.in_(executor_ids), _ROW.release.is_not(None))
+    )
+    return {row["executor_id"]: row["release"] for row in rows}
 
 
 async def read_slots_beside(database: Database, executor_id: str) -> int:

@@ -21,11 +21,16 @@ class WorkerServicer(WorkerServiceServicer):
 
     async def ListWorkers(self, request: pb.ListWorkersRequest, context: Context) -> pb.ListWorkersResponse:
         """See the proto."""
-        alive, serving = await asyncio.gather(self._workers.alive(), self._gateway.is_serving())
+        alive, gateway = await asyncio.gather(self._workers.alive(), self._gateway.release())
+        releases = await self._workers.releases([lease.executor_id for lease in alive])
         # Hosts serve all groups: what they are called and when they last said that they live is no member's business.
         shown = alive if current_principal().platform_admin else ()
         return pb.ListWorkersResponse(
-            workers=map(worker_to_proto, shown), tool_gateway_serving=serving, worker_count=len(alive)
+            workers=[worker_to_proto(lease, releases.get(lease.executor_id, "")) for lease in shown],
+            worker_count=len(alive),
+            worker_releases=sorted({releases.get(lease.executor_id, "") for lease in alive}),
+            tool_gateway_serving=gateway is not None,
+            tool_gateway_release=gateway or "",
         )
 
     async def SubscribeHints(

@@ -27,4 +27,6 @@ worker_slots = Table(
     Column("slots", Integer, nullable=False),
     Column("reserved_slots", Integer, nullable=False),
     Column("group_limit", Integer),
+    # NULL from releases that do not say theirs.
+    Column("release", String(64)),
 )

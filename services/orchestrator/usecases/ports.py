@@ -156,8 +156,8 @@ class ToolGateway(UnavailableTools, Protocol):
         """
         ...
 
-    async def is_serving(self) -> bool:
-        """Return whether the gateway answers."""
+    async def release(self) -> str | None:
+        """Return the release of a gateway that serves, empty when it does not say; None when none serves."""
         ...
 
     async def test(

@@ -1,19 +1,22 @@
 """Use cases of WorkerService."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+from services.common.db.database import Database
 from services.common.errors import Unavailable
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.lease import Lease
 from services.orchestrator.hints.bus import HintBus, Subscription
 from services.orchestrator.lease_store import LeaseStore
+from services.orchestrator.repositories.worker_slots import read_releases
 
 
 class Workers:
     """Worker hosts, and the hints from and to those that the database cannot reach with hints."""
 
-    def __init__(self, leases: LeaseStore, bus: HintBus) -> None:
+    def __init__(self, database: Database, leases: LeaseStore, bus: HintBus) -> None:
+        self._database = database
         self._leases = leases
         self._bus = bus
         self._listening: set[Subscription] = set()
@@ -22,6 +25,10 @@ class Workers:
     async def alive(self) -> list[Lease]:
         """Return the leases of the hosts that are alive, oldest hosts first."""
         return await self._leases.alive()
+
+    async def releases(self, executor_ids: Collection[str]) -> dict[str, str]:
+        """Return the releases of those hosts that have said theirs, by their ids."""
+        return await read_releases(self._database, executor_ids)
 
     async def ended(self, executor_id: str) -> None:
         """Let others take over what a host held whose process has ended."""

@@ -35,6 +35,7 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     QueueReason,
     QueueStatus,
 )
+from coxswain.orchestrator.v1.worker_pb2 import ListWorkersResponse
 from tests.support.certificates import issue_certificates
 
 REASONS = {name.removeprefix("QUEUE_REASON_"): number for name, number in QueueReason.items()}
@@ -112,6 +113,61 @@ def test_releases_that_do_not_fit_are_told(releases: dict[str, str], status: str
     assert found.status == status
     assert found.text.startswith(text)
     assert bool(found.remedy) == (status != OK)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "gateway", "statuses", "texts"),
+    [
+        (
+            ["0.2.0"],
+            "0.2.0",
+            (OK, OK),
+            (
+                "3 worker hosts are alive, of release 0.2.0 as the orchestrator",
+                "it serves, of release 0.2.0 as the orchestrator",
+            ),
+        ),
+        (
+            ["0.10.0", "0.2.0"],
+            "0.1.0",
+            (WARN, WARN),
+            (
+                "3 worker hosts are alive, of release 0.2.0, 0.10.0; the orchestrator is of 0.2.0",
+                "it serves, of release 0.1.0; the orchestrator is of 0.2.0",
+            ),
+        ),
+        (
+            ["", "0.2.0"],
+            "",
+            (WARN, WARN),
+            (
+                "3 worker hosts are alive, of release unknown, 0.2.0; the orchestrator is of 0.2.0",
+                "it serves, of release unknown; the orchestrator is of 0.2.0",
+            ),
+        ),
+        # An orchestrator of an older release.
+        (
+            [],
+            "",
+            (OK, OK),
+            (
+                "3 worker hosts are alive; the orchestrator does not tell their release",
+                "it serves; the orchestrator does not tell their release",
+            ),
+        ),
+    ],
+)
+def test_hosts_and_a_gateway_of_another_release_than_the_orchestrator_are_told(
+    hosts: list[str], gateway: str, statuses: tuple[str, str], texts: tuple[str, str]
+) -> None:
+    response = ListWorkersResponse(
+        worker_count=3, worker_releases=hosts, tool_gateway_serving=True, tool_gateway_release=gateway
+    )
+    workers = SimpleNamespace(ListWorkers=lambda request: response)
+    found = list(doctor._workers(client(workers=workers, release=lambda service: "0.2.0")))
+    assert tuple(finding.status for finding in found) == statuses
+    assert tuple(finding.text for finding in found) == texts
+    assert [bool(finding.remedy) for finding in found] == [status != OK for status in statuses]
 
 
 def test_each_reason_to_wait_has_a_remedy_of_its_own() -> None:

@@ -13,7 +13,7 @@ from coxswain.client.blocking import Client
 from coxswain.client.cli.encryption import check_encryption
 from coxswain.client.cli.findings import FAIL, OK, WARN, Finding
 from coxswain.client.cli.group_limits import LOWERED, limit_origin
-from coxswain.client.cli.releases import check_releases
+from coxswain.client.cli.releases import check_releases, compare_with_orchestrator
 from coxswain.client.cli.remedies import START, remedy_for
 from coxswain.client.cli.secrets import question_about
 from coxswain.client.cli.session import EXIT_NOT_SUCCEEDED, JsonOption, Session, add_row, one_line, session_of, table
@@ -21,6 +21,7 @@ from coxswain.client.cli.system import ELSEWHERE, health_of, public_services, wh
 from coxswain.client.errors import CoxswainError
 from coxswain.client.paging import pages
 from coxswain.models.v1.model_pb2 import CredentialAvailability, ListModelsRequest, Model, Provider
+from coxswain.orchestrator.v1 import worker_service_pb2
 from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState, ListExecutionsRequest, QueueReason
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
 
@@ -31,6 +32,7 @@ _PRINCIPAL_LIFETIME = timedelta(minutes=5)
 """For how long a principal is valid at most."""
 _NEARLY = 0.9
 _PAGE = 1000
+_WORKER_SERVICE = worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
 
 
 def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
@@ -151,12 +153,16 @@ def _clock(client: Client) -> Iterator[Finding]:
 
 def _workers(client: Client) -> Iterator[Finding]:
     hosts = client.workers.ListWorkers(ListWorkersRequest())
+    server = client.release(_WORKER_SERVICE)
     if hosts.worker_count:
-        yield Finding("workers", OK, f"{hosts.worker_count} worker hosts are alive")
+        text = f"{hosts.worker_count} worker hosts are alive"
+        yield compare_with_orchestrator("workers", text, hosts.worker_releases, server)
     else:
         yield Finding("workers", FAIL, "no worker host is alive: executions wait", "start one, or look at its log")
     if hosts.tool_gateway_serving:
-        yield Finding("tool gateway", OK, "it serves")
+        # An orchestrator that does not tell the releases of hosts does not tell that of the gateway either.
+        told = [hosts.tool_gateway_release] if hosts.worker_releases or hosts.tool_gateway_release else []
+        yield compare_with_orchestrator("tool gateway", "it serves", told, server)
     else:
         text = "it does not answer: calls of sources and of tools that reach the world fail"
         yield Finding("tool gateway", WARN, text, "start one, and set COXSWAIN_TOOLS_ADDRESS of the orchestrator")

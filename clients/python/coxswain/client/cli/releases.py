@@ -1,12 +1,14 @@
 """The check of `doctor` whether services and client are of releases that work together."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from coxswain.client.blocking import Client
 from coxswain.client.cli.findings import OK, WARN, Finding
 from coxswain.client.errors import NotFound
 from coxswain.client.version import VERSION
+
+_FINISH = "finish the rollout: a release works beside the one before it, and beside no older one"
 
 
 def check_releases(client: Client, services: list[str]) -> Iterator[Finding]:
@@ -28,8 +30,7 @@ def check_releases(client: Client, services: list[str]) -> Iterator[Finding]:
         yield Finding("releases", OK, f"this client and the processes of {said} that answered are of release {VERSION}")
     elif len(releases) > 1:
         text = f"processes are of different releases: {said}; this client's is {VERSION}"
-        remedy = "finish the rollout: a release works beside the one before it, and beside no older one"
-        yield Finding("releases", WARN, text, remedy)
+        yield Finding("releases", WARN, text, _FINISH)
     elif releases:
         [release] = releases
         text = f"the release of {said} is {release}, this client's is {VERSION}"
@@ -38,6 +39,19 @@ def check_releases(client: Client, services: list[str]) -> Iterator[Finding]:
         else:
             remedy = "install the client of their release, or upgrade them: what they do not have is UNIMPLEMENTED"
             yield Finding("releases", WARN, text, remedy)
+
+
+def compare_with_orchestrator(check: str, text: str, releases: Collection[str], own: str) -> Finding:
+    """Return the finding about processes that work, and whether they are of the orchestrator's release, `own`.
+
+    `releases` are what it tells of theirs: "" for those that do not say, nothing when it is older than this field.
+    """
+    if not releases:
+        return Finding(check, OK, f"{text}; the orchestrator does not tell their release")
+    if set(releases) == {own}:
+        return Finding(check, OK, f"{text}, of release {own} as the orchestrator")
+    told = ", ".join(release or "unknown" for release in sorted(releases, key=_number))
+    return Finding(check, WARN, f"{text}, of release {told}; the orchestrator is of {own or 'an unknown one'}", _FINISH)
 
 
 def _number(release: str) -> tuple[int, ...]:
