@@ -129,9 +129,9 @@ chaos: protos ## Kill processes under load and check that nothing is lost or dou
 	@$(PYTEST) -m chaos --timeout 3600 tests
 
 .PHONY: soak
-soak: protos ## Load all services while processes are killed, stopped, frozen and replaced (MINUTES=10 CALLERS=1 SEED=7)
+soak: protos ## Load all services while processes are killed, stopped, frozen and replaced (MINUTES=10 CALLERS=1 SEED=7 ONLY="roll kill")
 	@PYTHONPATH=.:gen:clients/python $(PY) -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(CALLERS),--callers $(CALLERS)) \
-		$(if $(SEED),--seed $(SEED))
+		$(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 .PHONY: fuzz
 fuzz: protos ## Call every RPC with odd requests, on both databases, and speak odd HTTP/2 (CALLS=100000 SEED=7 DB=sqlite METHODS=Crew REPEAT=file)

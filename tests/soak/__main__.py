@@ -21,7 +21,7 @@ os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="coxswain-run-"
 from pgserver.postgres_server import get_server
 
 from coxswain.client import AsyncClient
-from tests.soak.disturbances import Disturbances
+from tests.soak.disturbances import OFTEN, Disturbances
 from tests.soak.levels import Level, connections, levels, not_given_back
 from tests.soak.load import ALICE, Load
 from tests.soak.replicas import Replicas
@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to disturb (default 10)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="repeats the order of an earlier run")
     parser.add_argument("--callers", type=int, default=1, help="each makes some ten calls per second (default 1)")
+    parser.add_argument("--only", nargs="+", choices=OFTEN, default=list(OFTEN), help="what is done (default all)")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}: {arguments.minutes:g} minutes; two replicas of everything start ...", flush=True)
     with (
@@ -58,7 +59,7 @@ class _Soak:
     def __init__(self, replicas: Replicas, arguments: argparse.Namespace) -> None:
         self._replicas = replicas
         self._callers: int = arguments.callers
-        self._disturbances = Disturbances(replicas, random.Random(arguments.seed), self._say)
+        self._disturbances = Disturbances(replicas, arguments.only, random.Random(arguments.seed), self._say)
         self._began = time.monotonic()
 
     async def run(self, seconds: float) -> int:

@@ -4,21 +4,26 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tests.soak.replicas import Replica, Replicas
 
 _PAUSE_SECONDS = 5.0
 """Between two disturbances."""
 _FROZEN_SECONDS = 4.0
+OFTEN = {"kill": 5, "stop": 3, "freeze": 2, "database": 1, "roll": 1}
+"""What is done, and how often among all that is done."""
 
 
 class Disturbances:
     """Disturbs processes at random until told to stop. For a thread of its own."""
 
-    def __init__(self, replicas: Replicas, dice: random.Random, say: Callable[[str], None]) -> None:
-        """`say` is given a line about each disturbance."""
+    def __init__(
+        self, replicas: Replicas, kinds: Sequence[str], dice: random.Random, say: Callable[[str], None]
+    ) -> None:
+        """`kinds` are some of `OFTEN`; `say` is given a line about each disturbance."""
         self._replicas = replicas
+        self._kinds = kinds
         self._dice = dice
         self._say = say
         self._stopping = threading.Event()
@@ -28,7 +33,14 @@ class Disturbances:
 
     def run(self) -> None:
         """Disturb until `stop`, then leave all replicas running."""
-        acts = [self._kill] * 5 + [self._terminate] * 3 + [self._freeze] * 2 + [self._database] + [self._roll]
+        by_kind = {
+            "kill": self._kill,
+            "stop": self._terminate,
+            "freeze": self._freeze,
+            "database": self._database,
+            "roll": self._roll,
+        }
+        acts = [by_kind[kind] for kind in self._kinds for _ in range(OFTEN[kind])]
         deck: list[Callable[[], None]] = []
         while not self._stopping.wait(_PAUSE_SECONDS):
             if not deck:
