@@ -28,6 +28,7 @@ from services.models.providers.base import ModelProvider
 from services.models.providers.batches import Batches, BatchLimits
 from services.models.providers.circuits import upstream_circuits
 from services.models.providers.group_shares import GroupShares
+from services.models.providers.litellm.destinations import ports_of_destinations
 from services.models.providers.litellm.pool import LitellmHelpers
 from services.models.providers.litellm.provider import LitellmProvider
 from services.models.providers.offline.embedder import PackagedEmbedder
@@ -97,6 +98,7 @@ class ModelsService:
             count=min(settings.litellm_processes, os.cpu_count() or 1),
             start_seconds=settings.litellm_start_seconds,
             max_bytes=settings.max_response_bytes,
+            ports=ports_of_destinations(settings.litellm_base_urls),
         )
         credentials = AuthCredentials(
             runtime.peers.channel("auth"), credential_pb2.CREDENTIAL_PURPOSE_LLM_PROVIDER, settings.keyless

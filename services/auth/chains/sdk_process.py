@@ -1,8 +1,9 @@
 """Runs databricks-sdk's default chain in a process of its own: one frame of JSON in, one frame of JSON out.
 
 databricks-sdk blocks, reads the environment whenever it likes and cannot be given a time limit everywhere. So it runs
-with an environment that holds nothing it could take for credentials, and is killed when its time is over. This file is
-run by its path and imports nothing of Coxswain.
+with an environment that holds nothing it could take for credentials, and is killed when its time is over. Other
+processes of its user cannot read what it finds, and programs that it starts, such as `az`, have no more rights than it.
+This file is run by its path and in isolation.
 
 A frame is the length of its payload in four bytes (big-endian), then the payload.
 Standard input: {"host", "profile", "config_file", "timeout", "leave_out"}: the first three may be empty; the last lists
@@ -14,6 +15,7 @@ or {"found": "nothing" | "left out" | "refusal", "auth_type", "detail"}; `detail
 import json
 import struct
 import sys
+from pathlib import Path
 from typing import Any
 
 _HEADER = struct.Struct(">I")
@@ -62,6 +64,7 @@ def _expiry(config: Any) -> float | None:
 
 def main() -> None:
     """Read the request and write the result."""
+    contain(Profile(()), {Measure.NO_NEW_PRIVILEGES, Measure.PRIVATE_MEMORY})
     frames, answers = sys.stdin.buffer, sys.stdout.buffer
     # Output of the SDK must not come between frames.
     sys.stdout = sys.stderr
@@ -77,4 +80,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+    from services.common.containment.contain import Measure, Profile, contain
+
     main()

@@ -39,6 +39,8 @@ class Profile:
 
     readable: Sequence[str]
     writable: Sequence[str] = ()
+    ports: Collection[int] | None = None
+    """The ports of TCP that it may connect to, where Landlock knows of them. None: it opens no socket of networks."""
 
 
 def contain(
@@ -55,9 +57,9 @@ def contain(
         Measure.NO_NEW_PRIVILEGES: lambda: kernel.process_control(_SET_NO_NEW_PRIVILEGES, 1),
         Measure.PRIVATE_MEMORY: keep_memory_private,
         Measure.NO_CAPABILITIES: _give_up_capabilities,
-        Measure.FILE_RULES: lambda: restrict_files(profile.readable, profile.writable),
+        Measure.FILE_RULES: lambda: restrict_files(profile.readable, profile.writable, profile.ports),
         # The last one, as it refuses the calls of those before it.
-        Measure.CALL_FILTER: lambda: restrict_calls(allowed_calls(kernel.MACHINE)),
+        Measure.CALL_FILTER: lambda: restrict_calls(allowed_calls(kernel.MACHINE, connects=profile.ports is not None)),
     }
     holding = set()
     for measure, take in measures.items():

@@ -2,7 +2,7 @@
 
 What is not listed is refused, calls that later kernels add included. Left out although programs use them: calls that
 change modes, owners, times or attributes of files, which Landlock does not cover, and all that starts programs, opens
-sockets, or reaches another process.
+sockets (but for processes that connect to networks), or reaches another process.
 """
 
 import os
@@ -57,8 +57,11 @@ getsid 124 156, capget 125 90, getrlimit 97 163, setrlimit 160 164
 # Refused unless their arguments are as `_conditions` says.
 _CONDITIONAL = """
 open 2 -, openat 257 56, clone 56 220, fcntl 72 25, ioctl 16 29, kill 62 129, tgkill 234 131, prctl 157 167,
-prlimit64 302 261, sched_setaffinity 203 122, sendto 44 206, socketpair 53 199
+prlimit64 302 261, sched_setaffinity 203 122, sendto 44 206, setpriority 141 140, socketpair 53 199
 """
+# Of processes that connect to networks, besides.
+_CONNECTING = "connect 42 203"
+_CONNECTING_CONDITIONAL = "socket 41 198"
 _CLONE3, _OPENAT2 = 435, 437
 
 _EMPTY = os.O_TRUNC
@@ -106,12 +109,21 @@ class AllowedCalls:
     """Refused as if the kernel did not know them: the library then makes an older call whose arguments can be seen."""
 
 
-def allowed_calls(machine: str) -> AllowedCalls:
-    """Return what a process on a machine of MACHINES may call. Signals reach only the process that asks for this."""
-    tables = (_FILES, _MEMORY, _THREADS_AND_TIME, _OWN_SIGNALS, _WAITING_AND_HELD_SOCKETS, _WHAT_IT_IS)
-    always = frozenset(number for table in tables for _, number in _numbers(table, machine))
+def allowed_calls(machine: str, *, connects: bool = False) -> AllowedCalls:
+    """Return what a process on a machine of MACHINES may call. Signals reach only the process that asks for this.
+
+    `connects` adds sockets of networks that call others; none is listened at.
+    """
+    always_tables = [_FILES, _MEMORY, _THREADS_AND_TIME, _OWN_SIGNALS, _WAITING_AND_HELD_SOCKETS, _WHAT_IT_IS]
+    conditional_tables = [_CONDITIONAL]
+    if connects:
+        always_tables.append(_CONNECTING)
+        conditional_tables.append(_CONNECTING_CONDITIONAL)
     conditions = _conditions(os.getpid())
-    return AllowedCalls(always, {number: conditions[name] for name, number in _numbers(_CONDITIONAL, machine)})
+    return AllowedCalls(
+        frozenset(number for table in always_tables for _, number in _numbers(table, machine)),
+        {number: conditions[name] for table in conditional_tables for name, number in _numbers(table, machine)},
+    )
 
 
 def _numbers(table: str, machine: str) -> Iterator[tuple[str, int]]:
@@ -138,6 +150,13 @@ def _conditions(own_id: int) -> Mapping[str, tuple[Argument, ...]]:
         "sched_setaffinity": (Argument(0, (0, own_id)),),
         # Without an address: only where the socket is connected to already.
         "sendto": (Argument(4, (0,)), Argument(4, (0,), upper_half=True)),
+        # Its own niceness, or that of one of its threads by that thread.
+        "setpriority": (Argument(0, (os.PRIO_PROCESS,)), Argument(1, (0,))),
+        # Not those of this machine's other processes (Unix, netlink, vsock), nor raw ones.
+        "socket": (
+            Argument(0, (socket.AF_INET, socket.AF_INET6)),
+            Argument(1, (socket.SOCK_STREAM, socket.SOCK_DGRAM), _KIND_OF_SOCKET),
+        ),
         # Event loops wake themselves by such a pair. It cannot be connected to anything else.
         "socketpair": (Argument(0, (socket.AF_UNIX,)), Argument(1, (socket.SOCK_STREAM,), _KIND_OF_SOCKET)),
     }

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.providers.litellm.arguments import provider_arguments
-from services.models.providers.litellm.destinations import destination_of
+from services.models.providers.litellm.destinations import destination_of, ports_of_destinations
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper, Progress
 from services.models.settings import ModelsSettings
 from tests.support.http_emulator import HttpEmulator
@@ -54,8 +54,9 @@ class Redirects(HttpEmulator):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def helper(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LitellmHelper]:
-    started = await LitellmHelper.start(tmp_path_factory.mktemp("litellm"), 1_000_000)
+async def helper(tmp_path_factory: pytest.TempPathFactory, emulator: Redirects) -> AsyncIterator[LitellmHelper]:
+    ports = ports_of_destinations({"groq": emulator.url})
+    started = await LitellmHelper.start(tmp_path_factory.mktemp("litellm"), 1_000_000, ports)
     yield started
     await started.stop()
 

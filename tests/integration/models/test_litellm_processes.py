@@ -15,12 +15,14 @@ from aiohttp import web
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
+from services.common.containment.contain import Measure
 from services.common.grpc.call import acting_as
 from services.models.settings import ModelsSettings
 from tests.integration.auth.support import token_of
 from tests.integration.models.support import SEED, Installation, ask, ask_stream, refusal, serve_models
 from tests.support.harness import ALICE
 from tests.support.http_emulator import HttpEmulator
+from tests.unit.common.test_containment import holding_here
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MODEL = "together_ai/some-model"
@@ -135,6 +137,19 @@ async def test_helpers_start_before_the_first_call_and_no_more_than_the_machine_
     assert len(helpers()) == 2
     # The first start is of low priority; the process that serves is not.
     assert {helper.nice() for helper in helpers()} == {psutil.Process().nice()}
+
+
+async def test_the_kernel_contains_helpers(served: tuple[Installation, Floods]) -> None:
+    await served[0].inference().Complete(ask(MODEL))
+    holding = holding_here()
+    for helper in helpers():
+        status = (Path("/proc") / str(helper.pid) / "status").read_text() if holding else ""
+        for measure, line in {
+            Measure.NO_NEW_PRIVILEGES: "NoNewPrivs:\t1",
+            Measure.CALL_FILTER: "Seccomp:\t2",
+            Measure.NO_CAPABILITIES: f"CapEff:\t{0:016}",
+        }.items():
+            assert measure not in holding or line in status.splitlines(), status
 
 
 async def test_a_reader_that_does_not_read_stops_its_own_stream_and_costs_no_memory(

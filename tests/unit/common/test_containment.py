@@ -57,10 +57,11 @@ async def test_a_helper_program_reaches_nothing(tmp_path: Path) -> None:
         await helper.close()
         await sibling.stop()
     # Whose memory is private is not its business: its sibling's is not.
-    assert not_refused(found, _holding_here() - {Measure.PRIVATE_MEMORY}) == {}
+    assert not_refused(found, holding_here() - {Measure.PRIVATE_MEMORY}) == {}
 
 
-def _holding_here(before: str = "") -> set[Measure]:
+def holding_here(before: str = "") -> set[Measure]:
+    """Return which measures the kernel takes."""
     code = f"{before}\nfrom services.common.containment.contain import *; print(*contain(Profile(())))"
     status, output = run_python(["-c", code])
     assert status == 0, output
@@ -68,12 +69,12 @@ def _holding_here(before: str = "") -> set[Measure]:
 
 
 def test_files_are_kept_from_it_wherever_there_is_landlock() -> None:
-    assert (Measure.FILE_RULES in _holding_here()) == (landlock_version() > 0)
+    assert (Measure.FILE_RULES in holding_here()) == (landlock_version() > 0)
 
 
 def test_rights_that_the_kernel_does_not_take_are_left_to_an_older_version() -> None:
     not_known = "from services.common.containment import file_rules\nfile_rules._FILES += ((VERSION, 1 << 62),)"
-    holding = _holding_here(not_known.replace("VERSION", str(max(landlock_version(), 1))))
+    holding = holding_here(not_known.replace("VERSION", str(max(landlock_version(), 1))))
     assert (Measure.FILE_RULES in holding) == (landlock_version() > 1)
 
 
@@ -83,9 +84,10 @@ def test_other_processes_of_the_user_cannot_read_what_is_kept_private() -> None:
     assert run_python(["-c", _KEPT, _READER]) == (0, f"{before}private:\nrefused")
 
 
+@pytest.mark.parametrize("connects", [False, True])
 @pytest.mark.parametrize("machine", MACHINES)
-def test_the_filter_allows_what_is_listed_and_nothing_else(machine: str) -> None:
-    allowed = allowed_calls(machine)
+def test_the_filter_allows_what_is_listed_and_nothing_else(machine: str, *, connects: bool) -> None:
+    allowed = allowed_calls(machine, connects=connects)
     code = program(allowed, machine)
     native, others = _ARCHITECTURES[machine], set(_ARCHITECTURES.values()) | {_OF_32_BITS}
     numbers = [*range(600), 0x40000000, 0x40000000 | 39, 0xFFFFFFFF]

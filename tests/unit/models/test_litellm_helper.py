@@ -59,7 +59,7 @@ async def collect(helper: LitellmHelper) -> list[Any]:
 
 
 async def test_frames_go_to_the_call_they_belong_to(process: Process, tmp_path: Any) -> None:
-    helper = await LitellmHelper.start(tmp_path / "home", 1000)
+    helper = await LitellmHelper.start(tmp_path / "home", 1000, {443})
     calls = [asyncio.create_task(collect(helper)) for _ in range(2)]
     await process.has_been_sent(2)
     for frame in (
@@ -78,7 +78,7 @@ async def test_frames_go_to_the_call_they_belong_to(process: Process, tmp_path: 
 
 
 async def test_what_is_taken_is_reported_and_what_is_not_taken_is_not(process: Process, tmp_path: Any) -> None:
-    helper = await LitellmHelper.start(tmp_path / "home", 1000)
+    helper = await LitellmHelper.start(tmp_path / "home", 1000, {443})
     batches = helper.call("stream", {}, "https://example.com", {}, Progress())
     first = asyncio.ensure_future(anext(batches))
     await process.has_been_sent(1)
@@ -103,7 +103,7 @@ async def test_what_is_taken_is_reported_and_what_is_not_taken_is_not(process: P
 async def test_calls_fail_when_the_process_ends_or_cannot_be_read_any_more(
     process: Process, tmp_path: Any, end: Any
 ) -> None:
-    helper = await LitellmHelper.start(tmp_path / "home", 1000)
+    helper = await LitellmHelper.start(tmp_path / "home", 1000, {443})
     call = asyncio.create_task(collect(helper))
     await process.has_been_sent(1)
     process.frames.put_nowait(end)
@@ -119,5 +119,5 @@ async def test_a_process_that_ends_before_it_takes_calls_is_no_helper(process: P
     process.frames.get_nowait()
     process.frames.put_nowait(None)
     with pytest.raises(ProcessGone):
-        await LitellmHelper.start(tmp_path / "home", 1000)
+        await LitellmHelper.start(tmp_path / "home", 1000, {443})
     assert process.stopped

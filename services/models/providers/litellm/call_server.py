@@ -17,6 +17,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.common.containment.network_files import network_file_identities
 from services.models.providers.litellm.exchange import (
     Elsewhere,
     Exchange,
@@ -66,9 +67,13 @@ class Helper:
         self._writer = writer
         self._max_bytes = max_bytes
         self._calls: dict[int, Call] = {}
+        self._network_files = network_file_identities()
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
-        """Serve calls until the service closes the pipe."""
+        """Serve calls until the service closes the pipe, or a file by which addresses are found has been replaced.
+
+        This process may not read the new file: the next one may.
+        """
         self._write({"ready": True})
         while (frame := await _read(reader)) is not None:
             call_id, kind = frame["id"], frame["kind"]
@@ -80,6 +85,8 @@ class Helper:
                 if call is not None:
                     call.unread -= frame["bytes"]
                     call.room.set()
+            elif network_file_identities() != self._network_files:
+                return
             else:
                 self._calls[call_id] = call = Call()
                 call.task = asyncio.create_task(self._run(call_id, call, frame))

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -16,6 +17,7 @@ _FILE = Path(__file__).with_name("providers.yaml")
 # What litellm takes too, for a model that does not say it.
 _USUAL_LOCATION = "us-central1"
 _CHINESE_REGION = "cn-"
+_PORTS = {"http": 80, "https": 443}
 # Locations of Google Cloud that are no single region have hosts of another form.
 _GOOGLE_HOSTS = {"global": "https://aiplatform.googleapis.com"} | {
     area: f"https://aiplatform.{area}.rep.googleapis.com" for area in ("us", "eu")
@@ -84,6 +86,12 @@ def required_destination(model: Model, base_urls: Mapping[str, str]) -> LitellmD
         reason="UPSTREAM_REJECTED",
         metadata={"model": model.name, "provider": provider},
     )
+
+
+def ports_of_destinations(base_urls: Mapping[str, str]) -> frozenset[int]:
+    """Return the ports of TCP at which calls of models may arrive: those of `base_urls` beside HTTPS's."""
+    origins = filter(None, map(origin_of, base_urls.values()))
+    return frozenset({_PORTS["https"], *(each.port or _PORTS[each.scheme] for each in map(urlsplit, origins))})
 
 
 def location_of(options: Mapping[str, str]) -> str:

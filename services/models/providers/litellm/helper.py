@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,10 @@ class LitellmHelper:
         self._reader: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, home: Path, max_bytes: int) -> "LitellmHelper":
-        """Start the process and wait until it takes calls; `max_bytes` is the largest answer.
+    async def start(cls, home: Path, max_bytes: int, ports: Iterable[int]) -> "LitellmHelper":
+        """Start the process and wait until it takes calls.
+
+        `max_bytes` is the largest answer; upstreams are called at these `ports` alone, where the kernel can see to it.
 
         Raises:
             ProcessGone: it ended before.
@@ -88,7 +90,7 @@ class LitellmHelper:
             **_NO_AMBIENT_CREDENTIALS,
         }
         # Isolated: the working directory's files, where a .env might lie, do not matter there.
-        command = [*isolated_python(_PROGRAM), str(max_bytes)]
+        command = [*isolated_python(_PROGRAM), json.dumps([max_bytes, sorted(ports)])]
         process = await ChildProcess.start(
             command,
             environment=environment,

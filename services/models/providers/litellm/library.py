@@ -40,9 +40,9 @@ def load_litellm() -> Any:
 
     def load() -> None:
         if sys.platform == "linux":
-            # There, threads have priorities of their own.
+            # There, threads have priorities of their own; 0 is the one that asks.
             with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _START_NICENESS)
+                os.setpriority(os.PRIO_PROCESS, 0, _START_NICENESS)
         import litellm
 
         found.append(litellm)

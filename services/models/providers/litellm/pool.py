@@ -1,6 +1,7 @@
 """The helper processes: started ahead of calls, replaced as soon as they end."""
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 
 import structlog
@@ -26,12 +27,13 @@ class NotStarted(Exception):
 class LitellmHelpers:
     """Some helpers that share the calls. None is started before `prepare` or the first call."""
 
-    def __init__(self, home: Path, *, count: int, start_seconds: float, max_bytes: int) -> None:
-        """`start_seconds` is how long one may take to start; `max_bytes` is the largest answer."""
+    def __init__(self, home: Path, *, count: int, start_seconds: float, max_bytes: int, ports: Collection[int]) -> None:
+        """`start_seconds` is how long one may take to start; for `max_bytes` and `ports` see `LitellmHelper.start`."""
         self._home = home
         self._count = count
         self._start_seconds = start_seconds
         self._max_bytes = max_bytes
+        self._ports = ports
         self._tasks = BackgroundTasks()
         self._prepared = False
         self._working: list[LitellmHelper] = []
@@ -92,7 +94,7 @@ class LitellmHelpers:
         logger.info("litellm_starting")
         try:
             async with asyncio.timeout(self._start_seconds):
-                return await LitellmHelper.start(self._home, self._max_bytes)
+                return await LitellmHelper.start(self._home, self._max_bytes, self._ports)
         except (TimeoutError, OSError, BadFrame):
             logger.exception("litellm_not_started")
             self._failures += 1

@@ -1,6 +1,7 @@
 """The program of the helper process. It is run by its path and in isolation; see `call_server`."""
 
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -8,6 +9,10 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
+    from services.models.providers.litellm.process_limits import limit_process
+
+    max_bytes, ports = json.loads(sys.argv[1])
+    limit_process(ports)
     from services.models.providers.litellm.call_server import serve
 
     # What libraries print or read must not get between the frames; nothing they log may hold a prompt or a key.
@@ -17,4 +22,4 @@ if __name__ == "__main__":
         os.dup2(null, descriptor)
     sys.stdin = sys.stdout = open(os.devnull, "w+")  # noqa: SIM115, PTH123
     logging.disable(logging.CRITICAL)
-    asyncio.run(serve(*pipes, int(sys.argv[1])))
+    asyncio.run(serve(*pipes, max_bytes))
