@@ -105,9 +105,10 @@ def test_nothing_of_another_group_can_be_reached(tmp_path: Path, postgres_server
 
 
 @pytest.mark.large
-def test_nothing_of_a_group_that_was_left_can_be_reached(tmp_path: Path, postgres_server: str) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_nothing_of_a_group_that_was_left_can_be_reached(tmp_path: Path, postgres_server: str, kind: str) -> None:
     """10,000 attempts through moves between groups and changes of role, with streams open meanwhile."""
-    _attempt_all("sqlite", tmp_path, lambda: new_database(postgres_server), 0, moves=40, after_each=250)
+    _attempt_all(kind, tmp_path, lambda: new_database(postgres_server), 0, moves=40, after_each=250)
 
 
 @pytest.mark.large

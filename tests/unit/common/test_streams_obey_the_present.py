@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -17,22 +16,19 @@ from google.rpc import error_details_pb2, status_pb2
 
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unauthenticated
-from services.common.grpc.access import MethodAccess, read_access
 from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.capacity import Capacity
 from services.common.grpc.method import Method
 from services.common.grpc.pipeline import Pipeline
 from services.common.grpc.status import DETAILS_KEY
 from services.common.identity.principal import CredentialKind, Principal, Role
-from tests.support.descriptors import product_services
+from tests.support.served_methods import ServedMethod, served_methods
 
-STREAMS: Mapping[str, MethodDescriptor] = {
-    method.full_name: method
-    for service in product_services()
-    # Tool providers serve this one; it is ours to call.
-    if service.full_name != "coxswain.tools.v1.ToolProvider"
-    for method in service.methods
-    if method.server_streaming and not read_access(method).internal
+STREAMS: Mapping[str, ServedMethod] = {
+    served.method.full_name: served for served in served_methods() if served.method.server_streaming
+}
+WAITING: Mapping[str, ServedMethod] = {
+    served.method.full_name: served for served in served_methods() if served.access.waits
 }
 ANN = Principal(
     subject="ann",
@@ -85,7 +81,8 @@ async def nothing_more() -> AsyncIterator[bytes]:
 class Stream:
     """An open stream of a method, whose handler has sent one message and waits for the next."""
 
-    def __init__(self, method: MethodDescriptor, present: Present) -> None:
+    def __init__(self, served: ServedMethod, present: Present) -> None:
+        method = served.method
         self.handler_ended = asyncio.Event()
         self._more = asyncio.Event()
         self._response = GetMessageClass(method.output_type)
@@ -99,7 +96,7 @@ class Stream:
             capacity=ROOM,
             arrivals=Arrivals(),
         )
-        bound = Method("/m", "s", read_access(method), GetMessageClass(method.input_type))
+        bound = Method("/m", "s", served.access, GetMessageClass(method.input_type), foreign=served.foreign)
         context: Any = SimpleNamespace(
             invocation_metadata=tuple, time_remaining=lambda: None, abort=self._abort, code=lambda: None, peer=str
         )
@@ -163,11 +160,12 @@ async def test_a_stream_ends_with_what_admitted_its_caller(
         await stream.handler_ended.wait()
 
 
-async def test_a_call_that_waits_ends_with_what_admitted_its_caller() -> None:
+@pytest.mark.parametrize("name", sorted(WAITING))
+async def test_a_call_that_waits_ends_with_what_admitted_its_caller(name: str) -> None:
     waiting, ended, present = asyncio.Event(), asyncio.Event(), Present()
     told: list[Any] = []
     authenticator: Any = present
-    access = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=False, waits=True)
+    access = WAITING[name].access
     context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None, peer=str)
 
     async def abort(*status: Any) -> None:
@@ -218,7 +216,7 @@ async def test_a_stream_whose_caller_is_the_same_goes_on(now: Principal) -> None
 async def test_a_stream_whose_caller_may_do_more_now_goes_on() -> None:
     present = Present()
     present.now = replace(ANN, role=Role.EDITOR, platform_admin=False)
-    method = next(method for method in STREAMS.values() if read_access(method).role <= Role.EDITOR)
+    method = next(served for served in STREAMS.values() if served.access.role <= Role.EDITOR)
     stream = Stream(method, present)
     await anext(stream.responses)
     present.now = ANN
