@@ -1,4 +1,4 @@
-"""A replica is told to stop while calls are under way, on their way and waiting: none is lost."""
+"""A replica stops, or stands still, while calls are under way, on their way and waiting: none is lost."""
 
 import asyncio
 import contextlib
@@ -12,8 +12,9 @@ from typing import Any
 import grpc
 import pytest
 
-from coxswain.client import policy
+from coxswain.client import AsyncClient, policy
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
+from services.common.settings import SERVICES
 from tests.support.child_process import ChildProcess, free_port, scrubbed_environment
 
 CALLS = 400
@@ -89,3 +90,20 @@ def test_no_call_of_a_backlog_is_lost_when_a_replica_stops(replicas: Replicas) -
     stopping, _ = replicas.models
     assert asyncio.run(outcomes(replicas.ports, stopping)) == {"OK": CALLS}
     assert stopping.wait() == 0
+
+
+async def answered(ports: list[int], frozen: ChildProcess) -> int:
+    """Return how many calls of the client are answered while one of the replicas stands still, and goes on standing."""
+    target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
+    async with AsyncClient(dict.fromkeys(SERVICES, target), token="dev:alice:sales=admin") as client:
+        list_models = client.models.ListModels
+        # Both replicas answer some: gRPC asks whether a connection lives once it has brought something.
+        for _ in range(8):
+            await list_models(model_pb2.ListModelsRequest())
+        frozen.signal(signal.SIGSTOP)
+        found = await asyncio.gather(*(list_models(model_pb2.ListModelsRequest(), timeout=45) for _ in range(20)))
+        return len(found)
+
+
+def test_calls_leave_a_replica_that_stands_still(replicas: Replicas) -> None:
+    assert asyncio.run(answered(replicas.ports, replicas.models[0])) == 20

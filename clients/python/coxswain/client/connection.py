@@ -130,6 +130,8 @@ class Connection:
             # A watch may be quiet for long: ask whether the other end still lives.
             ("grpc.keepalive_time_ms", 15_000),
             ("grpc.keepalive_timeout_ms", 5_000),
+            # While calls are sent, gRPC asks by pings of its own, and by itself waits a minute for their answers.
+            ("grpc.http2.ping_timeout_ms", 10_000),
             # After a restart of the server try again soon, not after gRPC's two minutes.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2_000),
