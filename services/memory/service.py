@@ -224,7 +224,7 @@ class MemoryService:
         removed = await self._store.sweep(now)
         # After their parts, none of which is there any more without it.
         async with self._database.write() as connection:
-            await remove_expired_documents(connection, now)
+            await remove_expired_documents(connection, now, unfinished=self._store.removes_at_once)
         if removed:
             logger.info("expired_memories_removed", count=removed)
         pruned = await self._history.prune()

@@ -265,8 +265,8 @@ documents = Table(
     # Parts that may be in the store and do not count, as [revision, number]: the next save or removal takes them away.
     Column("stale", JsonDocument, nullable=False),
     Column("subjects", JsonDocument, nullable=False),
-    # When it expires. Of one that has: when a save last began, if that is later. Of one whose removal has begun: when a
-    # removal or save last began, below zero.
+    # When it expires. Of one that has, or that was never there: when a save last began, if that is later. Of one whose
+    # removal has begun: when a removal or save last began, below zero.
     Column("expires_us", BigInteger, nullable=True),
     Index("ix_documents_group", "group_id", "backend_id", "document_id"),
     Index("ix_documents_expiry", "expires_us"),

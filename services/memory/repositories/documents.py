@@ -237,14 +237,19 @@ class DocumentRepository:
         return and_(documents.c.group_id == self._group_id, is_here)
 
 
-async def remove_expired_documents(connection: AsyncConnection, now: datetime) -> int:
+async def remove_expired_documents(connection: AsyncConnection, now: datetime, *, unfinished: bool) -> int:
     """Remove the rows of documents of the default store that have expired, whose parts expire with them.
 
     One that is being saved anew stays for that, and one whose removal has begun until it ends: its parts do not expire.
+    `unfinished` says that those go too whose first save has begun a day ago and never ended: it has left no parts.
     """
+    # Earlier versions did not note when a first save began.
+    undated = and_(documents.c.revision == 0, documents.c.expires_us.is_(None))
+    await connection.execute(update(documents).where(undated).values(expires_us=microseconds(now)))
     # Elsewhere parts stay until somebody's credential is at hand: what has to be removed there is not forgotten.
     here = documents.c.backend_id.is_(None)
-    return (await connection.execute(delete(documents).where(_has_ended(now), here))).rowcount
+    clauses = [_has_ended(now), here, *([] if unfinished else [documents.c.revision > 0])]
+    return (await connection.execute(delete(documents).where(*clauses))).rowcount
 
 
 def _has_ended(now: datetime) -> ColumnElement[bool]:
@@ -266,7 +271,8 @@ def _is_half_removed(now: datetime) -> ColumnElement[bool]:
 def _claimed(now: datetime) -> ColumnElement[Any]:
     """Return what `expires_us` is after a save has begun: not before it where the document is not there."""
     expires_us, now_us = documents.c.expires_us, literal(microseconds(now), BigInteger)
-    return case((expires_us <= 0, -now_us), (expires_us <= now_us, now_us), else_=expires_us)
+    is_first = documents.c.revision == 0
+    return case((expires_us <= 0, -now_us), (or_(is_first, expires_us <= now_us), now_us), else_=expires_us)
 
 
 def _row(values: Mapping[str, Any], now: datetime) -> DocumentRow:

@@ -41,6 +41,9 @@ class MemoryStore(Protocol):
     replaces_at_once: ClassVar[bool]
     """Whether a document is replaced in one transaction: a replacement that fails has left no part."""
 
+    removes_at_once: ClassVar[bool]
+    """Whether a document and its parts are removed in one transaction, which is the service's own."""
+
     @property
     def backend_id(self) -> str | None:
         """The backend whose records it holds; None for the installation's default store."""
@@ -172,8 +175,8 @@ class MemoryStore(Protocol):
     ) -> int:
         """Remove all that names a document as theirs, or has one of the stale ids, then `switch`; return how many.
 
-        It is one transaction where the store is a database; elsewhere parts of revisions after the last one, which
-        others are saving, are left.
+        It is one transaction where the store says so; elsewhere parts of revisions after the last one, which others are
+        saving, are left.
         """
         ...
 

@@ -1,8 +1,9 @@
-"""Documents in stores without transactions: what is new is there before what is old is gone."""
+"""Documents in stores that share no transaction with their rows: what is new is there before what is old is gone."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
+from typing import ClassVar
 
 from services.memory.domain.documents import part_id
 from services.memory.domain.filters import EVERYTHING
@@ -16,8 +17,30 @@ _SAVED_AT_ONCE = 500
 _REMOVED_AT_ONCE = 1000
 
 
-class SteppedDocuments:
-    """Replaces and removes documents of a store by what the store does to records."""
+class SteppedRemovals:
+    """Removes documents of a store by what the store does to records."""
+
+    removes_at_once: ClassVar[bool] = False
+
+    async def remove_document(
+        self: MemoryStore,
+        key: NamespaceKey,
+        document_id: str,
+        last_revision: int,
+        stale: Iterable[str],
+        now: datetime,
+        switch: Switch,
+    ) -> int:
+        """See `MemoryStore`."""
+        removed = await _remove_others(self, key, document_id, last_revision, stale, now, kept=frozenset())
+        await switch(None)
+        return removed
+
+
+class SteppedDocuments(SteppedRemovals):
+    """Replaces documents in the same way, too."""
+
+    replaces_at_once: ClassVar[bool] = False
 
     async def replace_document(
         self: MemoryStore,
@@ -35,20 +58,6 @@ class SteppedDocuments:
         await switch(None)
         revision = max(part.body.document_revision for part in parts if isinstance(part.body, Document))
         await _remove_others(self, key, document_id, revision, stale, now, kept={part.id for part in parts})
-
-    async def remove_document(
-        self: MemoryStore,
-        key: NamespaceKey,
-        document_id: str,
-        last_revision: int,
-        stale: Iterable[str],
-        now: datetime,
-        switch: Switch,
-    ) -> int:
-        """See `MemoryStore`."""
-        removed = await _remove_others(self, key, document_id, last_revision, stale, now, kept=frozenset())
-        await switch(None)
-        return removed
 
 
 async def _remove_others(

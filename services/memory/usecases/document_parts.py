@@ -107,7 +107,7 @@ class DocumentParts:
         """
 
         stale = part_ids(row.id, (row.live, *row.stale))
-        if not store.replaces_at_once:
+        if not store.removes_at_once:
             last = await self._begin_removal(store, key, row, now, only_of)
 
             async def end(_connection: AsyncConnection | None) -> None:
@@ -125,10 +125,6 @@ class DocumentParts:
                 if not is_still or not await repository.remove(row.id, row.last_revision):
                     raise saved_meanwhile(row.id)
 
-        # Where parts are not in the transaction of the row, nothing brings back what is removed of a later revision.
-        there = await self._row(store, key, row.id)
-        if there is None or not _is_still(there, row, only_of):
-            raise saved_meanwhile(row.id)
         return await store.remove_document(key, row.id, row.last_revision, stale, now, switch)
 
     async def _begin_removal(

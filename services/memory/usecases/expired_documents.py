@@ -36,8 +36,8 @@ class ExpiredDocuments:
         It goes on as the caller when the call has ended, once at a time for a group and store.
         """
         running = (key.group_id, store.backend_id)
-        sweep_removes_all = store.backend_id is None and store.replaces_at_once
-        if sweep_removes_all or running in self._running:
+        # Then the sweep removes all.
+        if store.removes_at_once or running in self._running:
             return
         self._running.add(running)
         self._background.start(self._remove(store, key)).add_done_callback(lambda _: self._running.discard(running))

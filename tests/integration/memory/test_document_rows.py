@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -86,13 +86,37 @@ async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
         await repository.claim("given up", 2, now - timedelta(days=1, minutes=1))
         assert await repository.get("saved anew", now - timedelta(minutes=1)) == await repository.get("saved anew", now)
         assert sorted(row.id for row in await repository.expired(now, 5)) == ["given up", "over"]
-        assert await remove_expired_documents(connection, now) == 2
+        assert await remove_expired_documents(connection, now, unfinished=True) == 2
         assert await repository.ids("", 10) == [("saved anew", 2)]
         again = _document("saved anew", now, revision=revision)
         assert await repository.switch(again, gone=True)
         row = await repository.get("saved anew", now)
         assert row is not None
         assert row.document == replace(again, subjects=("dev|ann",))
+
+
+async def test_a_first_save_that_never_ends_leaves_its_row_for_a_day(database: Database) -> None:
+    now = utc_now()
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        await repository.claim("dead", 2, now)
+        # As an earlier version has left it.
+        await repository.claim("undated", 2, now)
+        undated = documents.c.document_id == "undated"
+        await connection.execute(update(documents).where(undated).values(expires_us=None))
+        # One that is tried again and again counts from its last save on.
+        await repository.claim("again", 2, now)
+        assert await remove_expired_documents(connection, now, unfinished=True) == 0
+        almost = now + timedelta(hours=23)
+        revision, _ = await repository.claim("again", 2, almost)
+        assert await repository.expired(almost, 5) == []
+        later = now + timedelta(days=1, minutes=1)
+        assert sorted(row.id for row in await repository.expired(later, 5)) == ["dead", "undated"]
+        assert await remove_expired_documents(connection, later, unfinished=False) == 0
+        assert await remove_expired_documents(connection, later, unfinished=True) == 2
+        # A save that ends after all makes it a document like any other.
+        assert await repository.switch(_document("again", later, revision=revision), gone=True)
+        assert await remove_expired_documents(connection, later + timedelta(days=9), unfinished=True) == 0
 
 
 async def test_a_removal_that_has_begun_names_nobody_and_stays_until_it_ends(database: Database) -> None:
@@ -107,7 +131,7 @@ async def test_a_removal_that_has_begun_names_nobody_and_stays_until_it_ends(dat
         stored = (await connection.execute(select(documents))).one()
         assert "ann" not in str(stored)
         later = now + timedelta(days=400)
-        assert await remove_expired_documents(connection, later) == 0
+        assert await remove_expired_documents(connection, later, unfinished=True) == 0
         row = await repository.get("manual", later)
         assert row is not None
         assert (row.document, row.stale) == (None, [PartsWritten(1, 2)])
@@ -119,7 +143,7 @@ async def test_a_removal_that_has_begun_names_nobody_and_stays_until_it_ends(dat
         assert (await repository.claim("manual", 2, soon))[0] == last + 1
         assert await repository.expired(soon + timedelta(minutes=11), 5) == []
         assert [left.id for left in await repository.expired(later, 5)] == ["manual"]
-        assert await remove_expired_documents(connection, later) == 0
+        assert await remove_expired_documents(connection, later, unfinished=True) == 0
         assert await repository.remove("manual", last + 1)
 
 

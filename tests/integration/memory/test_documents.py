@@ -333,7 +333,7 @@ async def test_a_removal_that_a_save_overtakes_leaves_the_new_document(
     assert await parts(channel, "manual") == []
 
 
-@pytest.mark.parametrize("store", STORES, indirect=True)
+@pytest.mark.parametrize("store", [*STORES, "pgvector"], indirect=True)
 @pytest.mark.parametrize("ends", [True, False])
 async def test_a_save_that_begins_while_parts_are_removed_ends_as_if_it_came_after(
     everywhere: Harness, monkeypatch: pytest.MonkeyPatch, *, ends: bool

@@ -52,7 +52,6 @@ class ChromaMemoryStore(SteppedDocuments):
     """
 
     compares_revisions: ClassVar[bool] = True
-    replaces_at_once: ClassVar[bool] = False
 
     def __init__(self, database: Database, directories: ChromaDirectories) -> None:
         self._database = database

@@ -71,7 +71,6 @@ class DatabricksMemoryStore(SteppedDocuments):
     """
 
     compares_revisions: ClassVar[bool] = False
-    replaces_at_once: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Record
 from services.memory.domain.saves import SavedRecord
 from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.stores.documents import SteppedRemovals
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.stores.pgvector.search import PgvectorSearch
 from services.memory.stores.sql.expiry import remove_expired_portion
@@ -22,7 +23,7 @@ from services.memory.tables import records, versions
 logger = structlog.get_logger(__name__)
 
 
-class PgvectorMemoryStore(SqlRecordStore):
+class PgvectorMemoryStore(SteppedRemovals, SqlRecordStore):
     """Expired records and versions are not returned, and are removed with later saves of the same namespace."""
 
     def __init__(self, database: BackendDatabase, search: PgvectorSearch, sweeps: SweepTurns) -> None:

@@ -80,6 +80,7 @@ class SqlRecordStore(SqlRecordReader):
 
     compares_revisions: ClassVar[bool] = True
     replaces_at_once: ClassVar[bool] = True
+    removes_at_once: ClassVar[bool] = True
 
     def __init__(self, database: DatabaseAccess, search: NearestSearch) -> None:
         super().__init__(database)
@@ -185,20 +186,16 @@ class SqlRecordStore(SqlRecordReader):
         now: datetime,  # noqa: ARG002 - what has expired goes too
         switch: Switch,
     ) -> int:
-        """See `MemoryStore`; one transaction, and where it is another database's the switch after it."""
+        """See `MemoryStore`; one transaction."""
         async with self._database.write() as connection:
             namespaces = NamespaceRepository(connection)
             previous = await namespaces.hold(key.id)
             removed = await delete_rows(connection, records[key.kind], _parts_of(key, document_id))
             version = await namespaces.raise_version(key.id) if removed else None
             await namespaces.remove_records(key.id, version, len(removed))
-            if self.backend_id is None:
-                await switch(connection)
+            await switch(connection)
         if version is not None and previous is not None:
             self._search.note_removal(key.id, version, previous, removed)
-        if self.backend_id is not None:
-            # Not before the parts are gone for good: a document that is not there any more cannot be removed again.
-            await switch(None)
         return len(removed)
 
     async def _keep_replaced(
