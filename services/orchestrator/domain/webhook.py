@@ -117,6 +117,15 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """Deliveries of one webhook that have not ended."""
+
+    deliveries: int
+    size: int
+    """Bytes of their bodies."""
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """What has come of posting a delivery."""
 

@@ -7,12 +7,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select, text, tuple_
 
 from services.common.db.database import Database
-from services.orchestrator.domain.webhook import DeliveryState
+from services.orchestrator.domain.webhook import Backlog, DeliveryState
 from services.orchestrator.repositories.group_events import is_settled
 from services.orchestrator.tables import group_events, webhook_deliveries, webhooks
 
 PENDING = webhook_deliveries.c.state == DeliveryState.PENDING
 """The condition that a delivery has not ended."""
+BODY_BYTES = func.coalesce(func.sum(func.length(webhook_deliveries.c.body)), 0)
+"""The sum over deliveries."""
 ACTIVE = text("NOT (webhooks.paused AND webhooks.held) AND NOT webhooks.finished")
 """The condition that events are posted to a webhook, as the index says it."""
 
@@ -41,9 +43,9 @@ class WebhookWork:
     """When something is due that is not yet."""
 
 
-async def read_webhook_work(database: Database, now: datetime, most_pending: int) -> WebhookWork:
-    """Return what is to be done; a webhook with `most_pending` deliveries takes no new events."""
-    pending, news = _pending(), _news(database.dialect)
+async def read_webhook_work(database: Database, now: datetime, most_pending: Backlog) -> WebhookWork:
+    """Return what is to be done; a webhook with `most_pending` deliveries, or bytes in them, takes no new events."""
+    room, news = _has_room(most_pending), _news(database.dialect)
     next_attempt = (
         select(func.min(webhook_deliveries.c.next_attempt_at))
         .where(webhook_deliveries.c.webhook_id == webhooks.c.id, webhook_deliveries.c.next_attempt_at.is_not(None))
@@ -56,9 +58,7 @@ async def read_webhook_work(database: Database, now: datetime, most_pending: int
             webhooks.c.group_id,
             webhooks.c.sequence.is_not(None).label("bound"),
             # In this order, as a backlog takes long to count.
-            case((~free, False), (next_attempt <= now, True), (~news, False), else_=pending < most_pending).label(
-                "ready"
-            ),
+            case((~free, False), (next_attempt <= now, True), (~news, False), else_=room).label("ready"),
             next_attempt.label("next_attempt_at"),
         ).where(ACTIVE)
     )
@@ -88,7 +88,7 @@ class WebhookLag:
     undelivered_since: datetime | None
 
 
-async def read_webhook_lag(database: Database, most_pending: int) -> WebhookLag:
+async def read_webhook_lag(database: Database, most_pending: Backlog) -> WebhookLag:
     """Return since when the oldest events wait; those behind `most_pending` deliveries wait for these."""
     of_group = (
         select(group_events.c.stored_at)
@@ -105,7 +105,7 @@ async def read_webhook_lag(database: Database, most_pending: int) -> WebhookLag:
         .scalar_subquery()
     )
     waiting = case((webhooks.c.sequence.is_(None), of_group), else_=of_execution)
-    taken = case((_pending() < most_pending, waiting))
+    taken = case((_has_room(most_pending), waiting))
     unmade = select(func.min(waiting).label("all"), func.min(taken).label("untried")).where(ACTIVE)
     of_active = webhook_deliveries.join(webhooks, webhooks.c.id == webhook_deliveries.c.webhook_id)
     first = (webhook_deliveries.c.attempts == 0) & webhook_deliveries.c.next_attempt_at.is_not(None)
@@ -122,9 +122,9 @@ async def read_webhook_lag(database: Database, most_pending: int) -> WebhookLag:
     return WebhookLag(min(oldest["untried"], default=None), min(oldest["all"], default=None))
 
 
-def _pending() -> Any:
+def _has_room(most: Backlog) -> Any:
     return (
-        select(func.count())
+        select((func.count() < most.deliveries) & (most.size > BODY_BYTES))
         .select_from(webhook_deliveries)
         .where(webhook_deliveries.c.webhook_id == webhooks.c.id, PENDING)
         .scalar_subquery()

@@ -1,6 +1,7 @@
 """Webhooks and their deliveries in SQL."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,12 +11,29 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.db.named_locks import lock_name
 from services.common.db.upsert import insert_missing
 from services.orchestrator.domain.group_event import EventFilter, Position
-from services.orchestrator.domain.webhook import Binding, Delivery, DeliveryState, PayloadForm, Webhook, WebhookPlan
-from services.orchestrator.repositories.webhook_work import ACTIVE, PENDING, execution_news
+from services.orchestrator.domain.webhook import (
+    Backlog,
+    Binding,
+    Delivery,
+    DeliveryState,
+    PayloadForm,
+    Webhook,
+    WebhookPlan,
+)
+from services.orchestrator.repositories.webhook_work import ACTIVE, BODY_BYTES, PENDING, execution_news
 from services.orchestrator.tables import executions, webhook_deliveries, webhooks
 
 _PAUSED = and_(webhooks.c.paused, webhooks.c.held)
 _ENDED = exists().where(executions.c.id == webhooks.c.execution_id, executions.c.ended_at.is_not(None))
+
+
+@dataclass(frozen=True, slots=True)
+class BoundCounts:
+    """How many webhooks of single executions or tasks there are."""
+
+    open: int
+    """Of those that have not ended."""
+    all: int
 
 
 class WebhookRepository:
@@ -57,15 +75,18 @@ class WebhookRepository:
         query = select(webhooks).where(webhooks.c.group_id == group_id, webhooks.c.id == webhook_id)
         return await self._one(query.with_for_update() if lock else query)
 
-    async def count_bound(self, group_id: str) -> tuple[int, int]:
-        """Return how many webhooks of single executions or tasks a group has that events are posted to.
-
-        Those of what has not ended, and all.
-        """
-        counts = select(func.count().filter(~_ENDED), func.count())
+    async def count_bound(self, group_id: str, subject: str) -> tuple["BoundCounts", "BoundCounts"]:
+        """Count the webhooks of single executions or tasks of a group that events are posted to, and a subject's."""
+        theirs = webhooks.c.subject == subject
+        counts = select(
+            func.count().filter(~_ENDED),
+            func.count(),
+            func.count().filter(~_ENDED, theirs),
+            func.count().filter(theirs),
+        )
         counts = counts.where(webhooks.c.group_id == group_id, webhooks.c.sequence.is_not(None), ACTIVE)
-        open_ones, all_of_them = (await self._connection.execute(counts)).one()
-        return open_ones, all_of_them
+        found = (await self._connection.execute(counts)).one()
+        return BoundCounts(*found[:2]), BoundCounts(*found[2:])
 
     async def page(
         self, group_id: str, execution_id: str, after: str | None, limit: int, *, bound: bool = False
@@ -243,10 +264,11 @@ class WebhookRepository:
         rows = await self._connection.execute(query.order_by(webhook_deliveries.c.next_attempt_at).limit(limit))
         return [_delivery(row) for row in rows]
 
-    async def pending(self, webhook_id: str) -> int:
-        """Return how many deliveries of a webhook have not ended."""
-        count = select(func.count()).select_from(webhook_deliveries)
-        return await self._connection.scalar(count.where(webhook_deliveries.c.webhook_id == webhook_id, PENDING)) or 0
+    async def pending(self, webhook_id: str) -> Backlog:
+        """Return what waits of a webhook's deliveries."""
+        sums = select(func.count(), BODY_BYTES).where(webhook_deliveries.c.webhook_id == webhook_id, PENDING)
+        count, size = (await self._connection.execute(sums)).one()
+        return Backlog(count, int(size))
 
     async def save_delivery(self, delivery: Delivery) -> None:
         """Store a delivery of a locked webhook as it is now, if it is still there."""

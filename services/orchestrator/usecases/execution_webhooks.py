@@ -64,7 +64,7 @@ class ExecutionWebhooks:
 
     async def _store(self, connection: AsyncConnection, execution: Execution, plan: ExecutionWebhookPlan) -> Webhook:
         webhooks, webhook_id, now = WebhookRepository(connection), new_id(), utc_now()
-        await refuse_more_bound(webhooks, execution.group_id)
+        await refuse_more_bound(webhooks, execution.group_id, execution.subject)
         webhook = Webhook(
             id=webhook_id,
             group_id=execution.group_id,

@@ -8,14 +8,14 @@ import structlog
 from services.common.backoff import Backoff
 from services.common.db.database import Database
 from services.common.errors import DeadlineExceeded, Unavailable
-from services.orchestrator.domain.webhook import PayloadForm, Webhook
+from services.orchestrator.domain.webhook import Backlog, PayloadForm, Webhook
 from services.orchestrator.repositories.webhooks import WebhookRepository
 from services.orchestrator.usecases.webhook_sources import DeliverySource
 
 logger = structlog.get_logger(__name__)
 
-# Deliveries of a webhook that have not ended; more events wait where they are stored.
-MOST_PENDING = 1000
+# More events of a webhook wait where they are stored.
+MOST_PENDING = Backlog(1000, 16 * 1024 * 1024)
 _EVENTS_AT_ONCE = 100
 _BACKOFF = Backoff(1.0, 60.0, jitter=0.2)
 
@@ -74,8 +74,8 @@ class WebhookIntake:
     async def _take(self, webhook: Webhook) -> bool:
         async with self._database.read() as connection:
             pending = await WebhookRepository(connection).pending(webhook.id)
-        room = min(_EVENTS_AT_ONCE, MOST_PENDING - pending)
-        if room <= 0:
+        room = min(_EVENTS_AT_ONCE, MOST_PENDING.deliveries - pending.deliveries)
+        if room <= 0 or pending.size >= MOST_PENDING.size:
             return False
         source = self._group if webhook.bound is None else self._bound[webhook.bound.form]
         found = await source.after(webhook, room)

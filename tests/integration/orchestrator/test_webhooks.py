@@ -31,7 +31,7 @@ from services.common.identity.access_changes import EVERYBODY, AccessChange
 from services.orchestrator import webhook_client
 from services.orchestrator.domain.execution import ExecutionState
 from services.orchestrator.domain.group_event import EventFilter, Position
-from services.orchestrator.domain.webhook import Attempt, Delivery, DeliveryState, Webhook, WebhookPlan
+from services.orchestrator.domain.webhook import Attempt, Backlog, Delivery, DeliveryState, Webhook, WebhookPlan
 from services.orchestrator.events import new_event
 from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.push_credentials import PushCredentials
@@ -346,11 +346,16 @@ async def test_a_receiver_that_is_gone_stops_its_webhook_until_it_is_switched_on
         assert (await connection.execute(webhook_deliveries.select())).first() is None
 
 
+@pytest.mark.parametrize(
+    ("most", "taken"),
+    [pytest.param(Backlog(3, 1_000_000), 3, id="in number"), pytest.param(Backlog(1000, 1), 1, id="in bytes")],
+)
 async def test_events_wait_where_they_are_stored_while_too_many_deliveries_do(
-    harness: Harness, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch, most: Backlog, taken: int
 ) -> None:
-    monkeypatch.setattr(webhook_intake, "MOST_PENDING", 3)
-    monkeypatch.setattr(webhook_sender, "MOST_PENDING", 3)
+    for module in (webhook_intake, webhook_sender):
+        monkeypatch.setattr(module, "MOST_PENDING", most)
+    monkeypatch.setattr(webhook_sources, "BYTES_AT_ONCE", 1)
     receiver.gate = Gate()
     made = await create(harness, receiver.url, paused=True)
     ids = [(await start(harness)).id for _ in range(6)]
@@ -359,7 +364,7 @@ async def test_events_wait_where_they_are_stored_while_too_many_deliveries_do(
     )
     # All six are there before the first are taken.
     await receiver.changes.wait(lambda: receiver.held > 0)
-    assert len(await deliveries_of(harness, made.webhook.id)) == 3
+    assert len(await eventually_in(harness, made.webhook.id, STATE.WEBHOOK_DELIVERY_STATE_PENDING, taken)) == taken
     gate, receiver.gate = receiver.gate, None
     gate.release()
     assert {each.event[0] for each in await receiver.has(6)} == set(ids)
@@ -417,6 +422,22 @@ async def test_slow_receivers_of_executions_hold_up_none_of_their_group(
         gate, slow.gate = slow.gate, None
         gate.release()
         await slow.has(10)
+
+
+async def test_one_subject_leaves_places_of_webhooks_to_others_of_the_group(
+    harness: Harness, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook_limits, "MAX_BOUND_WEBHOOKS_OF_SUBJECT", 2)
+    wanted = pb.ExecutionWebhook(url=receiver.url)
+    for _ in range(2):
+        await start(harness, webhook=wanted)
+    with refused(CODE.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as refusal:
+        await start(harness, webhook=wanted)
+    assert (refusal.metadata["quota"], refusal.metadata["limit"]) == ("subject_execution_webhooks", "2")
+    assert refusal.message.startswith("you have 2 webhooks")
+    # Without a webhook it is started, and another member has places of their own.
+    await start(harness)
+    await start(harness, "dev:carol:sales=editor", webhook=wanted)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -85,7 +85,7 @@ class FollowUps:
             await self._fill(principal, view.row, message, request)
         elif view.state is TaskState.AUTH_REQUIRED:
             async with self._database.read() as connection:
-                await self._history.refuse(connection, view.row, message)
+                await self._history.refuse(connection, view.row, message, principal.subject)
             await self._renew(principal, view.execution.id)
             async with self._database.write() as connection:
                 await A2ATaskRepository(connection).lock_with_execution(view.row)

@@ -20,11 +20,11 @@ class TaskHistory:
     def __init__(self, push_configs: PushConfigs) -> None:
         self._push_configs = push_configs
 
-    async def refuse(self, connection: AsyncConnection, task: TaskRow, message: IncomingMessage) -> None:
+    async def refuse(self, connection: AsyncConnection, task: TaskRow, message: IncomingMessage, subject: str) -> None:
         """Refuse a message that could not be stored now. Raises CoxswainError: see `say`."""
         await refuse_more(connection, task.id, len(message.stored(task.id, task.context_id)))
         if message.push is not None:
-            await self._push_configs.refuse_more(connection, task, message.push)
+            await self._push_configs.refuse_more(connection, task, message.push, subject)
 
     async def say(self, connection: AsyncConnection, task: TaskRow, message: IncomingMessage, subject: str) -> None:
         """Store a message of a task that is locked or new, and the push notification config that came with it.

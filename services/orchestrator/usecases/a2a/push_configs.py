@@ -114,14 +114,15 @@ class PushConfigs:
         refuse_unfit(self._addresses, plan.url, plan.at("url"))
 
     async def refuse_more(
-        self, connection: AsyncConnection, task: TaskRow, plan: PushPlan, *, lock: bool = False
+        self, connection: AsyncConnection, task: TaskRow, plan: PushPlan, subject: str, *, lock: bool = False
     ) -> Webhook | None:
         """Return the config of the same id that a task has; with `lock`, nobody else changes it meanwhile.
 
         Raises:
             InvalidArgument: the task has as many configs as it may, or what is queued for the one of this id is of the
                 other version.
-            QuotaExceeded: so many of the group's executions and tasks are posted already that no more may be.
+            QuotaExceeded: so many of the group's executions and tasks, or of the subject's, are posted already that no
+                more may be.
         """
         webhooks = WebhookRepository(connection)
         present = await webhooks.of_task(task.id, lock=lock)
@@ -131,7 +132,7 @@ class PushConfigs:
                 raise InvalidArgument.field(
                     plan.at("task_id"), f"has {MAX_CONFIGS} push notification configs, and may have no more; delete one"
                 )
-            await refuse_more_bound(webhooks, task.group_id)
+            await refuse_more_bound(webhooks, task.group_id, subject)
         elif same.bound and same.bound.form is not plan.form:
             raise InvalidArgument.field(
                 plan.at("id"), "is that of a config of another version of A2A; choose another id, or delete that one"
@@ -145,7 +146,7 @@ class PushConfigs:
             CoxswainError: see `refuse_more`.
         """
         webhooks, now = WebhookRepository(connection), utc_now()
-        same = await self.refuse_more(connection, task, plan, lock=True)
+        same = await self.refuse_more(connection, task, plan, subject, lock=True)
         webhook_id = new_id() if same is None else same.id
         executions = await A2ATaskRepository(connection).executions([task], results=False)
         execution = executions.get(task.execution_id or "")

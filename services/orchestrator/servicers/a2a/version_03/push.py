@@ -13,7 +13,10 @@ from services.orchestrator.servicers.a2a.outgoing import task_to_proto
 from services.orchestrator.usecases.a2a.push_configs import PushPlan
 from services.orchestrator.usecases.a2a.views import TaskView
 
+MAX_TASK_BYTES = 1024 * 1024
+"""Of what is posted of a task, which is stored until it has been."""
 _CONFIGS = "/pushNotificationConfigs/"
+_LEFT_OUT = "coxswain/left_out"
 
 
 def config_name_parts(name: str) -> tuple[str, str]:
@@ -49,7 +52,10 @@ def push_config_to_03(webhook: Webhook) -> old.TaskPushNotificationConfig:
 
 
 def task_body(view: TaskView) -> bytes:
-    """Return the JSON document of a task."""
+    """Return the JSON document of a task, without what makes it larger than `MAX_TASK_BYTES`.
+
+    What is left out is named in its metadata: the history first, then artifacts, then the message of its status.
+    """
     task = task_to_proto(view)
     document: dict[str, Any] = {
         "kind": "task",
@@ -65,7 +71,16 @@ def task_body(view: TaskView) -> bytes:
     }
     if task.status.HasField("message"):
         document["status"]["message"] = _message(task.status.message)
-    return to_json(document)
+    body = to_json(document)
+    left_out: list[str] = []
+    for name, holder in (("history", document), ("artifacts", document), ("message", document["status"])):
+        if len(body) <= MAX_TASK_BYTES:
+            break
+        if holder.pop(name, None):
+            left_out.append(name)
+            document["metadata"][_LEFT_OUT] = left_out
+            body = to_json(document)
+    return body
 
 
 def _state(state: pb.TaskState) -> str:
