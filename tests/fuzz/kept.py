@@ -38,7 +38,8 @@ class Kept:
     def known(self, method: str, owner: str, field: Field) -> Sequence[str]:
         """Return texts for a field of the message `owner` in a request of `Service.Method`."""
         if field.name in {"id", "ids", "name", "names"}:
-            noun = _snake(method.partition(".")[0].removesuffix("Service"))
+            service = method.partition(".")[0]
+            noun = "task" if service.startswith("A2A") else _snake(service.removesuffix("Service"))
             part = field.name.removesuffix("s")
             return [*self._texts[f"{noun}_{part}"], *self._texts[f"{_snake(owner)}_{part}"]]
         return list(self._texts[field.name.removesuffix("s") if field.is_repeated else field.name])

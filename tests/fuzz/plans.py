@@ -13,10 +13,14 @@ from tests.fuzz.requests import Maker
 from tests.fuzz.samples import SAMPLES
 from tests.fuzz.wire import break_texts, mutated
 from tests.support.every_rpc import callers_of, every_rpc, is_internal
+from tests.support.served_methods import foreign_name, served_methods
 
-METHODS = every_rpc()
+_FOREIGN = {foreign_name(served.method): served for served in served_methods() if served.foreign}
+METHODS = every_rpc() | {name: served.method for name, served in _FOREIGN.items()}
+_WAITING = {name for name, served in _FOREIGN.items() if served.access.waits}
 _NAMES = sorted(METHODS)
 _CALLS_OF_A_GROUP = 3_000
+_A2A_VERSION = {"A2A": [("a2a-version", "1.0")]}
 _MANNERS = {"plain": 38, "spoilt": 34, "wild": 13, "mutated": 15}
 
 # A token whose header and claims are JSON that is nested too deeply for most parsers.
@@ -109,13 +113,13 @@ class Planner:
             method=name,
             manner=manner,
             requests=self._requests(name, maker, manner, rng),
-            metadata=_metadata(rng, odd, internal),
+            metadata=[*_metadata(rng, odd, internal), *_A2A_VERSION.get(name.partition(".")[0], ())],
             caller=rng.choice(callers_of(method)) if internal else "",
             odd_identity=odd,
             group=f"fuzz-{self._seed % 100_000}-{number // _CALLS_OF_A_GROUP}",
             deadline=rng.choice((0.001, 0.02, 0.3)) if rng.random() < 0.03 else None,
-            # A stream may rightly have no end: what is open for long says nothing more.
-            cancel_after=rng.uniform(0.0, 1.5) if streams or rng.random() < 0.03 else None,
+            # A stream, or a call that waits, may rightly have no end: what is open for long says nothing more.
+            cancel_after=rng.uniform(0.0, 1.5) if streams or name in _WAITING or rng.random() < 0.03 else None,
             take=rng.choice((0, 0, 1, 3)) if method.server_streaming else 0,
             half_close=rng.random() < 0.85,
             request_pause=rng.choice((0.0, 0.0, 0.0, 0.05)),

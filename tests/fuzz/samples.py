@@ -44,6 +44,12 @@ def _crew(name: str, **task: Any) -> Sample:
 
 
 _START = {"crew_name": "reading", "inputs": {"text": "Ships float. Anchors sink."}}
+_SAID: Sample = {
+    "tenant": "KNOWN",
+    "message": {"messageId": "said", "role": "ROLE_USER", "parts": [{"text": "Ships float."}]},
+    "configuration": {"returnImmediately": True},
+}
+_SAID_03: Sample = {"request": {"messageId": "said", "role": "ROLE_USER", "content": [{"text": "Ships float."}]}}
 _SCHEDULE = {"name": "daily", "cron": "0 0 1 1 *", "start": _START}
 _WEBHOOK = {"url": "http://127.0.0.1:9/hook", "kinds": ["EXECUTION_EVENT_KIND_EXECUTION_SUCCEEDED"]}
 _OPERATION = {
@@ -139,7 +145,15 @@ SAMPLES: dict[str, tuple[Sample, ...]] = {
     ),
     "VectorIndexService.SimilaritySearch": ({"index": INDEX, "query_vector": [1.0] * 256},),
     "VectorIndexService.GetSchema": ({"kind": "MEMORY_KIND_UNIFIED"},),
-    "CrewService.CreateCrew": ({"spec": _crew("reading")}, {"spec": _crew("filing", output_file="read.md")}),
+    "A2A.SendMessage": (_SAID, {**_SAID, "message": {**_SAID["message"], "taskId": "KNOWN"}}),
+    "A2A.SendStreamingMessage": (_SAID,),
+    "A2A03.SendMessage": (_SAID_03,),
+    "A2A03.SendStreamingMessage": (_SAID_03,),
+    "CrewService.CreateCrew": (
+        {"spec": _crew("reading")},
+        {"spec": _crew("filing", output_file="read.md")},
+        {"spec": {**_crew("answering"), "a2a": {"published": True, "textInput": "text"}}},
+    ),
     "CrewService.UpdateCrew": ({"id": "KNOWN", "spec": _crew("reading"), "update_mask": _ALL},),
     "CrewService.ValidateCrew": ({"spec": _crew("reading", human_approval=True)},),
     "ExecutionService.StartExecution": (

@@ -6,10 +6,12 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from services.common.grpc.status import DETAILS_KEY, DOMAIN
+from services.orchestrator.domain.a2a_errors import DOMAIN as A2A_DOMAIN
 from tests.support.exhausted import fault_of_exhausted
 
 # What clients of usual settings take; larger trailers end a call before its status is read.
 _MOST_TRAILER_BYTES = 8 * 1024
+_DOMAINS = {DOMAIN, A2A_DOMAIN}
 _NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.DATA_LOSS}
 # What grpc.aio makes of a server's status that comes while a request of a stream is still being written.
 _LOST_BY_CLIENT = "Internal error from Core"
@@ -61,6 +63,6 @@ def _fault_of_details(outcome: Outcome) -> str:
     info = error_details_pb2.ErrorInfo()
     if not any(detail.Is(info.DESCRIPTOR) and detail.Unpack(info) for detail in status.details):
         return f"{outcome.code.name} without ErrorInfo: {outcome.message[:300]}"
-    if info.domain != DOMAIN or not info.reason:
+    if info.domain not in _DOMAINS or not info.reason:
         return f"{outcome.code.name} with an ErrorInfo of nobody: {info}"
     return fault_of_exhausted(status)

@@ -18,6 +18,14 @@ FOREIGN: tuple[tuple[FileDescriptor, ForeignService], ...] = (
 """Services of other protocols; a test holds this to what a running suite serves."""
 
 
+_SHORT = {a2a_pb2.DESCRIPTOR.package: "A2A", a2a_v0_3_pb2.DESCRIPTOR.package: "A2A03"}
+
+
+def foreign_name(method: MethodDescriptor) -> str:
+    """Return a short name of a method of another protocol; the services of its versions have the same name."""
+    return f"{_SHORT[method.containing_service.file.package]}.{method.name}"
+
+
 @dataclass(frozen=True, slots=True)
 class ServedMethod:
     """A method of a public listener."""
