@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from coxswain.client.cli.event_lines import MAX_SHOWN_TEXT as MAX_LINE_TEXT
 from coxswain.client.cli.live import LiveView, PlainView, execution_view, follow
 from coxswain.client.errors import Unavailable
 from coxswain.client.progress import MAX_SHOWN_TEXT, Progress, describe
@@ -202,6 +203,38 @@ def test_a_pipe_gets_one_line_for_each_event() -> None:
     assert len(lines) == len(RUN) + 1 - 2
     assert lines[0] == "12:00:00 #1 queued: brief, tasks extract, edit"
     assert lines[-1] == "12:00:09 #10 succeeded"
+
+
+LONG = f"the upstream of 'm' failed with HTTP 500: {'overloaded ' * 40}at last"
+FAILING = [
+    event(10, "edit", 7, llm_call_failed=pb.LlmCallFailed(call_id="b", message=LONG)),
+    event(11, "edit", 7, llm_call_waiting=pb.LlmCallWaiting(model="m", message=LONG)),
+    event(12, "edit", 8, llm_call_started=pb.LlmCallStarted(call_id="c", model="m")),
+    event(13, "edit", 8, llm_call_failed=pb.LlmCallFailed(call_id="c", message=LONG)),
+    event(14, "edit", 8, task_failed=pb.TaskFailed(error=pb.ExecutionError(reason="TASK_FAILED", message=LONG))),
+    event(15, after=9, execution_failed=pb.ExecutionFailed(error=pb.ExecutionError(message="another"))),
+]
+
+
+def test_a_long_text_is_shown_once_and_cut() -> None:
+    output = io.StringIO()
+    follow(execution_view(Console(file=output, width=20), "e"), FAILING)
+    failed, waits, asks, again, task, end = output.getvalue().splitlines()
+    assert "model call failed: the upstream of 'm' failed with HTTP 500" in failed
+    assert failed.endswith("…")
+    assert len(failed) < MAX_LINE_TEXT + 50
+    assert waits.endswith("UTC: as before")
+    assert asks.endswith("asks m")
+    assert again.endswith("model call failed: as before")
+    assert task.endswith("failed: as before (TASK_FAILED)")
+    assert "failed: another" in end
+    assert FAILING[0].llm_call_failed.message == LONG, "only the line is cut"
+
+
+def test_wide_shows_long_texts_whole_each_time() -> None:
+    output = io.StringIO()
+    follow(execution_view(Console(file=output, width=20), "e", whole=True), FAILING)
+    assert output.getvalue().count(LONG) == 4
 
 
 def test_what_a_model_says_is_never_taken_for_markup() -> None:

@@ -84,7 +84,8 @@ def options(
     timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds a call may take, by default 30.")] = None,
     as_json: Annotated[bool | None, typer.Option("--json", help="Print JSON instead of text.")] = None,
     wide: Annotated[
-        bool | None, typer.Option("--wide", help="Print lists whole, also where the terminal is too narrow.")
+        bool | None,
+        typer.Option("--wide", help="Print lists and long texts whole, also where the terminal is too narrow."),
     ] = None,
     raw: Annotated[
         bool | None, typer.Option("--raw", help="Print results as they are, control characters included.")

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from coxswain.client.cli.event_kinds import kind_help, kinds_from
+from coxswain.client.cli.event_lines import EventLines
 from coxswain.client.cli.inputs import LabelsOption, labels_from
 from coxswain.client.cli.schedules import schedule_id
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, one_line, session_of
-from coxswain.client.progress import describe
 from coxswain.orchestrator.v1.execution_pb2 import WatchExecutionsResponse
 
 
@@ -33,6 +33,7 @@ def events(
     """
     session = session_of(context, as_json)
     labels, kinds = labels_from(label), kinds_from(kind, "--kind")
+    lines = EventLines(whole=session.wide)
     with session.client() as client:
         watching = client.watch_executions(
             after,
@@ -47,12 +48,12 @@ def events(
                     if session.json:
                         session.print_json(response)
                     elif response.HasField("event"):
-                        session.show(_line(response))
+                        session.show(_line(response, lines))
         except KeyboardInterrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def _line(response: WatchExecutionsResponse) -> str:
+def _line(response: WatchExecutionsResponse, lines: EventLines) -> str:
     event = response.event
     time = event.time.ToDatetime(tzinfo=UTC)
-    return one_line(f"{time:%H:%M:%S} {event.execution_id} {response.crew_name}: {describe(event)}")
+    return one_line(f"{time:%H:%M:%S} {event.execution_id} {response.crew_name}: {lines.line(event)}")

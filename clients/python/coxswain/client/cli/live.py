@@ -15,9 +15,10 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from coxswain.client.cli.event_lines import EventLines
 from coxswain.client.cli.session import harmless
 from coxswain.client.errors import CoxswainError
-from coxswain.client.progress import Progress, TaskProgress, answering, describe, renewal
+from coxswain.client.progress import Progress, TaskProgress, answering, renewal
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
 
 _STYLES = {
@@ -47,9 +48,10 @@ class View(Protocol):
 class PlainView:
     """One line for each event, for logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, whole: bool = False) -> None:
         self.progress = Progress()
         self._console = console
+        self._lines = EventLines(whole=whole)
         self._lost = False
 
     def __enter__(self) -> Self:
@@ -62,7 +64,7 @@ class PlainView:
 
     def show(self, event: ExecutionEvent) -> None:
         self.progress.apply(event)
-        if line := describe(event):
+        if line := self._lines.line(event):
             at = event.time.ToDatetime().strftime("%H:%M:%S") if event.HasField("time") else "--:--:--"
             self._console.print(Text(f"{at} #{event.sequence} {line}"), soft_wrap=True)
         self._lost = False
@@ -154,9 +156,9 @@ class LiveView:
         return latest - started + timedelta(seconds=self._clock() - self._arrived)
 
 
-def execution_view(console: Console, execution_id: str) -> "LiveView | PlainView":
-    """Live on a terminal, else line by line."""
-    return LiveView(console, execution_id) if console.is_terminal else PlainView(console)
+def execution_view(console: Console, execution_id: str, *, whole: bool = False) -> "LiveView | PlainView":
+    """Live on a terminal, else line by line, with the ``whole`` of long texts or without."""
+    return LiveView(console, execution_id) if console.is_terminal else PlainView(console, whole=whole)
 
 
 def follow(view: AbstractContextManager[View], events: Iterable[ExecutionEvent]) -> Progress:

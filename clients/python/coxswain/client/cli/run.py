@@ -191,7 +191,7 @@ def watch(
 def follow_execution(session: Session, client: Client, execution_id: str, after: int) -> None:
     """Show the events after a sequence until the execution ends, then its result."""
     sequence = after
-    view = execution_view(session.err, execution_id)
+    view = execution_view(session.err, execution_id, whole=session.wide)
     try:
         with closing(client.watch(execution_id, after, on_outage=None if session.json else view.lost)) as events:
             if session.json:

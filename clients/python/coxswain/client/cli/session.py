@@ -55,6 +55,8 @@ class Session:
     """Whether results are printed as they are, control characters included."""
     out: Console = field(default_factory=lambda: _console(stderr=False))
     err: Console = field(default_factory=lambda: _console(stderr=True))
+    wide: bool = False
+    """Whether lists and texts are printed whole."""
     json_errors: bool = False
     """Whether a failed call is told as JSON, with all details."""
     options: dict[str, str] = field(default_factory=dict)
@@ -122,8 +124,8 @@ def session_from(options: GlobalOptions) -> Session:
         tls=tls,
         timeout=options.timeout or DEFAULT_TIMEOUT,
     )
-    session = Session(connection, bool(options.as_json), bool(options.raw))
-    if options.wide:
+    session = Session(connection, bool(options.as_json), bool(options.raw), wide=bool(options.wide))
+    if session.wide:
         session.out = _console(stderr=False, wide=True)
     return session
 

@@ -1,0 +1,52 @@
+"""Events as lines for people: what an earlier line has said is not said again, and long texts are cut."""
+
+from google.protobuf.message import Message
+
+from coxswain.client.progress import describe
+from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
+
+MAX_SHOWN_TEXT = 120
+"""Characters of a long text in a line; the whole stands in --wide and --json."""
+
+_LONG_TEXTS = {
+    "execution_failed": ("error", "message"),
+    "task_failed": ("error", "message"),
+    "guardrail_refused": ("message",),
+    "llm_call_failed": ("message",),
+    "llm_call_waiting": ("message",),
+    "tool_call_failed": ("message",),
+    "tool_outcome_unknown": ("message",),
+    "tool_call_started": ("arguments_json",),
+    "tool_call_progress": ("text",),
+    "question_answered": ("decline_reason",),
+}
+
+
+class EventLines:
+    """The lines of events that follow each other; ``whole`` keeps every text as it is."""
+
+    def __init__(self, *, whole: bool = False) -> None:
+        self._whole = whole
+        self._said = ("", "")
+
+    def line(self, event: ExecutionEvent) -> str:
+        """The event in one line; empty for those that have none."""
+        what = event.WhichOneof("event") or ""
+        if self._whole or what not in _LONG_TEXTS:
+            return describe(event)
+        shown = ExecutionEvent()
+        shown.CopyFrom(event)
+        holder: Message = getattr(shown, what)
+        *path, name = _LONG_TEXTS[what]
+        for step in path:
+            holder = getattr(holder, step)
+        text = str(getattr(holder, name))
+        said = (event.execution_id, text)
+        setattr(holder, name, "as before" if text and said == self._said else _cut(text))
+        self._said = said
+        return describe(shown)
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_SHOWN_TEXT else line[: MAX_SHOWN_TEXT - 1].rstrip() + "…"
