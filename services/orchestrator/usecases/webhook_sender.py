@@ -7,7 +7,7 @@ after the other.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -167,7 +167,9 @@ class WebhookSender:
                 await webhooks.save_delivery(after)
                 if after.state is not DeliveryState.PENDING:
                     await webhooks.promote(webhook.id, after.execution_id, now)
-            if any(attempt.gone for _, attempt in tried):
+            if any(attempt.gone for _, attempt in tried) or (
+                present.revision == webhook.revision and _gives_up(webhook, [delivery for delivery, _ in tried])
+            ):
                 await webhooks.stop(webhook.id, now)
                 if webhook.bound is not None:
                     # Few look after such a webhook: what waits would do so for as long as its execution is kept.
@@ -197,6 +199,12 @@ def after_attempt(delivery: Delivery, attempt: Attempt, now: datetime, *, change
         return replace(tried, state=DeliveryState.FAILED, next_attempt_at=None, ended_at=now)
     pause = _BACKOFF.pause(number, at_least=attempt.retry_after or 0.0)
     return replace(tried, next_attempt_at=now + timedelta(seconds=pause))
+
+
+def _gives_up(webhook: Webhook, tried: Sequence[Delivery]) -> bool:
+    """Whether nothing more is posted: a client that has not taken one change of its task gets none that follow it."""
+    of_task = webhook.bound is not None and webhook.bound.task_id != ""
+    return of_task and any(delivery.state is DeliveryState.FAILED for delivery in tried)
 
 
 def _report(webhook: Webhook, delivery: Delivery, attempt: Attempt) -> None:

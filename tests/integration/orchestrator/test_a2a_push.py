@@ -22,6 +22,7 @@ from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from services.common.ids import new_id
 from services.orchestrator.domain.webhook import Webhook, event_of
 from services.orchestrator.tables import webhook_deliveries, webhooks
+from services.orchestrator.usecases import webhook_sender
 from services.orchestrator.usecases.a2a import push_source
 from services.orchestrator.usecases.a2a.push_source import PushSource
 from services.orchestrator.usecases.a2a.views import read_views
@@ -273,6 +274,52 @@ async def test_deleting_a_config_or_its_task_stops_what_is_queued_and_410_ends_i
     # Nothing of the others came meanwhile, nor anything more here.
     assert {each.path for each in receiver.posted} == {"/config", "/task", "/gone"}
     assert len(receiver.posted) == 3
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("status", [401, 404, 503])
+async def test_a_receiver_that_is_away_is_tried_again_and_one_that_stays_away_is_posted_nothing_more(
+    harness: Harness, worker: Worker, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(webhook_sender, "_MOST_ATTEMPTS", 2)
+    await publish(harness)
+    stub = agent(harness)
+    receiver.statuses = [status]
+    away = await send(stub, configuration=configuration(f"{receiver.url}/away"))
+    await work_through(worker, away.id)
+    await receiver.has(2, "/away")
+    assert not (await deliveries_of(harness, away.id))[0].gone
+    receiver.statuses = [status] * 2
+    stays = await send(stub, configuration=configuration(f"{receiver.url}/stays", id="c"))
+    await work_through(worker, stays.id)
+    async with asyncio.timeout(60):
+        while not (await deliveries_of(harness, stays.id))[0].gone:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.05)
+    webhook, deliveries = await deliveries_of(harness, stays.id)
+    failed = webhook_pb2.WebhookDeliveryState.WEBHOOK_DELIVERY_STATE_FAILED
+    assert webhook.paused
+    assert [(each.state, each.attempts) for each in deliveries] == [(failed, 0), (failed, 2)]
+    assert [each.status for each in receiver.posted if each.path == "/stays"] == [status] * 2
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_what_never_becomes_an_execution_posts_nothing(
+    harness: Harness, worker: Worker, receiver: WebhookReceiver
+) -> None:
+    await publish(harness)
+    stub = agent(harness)
+    refusing = sending(data={"topic": "ships"}, configuration=configuration(f"{receiver.url}/refused"))
+    refusing.message.parts.add(raw=b"x", media_type="image/png")
+    with refused(CODE.INVALID_ARGUMENT, "CONTENT_TYPE_NOT_SUPPORTED"):
+        await stub.SendMessage(refusing)
+    assert not await rows_of(worker, webhooks)
+    draft = await send(stub, data=None, configuration=configuration(f"{receiver.url}/draft"))
+    assert state(await stub.CancelTask(pb.CancelTaskRequest(id=draft.id))) == "CANCELED"
+    # What is posted behind it shows that nothing is on its way.
+    task = await send(stub, configuration=configuration(f"{receiver.url}/task"))
+    await work_through(worker, task.id)
+    await receiver.has(2, "/task")
+    assert {each.path for each in receiver.posted} == {"/task"}
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
