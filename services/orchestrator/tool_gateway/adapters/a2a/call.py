@@ -73,12 +73,12 @@ class AgentCall:
         """Follow the task to its end; None: as it is read now."""
         order, followed = self._order, self._task()
         questions = TaskQuestions(
-            self._client, followed, self._progress, self._message.known.message_id, timeout=order.max_timeout
+            self._client, followed, self._progress, self._message.known, timeout=order.max_timeout
         )
         follower = TaskFollower(
             self._client, followed, questions, self._progress, streaming=order.streaming, timeout=order.max_timeout
         )
-        return await follower.follow(await followed.read() if task is None else task)
+        return await follower.follow(await questions.settled(await followed.read()) if task is None else task)
 
     def _task(self) -> AgentTask:
         task_id = self._message.known.task_id

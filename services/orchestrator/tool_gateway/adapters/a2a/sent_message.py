@@ -1,10 +1,12 @@
 """What is kept of a message that was sent, so that its task is found again after a crash."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 _MAX_ID = 1024
+_LATER = frozenset({"version", "answers"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +20,16 @@ class SentMessage:
     tenant: str
     task_id: str = ""
     """Empty as long as the agent has not answered."""
+    version: str = ""
+    """Of A2A that the agent speaks; empty means 1.0."""
+    answers: Mapping[str, int] = field(default_factory=dict)
+    """How many answers the agent has had to each status of its task, by what tells them apart; the last one is last."""
 
     def handle(self) -> str:
         """Return it as text."""
-        return json.dumps(asdict(self) | {"sent_at": self.sent_at.isoformat()})
+        known = asdict(self) | {"sent_at": self.sent_at.isoformat()}
+        # What says nothing is left out: a gateway of a release before knows no such names.
+        return json.dumps({name: value for name, value in known.items() if name not in _LATER or value})
 
     @classmethod
     def from_handle(cls, handle: str) -> "SentMessage | None":

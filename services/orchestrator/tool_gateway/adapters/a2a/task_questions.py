@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import grpc
 from a2a.types import a2a_pb2 as pb
@@ -22,7 +23,8 @@ from services.orchestrator.tool_gateway.adapters.a2a.messages import (
     question_of,
     status_key,
 )
-from services.orchestrator.tool_gateway.adapters.a2a.task import GOES_ON, AgentTask
+from services.orchestrator.tool_gateway.adapters.a2a.sent_message import SentMessage
+from services.orchestrator.tool_gateway.adapters.a2a.task import GOES_ON, INTERRUPTED, AgentTask
 from services.orchestrator.tool_gateway.adapters.forms import AsksForSecret, BadQuestion
 from services.orchestrator.tool_gateway.adapters.grpc_peer.statuses import retry_after
 from services.orchestrator.tool_gateway.ports import CallProgress, CredentialExpired, OutcomeUnknown, ToolResult
@@ -32,6 +34,9 @@ _RESEND = Backoff(0.25, 15.0)
 _MOST_SENDS = 5
 """Of one answer, where the agent's status does not say that it will pass."""
 _PASSES = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
+_STALE = Backoff(0.25, 4.0)
+_STALE_LOOKS = 5
+"""At a task that seems not to know an answer that it has had."""
 _LOOK_SECONDS = 10.0
 """Between looks at a task while an answer waits to be sent again."""
 
@@ -40,21 +45,21 @@ class TaskQuestions:
     """Asks people what one task waits for, and tells the agent what they say."""
 
     def __init__(
-        self, client: AgentClient, task: AgentTask, progress: CallProgress, message_id: str, *, timeout: float
+        self, client: AgentClient, task: AgentTask, progress: CallProgress, sent: SentMessage, *, timeout: float
     ) -> None:
-        """`message_id` is that of the call's first message, and `timeout` in seconds that of sending an answer."""
+        """`sent` is the call's first message, and `timeout` in seconds that of sending an answer."""
         self._client = client
         self._task = task
         self._progress = progress
-        self._message_id = message_id
+        self._sent = sent
         self._timeout = timeout
         self._answered = ""
         """Key of the status that the agent has an answer to, as long as the task stands there."""
         self._refused = ""
         """Why the agent did not take the last answer."""
         self._rounds = 0
-        self._answers: Counter[str] = Counter()
-        """How many answers the agent has had to each status: it may stand the same way twice."""
+        self._answers: Counter[str] = Counter(sent.answers)
+        """How many answers the agent has had to each status, by its key: it may stand the same way twice."""
 
     def is_answered(self, status: pb.TaskStatus) -> bool:
         """Whether the agent has the answer to what an interrupted task waits for, and may not have read it yet."""
@@ -64,6 +69,19 @@ class TaskQuestions:
         """Note that the task is or was in a state: when it has gone on, whatever it waits for is another question."""
         if state in GOES_ON:
             self._answered = ""
+
+    async def settled(self, task: pb.Task) -> pb.Task:
+        """Return how the task stands: while it seems to wait for what was answered before a crash, it is read again.
+
+        An agent may tell for a moment how it stood before the answer. What it still waits for then is asked again.
+        """
+        last = next(reversed(list(self._sent.answers)), "")
+        for attempt in range(1, _STALE_LOOKS + 1):
+            if task.status.state not in INTERRUPTED or status_key(task.status) != last:
+                break
+            await asyncio.sleep(_STALE.pause(attempt))
+            task = await self._task.read()
+        return task
 
     async def answer(self, task: pb.Task) -> ToolResult | None:
         """Ask a person what the task waits for, and tell the agent; return a result where that ends the call.
@@ -104,7 +122,7 @@ class TaskQuestions:
         """
         count = self._answers[key]
         message = pb.Message(
-            message_id=f"{self._message_id}-{key[:16]}" + (f"-{count}" if count else ""),
+            message_id=f"{self._sent.message_id}-{key[:16]}" + (f"-{count}" if count else ""),
             task_id=task.id,
             context_id=task.context_id,
             role=pb.ROLE_USER,
@@ -123,7 +141,7 @@ class TaskQuestions:
                 raise
             except grpc.aio.AioRpcError as error:
                 if _needs_another_answer(error, attempt):
-                    self._answers[key] += 1
+                    await self._count(key)
                     self._refused = self._client.peer.text_of(error) or "it did not say why"
                     return ""
                 if error.code() in CANNOT_BE_ASKED:
@@ -135,8 +153,15 @@ class TaskQuestions:
                 break
             if not await self._stands_after(pause, key):
                 break
-        self._answers[key] += 1
+        await self._count(key)
         return ""
+
+    async def _count(self, key: str) -> None:
+        """Keep that the agent has had another answer: after a crash the next question is not taken for the same."""
+        self._answers[key] += 1
+        others = {name: count for name, count in self._answers.items() if name != key}
+        self._sent = replace(self._sent, answers=others | {key: self._answers[key]})
+        await self._progress.handle(self._sent.handle())
 
     async def _stands_after(self, seconds: float, key: str) -> bool:
         """Wait, and return whether the task still waits for the same."""
