@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
+from a2a.compat.v0_3 import a2a_v0_3_pb2 as old
+from a2a.compat.v0_3 import a2a_v0_3_pb2_grpc
 from a2a.types import a2a_pb2 as pb
 from a2a.types import a2a_pb2_grpc
 
 from services.orchestrator.domain.tool_source import A2AAgent, SourceKind, ToolSourceSpec
+from services.orchestrator.servicers.a2a.version_03 import convert
 
 Send = Callable[["EmulatedAgent", pb.SendMessageRequest, Any], Awaitable[pb.SendMessageResponse]]
 _TERMINAL = {"COMPLETED", "FAILED", "CANCELED", "REJECTED"}
@@ -63,9 +66,13 @@ class EmulatedAgent(a2a_pb2_grpc.A2AServiceServicer):
                 pb.Message(message_id=f"said-{len(self.messages)}", role=pb.ROLE_AGENT, parts=parts)
             )
         task.artifacts.extend(artifacts)
+        self.move_on()
+        return task
+
+    def move_on(self) -> None:
+        """Tell whoever waits that tasks were changed."""
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
-        return task
 
     async def seen(self, count: int) -> None:
         """Wait until so many messages have come."""
@@ -128,6 +135,39 @@ class EmulatedAgent(a2a_pb2_grpc.A2AServiceServicer):
         return self.tasks[task_id]
 
 
+class AgentOf03(a2a_v0_3_pb2_grpc.A2AServiceServicer):
+    """The same agent for callers of 0.3."""
+
+    def __init__(self, agent: EmulatedAgent) -> None:
+        self._agent = agent
+
+    async def SendMessage(self, request: old.SendMessageRequest, context: Any) -> old.SendMessageResponse:
+        response = await self._agent.SendMessage(convert.send_request_from_03(request, ""), context)
+        return old.SendMessageResponse(task=convert.task_to_03(response.task))
+
+    async def GetTask(self, request: old.GetTaskRequest, context: Any) -> old.Task:
+        task_id = convert.task_id_of(request.name)
+        return convert.task_to_03(await self._agent.GetTask(pb.GetTaskRequest(id=task_id), context))
+
+    async def CancelTask(self, request: old.CancelTaskRequest, context: Any) -> old.Task:
+        task_id = convert.task_id_of(request.name)
+        return convert.task_to_03(await self._agent.CancelTask(pb.CancelTaskRequest(id=task_id), context))
+
+    async def TaskSubscription(self, request: old.TaskSubscriptionRequest, context: Any) -> AsyncIterator[Any]:
+        wanted = pb.SubscribeToTaskRequest(id=convert.task_id_of(request.name))
+        async for event in self._agent.SubscribeToTask(wanted, context):
+            yield convert.response_to_03(event)
+            if convert.is_final(event):
+                return
+
+    async def GetAgentCard(self, request: old.GetAgentCardRequest, context: Any) -> old.AgentCard:
+        card = await self._agent.GetExtendedAgentCard(pb.GetExtendedAgentCardRequest(), context)
+        shown = pb.AgentCard()
+        shown.CopyFrom(card)
+        shown.supported_interfaces.add(url="127.0.0.1:1", protocol_binding="GRPC")
+        return convert.card_to_03(shown, pb.AgentExtension())
+
+
 def becomes(state: str | int, *parts: pb.Part, artifacts: Sequence[pb.Artifact] = ()) -> Send:
     """Make a task of each message that is in a state at once."""
 
@@ -151,10 +191,13 @@ def _name(task: pb.Task) -> str:
 
 
 @contextlib.asynccontextmanager
-async def served(agent: EmulatedAgent, *, directory: Path | None = None) -> AsyncIterator[int]:
+async def served(agent: EmulatedAgent, *, directory: Path | None = None, speaks_03: bool = False) -> AsyncIterator[int]:
     """Serve an agent and give its port; with a directory, over TLS with the certificate in it."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_send_message_length", 64 * 1024 * 1024)])
-    cast("Any", a2a_pb2_grpc.add_A2AServiceServicer_to_server)(agent, server)
+    if speaks_03:
+        cast("Any", a2a_v0_3_pb2_grpc.add_A2AServiceServicer_to_server)(AgentOf03(agent), server)
+    else:
+        cast("Any", a2a_pb2_grpc.add_A2AServiceServicer_to_server)(agent, server)
     if directory is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:

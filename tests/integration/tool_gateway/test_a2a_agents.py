@@ -144,7 +144,7 @@ async def test_cards_of_both_versions_are_read_over_http() -> None:
         ("{}", "has no name"),
         (json.dumps({"name": "A", "supportedInterfaces": 7}), "no agent card of A2A"),
         (json.dumps({"name": "A", "supportedInterfaces": []}), "names no interface"),
-        (json.dumps(document_03("grpc.example.com:443")), "its card names GRPC 0.3.0"),
+        (json.dumps(document_03("grpc.example.com:443", protocolVersion="0.2.6")), "its card names GRPC 0.2.6"),
         (json.dumps(document_03("https://example.com", "HTTP+JSON")), "its card names HTTP[+]JSON 0.3.0"),
         (
             json.dumps(
@@ -593,6 +593,89 @@ async def test_a_cut_answer_whose_task_is_not_found_is_an_unknown_outcome(lists:
         await called(agent)
     assert unknown.value.final
     assert len(agent.messages) == 1
+
+
+async def test_after_a_crash_a_question_in_the_same_words_is_another_one_and_an_answer_is_not_asked_for_twice() -> None:
+    asks = pb.TaskStatus(
+        state=pb.TASK_STATE_INPUT_REQUIRED,
+        message=pb.Message(message_id="said", role=pb.ROLE_AGENT, parts=[text("Go on?")]),
+    )
+    reads = 0
+
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        if len(agent.messages) == 3:
+            return await DONE(agent, request, context)
+        if len(agent.messages) == 2:
+            # It works until the gateway is gone.
+            return await becomes("WORKING")(agent, request, context)
+        agent.tasks["task-1"].status.CopyFrom(asks)
+        return pb.SendMessageResponse(task=agent.tasks["task-1"])
+
+    class Stale(EmulatedAgent):
+        """Tells twice more how the task stood before the answer."""
+
+        async def GetTask(self, request: pb.GetTaskRequest, context: Any) -> pb.Task:
+            nonlocal reads
+            found = await super().GetTask(request, context)
+            if calling.cancelled() and (reads := reads + 1) <= 2:
+                return pb.Task(id=found.id, context_id=found.context_id, status=asks)
+            return found
+
+    agent, lost = Stale(send=turns), RecordedProgress(accepting(answer="yes"))
+    lost.goes_on = True
+    async with served(agent) as port, adapter() as first, adapter() as second:
+        request = call_of(agent_source(f"127.0.0.1:{port}"), tool="brief", arguments=ASK)
+        calling = asyncio.create_task(first.call(request, lost))
+        await until(lambda: len(lost.handles) == 3)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        after = RecordedProgress(accepting(answer="again"))
+        resumed = asyncio.create_task(second.resume(request, lost.handles[-1], after))
+        await until(lambda: reads > 2)
+        assert not after.questions
+        agent.tasks["task-1"].status.CopyFrom(asks)
+        agent.move_on()
+        assert (await resumed).text == "A brief."
+    assert [one.key for one in after.questions] == [lost.questions[0].key.removesuffix("-0") + "-1"]
+    assert len({message.message_id for message in agent.messages}) == 3
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_an_agent_of_0_3_is_called_as_one_of_1_0_is(streaming: bool) -> None:
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        if len(agent.messages) == 2:
+            return await DONE(agent, request, context)
+        form = {"schema": {"type": "object", "properties": {"year": {"type": "string"}}, "required": ["year"]}}
+        return await becomes("INPUT_REQUIRED", text("Which year?"), pb.Part(data=to_value(form)))(
+            agent, request, context
+        )
+
+    agent, progress = EmulatedAgent(send=turns, streaming=streaming), RecordedProgress(accepting(year="2026"))
+    async with served(agent, speaks_03=True) as port, adapter() as calls:
+        spec = agent_source(f"127.0.0.1:{port}", tenant="t-3")
+        (listed,) = await calls.list_tools(spec, principal())
+        request = call_of(spec, tool="brief", arguments=ASK, tool_hash=listed_hash(listed))
+        assert (await calls.call(request, progress)).text == "A brief."
+        first, second = agent.messages
+        assert (first.parts[0].text, second.task_id) == (ASK["message"], "task-1")
+        assert json_format.MessageToDict(second.parts[0].data) == {"year": "2026"}
+        assert progress.questions[0].text == "Which year?"
+        # After a crash it is found again by its id, and cancelled as others are.
+        assert (await calls.resume(request, progress.handles[-1], RecordedProgress())).text == "A brief."
+        with pytest.raises(OutcomeUnknown, match="cannot be asked"):
+            await calls.resume(request, progress.handles[0], RecordedProgress())
+    assert len(agent.messages) == 2
+    assert {(one["a2a-version"], one["x-a2a-tenant"]) for one in agent.metadata} == {("0.3", "t-3")}
+
+
+async def test_a_card_of_0_3_has_its_agent_called_over_0_3() -> None:
+    agent = EmulatedAgent(send=DONE)
+    async with served(agent, speaks_03=True) as port, RecordingApi() as api, adapter() as calls:
+        api.answer("/card.json", json.dumps(document_03(f"127.0.0.1:{port}")))
+        spec = agent_source(card_url=f"{api.url}/card.json")
+        (listed,) = await calls.list_tools(spec, principal())
+        request = call_of(spec, tool="brief", arguments=ASK, tool_hash=listed_hash(listed))
+        assert (await calls.call(request, RecordedProgress())).text == "A brief."
 
 
 @pytest.mark.parametrize("knows_task", [True, False])

@@ -15,8 +15,20 @@ from services.common.http import EgressClient
 from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import A2AAgent, AuthKind, ListedTool, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.a2a.call import AgentCall
-from services.orchestrator.tool_gateway.adapters.a2a.cards import MAX_CARD_BYTES, Agent, agent_of, card_from_json
+from services.orchestrator.tool_gateway.adapters.a2a.cards import (
+    MAX_CARD_BYTES,
+    VERSION_03,
+    Agent,
+    agent_of,
+    card_from_json,
+)
 from services.orchestrator.tool_gateway.adapters.a2a.client import METADATA, SERVICE, AgentClient
+from services.orchestrator.tool_gateway.adapters.a2a.client_03 import (
+    METADATA_03,
+    SERVICE_03,
+    TENANT_KEY,
+    AgentClient03,
+)
 from services.orchestrator.tool_gateway.adapters.a2a.first_message import CallOrder
 from services.orchestrator.tool_gateway.adapters.a2a.messages import argument_parts
 from services.orchestrator.tool_gateway.adapters.a2a.sent_message import SentMessage
@@ -54,7 +66,7 @@ _NO_CARD = {
 
 
 class A2AAdapter:
-    """Calls agents over A2A 1.0. A message that has been sent is never sent again: its task is followed."""
+    """Calls agents over A2A 1.0 or 0.3. A message that has been sent is never sent again: its task is followed."""
 
     def __init__(
         self,
@@ -98,7 +110,7 @@ class A2AAdapter:
         # The same in every process that finds the call: what was sent is looked for by it.
         message_id = hashlib.sha256(f"{request.principal.group_id}\n{request.call_id}".encode()).hexdigest()[:40]
         order = CallOrder(
-            SentMessage(message_id, utc_now(), agent.address, agent.tenant),
+            SentMessage(message_id, utc_now(), agent.address, agent.tenant, version=agent.version),
             tuple(parts),
             agent.skills.get(request.tool, ""),
             request.max_timeout,
@@ -178,13 +190,12 @@ class A2AAdapter:
     async def _found(self, source: ToolSourceSpec, principal: Principal) -> Agent:
         endpoint = _agent(source)
         if not endpoint.card_url:
-            card = await self._extended(self._client(source, principal, endpoint.address, endpoint.tenant))
-            return await _agent_of(card, endpoint)
+            return await _agent_of(await self._asked(source, principal, endpoint), endpoint)
         # The credential is for the origin that the source names, and for no other one.
         own = bool(endpoint.address) and origin_of(endpoint.card_url) == origin_of(source.addresses[0])
         data = await self._documents.read(source if own else None, principal, endpoint.card_url, MAX_CARD_BYTES)
         agent = await _agent_of(await asyncio.to_thread(card_from_json, data.decode("utf-8", "replace")), endpoint)
-        client = self._client(source, principal, agent.address, agent.tenant)
+        client = self._client(source, principal, agent.address, agent.tenant, agent.version)
         if not agent.has_extended_card:
             # The list says that the agent can be called: that it can be reached shows here.
             async with client.peer.connected():
@@ -198,6 +209,17 @@ class A2AAdapter:
                 raise
             return agent
 
+    async def _asked(self, source: ToolSourceSpec, principal: Principal, endpoint: A2AAgent) -> pb.AgentCard:
+        """Return the card that an agent gives of itself, over 0.3 where it does not know the service of 1.0."""
+        try:
+            return await self._extended(self._client(source, principal, endpoint.address, endpoint.tenant))
+        except _UnknownService as unknown:
+            client = self._client(source, principal, endpoint.address, endpoint.tenant, VERSION_03)
+            try:
+                return await self._extended(client)
+            except _UnknownService:
+                raise unknown from None
+
     async def _extended(self, client: AgentClient) -> pb.AgentCard:
         request = pb.GetExtendedAgentCardRequest(tenant=client.tenant)
         try:
@@ -207,22 +229,30 @@ class A2AAdapter:
 
     def _call(self, request: ToolCallRequest, order: CallOrder, progress: CallProgress) -> AgentCall:
         assert request.source is not None
-        client = self._client(request.source, request.principal, order.sent.address, order.sent.tenant)
+        sent = order.sent
+        client = self._client(request.source, request.principal, sent.address, sent.tenant, sent.version)
         return AgentCall(client, order, progress, look_up_seconds=self._look_up_seconds)
 
-    def _client(self, source: ToolSourceSpec, principal: Principal, address: str, tenant: str) -> AgentClient:
-        plaintext = _agent(source).plaintext
+    def _client(
+        self, source: ToolSourceSpec, principal: Principal, address: str, tenant: str, version: str = ""
+    ) -> AgentClient:
+        speaks_03 = version == VERSION_03
+        metadata = METADATA_03 | ({TENANT_KEY: tenant} if tenant else {}) if speaks_03 else METADATA
         peer = PeerClient(
             self._channels,
             self._credentials,
             source,
             principal,
-            SERVICE,
+            SERVICE_03 if speaks_03 else SERVICE,
             address,
-            plaintext=plaintext,
-            metadata=METADATA,
+            plaintext=_agent(source).plaintext,
+            metadata=metadata,
         )
-        return AgentClient(peer, tenant)
+        return AgentClient03(peer, tenant) if speaks_03 else AgentClient(peer, tenant)
+
+
+class _UnknownService(FailedPrecondition):
+    """An agent has no such method."""
 
 
 async def _agent_of(card: pb.AgentCard, endpoint: A2AAgent) -> Agent:
@@ -234,7 +264,8 @@ def _card_error(client: AgentClient, error: grpc.aio.AioRpcError) -> CoxswainErr
     if code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
         return PermissionDenied(f"{client.name} refused the credential: {text}", reason="UPSTREAM_CREDENTIAL_REJECTED")
     if code in _NO_CARD:
-        return FailedPrecondition(
+        refused = _UnknownService if code is grpc.StatusCode.UNIMPLEMENTED else FailedPrecondition
+        return refused(
             f"{client.name} gives no card over gRPC ({code.name}: {text}): check address and tenant, or set card_url",
             reason="UPSTREAM_REJECTED",
         )

@@ -24,6 +24,7 @@ from services.orchestrator.tool_identity import digest_of
 
 MAX_CARD_BYTES = 1024 * 1024
 MAX_SKILLS = 512
+VERSION_03 = "0.3"
 _MAX_DESCRIPTION_BYTES = 4096
 _MAX_TITLE_BYTES = 256
 _MAX_EXAMPLES = 8
@@ -56,6 +57,8 @@ class Agent:
     tools: tuple[ListedTool, ...]
     skills: Mapping[str, str]
     """The id of the skill that each tool is; none of an agent that lists no skill."""
+    version: str = ""
+    """Of A2A that it is called over; empty means 1.0."""
 
 
 def card_from_json(text: str) -> pb.AgentCard:
@@ -139,26 +142,33 @@ def agent_of(card: pb.AgentCard, endpoint: A2AAgent) -> Agent:
         card.capabilities.extended_agent_card,
         tuple(tools.values()),
         skills,
+        VERSION_03 if _is_03(interface) else "",
     )
 
 
 def _interface(card: pb.AgentCard, endpoint: A2AAgent) -> pb.AgentInterface:
-    """Return the interface that is called; an empty one where the source alone says where the agent is."""
-    usable = [
-        one
-        for one in card.supported_interfaces
-        if one.protocol_binding.upper() == "GRPC" and one.protocol_version.partition(".")[0] == "1"
-    ]
+    """Return the interface that is called, of 1.0 where there is one.
+
+    Where the source alone says where the agent is, it has the version of the card's interfaces and no more.
+    """
+    of_grpc = [one for one in card.supported_interfaces if one.protocol_binding.upper() == "GRPC"]
+    usable = [one for one in of_grpc if one.protocol_version.partition(".")[0] == "1"]
+    usable += [one for one in of_grpc if _is_03(one)]
     if endpoint.address:
         there = (one for one in usable if _is_at(one.url, endpoint.address))
-        return next(there, pb.AgentInterface())
+        speaks_03 = bool(card.supported_interfaces) and all(map(_is_03, card.supported_interfaces))
+        return next(there, pb.AgentInterface(protocol_version=VERSION_03 if speaks_03 else ""))
     if usable:
         return usable[0]
     found = sorted({f"{one.protocol_binding} {one.protocol_version}".strip() for one in card.supported_interfaces})
     raise ForeignTextError(
-        f"the agent is not called over A2A 1.0 by gRPC, which alone is supported; its card names "
+        f"the agent is not called over A2A 1.0 or 0.3 by gRPC, which alone are supported; its card names "
         f"{shown(', '.join(found), 200) or 'no interface'}"
     )
+
+
+def _is_03(interface: pb.AgentInterface) -> bool:
+    return interface.protocol_version == VERSION_03 or interface.protocol_version.startswith(f"{VERSION_03}.")
 
 
 def _is_at(url: str, address: str) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from a2a.types import a2a_pb2 as pb
@@ -92,11 +92,14 @@ class AgentClient:
         """Open a stream, which is closed with the block."""
         async with self.peer.connected() as connected:
             call = connected.stream(method, request, timeout=timeout)
-            reading = AgentStream(call)
+            reading = self._reading(call)
             try:
                 yield reading
             finally:
                 await reading.close()
+
+    def _reading(self, call: Any) -> "AgentStream":
+        return AgentStream(call)
 
 
 class AgentStream:
