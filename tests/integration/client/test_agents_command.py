@@ -66,3 +66,9 @@ def test_an_interrupt_says_where_the_task_continues(
     monkeypatch.setattr(agents, "_cancelling", interrupted)
     left = invoke(server.address, "agents", "send", "brief", "ships")
     assert (left.exit_code, says in left.stderr) == (130, True)
+
+
+@pytest.mark.usefixtures("published")
+def test_a_pipe_with_nothing_in_it_sends_nothing(server: Server) -> None:
+    refused = invoke(server.address, "agents", "send", "brief", "-", stdin="\n")
+    assert (refused.exit_code, "standard input is empty" in refused.stderr) == (2, True)

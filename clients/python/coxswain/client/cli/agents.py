@@ -103,7 +103,7 @@ def card(context: typer.Context, agent: AgentArgument, as_json: JsonOption = Fal
 def send(
     context: typer.Context,
     agent: AgentArgument,
-    text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")] = "",
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say; - reads standard input.")] = "",
     given: InputsOption = None,
     task: Annotated[str, typer.Option(help="Task that waits for this message, as an earlier one named it.")] = "",
     context_id: Annotated[str, typer.Option("--context-id", help="Conversation that the message continues.")] = "",
@@ -124,6 +124,10 @@ def send(
     """
     session = session_of(context, as_json)
     inputs = inputs_from(session, given)
+    if text == "-":
+        text = sys.stdin.read()
+        if not text.strip():
+            raise typer.BadParameter("standard input is empty", param_hint="TEXT")
     if not text and not inputs:
         raise typer.BadParameter("give a text, or inputs with --input", param_hint="TEXT")
     with _agent(session, agent) as (tenant, stub, messages):
@@ -131,7 +135,7 @@ def send(
             message_id=str(uuid.uuid4()), role=messages.ROLE_USER, task_id=task, context_id=context_id
         )
         if text:
-            message.parts.add(text=sys.stdin.read() if text == "-" else text)
+            message.parts.add(text=text)
         if inputs:
             message.parts.add(data=to_value(inputs))
         request = messages.SendMessageRequest(tenant=tenant, message=message)
