@@ -1,8 +1,9 @@
 """Rows of an installation that is upgraded."""
 
+import asyncio
 from typing import Any
 
-from sqlalchemy import Column, MetaData, String, Table, func, insert, inspect, select, update
+from sqlalchemy import Column, MetaData, String, Table, func, insert, inspect, select, text, update
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -179,4 +180,15 @@ async def test_a_host_takes_what_a_replica_of_the_earlier_release_was_answered(d
     assert (claim.questions[0].answered_by, claim.tasks[0].state) == ("bob", TaskState.WAITING_FOR_ANSWER)
     async with database.read() as connection:
         assert (await connection.execute(select(func.count()).select_from(questions))).scalar_one() == 1
+    await database.close()
+
+
+async def test_webhooks_are_kept_apart_beside_who_reads_events(empty_postgres_url: str) -> None:
+    await upgrade_database("orchestrator", empty_postgres_url, "0034")
+    database = Database(empty_postgres_url, "orchestrator", null_pool=True)
+    async with database.read() as connection:
+        # Who reads holds back whoever drops an index of the table, until the transaction ends.
+        await connection.execute(text("SELECT count(*) FROM group_events"))
+        async with asyncio.timeout(110):
+            await upgrade_database("orchestrator", empty_postgres_url, "0035")
     await database.close()

@@ -17,20 +17,19 @@ _ACTIVE = "NOT (paused AND held) AND NOT finished"
 
 
 def upgrade() -> None:
-    """Add a column, and replace two indexes."""
-    # First: it takes longest, and from the next statement on nobody else may use the other table.
+    """Add a column and an index, and replace another one."""
+    # First: it takes longest, and from the next statement on nobody else may use the other table. The index that it
+    # stands for is dropped a release later: to drop it here would wait for all who read events, with webhooks held.
     op.create_index("ix_group_events_execution_id_sequence", "group_events", ["execution_id", "sequence"], unique=False)
     op.add_column("webhooks", sa.Column("held", sa.Boolean(), nullable=False, server_default=sa.true()))
     op.execute("UPDATE webhooks SET held = paused WHERE sequence IS NOT NULL")
     op.execute("UPDATE webhooks SET paused = true WHERE sequence IS NOT NULL")
     op.drop_index("ix_webhooks_group_id", table_name="webhooks")
     _active_index(_ACTIVE)
-    op.drop_index("ix_group_events_execution_id", table_name="group_events")
 
 
 def downgrade() -> None:
     """Put them back."""
-    op.create_index("ix_group_events_execution_id", "group_events", ["execution_id"], unique=False)
     op.drop_index("ix_group_events_execution_id_sequence", table_name="group_events")
     op.drop_index("ix_webhooks_group_id", table_name="webhooks")
     op.execute("UPDATE webhooks SET paused = held WHERE sequence IS NOT NULL")
