@@ -25,6 +25,7 @@ from services.orchestrator.worker.crew.agent_date import date_for
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.crewai_types import (
     CrewAgent,
+    JudgedTask,
     ModelGuardrail,
     OneTaskCrew,
     ResultGuardrail,
@@ -74,7 +75,7 @@ class _Builder:
         }
         manager = self.build_agent(manager_spec) if manager_spec else None
         any_agent = manager or next(iter(agents.values()))
-        task = Task(
+        task = JudgedTask(
             name=spec.name,
             description=self.text(spec.description) + plan + _revision_text(revision),
             expected_output=self.text(spec.expected_output),

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from crewai import Agent, Crew
+from crewai import Agent, Crew, Task
 from crewai.agents.agent_executor import AgentExecutor
 from crewai.hooks.dispatch import HookAborted
 from crewai.tasks.llm_guardrail import LLMGuardrail, LLMGuardrailResult
@@ -114,6 +114,18 @@ class OneTaskCrew(Crew):
                 llm=self.manager_llm,
             )
         super()._create_manager_agent()
+
+
+class JudgedTask(Task):
+    """A task whose guardrail sees the object that the result stands for.
+
+    CrewAI reads a text as its object only where no guardrail follows, or where that returns a text.
+    """
+
+    def _invoke_guardrail_function(self, task_output: TaskOutput, *args: Any, **kwargs: Any) -> TaskOutput:
+        if task_output.pydantic is None:
+            task_output.pydantic, task_output.json_dict = self._export_output(task_output.raw)
+        return super()._invoke_guardrail_function(task_output, *args, **kwargs)
 
 
 class ToldConverter(Converter):

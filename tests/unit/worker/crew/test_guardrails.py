@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from coxswain.orchestrator.worker.link_pb2 import EarlierTask, EvaluateCondition
-from services.orchestrator.domain.crew import AgentSpec, CrewSpec, OutputCheck, OutputLength, Process, TaskSpec
+from services.orchestrator.domain.crew import (
+    AgentSpec,
+    CrewSpec,
+    OutputCheck,
+    OutputLength,
+    Process,
+    TaskSpec,
+    ToolSpec,
+)
 from services.orchestrator.domain.execution import TaskOutput
 from services.orchestrator.messages.executions import output_to_proto
 from services.orchestrator.worker.host.crew_process import ForkServer
@@ -78,6 +86,25 @@ async def test_retries_are_bounded_and_the_error_names_what_is_wrong(fork_server
         with pytest.raises(TaskError, match="Nothing about cats"):
             await run.task(0)
     assert len(host.requests) == 3
+
+
+@pytest.mark.parametrize("first", ['{"score": 8}', "Eight, I think."])
+async def test_the_result_of_an_agent_with_tools_is_an_object_before_it_is_judged(
+    fork_server: ForkServer, first: str
+) -> None:
+    def reply(request: Json) -> Json:
+        if judged(request):
+            return answer(json.dumps({"valid": True, "feedback": None}))
+        return answer(first if request.get("tools") else '{"score": 8}')
+
+    host = ScriptedHost(reply)
+    schema = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
+    checks = (OutputCheck(expression="output.structured.score > 5"),)
+    task = replace(WRITE, output_schema=schema, checks=checks, guardrails=("Good.",))
+    agent = replace(WRITER, tools=(ToolSpec("calculator", {}),))
+    async with segment(fork_server, host, crew(task, agent)) as run:
+        assert (await run.task(0)).structured == {"score": 8}
+    assert len([request for request in host.requests if judged(request)]) == 1
 
 
 async def test_an_expression_sees_the_structured_result(fork_server: ForkServer) -> None:
