@@ -68,6 +68,13 @@ OUTPUTS = ("output_json", "output_pydantic", "response_model", "output_schema")
 FUNCTION = "a Python function cannot be imported: say the condition in words, or as checks in a crew file"
 _WATCH = "Python code cannot be imported: watch the execution's events instead"
 _TEMPLATES = "prompts have one form here: say it in role, goal and backstory"
+_SKILLS = "put the skill's text into backstory, or under knowledge in a crew file"
+_FAILURES = "a tool that fails is told to the model, which goes on: say in the task when it is to give up"
+_OUTSIDE = "who may do what is set by groups and roles: nothing to do"
+_KEPT = "finished work is always kept, and ResumeExecution goes on with it: nothing to do"
+_SHORTENED = "a conversation that is too long for its model is always summed up: nothing to do"
+_KNOWLEDGE = "list its sources in knowledge_sources=[...]"
+_FIXED = "how texts are cut and stored is fixed: nothing to do"
 _REMEDIES = {
     "verbose": "not needed: an execution's events show every step",
     "name": "not needed: the key is the name",
@@ -86,6 +93,8 @@ _REMEDIES = {
     "knowledge_config": "how much is looked up is fixed: shorten the texts instead",
     "embedder": "name the embedding model under memory in a crew file",
     "condition": "Python code cannot be imported and the task always runs: write a condition in CEL in a crew file",
+    "knowledge": _KNOWLEDGE,
+    "knowledge_storage": _FIXED,
     "planning_config": "write planning=True: the agent then makes one plan for each task",
     "max_reasoning_attempts": "a plan is made once: nothing to do",
     "planning": "planning belongs to the crew: write planning=True in Crew(...)",
@@ -95,6 +104,23 @@ _REMEDIES = {
     "response_template": _TEMPLATES,
     "prompt_file": _TEMPLATES,
     "guardrail": "write it as checks of the agent in a crew file, or in words as the guardrail of its tasks",
+    "apps": "connect the application with `coxswain tool source create`, and name its tools as SOURCE/TOOL",
+    "a2a": "add the remote agent with `coxswain tool source create`: its skills become tools, SOURCE/TOOL",
+    "skills": _SKILLS,
+    "multimodal": "tools may answer with images where the model can look at them: nothing to do",
+    "tool_failure_policy": _FAILURES,
+    "security_config": _OUTSIDE,
+    "checkpoint": _KEPT,
+    "respect_context_window": _SHORTENED,
+    "use_better_compaction": _SHORTENED,
+    "use_system_prompt": _TEMPLATES,
+    "allow_crewai_trigger_context": "make what triggers the start an input, and name it in the description: {trigger}",
+    "share_crew": "nothing is sent to CrewAI: nothing to do",
+    "tracing": "traces go where the operator sends them: nothing to do",
+    "stream": "answers are always streamed: watch the execution's events",
+    "trained_agents_file": "training is not imported: write what was learnt into backstory",
+    "guardrail_max_retries": "set it on the agent's tasks",
+    "id": "ids are given by the server: nothing to do",
     "mcps": "add the server with `coxswain tool source create`, and name its tools as SOURCE/TOOL",
     "cache": "results of tools are not cached: nothing to do",
     "function_calling_llm": "set it on the agents",
@@ -108,7 +134,7 @@ _REMEDIES = {
     "executor_class": "Python code cannot be imported and was left out",
 }
 # Values that say what happens here anyway.
-AS_HERE: dict[str, object] = {
+_AS_HERE: dict[str, object] = {
     "allow_code_execution": False,
     "reasoning": False,
     "planning": False,
@@ -128,6 +154,11 @@ AS_HERE: dict[str, object] = {
 def remedy(key: str) -> str:
     """What to do about a setting that has no counterpart."""
     return _REMEDIES.get(key, "has no counterpart and was left out")
+
+
+def is_as_here(key: str, value: object) -> bool:
+    """Whether a setting without counterpart says what happens here anyway."""
+    return key in _AS_HERE and value is _AS_HERE[key]
 
 
 def agent_fields(path: str, given: Mapping, notes: Notes) -> Mapping:
@@ -188,7 +219,7 @@ def _renamed(path: str, given: Mapping, names: dict[str, str], special: set[str]
     for key, node in given.items():
         if key in names:
             fields[names[key]] = _plain(key, node)
-        elif key not in special:
+        elif key not in special and not is_as_here(key, _plain(key, node).value):
             notes.at(f"{path}.{key}", remedy(key), node)
     return fields
 

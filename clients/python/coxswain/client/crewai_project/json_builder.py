@@ -162,7 +162,7 @@ class JsonBuilder:
         entry: Part = {}
         for key, node in given.items():
             value = node.plain()
-            if value in (None, [], {}) or key == "verbose" or (key in fields.AS_HERE and fields.AS_HERE[key] == value):
+            if value in (None, [], {}) or key == "verbose" or fields.is_as_here(key, value):
                 continue
             if isinstance(value, dict) and "python" in value:
                 wrong = "a Python class cannot be imported: write its JSON schema here"

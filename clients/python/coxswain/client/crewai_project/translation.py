@@ -135,7 +135,7 @@ class Translation:
     def without_counterpart(self, subject: str, key: str, keyword: Keyword) -> None:
         """Note an argument that has none, unless it says what happens here anyway."""
         value = keyword.value.expression
-        if key in fields.AS_HERE and isinstance(value, ast.Constant) and value.value is fields.AS_HERE[key]:
+        if isinstance(value, ast.Constant) and fields.is_as_here(key, value.value):
             return
         if key == "verbose":
             self._notes.shared(key, fields.remedy(key), keyword.line, keyword.file)
