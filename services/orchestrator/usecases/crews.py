@@ -22,6 +22,7 @@ from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.tool_identity import source_of
 from services.orchestrator.usecases.crew_faults import in_document_order
+from services.orchestrator.usecases.crew_revisions import no_revision
 from services.orchestrator.usecases.crew_validation import CrewReport, CrewValidation
 from services.orchestrator.usecases.ports import Memories
 from services.orchestrator.usecases.stale_crews import changed_tools
@@ -101,9 +102,13 @@ class Crews:
             NotFound: the group does not have this crew, or the crew does not have this revision.
         """
         async with self._database.read() as connection:
-            crew = await CrewRepository(connection).get(principal.group_id, key, revision)
+            crews = CrewRepository(connection)
+            crew = await crews.get(principal.group_id, key, revision)
+            newest = await crews.get(principal.group_id, key) if crew is None and revision else None
+        if newest is not None:
+            raise no_revision("revision", str(key), revision, newest.revision)
         if crew is None:
-            raise NotFound.of("crew", f"{key} at revision {revision}" if revision else str(key))
+            raise NotFound.of("crew", str(key))
         (crew,) = await self._with_changed_tools(principal.group_id, [crew])
         return await self._with_memory_id(crew)
 

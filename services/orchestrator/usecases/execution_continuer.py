@@ -11,7 +11,7 @@ from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.idempotency import RequestKey
-from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import FailedPrecondition, FieldViolation, NotFound
 from services.common.grpc.enums import enum_to_proto
 from services.common.identity.group_limits import GroupLimits
 from services.common.identity.principal import Principal
@@ -38,6 +38,7 @@ from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
 from services.orchestrator.task_fingerprints import Fingerprint, plan_fingerprint, task_fingerprints
 from services.orchestrator.usecases.artifact_reuse import ArtifactReuse, decide_artifacts
+from services.orchestrator.usecases.crew_revisions import no_revision
 from services.orchestrator.usecases.execution_starter import ExecutionStarter, existing_execution, pending_run
 from services.orchestrator.usecases.task_reuse import Earlier, JournalReuse, decide_journals, decide_reuse, goes_on
 
@@ -103,13 +104,13 @@ class ExecutionContinuer:
             return repeated
         ended = await self._read(principal, wanted)
         execution = _continued(ended, wanted, principal)
-        _check_task(ended.next_spec, wanted.from_task)
         await self._starter.refuse_faults(
             principal.group_id,
             ended.next_spec,
             execution.inputs,
             execution.model,
             execution.limits,
+            found=_task_faults(ended.next_spec, wanted.from_task),
             pins=ended.next_pins,
         )
         # A document and its inputs may be megabytes, and conditions are parsed.
@@ -177,7 +178,10 @@ class ExecutionContinuer:
             if wanted.crew_revision is not None:
                 found = await crews.revision(execution.crew_id, wanted.crew_revision)
                 if found is None:
-                    raise NotFound.of(f"revision {wanted.crew_revision} of the crew", execution.crew_id)
+                    newest = await crews.revision(execution.crew_id, 0)
+                    raise no_revision(
+                        "crew_revision", execution.crew_name, wanted.crew_revision, newest[0] if newest else revision
+                    )
                 revision, next_spec = found
             return _Ended(
                 execution,
@@ -222,11 +226,12 @@ def _check_state(execution: Execution, *, fork: bool) -> None:
     )
 
 
-def _check_task(spec: CrewSpec, name: str) -> None:
+def _task_faults(spec: CrewSpec, name: str) -> list[FieldViolation]:
     names = [task.name for task in spec.tasks]
-    if name and name not in names:
-        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        raise InvalidArgument.field("from_task", f'the crew has no task "{name}"; its tasks are: {shown}')
+    if not name or name in names:
+        return []
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return [FieldViolation("from_task", f'the crew has no task "{name}"; its tasks are: {shown}')]
 
 
 def _continued(ended: _Ended, wanted: Continuation, principal: Principal) -> Execution:

@@ -46,6 +46,7 @@ from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.running_limits import RunningLimitRepository
 from services.orchestrator.repositories.task_runs import TaskRunRepository
+from services.orchestrator.usecases.crew_revisions import no_revision
 from services.orchestrator.usecases.crew_validation import CrewValidation, crew_invalid
 from services.orchestrator.usecases.open_executions import refuse_early, refuse_more
 from services.orchestrator.usecases.open_questions import with_open_questions
@@ -186,11 +187,11 @@ class ExecutionStarter:
             raise InvalidArgument.fields(found)
         crew = await read_crew(self._database, owner.group_id, start.crew, start.crew_revision)
         if crew is None:
-            revision = f"revision {start.crew_revision} of the crew" if start.crew_revision else "crew"
-            missing = NotFound.of(revision, str(start.crew))
+            missing = await self._missing(owner, start, path)
             if not found:
                 raise missing
-            raise InvalidArgument.fields([*found, FieldViolation(f"{path}crew", missing.message)])
+            told = missing.violations or [FieldViolation(f"{path}crew", missing.message)]
+            raise InvalidArgument.fields([*found, *told])
         if start.overlap_policy is not OverlapPolicy.ALLOW and not start.concurrency_key:
             unnamed = FieldViolation(
                 f"{path}concurrency_key",
@@ -201,6 +202,13 @@ class ExecutionStarter:
             owner.group_id, crew.spec, start.inputs, start.model, start.limits, path, found, pins=crew.tool_pins
         )
         return crew
+
+    async def _missing(self, owner: ExecutionOwner, start: Start, path: str) -> NotFound:
+        """Return the failure to find the crew of a start."""
+        newest = await read_crew(self._database, owner.group_id, start.crew) if start.crew_revision else None
+        if newest is None:
+            return NotFound.of("crew", str(start.crew))
+        return no_revision(f"{path}crew_revision", str(start.crew), start.crew_revision, newest.revision)
 
     async def find_repeated(self, owner: ExecutionOwner, request: RequestKey | None) -> Execution | None:
         """Return what the first request of this key has made, if there was one.

@@ -136,7 +136,8 @@ async def test_another_revision_runs_again_what_it_changes(harness: Harness, wor
         assert await decided(harness, newer) == [COPIED, DEFINITION, UNFINISHED, NEW]
     with refused(CODE.NOT_FOUND, "NOT_FOUND") as refusal:
         await resume(harness, made, crew_revision=3)
-    assert "revision 3" in refusal.message
+    told = f'the crew "{made.crew_name}" has no revision 3; give one from 1 to 2, or 0 for the newest'
+    assert refusal.violations == {"crew_revision": told}
     await crews(harness).DeleteCrew(crew_pb2.DeleteCrewRequest(id=made.crew_id))
     assert (await resume(harness, made, crew_revision=0)).crew_revision == 2
 
@@ -199,6 +200,9 @@ async def test_changes_that_cannot_run_are_refused_by_their_fields(harness: Harn
     with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
         await resume(harness, made, model="openai/gpt-5o")
     assert list(refusal.violations) == ["model"]
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+        await resume(harness, made, model="openai/gpt-5o", from_task="edti")
+    assert list(refusal.violations) == ["from_task", "model"]
     spec = await spec_of(harness, made.crew_id)
     spec.tasks[2].description = "Check {rules}"
     del spec.tasks[1]

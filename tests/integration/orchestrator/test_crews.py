@@ -62,8 +62,10 @@ async def test_every_change_makes_a_revision_and_earlier_ones_stay(harness: Harn
     assert (second.revision, second.spec.description) == (2, "shorter")
     assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id, revision=1))).crew.spec == made.spec
     assert (await stub.GetCrew(pb.GetCrewRequest(id=made.id))).crew == second
-    with refused(CODE.NOT_FOUND, "NOT_FOUND"):
+    with refused(CODE.NOT_FOUND, "NOT_FOUND") as refusal:
         await stub.GetCrew(pb.GetCrewRequest(id=made.id, revision=3))
+    told = f'the crew "{made.id}" has no revision 3; give one from 1 to 2, or 0 for the newest'
+    assert refusal.violations == {"revision": told}
 
 
 async def test_an_update_without_a_change_makes_no_revision_however_often_it_is_repeated(harness: Harness) -> None:

@@ -331,6 +331,12 @@ async def test_a_crew_that_is_not_there_is_named_with_other_faults(harness: Harn
         await stub.CreateSchedule(pb.CreateScheduleRequest(schedule=schedule("nothing", cron="never")))
     assert set(refusal.violations) == {"schedule.cron", "schedule.start.crew"}
     assert "nothing" in refusal.violations["schedule.start.crew"]
+    newer = schedule((await create_crew(harness)).id, cron="never")
+    newer.start.crew_revision = 7
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await stub.CreateSchedule(pb.CreateScheduleRequest(schedule=newer))
+    assert set(refusal.violations) == {"schedule.cron", "schedule.start.crew_revision"}
+    assert "0 for the newest" in refusal.violations["schedule.start.crew_revision"]
     with refused(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
         await stub.CreateSchedule(pb.CreateScheduleRequest())
     assert set(refusal.violations) == {"schedule.name", "schedule.cron", "schedule.start"}
