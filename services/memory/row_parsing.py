@@ -91,13 +91,16 @@ def unreadable(kind: MemoryKind, row: Row) -> str:
     text = read_text(row.get(essential))
     if not text:
         return f"its {essential} is empty"
-    texts = [value for value in row.values() if isinstance(value, str)]
+    characters = 0
+    for value in row.values():
+        if isinstance(value, str):
+            characters += len(value)
     # Counting bytes encodes: so few characters cannot be too many.
-    if _MOST_BYTES_OF_CHARACTER * sum(map(len, texts)) <= _MAX_CONTENT_BYTES:
+    if _MOST_BYTES_OF_CHARACTER * characters <= _MAX_CONTENT_BYTES:
         return ""
     if len(text.encode()) > _MAX_CONTENT_BYTES:
         return f"its {essential} has more than {_MAX_CONTENT_BYTES:,} bytes"
-    if sum(len(value.encode(errors="replace")) for value in texts) > _MAX_ROW_BYTES:
+    if sum(len(value.encode(errors="replace")) for value in row.values() if isinstance(value, str)) > _MAX_ROW_BYTES:
         return f"its columns have more than {_MAX_ROW_BYTES:,} bytes in all"
     return ""
 

@@ -141,7 +141,10 @@ def read_json(value: object) -> Any:
     if not isinstance(value, str):
         return value if isinstance(value, dict | list) and _shallow(value) else None
     try:
-        document = _DECODER.decode(value)
+        document, end = _DECODER.raw_decode(value) if value.startswith(_OPENING) else (None, -1)
+        if end != len(value):
+            # White space is around it, which texts of this service never have: it takes longer to look for that.
+            document = _DECODER.decode(value)
     except (ValueError, RecursionError):
         return None
     # So few brackets cannot nest too deep.
@@ -154,6 +157,7 @@ def _no_constant(name: str) -> None:
 
 # Made once, as `json.loads` would make it for every call.
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_OPENING: Final = ("{", "[")
 
 
 def _shallow(document: object) -> bool:

@@ -18,7 +18,8 @@ def digest_behind(beginning: tuple[str, ...], last: str) -> str:
     if sum(map(len, beginning)) > _MOST_KEPT:
         return digest(*beginning, last)
     state = _begun(beginning).copy()
-    state.update(_joined((last,)))
+    encoded = last.encode()
+    state.update(len(encoded).to_bytes(8) + encoded)
     digest_in_hex: str = state.hexdigest()
     return digest_in_hex
 

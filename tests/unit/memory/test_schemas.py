@@ -28,7 +28,7 @@ from services.memory.domain.records import (
 from services.memory.domain.vectors import unit_vector
 from services.memory.row_building import build_row
 from services.memory.row_parsing import parse_row
-from services.memory.row_values import parse_time
+from services.memory.row_values import parse_time, read_json
 from services.memory.schemas import DatabricksIndexSchemas, UnknownMemoryType
 
 COLUMNS = {
@@ -207,3 +207,14 @@ def test_a_record_comes_back_from_its_row_unchanged(record: Record) -> None:
 )
 def test_times_are_read_however_an_interface_writes_them(value: object) -> None:
     assert parse_time(value) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("around", ["{}", " {}", "\n\t{} ", "{} "])
+@pytest.mark.parametrize(("text", "value"), [('{"a":[1]}', {"a": [1]}), ("[1]", [1]), ('"a"', "a"), ("7", 7)])
+def test_white_space_around_json_of_others_is_passed_over(around: str, text: str, value: object) -> None:
+    assert read_json(around.replace("{}", text)) == value
+
+
+@pytest.mark.parametrize("text", ["", "{", "[", '{"a":1}x', '{"a":1} {"b":2}', "[1][2]", '{"a":NaN}', "\ufeff{}"])
+def test_text_that_is_not_one_json_value_is_none(text: str) -> None:
+    assert read_json(text) is None
