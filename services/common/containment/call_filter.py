@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from services.common.containment import kernel
+from services.common import kernel
 from services.common.containment.system_calls import MACHINES, AllowedCalls, Argument
 
 _SET_MODE_FILTER = 1

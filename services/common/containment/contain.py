@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.common.containment import kernel
+from services.common import kernel
 from services.common.containment.call_filter import restrict_calls
 from services.common.containment.file_rules import restrict_files
 from services.common.containment.system_calls import allowed_calls

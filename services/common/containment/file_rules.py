@@ -5,7 +5,7 @@ import errno
 import os
 from collections.abc import Iterable
 
-from services.common.containment import kernel
+from services.common import kernel
 
 _VERSION = 1  # LANDLOCK_CREATE_RULESET_VERSION
 _PATH_BENEATH, _NETWORK_PORT = 1, 2  # LANDLOCK_RULE_PATH_BENEATH, LANDLOCK_RULE_NET_PORT

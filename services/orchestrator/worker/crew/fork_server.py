@@ -26,6 +26,7 @@ from typing import Any
 from services.common.containment.contain import keep_memory_private, open_memory_again
 from services.common.parent_death import die_with_parent
 from services.orchestrator.worker.crew.containment import CrewContainment
+from services.orchestrator.worker.crew.huge_pages import collapse_memory
 from services.orchestrator.worker.link.containment import is_wanted
 
 _MAX_MESSAGE = 4096
@@ -139,6 +140,7 @@ def main() -> None:
     from services.orchestrator.worker.crew.preload import practise, preload
 
     preload()
+    collapse_memory()
     wanted = is_wanted(os.environ)
     containment = CrewContainment(os.environ["HOME"], wanted=wanted)
     containment.try_out(practise)

@@ -9,7 +9,10 @@ from typing import Any
 MACHINE = platform.machine() if sys.platform == "linux" else ""
 """What the kernel calls this kind of machine; empty outside Linux."""
 
-_SYSCALL_NUMBERS = {"x86_64": {"seccomp": 317, "capset": 126}, "aarch64": {"seccomp": 277, "capset": 91}}
+_SYSCALL_NUMBERS = {
+    "x86_64": {"seccomp": 317, "capset": 126, "madvise": 28},
+    "aarch64": {"seccomp": 277, "capset": 91, "madvise": 233},
+}
 # These have one number everywhere.
 _LANDLOCK = {"landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446}
 
