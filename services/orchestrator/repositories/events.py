@@ -1,18 +1,39 @@
 """Events of executions in SQL."""
 
+import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy import Select, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.event import CHUNK, NewEvent, StoredEvent
 from services.orchestrator.domain.execution import Usage
-from services.orchestrator.repositories.execution_rows import added_usage
+from services.orchestrator.repositories.execution_rows import added_usage, used_parameters
 from services.orchestrator.repositories.group_events import GroupEventRepository
 from services.orchestrator.tables import execution_events, executions
+
+# Statements of every transaction of a host: SQLAlchemy takes longer to build one than to run it.
+# RETURNING has many rows go in one statement.
+_INSERT = insert(execution_events).returning(execution_events.c.sequence)
+
+
+@functools.cache
+def _raise_sequence(*, fenced: bool, used: bool) -> ReturningUpdate[tuple[int, str]]:
+    """Return the statement that takes an execution's next sequences, and adds what calls have used.
+
+    The row stays locked until the transaction ends: sequences become visible in their order.
+    """
+    claim = update(executions).where(executions.c.id == bindparam("of_execution"))
+    if fenced:
+        claim = claim.where(executions.c.epoch == bindparam("of_epoch"), executions.c.ended_at.is_(None))
+    if used:
+        claim = claim.values(added_usage(executions))
+    raised = claim.values(last_sequence=executions.c.last_sequence + bindparam("count"))
+    return raised.returning(executions.c.last_sequence, executions.c.group_id)
 
 
 class EventRepository:
@@ -29,18 +50,13 @@ class EventRepository:
         With `epoch` (a worker's claim) nothing is stored, and None returned, once the execution has another one or has
         ended.
         """
-        # The row stays locked until the transaction ends: sequences become visible in their order.
-        claim = update(executions).where(executions.c.id == execution_id)
+        parameters: dict[str, Any] = {"of_execution": execution_id, "count": len(events)}
         if epoch is not None:
-            claim = claim.where(executions.c.epoch == epoch, executions.c.ended_at.is_(None))
+            parameters["of_epoch"] = epoch
         if used is not None:
-            claim = claim.values(added_usage(executions, used))
-        claimed = await self._connection.execute(
-            claim.values(last_sequence=executions.c.last_sequence + len(events)).returning(
-                executions.c.last_sequence, executions.c.group_id
-            )
-        )
-        row = claimed.first()
+            parameters |= used_parameters(used)
+        statement = _raise_sequence(fenced=epoch is not None, used=used is not None)
+        row = (await self._connection.execute(statement, parameters)).first()
         if row is None:
             return None
         if events:
@@ -52,9 +68,8 @@ class EventRepository:
         """Store events in order, the last one with the sequence `last`, to which the execution has been raised."""
         numbered = list(enumerate(events, start=last - len(events) + 1))
         now = utc_now()
-        # RETURNING has many rows go in one statement.
         await self._connection.execute(
-            insert(execution_events).returning(execution_events.c.sequence),
+            _INSERT,
             [
                 {
                     "execution_id": execution_id,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table
+from sqlalchemy import ColumnElement, Row, Table, bindparam
 
 from services.orchestrator.domain.document import from_document
 from services.orchestrator.domain.execution import (
@@ -94,6 +94,11 @@ def usage_columns(usage: Usage) -> dict[str, float]:
     }
 
 
-def added_usage(table: Table, usage: Usage) -> dict[str, ColumnElement[Any]]:
-    """Return the columns of an execution or a task with a call's usage added to them."""
-    return {name: table.c[name] + value for name, value in usage_columns(usage).items()}
+def added_usage(table: Table) -> dict[str, ColumnElement[Any]]:
+    """Return the columns of an execution or a task with a call's usage added to them, see `used_parameters`."""
+    return {name: table.c[name] + bindparam(f"used_{name}") for name in usage_columns(Usage())}
+
+
+def used_parameters(usage: Usage) -> dict[str, float]:
+    """Return the parameters of a statement that adds a call's usage."""
+    return {f"used_{name}": value for name, value in usage_columns(usage).items()}

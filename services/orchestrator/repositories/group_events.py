@@ -5,6 +5,7 @@ also has the number of its transaction, and is read only when every transaction 
 come before it any more. On SQLite transactions that write follow each other.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -29,6 +30,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningInsert
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -40,6 +42,13 @@ _LARGEST_ID = 2**63 - 1
 _sqlite_sequence = table("sqlite_sequence", column("name", Text), column("seq", BigInteger))
 
 
+@functools.cache
+def _insert(dialect: str) -> ReturningInsert[tuple[int]]:
+    """Return the statement that stores events, built once. RETURNING has many rows go in one statement."""
+    transaction_id = _number(func.pg_current_xact_id()) if dialect == "postgresql" else literal(0)
+    return insert(group_events).values(transaction_id=transaction_id).returning(group_events.c.id)
+
+
 class GroupEventRepository:
     """What happened in the executions of groups."""
 
@@ -49,11 +58,8 @@ class GroupEventRepository:
     async def append(self, group_id: str, execution_id: str, events: Sequence[tuple[int, NewEvent]]) -> None:
         """Store events of an execution, each with its sequence there, in the transaction that stores them there."""
         now = utc_now()
-        on_postgres = self._connection.dialect.name == "postgresql"
-        transaction_id = _number(func.pg_current_xact_id()) if on_postgres else literal(0)
-        # RETURNING has many rows go in one statement.
         await self._connection.execute(
-            insert(group_events).values(transaction_id=transaction_id).returning(group_events.c.id),
+            _insert(self._connection.dialect.name),
             [
                 {
                     "group_id": group_id,

@@ -3,6 +3,7 @@
 Synchronous: a host renews its own lease in a thread. Others use it through `AsyncConnection.run_sync`.
 """
 
+import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -99,19 +100,24 @@ class LeaseRepository:
 
 async def read_leases(database: Database) -> list[LeaseView]:
     """Return every lease; on SQLite `locked` is left False, for files tell it. One statement needs no transaction."""
-    locked = _ROW.lock_key.in_(_SESSION_LOCKS) if database.dialect == "postgresql" else literal(value=False)
-    rows = await database.fetch(
-        select(
-            _ROW.executor_id,
-            (_ROW.expires_at < _now(database.dialect)).label("expired"),
-            _ROW.lock_key,
-            locked.label("locked"),
-            _ROW.started_at,
-        )
-    )
+    rows = await database.fetch(_all(database.dialect))
     return [LeaseView(**row | {"expired": bool(row["expired"]), "locked": bool(row["locked"])}) for row in rows]
 
 
+@functools.cache
+def _all(dialect: str) -> Select[Any]:
+    """Return the statement of `read_leases`, built once: every host asks all the time."""
+    locked = _ROW.lock_key.in_(_SESSION_LOCKS) if dialect == "postgresql" else literal(value=False)
+    return select(
+        _ROW.executor_id,
+        (_ROW.expires_at < _now(dialect)).label("expired"),
+        _ROW.lock_key,
+        locked.label("locked"),
+        _ROW.started_at,
+    )
+
+
+@functools.cache
 def _now(dialect: str) -> ColumnElement[float]:
     """Return the database's clock in seconds since 1970."""
     if dialect == "sqlite":
