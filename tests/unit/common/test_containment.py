@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.common.child_process import ChildProcess
 from services.common import kernel
+from services.common.child_process import ChildProcess
 from services.common.containment.call_filter import program
 from services.common.containment.contain import Measure, Profile, contain
 from services.common.containment.file_rules import landlock_version
