@@ -123,6 +123,17 @@ class IndexAdoptions:
                 raise InvalidArgument.field(
                     "memory_ids", f"{memory_id} looks like a stored crew's id; give the crew's memory_id (GetCrew)"
                 )
+        moved_on = sorted(
+            memory_id
+            for old, memory_id in wanted.memory_ids.items()
+            if memory_id != old and wanted.memory_ids.get(memory_id, memory_id) != memory_id
+        )
+        if moved_on:
+            raise InvalidArgument.field(
+                "memory_ids",
+                f'"{moved_on[0]}" is an id to give and one to replace: a call that is repeated would give its rows the '
+                "next one; use two calls, first the one that replaces it",
+            )
         if wanted.memory_ids and not has_column(wanted.kind, Column.CREW_ID):
             raise InvalidArgument.field("memory_ids", "documents belong to the whole group and have none")
 

@@ -1,18 +1,25 @@
 """Indexes that something else fills, over gRPC: rows by other programs, and tables that an index follows."""
 
+import asyncio
+import json
+import os
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.config import Config
 
 from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
 from coxswain.memory.v1 import vector_index_pb2 as index_pb
+from services.common.errors import Unavailable
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
 from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.usecases import index_adoption
 from tests.integration.auth.support import refused
 from tests.integration.memory.databricks_support import (
@@ -392,6 +399,86 @@ async def test_other_ids_of_rows_are_changed_where_they_are_and_the_rest_stays(w
         assert stored[row["id"]]["embedding"] == pytest.approx(row["embedding"], abs=1e-7)
     # What this service has written for a group stays that group's.
     assert {stored[row["id"]]["group_id"] for row in others} == {"legal", "old-group"}
+
+
+async def test_an_adoption_that_breaks_off_is_finished_by_the_next_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _old_index(world, *(foreign("unified", f"row-{n}", group_id="old-group", crew_id="old") for n in range(5)))
+    write, written = DatabricksVectorIndexRepository.write_rows, list[int]()
+
+    async def break_off(repository: DatabricksVectorIndexRepository, index: str, rows: Any) -> None:
+        if written:
+            raise Unavailable("the workspace is gone")
+        written.append(len(rows))
+        await write(repository, index, rows)
+
+    asked: dict[str, Any] = {"from_group": "old-group", "memory_ids": {"old": "crew"}}
+    with monkeypatch.context() as patched:
+        patched.setattr(index_adoption, "_WRITTEN_AT_ONCE", 2)
+        patched.setattr(DatabricksVectorIndexRepository, "write_rows", break_off)
+        with refused(CODE.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE"):
+            await _adopt(world, **asked)
+    assert not (await indexes_stub(world.harness).ListIndexes(index_pb.ListIndexesRequest())).indexes
+    assert sorted(row["crew_id"] for row in world.vectors.rows(OLD)) == ["crew"] * 2 + ["old"] * 3
+    for changed in (3, 0):
+        report = (await _adopt(world, **asked))[-1].report
+        assert (report.readable, report.changed, report.of_others) == (5, changed, 0)
+        assert {(row["group_id"], row["crew_id"]) for row in world.vectors.rows(OLD)} == {("sales", "crew")}
+    listed = await stub(world.harness.channel()).ListRecords(pb.ListRecordsRequest(namespace=place()))
+    assert sorted(record.id for record in listed.records) == [f"row-{n}" for n in range(5)]
+
+
+@pytest.mark.parametrize("memory_ids", [{"a": "b", "b": "c"}, {"a": "b", "b": "a"}])
+async def test_ids_that_a_repeated_adoption_would_change_again_are_refused(
+    world: World, memory_ids: dict[str, str]
+) -> None:
+    await _old_index(world, foreign("unified", "of-a", crew_id="a"), foreign("unified", "of-b", crew_id="b"))
+    with refused(CODE.INVALID_ARGUMENT, "INVALID_FIELD") as refusal:
+        await _adopt(world, memory_ids=memory_ids)
+    assert refusal.fields == ["memory_ids"]
+    assert {row["id"]: row["crew_id"] for row in world.vectors.rows(OLD)} == {"of-a": "a", "of-b": "b"}
+    for _ in range(2):
+        await _adopt(world, memory_ids={"a": "c", "b": "c", "c": "c"})
+    assert {row["crew_id"] for row in world.vectors.rows(OLD)} == {"c"}
+
+
+async def test_rows_of_a_job_with_the_official_client_are_taken_over_found_and_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _old_index(world)
+    bare = {"group_id": "sales", "crew_id": "crew", "embedding": embed_text("foreign", DIMENSION)}
+    ids = ["plain", "it's", 'a "b"', "%_", "a\\b", "日本 ünï", "a/b?c#d", " ", "-", "x" * 256, "crew#1.0"]
+    rows: list[dict[str, object]] = [{"id": name, "content": f"foreign {n}", **bare} for n, name in enumerate(ids)]
+    rows[1] |= {"metadata": "[1, 2]", "categories": '"x"', "importance": 7, "created_at": "2026-01-02 03:04:05"}
+    rows[2] |= {"metadata": None, "categories": None, "created_at": None, "scope": None, "private": None}
+    unreadable = [{"id": "textless", "content": None, **bare}, {"id": "columnless", **bare}]
+    for name in [name for name in os.environ if name.startswith("DATABRICKS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", os.devnull)
+    client = WorkspaceClient(config=Config(host=world.url, token="x", auth_type="pat", http_timeout_seconds=30))
+    write = client.vector_search_indexes.upsert_data_vector_index
+    stored = await asyncio.to_thread(write, OLD, json.dumps([*rows, *unreadable]))
+    assert stored.result is not None
+    assert not stored.result.failed_primary_keys
+    monkeypatch.setenv("DATABRICKS_HOST", world.url)
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-operator")
+    for _ in range(2):
+        report = (await _adopt(world))[-1].report
+        assert (report.readable, report.unreadable, report.changed) == (len(ids), 2, 0)
+    memories = stub(world.harness.channel())
+    found = await memories.SearchRecords(pb.SearchRecordsRequest(namespace=place(), text="foreign", limit=50))
+    assert (sorted(result.record.id for result in found.results), found.unreadable_records) == (sorted(ids), 2)
+    listed = await memories.ListRecords(pb.ListRecordsRequest(namespace=place(), page_size=50))
+    assert sorted(record.id for record in listed.records) == sorted(ids)
+    for name in ids:
+        record = (await memories.GetRecord(pb.GetRecordRequest(namespace=place(), id=name))).record
+        assert record.id == name
+        removed = await memories.DeleteRecords(pb.DeleteRecordsRequest(namespace=place(), ids=[name]))
+        assert removed.deleted == 1
+    request = index_pb.DeleteIndexRecordsRequest(index=OLD, ids=["textless", "columnless"])
+    await indexes_stub(world.harness).DeleteIndexRecords(request)
+    assert world.vectors.rows(OLD) == []
 
 
 async def test_rows_that_cannot_be_written_again_keep_their_ids_and_hold_up_no_others(world: World) -> None:
