@@ -1,6 +1,6 @@
 """The meaning of filter expressions, and what can be said of one before it is evaluated."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from services.memory.domain.filters import (
@@ -13,7 +13,7 @@ from services.memory.domain.filters import (
     MetadataCondition,
     Not,
 )
-from services.memory.domain.json_equality import json_equal
+from services.memory.domain.json_equality import json_equal, json_key
 
 _MISSING = object()
 
@@ -24,17 +24,7 @@ def holds(
     metadata: Callable[[], Mapping[str, Any]],
 ) -> bool:
     """Return whether an expression holds for a record, given its conditions on columns and its metadata."""
-    match expression:
-        case AllOf(parts):
-            return all(holds(part, condition_holds, metadata) for part in parts)
-        case AnyOf(parts):
-            return any(holds(part, condition_holds, metadata) for part in parts)
-        case Not(part):
-            return not holds(part, condition_holds, metadata)
-        case MetadataCondition():
-            return _metadata_holds(expression, metadata())
-        case Condition():
-            return condition_holds(expression)
+    return _Evaluation(condition_holds, metadata).holds(expression)
 
 
 def leaves(expression: Expression | None) -> Iterator[Condition | MetadataCondition]:
@@ -66,28 +56,58 @@ def required_conditions(expression: Expression | None) -> Iterator[Condition]:
             yield expression
 
 
-def _metadata_holds(condition: MetadataCondition, document: Mapping[str, Any]) -> bool:
-    value: Any = document
-    for key in condition.path:
-        value = value.get(key, _MISSING) if isinstance(value, Mapping) else _MISSING
-    comparison = condition.comparison
-    if value is _MISSING:
-        return comparison is MetadataComparison.NOT_EQUAL
-    match comparison:
-        case MetadataComparison.EXISTS:
-            return True
-        case MetadataComparison.EQUAL:
-            return _is_among(value, condition)
-        case MetadataComparison.NOT_EQUAL:
-            return not _is_among(value, condition)
-        case MetadataComparison.CONTAINS:
-            return isinstance(value, list) and any(_is_among(element, condition) for element in value)
-        case _:
-            return _in_order(value, comparison, condition.values[0])
+class _Evaluation:
+    """Evaluates an expression for one record; what its conditions compare is prepared once for all of them."""
 
+    def __init__(self, condition_holds: Callable[[Condition], bool], metadata: Callable[[], Mapping[str, Any]]) -> None:
+        self._condition_holds = condition_holds
+        self._metadata = metadata
+        self._keys: dict[int, Hashable] = {}
+        self._elements: dict[int, frozenset[Hashable]] = {}
 
-def _is_among(value: object, condition: MetadataCondition) -> bool:
-    return any(json_equal(value, wanted) for wanted in condition.values)
+    def holds(self, expression: Expression) -> bool:
+        """See `holds`."""
+        match expression:
+            case AllOf(parts):
+                return all(map(self.holds, parts))
+            case AnyOf(parts):
+                return any(map(self.holds, parts))
+            case Not(part):
+                return not self.holds(part)
+            case MetadataCondition():
+                return self._metadata_holds(expression)
+            case Condition():
+                return self._condition_holds(expression)
+
+    def _metadata_holds(self, condition: MetadataCondition) -> bool:
+        value: Any = self._metadata()
+        for key in condition.path:
+            value = value.get(key, _MISSING) if isinstance(value, Mapping) else _MISSING
+        comparison = condition.comparison
+        if value is _MISSING:
+            return comparison is MetadataComparison.NOT_EQUAL
+        match comparison:
+            case MetadataComparison.EXISTS:
+                return True
+            case MetadataComparison.EQUAL:
+                return self._key(value) in condition.among
+            case MetadataComparison.NOT_EQUAL:
+                return self._key(value) not in condition.among
+            case MetadataComparison.CONTAINS:
+                return isinstance(value, list) and not self._keys_of(value).isdisjoint(condition.among)
+            case _:
+                return _in_order(value, comparison, condition.values[0])
+
+    def _key(self, value: object) -> Hashable:
+        # The metadata has all values, so none of the same identity follows another one.
+        if id(value) not in self._keys:
+            self._keys[id(value)] = json_key(value)
+        return self._keys[id(value)]
+
+    def _keys_of(self, value: list[object]) -> frozenset[Hashable]:
+        if id(value) not in self._elements:
+            self._elements[id(value)] = frozenset(map(json_key, value))
+        return self._elements[id(value)]
 
 
 def _in_order(value: Any, comparison: MetadataComparison, bound: Any) -> bool:

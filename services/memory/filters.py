@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from services.common.errors import InvalidArgument
-from services.memory.domain.filters import Comparison, Condition, Filter, MetadataCondition, Scalar
+from services.memory.domain.filters import Comparison, Condition, Filter, MetadataCondition, Scalar, search_words
 from services.memory.domain.json_equality import json_equal
 from services.memory.domain.metadata import MOST_METADATA_BYTES, canonical_json
 from services.memory.domain.moments import microseconds
@@ -25,7 +24,6 @@ from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, m
 _ORDERED = frozenset({Comparison.LESS, Comparison.LESS_OR_EQUAL, Comparison.GREATER, Comparison.GREATER_OR_EQUAL})
 _TEXTUAL = frozenset({Comparison.CONTAINS, Comparison.STARTS_WITH})
 _MAX_JSON_DEPTH = 32
-_WORD = re.compile(r"\w+")
 
 
 def check_condition(
@@ -54,9 +52,10 @@ def check_condition(
     if len(values) > 1 and comparison not in (Comparison.EQUAL, Comparison.NOT_EQUAL):
         raise InvalidArgument.field(f"{path}.values", "more than one value makes sense for EQUAL and NOT_EQUAL only")
     typed = tuple(_typed(field_type, value, f"{path}.values[{position}]") for position, value in enumerate(values))
-    if comparison is Comparison.CONTAINS and not search_words(str(typed[0])):
+    condition = Condition(column, comparison, typed)
+    if comparison is Comparison.CONTAINS and not condition.words:
         raise InvalidArgument.field(f"{path}.values[0]", "has no word to look for")
-    return Condition(column, comparison, typed)
+    return condition
 
 
 def _typed(field_type: FieldType, value: Scalar, path: str) -> Scalar:
@@ -194,8 +193,12 @@ def matches(kind: MemoryKind, chosen: Filter, row: Row) -> bool:
     if not chosen.conditions and chosen.expression is None:
         return True
     types = DatabricksIndexSchemas.filterable(kind)
+    # A megabyte of text is read once, however many conditions look for words in it.
+    words = functools.cache(lambda column: search_words(row[column]))
 
     def condition_holds(condition: Condition) -> bool:
+        if condition.comparison is Comparison.CONTAINS:
+            return row[condition.column] is not None and condition.words <= words(condition.column)
         return _holds(condition, types[condition.column], row[condition.column])
 
     return all(map(condition_holds, chosen.conditions)) and (
@@ -239,9 +242,9 @@ def _holds(condition: Condition, field_type: FieldType, raw: object) -> bool:
     operand: Any = condition.values[0]
     match condition.comparison:
         case Comparison.EQUAL:
-            return value in condition.values
+            return value in condition.among
         case Comparison.NOT_EQUAL:
-            return value not in condition.values
+            return value not in condition.among
         case Comparison.LESS:
             return bool(value < operand)
         case Comparison.LESS_OR_EQUAL:
@@ -253,9 +256,4 @@ def _holds(condition: Condition, field_type: FieldType, raw: object) -> bool:
         case Comparison.STARTS_WITH:
             return bool(value.startswith(operand))
         case Comparison.CONTAINS:
-            return search_words(operand) <= search_words(value)
-
-
-def search_words(text: str) -> frozenset[str]:
-    """Return the words that CONTAINS looks for: runs of letters, digits and underscores, without case."""
-    return frozenset(_WORD.findall(text.casefold()))
+            raise ValueError("words are compared by `matches`")

@@ -22,7 +22,7 @@ from services.common.paging import decode_page_token
 from services.common.reading.pages import read_page
 from services.common.retry_after import parse_retry_after
 from services.common.schema_checks.process import check as check_answer
-from services.memory.filters import search_words
+from services.memory.domain.filters import search_words
 from services.memory.parsing.documents import read_document
 from services.models.domain.conversation import ContentPart, Message, MessageRole
 from services.models.providers.fault_reading import read_fault

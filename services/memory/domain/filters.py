@@ -1,10 +1,15 @@
 """Filters and conditions that select records."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeAlias
+
+from services.memory.domain.json_equality import json_key
+
+_WORD = re.compile(r"\w+")
 
 Scalar: TypeAlias = str | int | float | bool | datetime
 """A value of a column that conditions may name."""
@@ -30,6 +35,15 @@ class Condition:
     column: str
     comparison: Comparison
     values: tuple[Scalar, ...]
+    among: frozenset[Scalar] = field(init=False, repr=False, compare=False)
+    """The values, to find one of thousands by."""
+    words: frozenset[str] = field(init=False, repr=False, compare=False)
+    """Those that CONTAINS looks for."""
+
+    def __post_init__(self) -> None:
+        looks_for_words = self.comparison is Comparison.CONTAINS
+        object.__setattr__(self, "among", frozenset(self.values))
+        object.__setattr__(self, "words", search_words(str(self.values[0])) if looks_for_words else frozenset())
 
 
 class MetadataComparison(StrEnum):
@@ -52,6 +66,11 @@ class MetadataCondition:
     path: tuple[str, ...]
     comparison: MetadataComparison
     values: tuple[Any, ...] = ()
+    among: frozenset[Hashable] = field(init=False, repr=False, compare=False)
+    """The keys of the values (`json_key`), to find one of thousands by."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "among", frozenset(map(json_key, self.values)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +126,8 @@ class Filter:
 
 
 EVERYTHING = Filter(include_private=True)
+
+
+def search_words(text: str) -> frozenset[str]:
+    """Return the words that CONTAINS looks for: runs of letters, digits and underscores, without case."""
+    return frozenset(_WORD.findall(text.casefold()))

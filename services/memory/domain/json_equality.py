@@ -1,6 +1,6 @@
 """When two JSON values are the same value, however they are written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import starmap
 
 
@@ -28,6 +28,21 @@ def json_equal(one: object, other: object) -> bool:
             and all(starmap(json_equal, zip(one, other, strict=True)))
         )
     return type(one) is type(other) and one == other
+
+
+def json_key(value: object) -> Hashable:
+    """Return what is the same for two values parsed from JSON where `json_equal` holds for them, and only there."""
+    if isinstance(value, str) or value is None:
+        return value
+    if isinstance(value, bool):
+        return bool, value
+    if isinstance(value, int | float):
+        return float, _double(value)
+    if isinstance(value, Mapping):
+        return dict, frozenset((name, json_key(inner)) for name, inner in value.items())
+    if isinstance(value, Sequence):
+        return list, tuple(map(json_key, value))
+    raise TypeError(f"{type(value).__name__} is not of JSON")
 
 
 def holds_number(value: object) -> bool:

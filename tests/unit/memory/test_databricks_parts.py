@@ -36,6 +36,14 @@ def test_an_owner_that_cannot_be_quoted_is_refused_and_never_left_out(group: str
         query_filter(clauses, storage_optimized=True)
 
 
+@pytest.mark.parametrize("bound", [float("inf"), float("-inf")])
+def test_a_number_that_no_language_has_is_compared_here(bound: float) -> None:
+    handed = handed_over(OWNER, Filter((Condition("importance", Comparison.LESS, (bound,)),), include_private=True))
+    assert not handed.whole
+    for optimized in (True, False):
+        assert "importance" not in str(query_filter(handed.clauses, storage_optimized=optimized))
+
+
 def test_recent_writes_tell_what_was_done_last_and_end_with_their_time() -> None:
     writes = RecentWrites(3600)
     writes.note(HERE, ["a", "b"], removed=False)

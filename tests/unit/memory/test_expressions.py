@@ -1,5 +1,6 @@
 """What filter expressions mean, what of them SQL decides, and how a faulty one is refused."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from google.protobuf.json_format import ParseDict
 
 from coxswain.memory.v1 import filter_expression_pb2 as pb
 from services.common.errors import InvalidArgument
+from services.memory import expressions, filters
 from services.memory.domain.filters import (
     AllOf,
     AnyOf,
@@ -17,10 +19,15 @@ from services.memory.domain.filters import (
     MetadataComparison,
     MetadataCondition,
     Not,
+    search_words,
 )
-from services.memory.domain.records import MemoryKind
+from services.memory.domain.json_equality import json_key
+from services.memory.domain.namespaces import NamespaceKey
+from services.memory.domain.records import MemoryKind, Record, Unified
+from services.memory.domain.vectors import unit_vector
 from services.memory.expressions import decided_by_columns, holds, leaves, required_conditions
 from services.memory.filters import columns_needed, residual
+from services.memory.row_building import build_row
 from services.memory.servicers.messages.expressions import expression_from_proto
 
 DOCUMENT = {
@@ -166,3 +173,40 @@ def test_the_bounds_themselves_are_taken() -> None:
     assert len(list(leaves(_read(_nested(8))))) == 1
     parts = [{"any_of": {"expressions": [_nested(1)] * 50}}] * 5
     assert len(list(leaves(_read({"all_of": {"expressions": parts}})))) == 250
+
+
+def test_what_many_conditions_compare_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    def counted(value: object) -> Any:
+        seen.append(value)
+        return json_key(value)
+
+    conditions = [
+        MetadataCondition(("deep", "list"), comparison, (["none"], number))
+        for number in range(50)
+        for comparison in (MetadataComparison.EQUAL, MetadataComparison.CONTAINS)
+    ]
+    monkeypatch.setattr(expressions, "json_key", counted)
+    assert not _holds(AnyOf((*conditions[:2], *conditions[4:])))
+    # The list as a whole, and its three elements.
+    assert len(seen) == 4
+
+
+def test_a_text_is_read_once_for_all_words_that_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = NamespaceKey("sales", "crew", MemoryKind.UNIFIED)
+    record = Record(
+        "r", Unified("The storm passes"), unit_vector([1, 0, 0]), created_at=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    row = build_row(key, record, "m")
+    conditions = [Condition("content", Comparison.CONTAINS, (word,)) for word in ("STORM", "the", "passes storm")]
+    seen: list[str] = []
+
+    def counted(text: str) -> frozenset[str]:
+        seen.append(text)
+        return search_words(text)
+
+    monkeypatch.setattr(filters, "search_words", counted)
+    chosen = Filter(tuple(conditions), expression=AllOf(tuple(conditions)), include_private=True)
+    assert filters.matches(MemoryKind.UNIFIED, chosen, row)
+    assert seen == ["The storm passes"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.memory import filters
 from services.memory.domain.filters import Filter
-from services.memory.domain.json_equality import holds_number, json_equal
+from services.memory.domain.json_equality import holds_number, json_equal, json_key
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.vectors import unit_vector
@@ -106,3 +106,17 @@ def test_filters_find_values_however_rows_spell_them(name: str, value: str, foun
 def test_digits_of_long_numbers_stay_as_they_were_written() -> None:
     for name in ("l", "m"):
         assert parse_row(KEY.kind, _row(STORED[name])).metadata == STORED[name]
+
+
+_SCALARS = (
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([1.0, 0.5, -0.0, 2.0**53, 10**400, "", "1", "a"])
+)
+_VALUES = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2)
+)
+
+
+@given(_VALUES, _VALUES)
+def test_values_have_one_key_where_they_are_equal_and_only_there(one: Any, other: Any) -> None:
+    assert (json_key(one) == json_key(other)) == json_equal(one, other)
+    assert len({json_key(one), json_key(other)}) == (1 if json_equal(one, other) else 2)

@@ -5,6 +5,7 @@ whole filter once more.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,8 @@ def handed_over(owner: Owner, chosen: Filter) -> Handed:
             and not repeated
             and types[condition.column] is not FieldType.TIMESTAMP
             and len(condition.values) <= MAX_VALUES
+            # Neither language has a number for what lies beyond single precision.
+            and not any(isinstance(value, float) and math.isinf(value) for value in condition.values)
         ):
             taken.add((condition.column, condition.comparison))
             clauses.append(Clause(condition.column, condition.comparison, condition.values))
