@@ -37,27 +37,34 @@ def refuse_crowds(message: Message, size: int) -> None:
     JSON does not count: the fields that hold it have no rules to check.
 
     Raises:
-        InvalidArgument: the violation names a field that holds many.
+        InvalidArgument: the violation names the longest list of those that were counted.
     """
     if size < _CROWDED_BYTES:
         return
-    found = 0
-    pending = [message]
+    found, longest, most = 0, "", 0
+    pending = [("", message)]
     while pending:
-        for field, value in pending.pop().ListFields():
+        path, holder = pending.pop()
+        for field, value in holder.ListFields():
             if field.type != FieldDescriptor.TYPE_MESSAGE or _holds_json(field):
                 continue
-            found += 1 if isinstance(value, Message) else len(value)
+            at = f"{path}.{field.name}" if path else field.name
+            inner = [(at, value)] if isinstance(value, Message) else _messages_in(value, at)
+            found += len(inner)
+            if len(inner) > most:
+                longest, most = at, len(inner)
             if found > _MOST_MESSAGES:
                 raise InvalidArgument.field(
-                    field.name,
-                    f"with it the request holds more than {_MOST_MESSAGES} messages within messages; send less at once",
+                    longest,
+                    f"is the longest list of a request with more than {_MOST_MESSAGES:,} messages within messages;"
+                    " send less at once",
                 )
-            if isinstance(value, Message):
-                pending.append(value)
-            else:
-                items = value.values() if isinstance(value, Mapping) else value
-                pending.extend(item for item in items if isinstance(item, Message))
+            pending.extend(inner)
+
+
+def _messages_in(items: Any, path: str) -> list[tuple[str, Message]]:
+    named = items.items() if isinstance(items, Mapping) else enumerate(items)
+    return [(f"{path}[{name}]", item) for name, item in named if isinstance(item, Message)]
 
 
 def _holds_json(field: FieldDescriptor) -> bool:

@@ -384,8 +384,8 @@ async def test_a_crowd_of_messages_is_refused_before_it_is_checked(served: Serve
     code, _, violations, _ = await refused(served.models.CreateModel(request, metadata=bearer("ann:ADMIN")))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     [(field, description)] = violations
-    assert field == "deployments"
-    assert "30000" in description
+    assert field == "model.deployments"
+    assert "30,000" in description
 
 
 async def test_bytes_that_are_no_message_are_refused_by_name_of_the_message(served: Served) -> None:
