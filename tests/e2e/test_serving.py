@@ -25,6 +25,7 @@ from tests.e2e.conftest import WORKER_MODULE
 from tests.e2e.support import ALICE, MODEL, SUCCEEDED, Scene, get, reading_crew
 from tests.support.child_process import ChildProcess, run_python, scrubbed_environment
 from tests.support.installation import SERVICES, Caller, Installation, wait_until
+from tests.support.served_methods import served_methods
 from tests.support.service_processes import ServiceProcesses
 from tests.support.suite_process import SuiteProcess
 
@@ -164,3 +165,15 @@ def test_reflection_shows_the_comments(suite: SuiteProcess) -> None:
     shown = next(file for file in files if file.name.endswith("execution_service.proto"))
     comments = [location.leading_comments for location in shown.source_code_info.location]
     assert any("StartExecution stores an execution" in comment for comment in comments)
+
+
+def test_what_tests_take_for_all_methods_is_what_a_suite_serves(suite: SuiteProcess) -> None:
+    """The fuzz, and tests of every method, would miss a service that their list lacks."""
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    with grpc.insecure_channel(suite.address("orchestrator")) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
+        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=30)
+
+    served = {service.name for service in answer.list_services_response.service}
+    ours = {served.method.containing_service.full_name for served in served_methods()}
+    assert {name for name in served if not name.startswith("grpc.")} == ours
