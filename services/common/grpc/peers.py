@@ -66,7 +66,7 @@ class Peers:
             ("grpc.keepalive_time_ms", 15_000),
             ("grpc.keepalive_timeout_ms", 5_000),
             # While calls are sent, gRPC asks by pings of its own, and by itself waits a minute for their answers.
-            ("grpc.http2.ping_timeout_ms", 5_000),
+            ("grpc.http2.ping_timeout_ms", 10_000),
         ]
         if self._tls is not None and not target.startswith("unix:"):
             return RenewedChannel(
