@@ -43,13 +43,16 @@ Reader = Callable[[str], T]
 
 
 def schema_reader(schema: type[BaseModel]) -> Reader[BaseModel]:
-    """Return what reads answers that have to follow a schema; it raises Unusable."""
+    """Return what reads answers that have to follow a schema; it raises Unusable.
+
+    Properties that the schema does not have are left out, as CrewAI does with classes.
+    """
 
     def read(text: str) -> BaseModel:
         problems: list[str] = []
         for found in _json_in(text):
             try:
-                return schema.model_validate_json(json.dumps(found))
+                return schema.model_validate_json(json.dumps(found), extra="ignore")
             except ValidationError as error:
                 problems = problems or [_told(problem) for problem in error.errors()[:_MOST_PROBLEMS]]
         problems = problems or ["it holds no JSON object"]

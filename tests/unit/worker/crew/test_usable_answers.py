@@ -95,6 +95,12 @@ async def test_json_in_a_fence_is_no_reason_to_ask_again(fork_server: ForkServer
         assert (await run.task(0)).structured == {"name": "Ada", "score": 3}
 
 
+async def test_properties_that_the_schema_does_not_have_are_left_out(fork_server: ForkServer) -> None:
+    host = host_of(json.dumps({**json.loads(GOOD), "mood": "fine"}))
+    async with segment(fork_server, host, crew(replace(TASK, output_schema=SCHEMA))) as run:
+        assert (await run.task(0)).structured == {"name": "Ada", "score": 3}
+
+
 async def test_a_judge_is_told_what_is_wrong_with_its_verdict(fork_server: ForkServer) -> None:
     verdicts = iter(["Looks fine to me.", json.dumps({"valid": True, "feedback": None})])
     host = ScriptedHost(lambda request: answer(next(verdicts) if "Guardrail Agent" in said(request) else "The result."))
