@@ -1,0 +1,2 @@
+MODEL_NAME = "openai/capable"
+LEVELS = "easy, hard"
