@@ -28,6 +28,7 @@ from services.orchestrator.json_schemas import schema_error
 from services.orchestrator.suggestions import few_suggestions, suggestion
 from services.orchestrator.usecases.output_file_faults import output_file_faults, output_file_warnings
 from services.orchestrator.usecases.publications import publication_faults
+from services.orchestrator.usecases.schema_warnings import schema_warnings
 from services.orchestrator.usecases.tool_faults import tool_faults
 
 _LEAST_NEAR = 0.8
@@ -110,6 +111,7 @@ def crew_warnings(spec: CrewSpec) -> list[FieldViolation]:
     else:
         warnings += _memory_warnings(spec.memory)
     warnings += output_file_warnings(spec)
+    warnings += schema_warnings(spec)
     return in_document_order(warnings)
 
 

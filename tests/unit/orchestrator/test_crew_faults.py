@@ -259,6 +259,30 @@ def test_settings_of_a_memory_without_effect_are_warned_of(memory: MemorySpec, w
     assert [warning.field for warning in crew_warnings(spec)] == [f"spec.memory.{field}" for field in warned]
 
 
+def test_what_an_output_schema_says_in_vain_is_warned_of() -> None:
+    named = {"properties": {"minItems": {"type": "integer"}}}
+    schemas: list[dict[str, Any]] = [
+        {"type": "object", **named, "additionalProperties": False},
+        {"type": "object", "properties": {"held": {"type": "object", **named, "additionalProperties": True}}},
+        {"type": "object", "properties": {"held": {"type": "array", "minItems": 2, "items": {"not": {}}}}},
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+        {"type": "object", "oneOf": [named, {"patternProperties": {"^x": {}}}]},
+    ]
+    tasks = [replace(task(f"task{index}"), output_schema=schema) for index, schema in enumerate(schemas)]
+    warnings = [warning for warning in crew_warnings(crew(*tasks)) if "output_schema" in warning.field]
+    assert [
+        (warning.field[11:12], warning.description.partition(": properties that")[0].partition("; ")[0])
+        for warning in warnings
+    ] == [
+        ("1", "properties.held: additionalProperties has no effect"),
+        ("2", "properties.held: minItems is not checked"),
+        ("2", "properties.held.items: not is not checked"),
+        ("3", "additionalProperties is not checked"),
+        ("4", 'oneOf beside type "object" is not checked'),
+        ("4", "oneOf.1: patternProperties is not checked"),
+    ]
+
+
 def test_two_agents_that_delegation_cannot_tell_apart_are_warned_of() -> None:
     twin = replace(EDITOR, role=' "reader"')
     spec = crew(task("a"), task("b", "editor"), agents=(replace(READER, allow_delegation=True), twin))

@@ -15,7 +15,7 @@ from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSourc
 from crewai.tasks.task_output import TaskOutput
 from crewai.utilities.i18n import I18N_DEFAULT
 from crewai.utilities.pydantic_schema_utils import create_model_from_schema
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, create_model
 
 from coxswain.orchestrator.worker.link_pb2 import EarlierTask, Revision
 from services.orchestrator.domain.crew import AgentSpec, KnowledgeSpec, OutputCheck, Process, TaskSpec
@@ -234,7 +234,8 @@ def _model_of(spec: TaskSpec) -> type[BaseModel] | None:
         model: type[BaseModel] = create_model_from_schema(schema)
     except Exception as error:
         raise TaskError("TASK_FAILED", f"the output schema cannot be used: {error}", fatal=True) from error
-    return model
+    # CrewAI closes every object, one without named properties as well: its only value would be {}.
+    return model if model.model_fields else create_model(model.__name__, __config__=ConfigDict(extra="allow"))
 
 
 def _revision_text(revision: Revision | None) -> str:

@@ -357,4 +357,15 @@ def _tool(function: dict[str, Any], host_tools: Mapping[str, AgentTool]) -> pb.T
 def _response_format(response_model: type[BaseModel]) -> pb.ResponseFormat:
     described = generate_model_description(response_model)["json_schema"]
     name = _SCHEMA_NAME.sub("_", response_model.__name__)[:64]
-    return pb.ResponseFormat(name=name, schema=to_struct(storable_json(described["schema"])))
+    return pb.ResponseFormat(name=name, schema=to_struct(storable_json(_with_free_objects(described["schema"]))))
+
+
+def _with_free_objects(schema: Any) -> Any:
+    """Return a schema whose objects without named properties may hold any; CrewAI closes them: {} would be all."""
+    if isinstance(schema, list):
+        return [_with_free_objects(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts = {name: _with_free_objects(part) for name, part in schema.items()}
+    free = schema.get("type") == "object" and not schema.get("properties")
+    return {**parts, "additionalProperties": True} if free else parts

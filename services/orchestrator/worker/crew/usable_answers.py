@@ -6,7 +6,7 @@ CrewAI asks the very same question again, or takes a call of a tool that it cann
 import json
 import re
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from crewai.agents.constants import FINAL_ANSWER_ACTION
 from crewai.agents.parser import AgentAction, OutputParserError, parse
@@ -45,14 +45,15 @@ Reader = Callable[[str], T]
 def schema_reader(schema: type[BaseModel]) -> Reader[BaseModel]:
     """Return what reads answers that have to follow a schema; it raises Unusable.
 
-    Properties that the schema does not have are left out, as CrewAI does with classes.
+    Properties that the schema does not have are left out, as CrewAI does with classes; all stay where it names none.
     """
+    others: Literal["allow", "ignore"] = "ignore" if schema.model_fields else "allow"
 
     def read(text: str) -> BaseModel:
         problems: list[str] = []
         for found in _json_in(text):
             try:
-                return schema.model_validate_json(json.dumps(found), extra="ignore")
+                return schema.model_validate_json(json.dumps(found), extra=others)
             except ValidationError as error:
                 problems = problems or [_told(problem) for problem in error.errors()[:_MOST_PROBLEMS]]
         problems = problems or ["it holds no JSON object"]

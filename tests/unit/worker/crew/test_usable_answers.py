@@ -32,7 +32,8 @@ SCHEMA = {
     "properties": {"name": {"type": "string"}, "score": {"type": "integer"}},
     "required": ["name", "score"],
 }
-GOOD = json.dumps({"name": "Ada", "score": 3})
+ADA = {"name": "Ada", "score": 3}
+GOOD = json.dumps(ADA)
 SORRY = "I am sorry, here is no JSON."
 HIGH = '{"name": "Ada", "score": "high"}'
 
@@ -99,6 +100,47 @@ async def test_properties_that_the_schema_does_not_have_are_left_out(fork_server
     host = host_of(json.dumps({**json.loads(GOOD), "mood": "fine"}))
     async with segment(fork_server, host, crew(replace(TASK, output_schema=SCHEMA))) as run:
         assert (await run.task(0)).structured == {"name": "Ada", "score": 3}
+
+
+def holding(part: Json) -> Json:
+    """A schema with one property of a schema."""
+    return {"type": "object", "properties": {"held": part}, "required": ["held"]}
+
+
+@pytest.mark.parametrize("agent", [AGENT, CALCULATING], ids=["structured", "converted"])
+@pytest.mark.parametrize(
+    ("schema", "given", "kept"),
+    [
+        (holding(SCHEMA), {"held": {**ADA, "mood": 1}}, {"held": ADA}),
+        (holding({"type": "array", "items": SCHEMA}), {"held": [{**ADA, "mood": 1}]}, {"held": [ADA]}),
+        (holding({"anyOf": [SCHEMA, {"type": "null"}]}), {"held": {**ADA, "mood": 1}}, {"held": ADA}),
+        (
+            {**holding({"$ref": "#/$defs/Entry"}), "$defs": {"Entry": SCHEMA}},
+            {"held": {**ADA, "mood": 1}},
+            {"held": ADA},
+        ),
+        ({**SCHEMA, "additionalProperties": True}, {**ADA, "mood": 1}, ADA),
+        (holding({"type": "object"}), {"held": {"at": {"noon": 1}}}, {"held": {"at": {"noon": 1}}}),
+        ({"type": "object"}, {"mood": 1, "at": ["noon"]}, {"mood": 1, "at": ["noon"]}),
+        ({"type": "object", "additionalProperties": {"type": "integer"}}, {"mood": 1}, {"mood": 1}),
+    ],
+)
+async def test_named_properties_are_kept_alone_and_objects_that_name_none_keep_all(
+    fork_server: ForkServer, agent: AgentSpec, schema: Json, given: Json, kept: Json
+) -> None:
+    host = host_of(json.dumps(given))
+    async with segment(fork_server, host, crew(replace(TASK, output_schema=schema), agent)) as run:
+        assert (await run.task(0)).structured == kept
+    assert len(host.requests) == 1
+
+
+async def test_models_are_told_that_an_object_without_named_properties_holds_any(fork_server: ForkServer) -> None:
+    host = host_of('{"held": {"mood": 1}}')
+    async with segment(fork_server, host, crew(replace(TASK, output_schema=holding({"type": "object"})))) as run:
+        await run.task(0)
+    schema = host.requests[0]["response_format"]["schema"]
+    assert schema["additionalProperties"] is False
+    assert schema["properties"]["held"]["additionalProperties"] is True
 
 
 async def test_a_judge_is_told_what_is_wrong_with_its_verdict(fork_server: ForkServer) -> None:
