@@ -30,8 +30,8 @@ from services.orchestrator.tool_gateway.ports import (
     ToolCallRequest,
     ToolResult,
 )
-from services.orchestrator.tool_gateway.usecases.call_board import Asked, Sign
-from tests.integration.tool_gateway.support import PlayedSource, Replica, key_of, order, running, until
+from services.orchestrator.tool_gateway.usecases.call_board import Asked, Ended, Sign
+from tests.integration.tool_gateway.support import WAIT_SECONDS, PlayedSource, Replica, key_of, order, running, until
 from tests.integration.worker.rows import queue
 
 SECRET = "marked-result-51c2"
@@ -796,3 +796,37 @@ async def test_a_question_that_a_source_keeps_is_let_go_and_asked_again(
         assert row is not None
         assert (row.execution_id, row.cancel_requested) == ("second run", False)
     assert (len(source.calls), source.resumed + other.source.resumed) == (1, ["task-1"])
+
+
+async def test_a_question_of_a_process_that_dies_is_told_again_to_who_knew_it_and_the_answer_reaches_the_source(
+    database: Database, identity: ServiceIdentity
+) -> None:
+    async def ask(progress: CallProgress) -> ToolResult:
+        answer = await progress.ask(SourceQuestion("Which year?", {"type": "object"}, key="year"), durable=True)
+        return ToolResult(f"of {answer.content['year']}")
+
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.handle("task-1")
+        return await ask(progress)
+
+    async def resume(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        return await ask(progress)
+
+    first = Replica(database, identity, PlayedSource(call, resume), lease=3600)
+    other = Replica(database, identity, PlayedSource(_pay, resume), lease=3600)
+    made, answer = order(), SourceAnswer("accept", {"year": "2026"})
+    async with running(first, other), asyncio.timeout(WAIT_SECONDS):
+        assert isinstance(await anext(first.calls.execute(made)), Asked)
+        following = other.calls.execute(made)
+        asked = await anext(following)
+        assert isinstance(asked, Asked)
+        await first.die()
+        # It is stored, and nobody takes it any more.
+        assert await other.calls.answer(key_of(made), asked.number, answer)
+        await _expire_leases(database)
+        again = await anext(following)
+        assert isinstance(again, Asked)
+        assert (again.question, again.number > asked.number) == (asked.question, True)
+        assert not await other.calls.answer(key_of(made), asked.number, SourceAnswer("accept", {"year": "1999"}))
+        assert await other.calls.answer(key_of(made), again.number, answer)
+        assert await anext(following) == Ended(Returned("of 2026"), replayed=True)

@@ -47,6 +47,8 @@ class CallBoard:
         self._sign: Sign | None = None
         self._signs = 0
         self._asked: Asked | None = None
+        self.last_number = 0
+        """Of the questions so far: followers take one whose number is not greater for one that they know."""
         self._end: Ended | CoxswainError | None = None
         self._changed = asyncio.Event()
 
@@ -60,6 +62,8 @@ class CallBoard:
         """Show a question, or that there is none any more."""
         if asked != self._asked:
             self._asked = asked
+            if asked is not None:
+                self.last_number = max(self.last_number, asked.number)
             self._notify()
 
     def end(self, end: Ended | CoxswainError) -> None:

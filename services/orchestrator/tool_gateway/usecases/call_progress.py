@@ -86,8 +86,9 @@ class RunningCall:
         question_seconds: float,
         sent: bool = False,
         handle: str = "",
+        asked: Asked | None = None,
     ) -> None:
-        """`sent` and `handle` are what is known of a call that another process made."""
+        """`sent`, `handle` and `asked`, its open question, are what is known of a call that another process made."""
         self.key = key
         self.execution_id = execution_id
         self.source = source
@@ -103,7 +104,8 @@ class RunningCall:
         self.claimed = asyncio.Event()
         self._store = store
         self._question_seconds = question_seconds
-        self._questions = 0
+        self._number = asked.number if asked is not None else 0
+        """Of the last question. What another process has asked is asked again under a number of its own."""
         self._answer: asyncio.Future[SourceAnswer] | None = None
         self._claiming = asyncio.Lock()
         self._claim: asyncio.Task[bool] | None = None
@@ -164,9 +166,9 @@ class RunningCall:
 
     async def ask(self, question: SourceQuestion, *, durable: bool = False) -> SourceAnswer:
         """See `CallProgress`."""
-        self._questions += 1
+        self._number = max(self._number, self.board.last_number) + 1
         asked = Asked(
-            self._questions,
+            self._number,
             replace(question, text=storable(question.text)[:_QUESTION_CHARACTERS]),
         )
         self._answer = asyncio.get_running_loop().create_future()
@@ -187,7 +189,7 @@ class RunningCall:
 
     def take_answer(self, number: int, answer: SourceAnswer) -> bool:
         """Pass a person's answer on; False if that question is not open."""
-        if self._answer is None or self._answer.done() or number != self._questions:
+        if self._answer is None or self._answer.done() or number != self._number:
             return False
         self._answer.set_result(answer)
         return True

@@ -191,6 +191,7 @@ class ToolCalls:
             question_seconds=self._question_seconds,
             sent=known is not None,
             handle=handle or "",
+            asked=None if known is None else self._store.asked(known),
         )
         try:
             outcome = await self._made(run, call, self._runner.make(order, call, handle=handle))
