@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
+from services.common.errors import FieldViolation, NotFound
 from services.common.identity.principal import Principal
 from services.common.paging import Pager
 from services.orchestrator.domain.comparison import (
@@ -61,7 +62,7 @@ class ExecutionComparisons:
         """
         characters = characters or _DEFAULT_CHARACTERS
         async with self._database.read() as connection:
-            executions = [await existing_execution(connection, principal.group_id, id_) for id_ in ids]
+            executions = await _existing(connection, principal.group_id, ids)
             specs = [await CrewRepository(connection).spec(one.crew_id, one.crew_revision) for one in executions]
             # Documents may be megabytes.
             compared = await asyncio.to_thread(self._compared, executions, specs)
@@ -128,6 +129,23 @@ def _beginning(run: TaskRun, characters: int) -> ComparedTask:
         return ComparedTask(run, cut=False)
     text = CutText.of(run.output.text, characters)
     return ComparedTask(replace(run, output=replace(run.output, text=text.text, structured=None)), cut=text.cut)
+
+
+async def _existing(connection: AsyncConnection, group_id: str, ids: Sequence[str]) -> list[Execution]:
+    """Return executions of a group. Raises NotFound, with a violation for each that the group does not have."""
+    executions: list[Execution] = []
+    missing: list[FieldViolation] = []
+    first: NotFound | None = None
+    for index, execution_id in enumerate(ids):
+        try:
+            executions.append(await existing_execution(connection, group_id, execution_id))
+        except NotFound as error:
+            missing.append(FieldViolation(f"ids[{index}]", error.message))
+            first = first or error
+    if first is not None:
+        told = "; ".join(f"{fault.field}: {fault.description}" for fault in missing)
+        raise NotFound(told, metadata=first.metadata, violations=missing)
+    return executions
 
 
 def _in_order(of_executions: Sequence[Sequence[str]]) -> list[str]:

@@ -259,9 +259,7 @@ class ExecutionStarter:
         ]
         faults = [fault for fault in faults if fault.field not in broken]
         if faults:
-            refusal = crew_invalid(faults)
-            refusal.violations = (*found, *missing, *refusal.violations)
-            raise refusal
+            raise crew_invalid([*found, *missing, *faults])
         if not missing:
             found = [*found, *output_name_faults(spec, inputs, path)]
         if found:

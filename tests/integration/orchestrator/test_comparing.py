@@ -134,7 +134,10 @@ async def test_what_cannot_be_compared_is_said(harness: Harness) -> None:
     foreign = await start(harness, BOB)
     with refused(CODE.NOT_FOUND, "NOT_FOUND") as refusal:
         await compare(harness, made.id, foreign.id)
-    assert refusal.message == f'there is no execution "{foreign.id}" in your group'
+    assert refusal.violations == {"ids[1]": f'there is no execution "{foreign.id}" in your group'}
+    with refused(CODE.NOT_FOUND, "NOT_FOUND") as refusal:
+        await compare(harness, "nobody", made.id, "nothing")
+    assert set(refusal.violations) == {"ids[0]", "ids[2]"}
     with refused(CODE.NOT_FOUND, "NOT_FOUND") as refusal:
         await compare(harness, made.id, other.id, bearer=BOB)
     assert made.id in refusal.message

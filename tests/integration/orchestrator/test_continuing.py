@@ -203,6 +203,7 @@ async def test_changes_that_cannot_run_are_refused_by_their_fields(harness: Harn
     with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
         await resume(harness, made, model="openai/gpt-5o", from_task="edti")
     assert list(refusal.violations) == ["from_task", "model"]
+    assert "edti" in refusal.message
     spec = await spec_of(harness, made.crew_id)
     spec.tasks[2].description = "Check {rules}"
     del spec.tasks[1]

@@ -24,6 +24,13 @@ from services.orchestrator.worker.crew.usable_answers import Unusable, schema_re
 _MANAGER_TEXTS = ("role", "goal", "backstory")
 
 
+class _Coworkers(set[str]):
+    """Names of those who were delegated to. CrewAI notes what a model gives before it looks whether that is a name."""
+
+    def add(self, name: object) -> None:
+        super().add(str(name))
+
+
 class CrewAgent(Agent):
     """An agent that keeps to its time and looks knowledge up by the task's own words."""
 
@@ -41,6 +48,7 @@ class CrewAgent(Agent):
         CrewAI's own max_execution_time waits for the model to answer before it gives up.
         """
         llm: Any = self.llm
+        task.processed_by_agents = _Coworkers(task.processed_by_agents)
         with time_limit(self._time_limit), llm.attempt.occurrences.run(task.id), self._extended_by_plan(task):
             return super().execute_task(task, context, tools)
 

@@ -30,6 +30,7 @@ from services.orchestrator.worker.crew.usable_answers import (
     Unusable,
     quoted,
     read_in_words,
+    read_text,
     schema_reader,
 )
 from services.orchestrator.worker.crew.window import Window
@@ -174,10 +175,8 @@ class HostLLM(BaseLLM):
             names = offered if offered & set(self._attempt.session.host_tools) else frozenset()
             read = functools.partial(read_in_words, tools=names)
             return self._until_usable(messages, read, role, stop=[OBSERVATION], is_result=True)
-        answer = self._ask(messages, tools, role)
-        if answer.tool_calls:
-            self._attempt.agent_role, self._attempt.agent_text = role, answer.text
-        return self._conversation.tool_calls(answer) or answer.text
+        native = functools.partial(read_text, tools={tool["function"]["name"] for tool in tools or ()})
+        return self._until_usable(messages, native, role, tools=tools, is_result=True)
 
     def structured(
         self,
@@ -228,6 +227,7 @@ class HostLLM(BaseLLM):
         while True:
             answer = self._ask(conversation, role=role, **asked)
             if answer.tool_calls:
+                self._attempt.agent_role, self._attempt.agent_text = role, answer.text
                 return self._conversation.tool_calls(answer)
             try:
                 return read(answer.text)

@@ -30,6 +30,12 @@ _ACTION = re.compile(r"Action\s*\d*\s*:")
 _ACTION_INPUT = re.compile(r"Action\s*\d*\s*Input\s*\d*\s*:")
 
 
+_TAGGED_CALL = re.compile(r"<(?:tool_call|function_call)>(.*?)(?:</|$)", re.DOTALL)
+_FENCE = re.compile(r"^```(?:json)?\s|```$")
+_ARGUMENTS = {"arguments", "parameters", "args"}
+_CALL = {"name", "id", "type", *_ARGUMENTS}
+
+
 class Unusable(Exception):
     """An answer does not have the form that was asked for; `request` asks for it once more."""
 
@@ -92,6 +98,31 @@ def read_in_words(text: str, tools: Collection[str] = ()) -> str:
     if tools and isinstance(action, AgentAction) and sanitize_tool_name(action.tool) not in tools:
         problem = f"there is no tool {quoted(action.tool[:_LONGEST_VALUE])}"
         raise Unusable([problem], f"{problem}; the tools are: {', '.join(sorted(tools))}. Give the answer once more.")
+    return text
+
+
+def read_text(text: str, tools: Collection[str]) -> str:
+    """Return an answer of a model that calls tools by itself.
+
+    Raises Unusable when it is a call of one of `tools` written as text, which would be taken for the result.
+    """
+    for written in (text, *_TAGGED_CALL.findall(text)):
+        try:
+            call = json.loads(_FENCE.sub("", written.strip()))
+        except (ValueError, RecursionError):
+            continue
+        if (
+            isinstance(call, dict)
+            and call.keys() & _ARGUMENTS
+            and call.keys() <= _CALL
+            and str(call.get("name")) in tools
+        ):
+            name = quoted(call["name"])
+            raise Unusable(
+                [f"it writes a call of the tool {name} as text; set tool_calling to TOOL_CALLING_IN_WORDS"],
+                f"You wrote a call of the tool {name} as text, and nothing was called. Call the tool itself, or give "
+                "your final answer.",
+            )
     return text
 
 

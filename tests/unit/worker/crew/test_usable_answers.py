@@ -20,7 +20,17 @@ from services.orchestrator.domain.crew import (
 )
 from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.link.errors import TaskError
-from tests.unit.worker.crew.scripted_host import CAPABLE, PLAIN, Json, ScriptedHost, answer, said, segment, text_of
+from tests.unit.worker.crew.scripted_host import (
+    CAPABLE,
+    PLAIN,
+    Json,
+    ScriptedHost,
+    answer,
+    said,
+    segment,
+    text_of,
+    tool_call,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -141,6 +151,48 @@ async def test_models_are_told_that_an_object_without_named_properties_holds_any
     schema = host.requests[0]["response_format"]["schema"]
     assert schema["additionalProperties"] is False
     assert schema["properties"]["held"]["additionalProperties"] is True
+
+
+CALL = json.dumps({"name": "calculator", "arguments": {"expression": "1 + 1"}})
+
+
+@pytest.mark.parametrize(
+    "written", [CALL, f"```json\n{CALL}\n```", f"Let me see.\n<tool_call>\n{CALL}\n</tool_call>", f"<tool_call>{CALL}"]
+)
+async def test_a_call_that_is_written_as_text_is_no_result(fork_server: ForkServer, written: str) -> None:
+    host = host_of(written, "It is 2.")
+    async with segment(fork_server, host, crew(agent=CALCULATING)) as run:
+        assert (await run.task(0)).text == "It is 2."
+    assert "as text, and nothing was called" in said(host.requests[-1])
+    async with segment(fork_server, host_of(*[written] * 9), crew(agent=CALCULATING)) as run:
+        with pytest.raises(TaskError, match="set tool_calling to TOOL_CALLING_IN_WORDS"):
+            await run.task(0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "calculator"}',
+        '{"name": "Ada", "arguments": []}',
+        f"Such a call is `{CALL}`.",
+        '{"name": ["x"], "args": 1}',
+    ],
+)
+async def test_results_that_look_a_little_like_calls_stay(fork_server: ForkServer, text: str) -> None:
+    async with segment(fork_server, host_of(text), crew(agent=CALCULATING)) as run:
+        assert (await run.task(0)).text == text
+
+
+@pytest.mark.parametrize("coworker", [["Reader"], {"role": "Reader"}, 7])
+async def test_a_coworker_that_is_no_name_is_told_to_the_model(fork_server: ForkServer, coworker: Any) -> None:
+    delegated = {"task": "Read", "context": "All", "coworker": coworker}
+    call = tool_call("delegate_work_to_coworker", delegated)
+    host = ScriptedHost(lambda request: answer("Done.") if request["messages"][-1]["role"] == "tool" else call)
+    spec = crew(replace(TASK, agent=""), process=Process.HIERARCHICAL, manager_model="m")
+    async with segment(fork_server, host, spec) as run:
+        assert (await run.task(0)).text == "Done."
+    assert len(host.requests) == 2, "the manager does not begin again"
+    assert "Input should be a valid string" in text_of(host.requests[1]["messages"][-1])
 
 
 async def test_a_judge_is_told_what_is_wrong_with_its_verdict(fork_server: ForkServer) -> None:
