@@ -1,7 +1,7 @@
 """The rules that the protos state of messages."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import protovalidate
@@ -49,22 +49,22 @@ def refuse_crowds(message: Message, size: int) -> None:
             if field.type != FieldDescriptor.TYPE_MESSAGE or _holds_json(field):
                 continue
             at = f"{path}.{field.name}" if path else field.name
-            inner = [(at, value)] if isinstance(value, Message) else _messages_in(value, at)
-            found += len(inner)
-            if len(inner) > most:
-                longest, most = at, len(inner)
+            count = 1 if isinstance(value, Message) else len(value)
+            found += count
+            if count > most:
+                longest, most = at, count
             if found > _MOST_MESSAGES:
                 raise InvalidArgument.field(
                     longest,
                     f"is the longest list of a request with more than {_MOST_MESSAGES:,} messages within messages;"
                     " send less at once",
                 )
-            pending.extend(inner)
+            pending.extend([(at, value)] if isinstance(value, Message) else _messages_in(value, at))
 
 
-def _messages_in(items: Any, path: str) -> list[tuple[str, Message]]:
+def _messages_in(items: Any, path: str) -> Iterator[tuple[str, Message]]:
     named = items.items() if isinstance(items, Mapping) else enumerate(items)
-    return [(f"{path}[{name}]", item) for name, item in named if isinstance(item, Message)]
+    return ((f"{path}[{name}]", item) for name, item in named if isinstance(item, Message))
 
 
 def _holds_json(field: FieldDescriptor) -> bool:
