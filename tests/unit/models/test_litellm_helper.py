@@ -8,6 +8,7 @@ import pytest
 
 from services.common.child_process import BadFrame, ProcessGone
 from services.models.providers.litellm.helper import LitellmError, LitellmHelper, Progress
+from services.models.providers.litellm.pool import LitellmHelpers
 
 
 class Process:
@@ -33,6 +34,8 @@ class Process:
     async def has_been_sent(self, calls: int) -> None:
         while len(self.written) < calls:  # noqa: ASYNC110 - it takes no more than a turn of the loop
             await asyncio.sleep(0)
+
+    pid = 0
 
     async def stop(self, grace: float = 0.0) -> None:
         self.stopped = True
@@ -121,3 +124,57 @@ async def test_a_process_that_ends_before_it_takes_calls_is_no_helper(process: P
     with pytest.raises(ProcessGone):
         await LitellmHelper.start(tmp_path / "home", 1000, {443})
     assert process.stopped
+
+
+async def test_a_helper_that_leaves_refuses_new_calls_and_ends_those_in_it(process: Process, tmp_path: Any) -> None:
+    helper = await LitellmHelper.start(tmp_path / "home", 1000, {443})
+    begun = asyncio.create_task(collect(helper))
+    await process.has_been_sent(1)
+    late = asyncio.create_task(collect(helper))
+    await process.has_been_sent(2)
+    process.frames.put_nowait({"id": 1, "leaving": True})
+    with pytest.raises(ProcessGone):
+        await late
+    await helper.ended()
+    assert not helper.works
+    drained = asyncio.create_task(helper.drained())
+    process.frames.put_nowait({"id": 0, "document": "a"})
+    process.frames.put_nowait({"id": 0, "end": True})
+    assert not drained.done()
+    assert await begun == ["a"]
+    await drained
+    assert not process.stopped
+    await helper.stop()
+
+
+async def test_calls_in_a_helper_that_is_left_go_on_while_its_successor_takes_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    runs: list[Process] = []
+
+    async def start(*_arguments: Any, **_named: Any) -> Process:
+        runs.append(Process())
+        runs[-1].frames.put_nowait({"ready": True})
+        return runs[-1]
+
+    monkeypatch.setattr("services.models.providers.litellm.helper.ChildProcess.start", start)
+    helpers = LitellmHelpers(tmp_path / "home", count=1, start_seconds=60.0, max_bytes=1000, ports={443})
+    until = asyncio.get_running_loop().time() + 60
+    first = await helpers.get(until)
+    begun = asyncio.create_task(collect(first))
+    await runs[0].has_been_sent(1)
+    late = asyncio.create_task(collect(first))
+    await runs[0].has_been_sent(2)
+    runs[0].frames.put_nowait({"id": 1, "leaving": True})
+    with pytest.raises(ProcessGone):
+        await late
+    second = await helpers.get(until)
+    assert second is not first
+    assert not runs[0].stopped
+    runs[0].frames.put_nowait({"id": 0, "document": "a"})
+    runs[0].frames.put_nowait({"id": 0, "end": True})
+    assert await begun == ["a"]
+    while not runs[0].stopped:  # noqa: ASYNC110 - it takes no more than some turns of the loop
+        await asyncio.sleep(0)
+    await helpers.close()
+    assert runs[1].stopped

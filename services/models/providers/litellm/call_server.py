@@ -14,10 +14,11 @@ and go to the call's origin alone.
 import asyncio
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.common.containment.network_files import network_file_identities
+from services.common.containment.network_files import Identity, network_file_identities
 from services.models.providers.litellm.exchange import (
     Elsewhere,
     Exchange,
@@ -62,17 +63,21 @@ async def _read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
 class Helper:
     """Runs calls concurrently and writes their results."""
 
-    def __init__(self, litellm: Any, writer: asyncio.StreamWriter, max_bytes: int) -> None:
+    def __init__(
+        self, litellm: Any, writer: asyncio.StreamWriter, max_bytes: int, network_files: Mapping[str, Identity]
+    ) -> None:
+        """`network_files` are the files by which addresses are found, as this process may read them."""
         self._litellm = litellm
         self._writer = writer
         self._max_bytes = max_bytes
         self._calls: dict[int, Call] = {}
-        self._network_files = network_file_identities()
+        self._network_files = network_files
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
-        """Serve calls until the service closes the pipe, or a file by which addresses are found has been replaced.
+        """Serve calls until the service closes the pipe.
 
-        This process may not read the new file: the next one may.
+        Once a file by which addresses are found has been replaced no more are taken: this process may not read the new
+        one. The calls in it go on.
         """
         self._write({"ready": True})
         while (frame := await _read(reader)) is not None:
@@ -86,7 +91,7 @@ class Helper:
                     call.unread -= frame["bytes"]
                     call.room.set()
             elif network_file_identities() != self._network_files:
-                return
+                self._write({"id": call_id, "leaving": True})
             else:
                 self._calls[call_id] = call = Call()
                 call.task = asyncio.create_task(self._run(call_id, call, frame))
@@ -225,12 +230,13 @@ def _waiting_headers(error: Exception) -> dict[str, str]:
     return found
 
 
-async def serve(inbound: int, outbound: int, max_bytes: int) -> None:
-    """Serve the calls that come by one descriptor, and write to the other; `max_bytes` is the largest answer."""
+async def serve(inbound: int, outbound: int, max_bytes: int, network_files: Mapping[str, Identity]) -> None:
+    """Serve the calls that come by one descriptor, and write to the other; see `Helper`."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(inbound, "rb"))
     transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(outbound, "wb"))
     litellm = load_litellm()
     guard_requests(max_bytes)
-    await Helper(litellm, asyncio.StreamWriter(transport, protocol, None, loop), max_bytes).serve(reader)
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    await Helper(litellm, writer, max_bytes, network_files).serve(reader)

@@ -72,6 +72,8 @@ class LitellmHelper:
         self._ids = itertools.count()
         self._calls: dict[int, _Call] = {}
         self._reader: asyncio.Task[None] | None = None
+        self._leaving = asyncio.Event()
+        self._idle = asyncio.Event()
 
     @classmethod
     async def start(cls, home: Path, max_bytes: int, ports: Iterable[int]) -> "LitellmHelper":
@@ -110,6 +112,10 @@ class LitellmHelper:
     @property
     def works(self) -> bool:
         """Whether it takes calls."""
+        return self._runs and not self._leaving.is_set()
+
+    @property
+    def _runs(self) -> bool:
         return self._reader is not None and not self._reader.done()
 
     @property
@@ -123,9 +129,19 @@ class LitellmHelper:
         return self._process.pid
 
     async def ended(self) -> None:
-        """Wait until it takes no more calls."""
+        """Wait until it takes no more calls. Those in it may go on, see `drained`."""
         if self._reader is not None:
-            await asyncio.wait([self._reader])
+            leaving = asyncio.create_task(self._leaving.wait())
+            try:
+                await asyncio.wait([self._reader, leaving], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                leaving.cancel()
+
+    async def drained(self) -> None:
+        """Wait until the last call in it has ended, once it takes no more."""
+        while self._calls:
+            self._idle.clear()
+            await self._idle.wait()
 
     async def call(
         self, kind: str, arguments: Mapping[str, Any], origin: str, limits: Mapping[str, float], progress: Progress
@@ -149,7 +165,7 @@ class LitellmHelper:
             await self._process.write(_encode(request))
             while True:
                 while not call.frames:
-                    if not self.works:
+                    if not self._runs:
                         raise ProcessGone("the process has ended")
                     call.arrived.clear()
                     await call.arrived.wait()
@@ -167,12 +183,16 @@ class LitellmHelper:
                     continue
                 frame, _ = call.frames.popleft()
                 ended = True
+                if "leaving" in frame:
+                    raise ProcessGone("the process takes no more calls")
                 if "error" in frame:
                     raise LitellmError(frame["error"])
                 return
         finally:
             del self._calls[call_id]
-            if not ended and self.works:
+            if not self._calls:
+                self._idle.set()
+            if not ended and self._runs:
                 # Without waiting: the call upstream ends however busy the pipe is.
                 self._process.write_soon(_encode({"id": call_id, "kind": "cancel"}))
 
@@ -187,6 +207,8 @@ class LitellmHelper:
         try:
             while (payload := await self._process.read()) is not None:
                 frame = json.loads(payload)
+                if "leaving" in frame:
+                    self._leaving.set()
                 if (call := self._calls.get(frame["id"])) is None:
                     continue
                 if "sent" in frame:

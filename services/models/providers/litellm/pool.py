@@ -72,23 +72,21 @@ class LitellmHelpers:
         await self._tasks.stop()
 
     async def _keep_one(self) -> None:
-        """Keep one helper running, for ever."""
+        """Keep one helper running until it takes no more calls; from then on another task keeps its successor."""
         failed = 0
-        while True:
-            helper = await self._start()
-            if helper is None:
-                failed += 1
-                await asyncio.sleep(_PAUSES.pause(failed))
-                continue
-            failed = 0
-            try:
-                self._working.append(helper)
-                self._tell()
-                await helper.ended()
-                logger.warning("litellm_ended", pid=helper.pid)
-            finally:
-                self._working.remove(helper)
-                await helper.stop()
+        while (helper := await self._start()) is None:
+            failed += 1
+            await asyncio.sleep(_PAUSES.pause(failed))
+        try:
+            self._working.append(helper)
+            self._tell()
+            await helper.ended()
+            logger.warning("litellm_ended", pid=helper.pid)
+            self._working.remove(helper)
+            self._tasks.start(self._keep_one())
+            await helper.drained()
+        finally:
+            await helper.stop()
 
     async def _start(self) -> LitellmHelper | None:
         logger.info("litellm_starting")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
+    from services.common.containment.network_files import network_file_identities
     from services.models.providers.litellm.process_limits import limit_process
 
     max_bytes, ports = json.loads(sys.argv[1])
+    network_files = network_file_identities()
     limit_process(ports)
     from services.models.providers.litellm.call_server import serve
 
@@ -22,4 +24,4 @@ if __name__ == "__main__":
         os.dup2(null, descriptor)
     sys.stdin = sys.stdout = open(os.devnull, "w+")  # noqa: SIM115, PTH123
     logging.disable(logging.CRITICAL)
-    asyncio.run(serve(*pipes, max_bytes))
+    asyncio.run(serve(*pipes, max_bytes, network_files))
