@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from services.common.containment.contain import Profile, contain
 from services.common.containment.python_files import python_files
+from services.common.resource_limits import limit_resource
 
 _LENGTH_BYTES = 4
 _MAX_MEMORY_BYTES = 1024**3
@@ -23,9 +24,9 @@ def serve(answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
 
     The kernel, where it can, leaves this process Python's own files to read and its pipes to write to.
     """
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
-    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
-        resource.setrlimit(limit, (0, 0))
+    limit_resource(resource.RLIMIT_AS, _MAX_MEMORY_BYTES)
+    for kind in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        limit_resource(kind, 0)
     inbound, outbound = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     contain(Profile(python_files()))
     # What a library prints must not get between the frames.

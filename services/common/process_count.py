@@ -5,6 +5,8 @@ import os
 import resource
 from pathlib import Path
 
+from services.common.resource_limits import limit_resource
+
 
 def limit_processes(more: int) -> None:
     """Let this process and what it starts make no more than about `more` processes and threads, for good.
@@ -12,11 +14,7 @@ def limit_processes(more: int) -> None:
     The kernel counts all of the user, whose others are not held to it: what they add later leaves less here. So do
     those in other containers of the node, which /proc does not show. It asks nothing of root.
     """
-    ceiling = _running() + more
-    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    if hard != resource.RLIM_INFINITY:
-        ceiling = min(ceiling, hard)
-    resource.setrlimit(resource.RLIMIT_NPROC, (ceiling, ceiling))
+    limit_resource(resource.RLIMIT_NPROC, _running() + more)
 
 
 def _running() -> int:

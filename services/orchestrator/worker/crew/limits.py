@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from services.common.proc_files import read_proc, write_proc
+from services.common.resource_limits import limit_resource
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.limits import OUT_OF_MEMORY_STATUS, CrewLimits
 
@@ -38,9 +39,9 @@ class ThreadsExceeded(RuntimeError):
 def impose(limits: CrewLimits) -> None:
     """Hold this process to its limits, for good."""
     files, size = limits.open_files, limits.file_mib * _MIB
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_resource(resource.RLIMIT_NOFILE, files)
+    limit_resource(resource.RLIMIT_FSIZE, size)
+    limit_resource(resource.RLIMIT_CORE, 0)
     threading.excepthook = _end_without_memory
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
@@ -49,7 +50,7 @@ def impose(limits: CrewLimits) -> None:
         most = data + limits.memory_mib * _MIB
         _limit_data(most, 0, limits)
         size = addresses + (limits.memory_mib + limits.threads * _STACK_MIB + _RESERVED_MIB) * _MIB
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        limit_resource(resource.RLIMIT_AS, size)
     else:
         most = 0
     start = threading.Thread.start

@@ -13,25 +13,20 @@ import signal
 import sys
 from pathlib import Path
 
-# Of data, not of addresses: some runtimes reserve far more of those than they use.
-_MAX_MEMORY_BYTES = 2 * 1024**3
-_MAX_OPEN_FILES = 256
-_MAX_FILE_BYTES = 256 * 1024 * 1024
+_LIMITS = {
+    # Not of addresses: some runtimes reserve far more of those than they use.
+    resource.RLIMIT_DATA: 2 * 1024**3,
+    resource.RLIMIT_NOFILE: 256,
+    resource.RLIMIT_FSIZE: 256 * 1024 * 1024,
+    resource.RLIMIT_CORE: 0,
+}
 _PR_SET_PDEATHSIG = 1
 
 
-def _limit(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(kind, (ceiling, ceiling))
-
-
 def _main(parent: int, command: list[str], variables: list[str], processes: int) -> None:
-    _limit(resource.RLIMIT_DATA, _MAX_MEMORY_BYTES)
-    _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
-    _limit(resource.RLIMIT_FSIZE, _MAX_FILE_BYTES)
-    _limit(resource.RLIMIT_CORE, 0)
+    for kind, most in _LIMITS.items():
+        with contextlib.suppress(OSError, ValueError):
+            limit_resource(kind, most)
     if processes:
         with contextlib.suppress(OSError, ValueError):
             limit_processes(processes)
@@ -50,6 +45,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[5]))
     from services.common.containment.contain import Measure, Profile, contain
     from services.common.process_count import limit_processes
+    from services.common.resource_limits import limit_resource
 
     request = json.loads(sys.argv[1])
     try:
