@@ -16,7 +16,13 @@ from services.common.errors import Aborted
 from services.memory.domain.documents import PartsWritten, SavedDocument
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
-from services.memory.repositories.documents import DocumentRepository, DocumentRow, remove_expired_documents
+from services.memory.repositories.documents import (
+    DocumentRepository,
+    DocumentRow,
+    date_unfinished,
+    read_any_undated,
+    remove_expired_documents,
+)
 from services.memory.service import MemoryService
 from services.memory.stores import documents as stepwise
 from services.memory.tables import documents
@@ -104,6 +110,10 @@ async def test_a_first_save_that_never_ends_leaves_its_row_for_a_day(database: D
         await repository.claim("undated", 2, now)
         undated = documents.c.document_id == "undated"
         await connection.execute(update(documents).where(undated).values(expires_us=None))
+    assert await read_any_undated(database)
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        await date_unfinished(connection, now)
         # One that is tried again and again counts from its last save on.
         await repository.claim("again", 2, now)
         assert await remove_expired_documents(connection, now, unfinished=True) == 0
@@ -117,6 +127,7 @@ async def test_a_first_save_that_never_ends_leaves_its_row_for_a_day(database: D
         # A save that ends after all makes it a document like any other.
         assert await repository.switch(_document("again", later, revision=revision), gone=True)
         assert await remove_expired_documents(connection, later + timedelta(days=9), unfinished=True) == 0
+    assert not await read_any_undated(database)
 
 
 async def test_a_removal_that_has_begun_names_nobody_and_stays_until_it_ends(database: Database) -> None:
