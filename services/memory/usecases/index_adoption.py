@@ -132,7 +132,8 @@ class IndexAdoptions:
             raise InvalidArgument.field(
                 "memory_ids",
                 f'"{moved_on[0]}" is an id to give and one to replace: a call that is repeated would give its rows the '
-                "next one; use two calls, first the one that replaces it",
+                "next one; make a call for each, first the one that replaces it; where ids form a circle, begin with "
+                "a call that replaces one of them by an id that no row has",
             )
         if wanted.memory_ids and not has_column(wanted.kind, Column.CREW_ID):
             raise InvalidArgument.field("memory_ids", "documents belong to the whole group and have none")
