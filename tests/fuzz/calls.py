@@ -15,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from coxswain.auth.v1 import principal_pb2
 from tests.fuzz.kept import Kept
-from tests.fuzz.plans import METHODS, Plan
+from tests.fuzz.plans import METHODS, OF_A2A, Plan
 from tests.fuzz.target import FuzzedSuite
 from tests.fuzz.verdict import Outcome, fault_of
 from tests.support.every_rpc import is_internal, listener_of, service_of
@@ -101,7 +101,7 @@ class Caller:
         self.tally.slowest = max(self.tally.slowest, outcome.seconds)
         if outcome.code is grpc.StatusCode.OK:
             self.tally.succeeded[plan.method] += 1
-        if fault := fault_of(outcome, self._longest):
+        if fault := fault_of(outcome, self._longest, of_a2a=plan.method in OF_A2A):
             self.tally.findings.append(Finding(plan, fault))
         return outcome
 

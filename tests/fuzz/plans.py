@@ -18,6 +18,8 @@ from tests.support.served_methods import foreign_name, served_methods
 _FOREIGN = {foreign_name(served.method): served for served in served_methods() if served.foreign}
 METHODS = every_rpc() | {name: served.method for name, served in _FOREIGN.items()}
 _WAITING = {name for name, served in _FOREIGN.items() if served.access.waits}
+OF_A2A = _FOREIGN.keys()
+"""Methods of the protocol A2A."""
 _NAMES = sorted(METHODS)
 _CALLS_OF_A_GROUP = 3_000
 _A2A_VERSION = {"A2A": [("a2a-version", "1.0")]}

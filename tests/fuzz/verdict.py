@@ -1,5 +1,6 @@
 """What is wrong with the outcome of a call."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import grpc
@@ -11,7 +12,6 @@ from tests.support.exhausted import fault_of_exhausted
 
 # What clients of usual settings take; larger trailers end a call before its status is read.
 _MOST_TRAILER_BYTES = 8 * 1024
-_DOMAINS = {DOMAIN, A2A_DOMAIN}
 _NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.DATA_LOSS}
 # What grpc.aio makes of a server's status that comes while a request of a stream is still being written.
 _LOST_BY_CLIENT = "Internal error from Core"
@@ -32,10 +32,10 @@ class Outcome:
     """Whether gRPC answers for it and no code of ours: requests or metadata are larger than it takes."""
 
 
-def fault_of(outcome: Outcome, longest_seconds: float) -> str:
+def fault_of(outcome: Outcome, longest_seconds: float, *, of_a2a: bool = False) -> str:
     """Return what is wrong with an outcome, in words, or "" for nothing.
 
-    Calls that end later than `longest_seconds` hang.
+    Calls that end later than `longest_seconds` hang. Those `of_a2a` may be refused in the words of that protocol too.
     """
     if outcome.seconds > longest_seconds:
         return f"hangs: {outcome.seconds:.1f} s, {outcome.code.name}"
@@ -51,10 +51,10 @@ def fault_of(outcome: Outcome, longest_seconds: float) -> str:
     size = sum(len(key) + len(value) + 32 for key, value in outcome.trailers) + len(outcome.message.encode())
     if size > _MOST_TRAILER_BYTES:
         return f"{outcome.code.name} in {size} bytes of trailers"
-    return _fault_of_details(outcome)
+    return _fault_of_details(outcome, {DOMAIN, A2A_DOMAIN} if of_a2a else {DOMAIN})
 
 
-def _fault_of_details(outcome: Outcome) -> str:
+def _fault_of_details(outcome: Outcome, domains: Collection[str]) -> str:
     details = [value for key, value in outcome.trailers if key == DETAILS_KEY]
     if not details:
         return f"{outcome.code.name} without details: {outcome.message[:300]}"
@@ -63,6 +63,6 @@ def _fault_of_details(outcome: Outcome) -> str:
     info = error_details_pb2.ErrorInfo()
     if not any(detail.Is(info.DESCRIPTOR) and detail.Unpack(info) for detail in status.details):
         return f"{outcome.code.name} without ErrorInfo: {outcome.message[:300]}"
-    if info.domain not in _DOMAINS or not info.reason:
+    if info.domain not in domains or not info.reason:
         return f"{outcome.code.name} with an ErrorInfo of nobody: {info}"
     return fault_of_exhausted(status)
