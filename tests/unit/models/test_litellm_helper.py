@@ -170,7 +170,7 @@ async def test_calls_in_a_helper_that_is_left_go_on_while_its_successor_takes_th
         await late
     second = await helpers.get(until)
     assert second is not first
-    assert not runs[0].stopped
+    assert [run.stopped for run in runs] == [False, False]
     runs[0].frames.put_nowait({"id": 0, "document": "a"})
     runs[0].frames.put_nowait({"id": 0, "end": True})
     assert await begun == ["a"]
