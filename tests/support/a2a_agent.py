@@ -36,6 +36,8 @@ class EmulatedAgent(a2a_pb2_grpc.A2AServiceServicer):
             "capabilities": pb.AgentCapabilities(streaming=streaming, extended_agent_card=True),
         }
         self.card = pb.AgentCard(**fields | card)
+        self.card_03: old.AgentCard | None = None
+        """The card for callers of 0.3; None: what `card` says."""
         self.tasks: dict[str, pb.Task] = {}
         self.messages: list[pb.Message] = []
         self.requests: list[Any] = []
@@ -162,6 +164,8 @@ class AgentOf03(a2a_v0_3_pb2_grpc.A2AServiceServicer):
 
     async def GetAgentCard(self, request: old.GetAgentCardRequest, context: Any) -> old.AgentCard:
         card = await self._agent.GetExtendedAgentCard(pb.GetExtendedAgentCardRequest(), context)
+        if self._agent.card_03 is not None:
+            return self._agent.card_03
         shown = pb.AgentCard()
         shown.CopyFrom(card)
         shown.supported_interfaces.add(url="127.0.0.1:1", protocol_binding="GRPC")

@@ -68,7 +68,7 @@ class GrpcProvider:
 
 @dataclass(frozen=True, slots=True)
 class A2AAgent:
-    """An agent that is called over A2A 1.0 by gRPC; one of `card_url` and `address` at least is not empty."""
+    """An agent that is called over A2A 1.0 or 0.3 by gRPC; one of `card_url` and `address` at least is not empty."""
 
     card_url: str = ""
     """Empty: the agent is asked for its card at `address`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from a2a.compat.v0_3 import a2a_v0_3_pb2 as old_pb
 from a2a.types import a2a_pb2 as pb
 from google.protobuf import json_format
 
@@ -20,7 +21,15 @@ from services.orchestrator.domain.tool_source import A2AAgent, AuthKind, SourceA
 from services.orchestrator.tool_gateway.adapters.a2a import task_follower, task_questions
 from services.orchestrator.tool_gateway.adapters.a2a.adapter import A2AAdapter
 from services.orchestrator.tool_gateway.adapters.a2a.sent_message import SentMessage
-from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, SourceAnswer, ToolResult
+from services.orchestrator.tool_gateway.ports import (
+    CallRefused,
+    NotSent,
+    OutcomeUnknown,
+    SourceAnswer,
+    SourceQuestion,
+    StillAsked,
+    ToolResult,
+)
 from services.orchestrator.tool_identity import listed_hash
 from tests.support.a2a_agent import EmulatedAgent, agent_source, artifact, becomes, served, text
 from tests.support.tool_adapters import RecordingApi, egress_of
@@ -595,7 +604,10 @@ async def test_a_cut_answer_whose_task_is_not_found_is_an_unknown_outcome(lists:
     assert len(agent.messages) == 1
 
 
-async def test_after_a_crash_a_question_in_the_same_words_is_another_one_and_an_answer_is_not_asked_for_twice() -> None:
+async def test_after_a_crash_a_question_in_the_same_words_is_another_one_and_an_answer_is_not_asked_for_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(task_questions, "_STALE", Backoff(0, 0))
     asks = pb.TaskStatus(
         state=pb.TASK_STATE_INPUT_REQUIRED,
         message=pb.Message(message_id="said", role=pb.ROLE_AGENT, parts=[text("Go on?")]),
@@ -612,12 +624,12 @@ async def test_after_a_crash_a_question_in_the_same_words_is_another_one_and_an_
         return pb.SendMessageResponse(task=agent.tasks["task-1"])
 
     class Stale(EmulatedAgent):
-        """Tells twice more how the task stood before the answer."""
+        """Tells for some more looks how the task stood before the answer."""
 
         async def GetTask(self, request: pb.GetTaskRequest, context: Any) -> pb.Task:
             nonlocal reads
             found = await super().GetTask(request, context)
-            if calling.cancelled() and (reads := reads + 1) <= 2:
+            if calling.cancelled() and (reads := reads + 1) <= 20:
                 return pb.Task(id=found.id, context_id=found.context_id, status=asks)
             return found
 
@@ -631,13 +643,80 @@ async def test_after_a_crash_a_question_in_the_same_words_is_another_one_and_an_
         await asyncio.gather(calling, return_exceptions=True)
         after = RecordedProgress(accepting(answer="again"))
         resumed = asyncio.create_task(second.resume(request, lost.handles[-1], after))
-        await until(lambda: reads > 2)
+        await until(lambda: reads > 20)
         assert not after.questions
         agent.tasks["task-1"].status.CopyFrom(asks)
         agent.move_on()
         assert (await resumed).text == "A brief."
     assert [one.key for one in after.questions] == [lost.questions[0].key.removesuffix("-0") + "-1"]
     assert len({message.message_id for message in agent.messages}) == 3
+
+
+async def test_an_answer_that_an_agent_does_not_read_for_minutes_after_a_crash_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(task_questions, "_STALE_SECONDS", 0.1)
+
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        if len(agent.messages) == 3:
+            return await DONE(agent, request, context)
+        agent.first.status.CopyFrom(asks)
+        return pb.SendMessageResponse(task=agent.first)
+
+    asks = pb.TaskStatus(state=pb.TASK_STATE_INPUT_REQUIRED)
+    agent, lost, after = EmulatedAgent(send=turns), *(RecordedProgress(accepting(answer=one)) for one in ("a", "b"))
+    lost.goes_on = True
+    async with served(agent) as port, adapter() as calls:
+        request = call_of(agent_source(f"127.0.0.1:{port}"), tool="brief", arguments=ASK)
+        calling = asyncio.create_task(calls.call(request, lost))
+        await until(lambda: len(lost.handles) == 3)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        assert (await calls.resume(request, lost.handles[-1], after)).text == "A brief."
+    assert [one.parts[0].text for one in agent.messages[1:]] == ["a", "b"]
+
+
+class Thinking(RecordedProgress):
+    """Has no answer yet to what it is asked after the given ones."""
+
+    async def ask(self, question: SourceQuestion, *, durable: bool = False) -> SourceAnswer:
+        if not self._answers:
+            self.questions.append(question)
+            raise StillAsked
+        return await super().ask(question, durable=durable)
+
+
+@pytest.mark.parametrize("refusal", ["a year has four digits", ""], ids=["refused", "asked anew"])
+async def test_a_question_that_waits_for_its_answer_is_the_same_after_a_crash(refusal: str) -> None:
+    asks = pb.TaskStatus(
+        state=pb.TASK_STATE_INPUT_REQUIRED,
+        message=pb.Message(message_id="said", role=pb.ROLE_AGENT, parts=[text("Which year?")]),
+    )
+
+    async def turns(agent: EmulatedAgent, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        if len(agent.messages) == 3:
+            return await DONE(agent, request, context)
+        if len(agent.messages) == 1:
+            agent.first.status.CopyFrom(asks)
+            return pb.SendMessageResponse(task=agent.first)
+        working = pb.SendMessageResponse(task=agent.first)
+        agent.first.status.CopyFrom(asks)
+        if refusal:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, refusal)
+        return working
+
+    agent = EmulatedAgent(send=turns)
+    before, after = Thinking(accepting(answer="26")), RecordedProgress(accepting(answer="2026"))
+    async with served(agent) as port, adapter() as calls:
+        request = call_of(agent_source(f"127.0.0.1:{port}"), tool="brief", arguments=ASK)
+        with pytest.raises(StillAsked):
+            await calls.call(request, before)
+        # Nothing is waited for: that the agent has read the last answer is known.
+        async with asyncio.timeout(task_questions._STALE_SECONDS / 10):
+            assert (await calls.resume(request, before.handles[-1], after)).text == "A brief."
+    assert after.questions == before.questions[1:]
+    assert before.questions[1].text.startswith(f"The agent did not take the last answer: {refusal}" if refusal else "W")
+    assert [one.parts[0].text for one in agent.messages[1:]] == ["26", "2026"]
 
 
 @pytest.mark.parametrize("streaming", [True, False])
@@ -676,6 +755,37 @@ async def test_a_card_of_0_3_has_its_agent_called_over_0_3() -> None:
         (listed,) = await calls.list_tools(spec, principal())
         request = call_of(spec, tool="brief", arguments=ASK, tool_hash=listed_hash(listed))
         assert (await calls.call(request, RecordedProgress())).text == "A brief."
+
+
+async def test_an_extended_card_of_0_3_is_asked_for_where_the_public_one_says_that_there_is_one() -> None:
+    agent = EmulatedAgent(skills=[pb.AgentSkill(id="more", name="More")])
+    async with served(agent, speaks_03=True) as port, RecordingApi() as api, adapter() as calls:
+        public = document_03(f"127.0.0.1:{port}", supportsAuthenticatedExtendedCard=True)
+        api.answer("/card.json", json.dumps(public))
+        spec = agent_source(f"127.0.0.1:{port}", card_url=f"{api.url}/card.json")
+        assert [tool.name for tool in await calls.list_tools(spec, principal())] == ["more"]
+
+
+@pytest.mark.parametrize("version", ["", "0.2.6"])
+async def test_an_agent_that_answers_over_0_3_alone_is_called_over_it_whatever_its_card_says(version: str) -> None:
+    agent = EmulatedAgent(send=DONE)
+    agent.card_03 = old_pb.AgentCard(name="Old", skills=[old_pb.AgentSkill(id="brief", name="Brief")])
+    if version:
+        agent.card_03.protocol_version, agent.card_03.url = version, "https://agents.example.com"
+    async with served(agent, speaks_03=True) as port, adapter() as calls:
+        spec = agent_source(f"127.0.0.1:{port}")
+        (listed,) = await calls.list_tools(spec, principal())
+        request = call_of(spec, tool="brief", arguments=ASK, tool_hash=listed_hash(listed))
+        assert (await calls.call(request, RecordedProgress())).text == "A brief."
+
+
+async def test_a_card_of_0_3_with_numbers_that_are_none_is_refused() -> None:
+    agent = EmulatedAgent()
+    agent.card_03 = old_pb.AgentCard(name="Old")
+    agent.card_03.capabilities.extensions.add().params.update({"most": float("inf")})
+    async with served(agent, speaks_03=True) as port, adapter() as calls:
+        with pytest.raises(FailedPrecondition, match="its agent card is no JSON"):
+            await calls.list_tools(agent_source(f"127.0.0.1:{port}"), principal())
 
 
 @pytest.mark.parametrize("knows_task", [True, False])

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from dataclasses import replace
 
 import grpc
 from a2a.types import a2a_pb2 as pb
@@ -190,7 +191,7 @@ class A2AAdapter:
     async def _found(self, source: ToolSourceSpec, principal: Principal) -> Agent:
         endpoint = _agent(source)
         if not endpoint.card_url:
-            return await _agent_of(await self._asked(source, principal, endpoint), endpoint)
+            return await self._asked(source, principal, endpoint)
         # The credential is for the origin that the source names, and for no other one.
         own = bool(endpoint.address) and origin_of(endpoint.card_url) == origin_of(source.addresses[0])
         data = await self._documents.read(source if own else None, principal, endpoint.card_url, MAX_CARD_BYTES)
@@ -201,7 +202,7 @@ class A2AAdapter:
             async with client.peer.connected():
                 return agent
         try:
-            return await _agent_of(await self._extended(client), endpoint)
+            return await self._extended(client, endpoint)
         except FailedPrecondition:
             return agent
         except PermissionDenied:
@@ -209,23 +210,27 @@ class A2AAdapter:
                 raise
             return agent
 
-    async def _asked(self, source: ToolSourceSpec, principal: Principal, endpoint: A2AAgent) -> pb.AgentCard:
-        """Return the card that an agent gives of itself, over 0.3 where it does not know the service of 1.0."""
+    async def _asked(self, source: ToolSourceSpec, principal: Principal, endpoint: A2AAgent) -> Agent:
+        """Return the agent of the card that it gives of itself, over 0.3 where it does not know the service of 1.0."""
         try:
-            return await self._extended(self._client(source, principal, endpoint.address, endpoint.tenant))
+            client = self._client(source, principal, endpoint.address, endpoint.tenant)
+            return await self._extended(client, endpoint)
         except _UnknownService as unknown:
             client = self._client(source, principal, endpoint.address, endpoint.tenant, VERSION_03)
             try:
-                return await self._extended(client)
+                return await self._extended(client, endpoint)
             except _UnknownService:
                 raise unknown from None
 
-    async def _extended(self, client: AgentClient) -> pb.AgentCard:
+    async def _extended(self, client: AgentClient, endpoint: A2AAgent) -> Agent:
         request = pb.GetExtendedAgentCardRequest(tenant=client.tenant)
         try:
-            return await client.ask("GetExtendedAgentCard", request, pb.AgentCard, timeout=_LIST_SECONDS)
+            card = await client.ask("GetExtendedAgentCard", request, pb.AgentCard, timeout=_LIST_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise _card_error(client, error) from None
+        agent = await _agent_of(card, endpoint)
+        # One that has answered over 0.3 is called over it, whatever its card says.
+        return replace(agent, version=client.version or agent.version)
 
     def _call(self, request: ToolCallRequest, order: CallOrder, progress: CallProgress) -> AgentCall:
         assert request.source is not None

@@ -100,7 +100,10 @@ def _from_03(document: Mapping[str, Any]) -> dict[str, Any]:
     interfaces = [
         {"url": one.get("url"), "protocolBinding": one.get("transport"), "protocolVersion": version} for one in named
     ]
-    return {**document, "supportedInterfaces": interfaces}
+    capabilities = document.get("capabilities")
+    if isinstance(capabilities, dict) and document.get("supportsAuthenticatedExtendedCard") is True:
+        capabilities = capabilities | {"extendedAgentCard": True}
+    return {**document, "supportedInterfaces": interfaces, "capabilities": capabilities}
 
 
 def agent_of(card: pb.AgentCard, endpoint: A2AAgent) -> Agent:

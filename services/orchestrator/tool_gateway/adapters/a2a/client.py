@@ -28,6 +28,9 @@ class UnreadableAnswer(ForeignTextError):
 class AgentClient:
     """Calls an agent. Each call may raise what `PeerClient.connected` raises, and grpc.aio.AioRpcError."""
 
+    version = ""
+    """Of A2A that it speaks; empty means 1.0."""
+
     def __init__(self, peer: PeerClient, tenant: str) -> None:
         self.peer = peer
         self.tenant = tenant

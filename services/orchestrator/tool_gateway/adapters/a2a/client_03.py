@@ -11,8 +11,9 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from services.common.grpc.large_messages import beside_if_large
-from services.orchestrator.tool_gateway.adapters.a2a.cards import card_from_json
+from services.orchestrator.tool_gateway.adapters.a2a.cards import VERSION_03, card_from_json
 from services.orchestrator.tool_gateway.adapters.a2a.client import AgentClient, AgentStream, Answer, UnreadableAnswer
+from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError, shown
 
 SERVICE_03 = "a2a.v1.A2AService"
 METADATA_03 = {"a2a-version": "0.3"}
@@ -23,6 +24,8 @@ _STATES = {number: pb.TaskState.Value(name.replace("CANCELLED", "CANCELED")) for
 
 class AgentClient03(AgentClient):
     """Calls an agent of 0.3. There is no list of tasks, so that a lost answer is an unknown outcome."""
+
+    version = VERSION_03
 
     async def ask(
         self,
@@ -185,7 +188,11 @@ def _event(response: old.StreamResponse) -> pb.StreamResponse:
 def _card(card: old.AgentCard) -> pb.AgentCard:
     named = old.AgentCard(protocol_version="0.3.0")
     named.MergeFrom(card)
-    return card_from_json(json_format.MessageToJson(named))
+    try:
+        document = json_format.MessageToJson(named)
+    except (json_format.Error, ValueError) as error:
+        raise ForeignTextError(f"its agent card is no JSON: {shown(str(error), 200)}") from None
+    return card_from_json(document)
 
 
 _METHODS: Mapping[str, _Method] = {

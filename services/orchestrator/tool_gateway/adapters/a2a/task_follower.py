@@ -64,8 +64,7 @@ class TaskFollower:
                 await self._wait(status)
             else:
                 raise OutcomeUnknown(
-                    f"{self._client.name} says that its task is in the state {status.state}, which A2A 1.0 does not "
-                    "have",
+                    f"{self._client.name} says that its task is in the state {status.state}, which A2A does not have",
                     final=True,
                 )
             task = await self._task.read()

@@ -35,8 +35,8 @@ _MOST_SENDS = 5
 """Of one answer, where the agent's status does not say that it will pass."""
 _PASSES = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
 _STALE = Backoff(0.25, 4.0)
-_STALE_LOOKS = 5
-"""At a task that seems not to know an answer that it has had."""
+_STALE_SECONDS = 180.0
+"""In which an agent may read an answer that it had before a crash: it is sent no other one meanwhile."""
 _LOOK_SECONDS = 10.0
 """Between looks at a task while an answer waits to be sent again."""
 
@@ -73,12 +73,18 @@ class TaskQuestions:
     async def settled(self, task: pb.Task) -> pb.Task:
         """Return how the task stands: while it seems to wait for what was answered before a crash, it is read again.
 
-        An agent may tell for a moment how it stood before the answer. What it still waits for then is asked again.
+        An agent may take a while to read the answer. What it still waits for after minutes is asked again.
         """
-        last = next(reversed(list(self._sent.answers)), "")
-        for attempt in range(1, _STALE_LOOKS + 1):
-            if task.status.state not in INTERRUPTED or status_key(task.status) != last:
+        last = self._sent.last_answered
+        loop = asyncio.get_running_loop()
+        end, attempt = loop.time() + _STALE_SECONDS, 0
+        while task.status.state in INTERRUPTED and status_key(task.status) == last:
+            if self._sent.refused or self._sent.asks_again:
+                self._refused = self._sent.refused
                 break
+            if loop.time() > end:
+                break
+            attempt += 1
             await asyncio.sleep(_STALE.pause(attempt))
             task = await self._task.read()
         return task
@@ -106,6 +112,8 @@ class TaskQuestions:
             return await self._task.give_up(f'it asked for a secret ("{error}"), which nobody is asked for')
         except BadQuestion as error:
             return await self._task.give_up(f"it asked what cannot be asked: {error}")
+        if key == self._sent.last_answered and not refused:
+            await self._keep(replace(self._sent, asks_again=True))
         answer = await self._progress.ask(asked.question, durable=True)
         if answer.action != "accept":
             return await self._task.give_up(f"nobody answered what it asked ({answer.action}): {asked.question.text}")
@@ -141,8 +149,8 @@ class TaskQuestions:
                 raise
             except grpc.aio.AioRpcError as error:
                 if _needs_another_answer(error, attempt):
-                    await self._count(key)
                     self._refused = self._client.peer.text_of(error) or "it did not say why"
+                    await self._count(key, refused=self._refused)
                     return ""
                 if error.code() in CANNOT_BE_ASKED:
                     return self._client.peer.text_of(error) or error.code().name
@@ -156,12 +164,17 @@ class TaskQuestions:
         await self._count(key)
         return ""
 
-    async def _count(self, key: str) -> None:
+    async def _count(self, key: str, *, refused: str = "") -> None:
         """Keep that the agent has had another answer: after a crash the next question is not taken for the same."""
         self._answers[key] += 1
         others = {name: count for name, count in self._answers.items() if name != key}
-        self._sent = replace(self._sent, answers=others | {key: self._answers[key]})
-        await self._progress.handle(self._sent.handle())
+        answers = others | {key: self._answers[key]}
+        await self._keep(replace(self._sent, answers=answers, refused=refused, asks_again=False))
+
+    async def _keep(self, sent: SentMessage) -> None:
+        if sent != self._sent:
+            self._sent = sent
+            await self._progress.handle(sent.handle())
 
     async def _stands_after(self, seconds: float, key: str) -> bool:
         """Wait, and return whether the task still waits for the same."""
