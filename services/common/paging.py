@@ -18,6 +18,9 @@ from services.common.errors import InvalidArgument
 
 T = TypeVar("T")
 
+PAGE_BYTES = 1024 * 1024
+"""Bytes of a page whose items can be large, unless one alone has more: making the message keeps all others waiting."""
+
 _MAX_INTEGER = 2**63 - 1
 _SEAL_BYTES = 12
 # Made once, as `json.dumps` would make them for every call.
@@ -61,13 +64,12 @@ class Pager:
         key_types: tuple[type, ...] = (str,),
         default: int = 50,
         maximum: int = 1000,
-        max_bytes: int = 2 * 1024 * 1024,
+        max_bytes: int = PAGE_BYTES,
         portion: int = 20,
     ) -> None:
         """`key_types` are the types of a row's sort key; `default` and `maximum` count the items of a page.
 
-        `max_bytes` bounds the pages whose items can be large: by default half of the smallest message limit of clients.
-        Of such items `portion` are read at once.
+        `max_bytes` bounds the pages whose items can be large. Of such items `portion` are read at once.
         """
         self._listing = listing
         self._key_types = key_types

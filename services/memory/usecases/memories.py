@@ -9,7 +9,7 @@ import numpy.typing as npt
 from services.common.clock import utc_now
 from services.common.errors import InvalidArgument, NotFound
 from services.common.identity.principal import Principal, Role
-from services.common.paging import page_size
+from services.common.paging import PAGE_BYTES, page_size
 from services.memory import filters
 from services.memory.domain.filters import Filter
 from services.memory.domain.listings import RecordPage, Tally
@@ -276,7 +276,7 @@ class Memories:
         page = await store.page(
             key, chosen, page_size(listing.page_size), after, utc_now(), embeddings=listing.include_embeddings
         )
-        shown = page.records[: fitting(page.records, self._max_bytes)]
+        shown = page.records[: fitting(page.records, min(PAGE_BYTES, self._max_bytes))]
         if len(shown) < len(page.records):
             return replace(page, records=shown), pages.token_after(shown[-1])
         if not page.more:

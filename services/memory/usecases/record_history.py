@@ -10,7 +10,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from services.common.identity.principal import Principal
-from services.common.paging import bad_page_token, decode_page_token, encode_page_token, page_size
+from services.common.paging import PAGE_BYTES, bad_page_token, decode_page_token, encode_page_token, page_size
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.history import HistoryPolicy, Keeping, RecordVersion
 from services.memory.domain.namespaces import NamespaceKey
@@ -146,7 +146,8 @@ class RecordHistory:
         wanted = page_size(listing.page_size)
         since = utc_now() - policy.days * _DAY
         found, more = await store.history.versions(key, listing.record_id, chosen, since, before, wanted)
-        shown = found[: fitting([version.record for version in found], self._max_bytes - _beside(found))]
+        room = min(PAGE_BYTES, self._max_bytes - _beside(found))
+        shown = found[: fitting([version.record for version in found], room)]
         if (more or len(shown) < len(found)) and shown:
             return shown, encode_page_token(_LISTING, identity, [shown[-1].place]), policy.days
         return shown, "", policy.days

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError, InvalidArgument
 from services.common.identity.principal import Principal
-from services.common.paging import bad_page_token, decode_page_token, encode_page_token
+from services.common.paging import PAGE_BYTES, bad_page_token, decode_page_token, encode_page_token
 from services.memory.domain.filters import Filter
 from services.memory.domain.listings import Tally
 from services.memory.domain.owners import listed_for
@@ -20,8 +20,6 @@ from services.memory.usecases.memories import Memories
 from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.record_pages import fitting, is_stored_id
 
-_MESSAGE_BYTES = 1024 * 1024
-"""Bytes of the records of a message of an export: enough for speed, and few for every client's limit."""
 _EXPORT = "export"
 
 
@@ -112,7 +110,7 @@ class Transfers:
         async for portion in store.read_through(key, chosen, after, utc_now(), embeddings=export.include_embeddings):
             placed = portion
             while placed:
-                count = fitting([record for _, record in placed], _MESSAGE_BYTES)
+                count = fitting([record for _, record in placed], PAGE_BYTES)
                 some, placed = placed[:count], placed[count:]
                 token = encode_page_token(_EXPORT, identity, [some[-1][0]])
                 yield ExportPart([record for _, record in some], token)

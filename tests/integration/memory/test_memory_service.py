@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2, vector_index_pb2, vector_index_service_pb2_grpc
 from services.common.grpc.json_values import to_struct, to_value
+from services.common.paging import PAGE_BYTES
 from services.memory.schemas import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
 from services.memory.stores.sql.remembered_blocks import bytes_of
@@ -419,13 +420,14 @@ async def test_a_page_token_belongs_to_its_group_namespace_and_filter(memory: Ha
             await stranger.ListRecords(request)
 
 
-async def test_pages_of_lists_and_searches_end_where_a_message_is_full(tmp_path: Path) -> None:
+async def test_pages_of_lists_have_1_mib_and_those_of_searches_end_where_a_message_is_full(tmp_path: Path) -> None:
     async with serve_memory(tmp_path) as (harness, _):
         memories = stub(harness.channel())
         for n in range(6):
             await _save(memories, unified("x" * 1_000_000, f"r{n}"))
         page = await memories.ListRecords(pb.ListRecordsRequest(namespace=place(), page_size=6))
-        assert len(page.records) == 4
+        assert len(page.records) == 1
+        assert page.ByteSize() <= PAGE_BYTES
         assert sorted(await _all_pages(memories, 6)) == [f"r{n}" for n in range(6)]
         found, sizes = await _all_results(memories, pb.SearchRecordsRequest(namespace=place(), text="x"))
         assert sorted(found) == [f"r{n}" for n in range(6)]

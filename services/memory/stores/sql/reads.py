@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.access import DatabaseAccess
+from services.common.paging import PAGE_BYTES
 from services.memory import filters
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.listings import ListPosition, RecordPage, Tally
@@ -37,6 +38,9 @@ from services.memory.stores.sql.statements import (
 )
 from services.memory.stores.sql.words import WordIndex
 from services.memory.tables import records
+
+# Records of which nobody knows yet how long they are.
+_LISTED_AT_ONCE = 20
 
 
 class SqlRecordReader:
@@ -110,7 +114,15 @@ class SqlRecordReader:
         clauses = living(key, chosen, microseconds(now), self._database.dialect)
         ids = [position.stored_id for position in positions]
         async with self._database.read() as connection:
-            found, looked_up = await read_records(connection, key, ids, embeddings=embeddings, clauses=clauses)
+            found, looked_up = await read_records(
+                connection,
+                key,
+                ids,
+                embeddings=embeddings,
+                clauses=clauses,
+                at_once=_LISTED_AT_ONCE,
+                most_bytes=PAGE_BYTES,
+            )
         placed = [
             (position, record)
             for position in positions[:looked_up]
