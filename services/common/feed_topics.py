@@ -4,25 +4,34 @@ import asyncio
 import contextlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from services.common.errors import Unavailable
+from services.common.group_lines import wait_without_turn
 
 P = TypeVar("P", bound=Any)
 """A position: positions can be compared."""
 E = TypeVar("E")
 
 
+class _News(asyncio.Event):
+    """Who waits for news holds no turn of its group."""
+
+    async def wait(self) -> Literal[True]:
+        wait_without_turn()
+        return await super().wait()
+
+
 class Topic:
     """Something that is followed, and who waits for news of it."""
 
     def __init__(self) -> None:
-        self._changed = asyncio.Event()
+        self._changed = _News()
 
     def wake(self) -> None:
         """Let everybody who waits look again."""
         self._changed.set()
-        self._changed = asyncio.Event()
+        self._changed = _News()
 
     @property
     def changed(self) -> asyncio.Event:

@@ -3,13 +3,10 @@
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
-
-# In parts of the time that a place was held: as long a pause left other groups' calls at 2.4 times their quiet time.
-_PAUSE_FOR_OTHERS = 2.0
 
 
 @dataclass(slots=True)
@@ -88,44 +85,3 @@ class GroupTurns:
             yield
         finally:
             self.release()
-
-
-class GroupLines:
-    """A number of places for each group: those of a group that find none wait in a line of their own."""
-
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self._groups: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-
-    @contextlib.asynccontextmanager
-    async def place(
-        self, group_id: str, longest_seconds: float, others_work: Callable[[], bool]
-    ) -> AsyncIterator[None]:
-        """Hold a place of a group, once there is one.
-
-        Who takes longer than `longest_seconds` goes on without it: they wait for something, which keeps nobody busy.
-        While `others_work`, the next of the group gets the place after a pause of twice the time that it was held.
-        """
-        group = self._groups.get(group_id)
-        if group is None:
-            group = self._groups[group_id] = asyncio.Semaphore(self._places)
-        await group.acquire()
-        held = True
-
-        def give_back() -> None:
-            nonlocal held
-            if held:
-                held = False
-                group.release()
-
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        timer = loop.call_later(longest_seconds, give_back)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            if others_work():
-                loop.call_later(min(_PAUSE_FOR_OTHERS * (loop.time() - began), longest_seconds), give_back)
-            else:
-                give_back()

@@ -11,6 +11,7 @@ from typing import Any
 
 from services.common.background import BackgroundTasks
 from services.common.child_process import BadFrame, ChildProcess, ProcessGone, isolated_python
+from services.common.group_lines import wait_without_turn
 from services.common.group_turns import GroupTurns
 
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
@@ -53,6 +54,7 @@ class HelperProcess:
         task.add_done_callback(lambda _: _fail(outcome, ProcessGone("the process is being ended")))
         # One whose turn has not come holds its frames for nobody; one that has begun reads its response to the end.
         outcome.add_done_callback(lambda _: exchange.begun or task.cancel())
+        wait_without_turn()
         return await outcome
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from services.common.egress import AddressPolicy, CheckedResolver
+from services.common.group_lines import wait_without_turn
 from services.common.tracing.http_spans import note_status, request_span, traced_headers
 
 _DNS_CACHE_SECONDS = 10
@@ -88,6 +89,7 @@ class EgressClient:
         timeout = self._timeout
         if total_timeout is not None:
             timeout = aiohttp.ClientTimeout(total=total_timeout, sock_connect=timeout.sock_connect)
+        wait_without_turn()
         with request_span(method, url) as request:
             response = await self._session(url, trusted=trusted, once=before_send is not None).request(
                 method,

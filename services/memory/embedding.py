@@ -7,6 +7,7 @@ from typing import Protocol
 import grpc
 
 from coxswain.models.v1 import inference_pb2, inference_service_pb2_grpc
+from services.common.group_lines import wait_without_turn
 from services.common.grpc.status import from_rpc_error
 from services.memory.domain.vectors import EmbeddingSpace, Vector, unit_vector
 
@@ -52,6 +53,7 @@ class ModelsEmbedder:
         space = EmbeddingSpace(model, 0)
         for part in _batches(texts):
             request = inference_pb2.EmbedRequest(model=model, texts=part, labels=labels)
+            wait_without_turn()
             try:
                 response = await self._stub.Embed(request)
             except grpc.RpcError as error:

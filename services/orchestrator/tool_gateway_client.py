@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
 from coxswain.orchestrator.v1 import tool_gateway_service_pb2, tool_gateway_service_pb2_grpc
 from services.common.errors import InvalidArgument, Unavailable
+from services.common.group_lines import wait_without_turn
 from services.common.grpc.json_values import from_struct, to_struct
 from services.common.grpc.peers import Peers
 from services.common.grpc.status import from_rpc_error
@@ -50,6 +51,7 @@ class RemoteToolGateway:
 
     async def list_tools(self, source_id: str) -> list[ListedTool]:
         """See `ports.ToolGateway`."""
+        wait_without_turn()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_START_SECONDS):
                 await self._peers.channel(_SERVICE).channel_ready()
@@ -67,6 +69,7 @@ class RemoteToolGateway:
 
     async def unavailable(self) -> dict[str, str]:
         """See `ports.ToolGateway`."""
+        wait_without_turn()
         try:
             response = await self._stub.ListUnavailableTools(
                 pb.ListUnavailableToolsRequest(), timeout=_UNAVAILABLE_SECONDS
@@ -103,6 +106,7 @@ class RemoteToolGateway:
             max_timeout=duration_to_proto(tool.max_timeout),
             begun_before=begun_before,
         )
+        wait_without_turn()
         try:
             return await self._outcome(call_id, self._stub.ExecuteToolCall(request))
         except grpc.RpcError as error:

@@ -31,7 +31,7 @@ class MethodAccess:
     """Whether a unary method may be answered long after it was called: it then counts as a stream."""
 
     takes_turns: bool = False
-    """Whether few calls of one group, of all such methods, are worked on at once, and the rest wait in its line."""
+    """Whether its calls are heavy: no more of them are worked on at once while their group is alone."""
 
     @property
     def open_to_strangers(self) -> bool:

@@ -76,15 +76,21 @@ class Admission:
             await self._authenticator.wait_for_change(
                 call.principal or admitted, remembered or self._stream_check_seconds
             )
-            try:
-                principal = await self._authenticator.caller(call.credential, call.group_header)
-                _require_admitted(principal, admitted)
-            except (Unauthenticated, PermissionDenied, FailedPrecondition) as error:
-                return error
-            except CoxswainError:
-                # Auth cannot be asked just now, which says nothing about the caller.
-                continue
-            call.principal = principal
+            if (refusal := await self.refusal(call, admitted)) is not None:
+                return refusal
+
+    async def refusal(self, call: Call, admitted: Principal) -> CoxswainError | None:
+        """Return why a caller may not go on, or None; then the principal of the call is the present one."""
+        try:
+            principal = await self._authenticator.caller(call.credential, call.group_header)
+            _require_admitted(principal, admitted)
+        except (Unauthenticated, PermissionDenied, FailedPrecondition) as error:
+            return error
+        except CoxswainError:
+            # Auth cannot be asked just now, which says nothing about the caller.
+            return None
+        call.principal = principal
+        return None
 
 
 def _require_admitted(principal: Principal, admitted: Principal) -> None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from services.common.errors import DeadlineExceeded, InvalidArgument
+from services.common.group_lines import wait_without_turn
 from services.common.grpc.call import current_call
 from services.common.grpc.large_messages import beside_if_large
 from services.common.grpc.method import Method
@@ -26,6 +27,7 @@ async def requests_of_stream(
         DeadlineExceeded: the client sends nothing any more and does not end the stream either.
     """
     while True:
+        wait_without_turn()
         try:
             async with asyncio.timeout(idle_seconds):
                 data = await anext(messages, None)

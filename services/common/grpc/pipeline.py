@@ -1,8 +1,8 @@
 """What happens to every call before and after its handler.
 
 In order: request id and log context, deadline, whether the listener stops, a place among the open calls, identity,
-access and role, reading (first where anybody may call) without such a place, a turn of the group where the method asks
-for it, decoding, refusal of crowds and of U+0000, validation, handler, encoding; a failure anywhere becomes a
+access and role, reading (first where anybody may call) without such a place, a turn of the group (a stream's until its
+first response), decoding, refusal of crowds and of U+0000, validation, handler, encoding; a failure anywhere becomes a
 `google.rpc.Status`. The steps are bound to a method once, when it is registered: an interceptor would choose and wrap a
 handler for every call.
 """
@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import structlog
@@ -20,7 +20,8 @@ from google.protobuf.message import Message
 
 from services.common.background import BackgroundTasks
 from services.common.errors import CoxswainError, Internal, ResourceExhausted
-from services.common.group_turns import GroupLines, working_for
+from services.common.group_lines import GroupLines
+from services.common.group_turns import working_for
 from services.common.grpc.admission import Admission
 from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.call import Call, current_call, enter_call
@@ -40,6 +41,8 @@ from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.quotas import QuotaExceeded
 
+T = TypeVar("T")
+
 logger = structlog.get_logger(__name__)
 
 _MAX_REQUEST_ID = 128
@@ -50,6 +53,8 @@ _LAST_WRITE_SECONDS = 5.0
 _TURNS_OF_GROUP = 2
 # Who has not ended by then waits for something outside, such as another service: two of those must not stop the rest.
 _LONGEST_TURN_SECONDS = 0.25
+# More than there are connections to a database; the first call of another group waits for as many.
+_TURNS_ALONE = 8
 
 
 @dataclass(slots=True)
@@ -92,7 +97,7 @@ class Pipeline:
         )
         self._reader = reader or RequestReader()
         self._idle_seconds = idle_seconds
-        self._lines = GroupLines(_TURNS_OF_GROUP)
+        self._lines = GroupLines(_TURNS_OF_GROUP, alone=_TURNS_ALONE)
         listener = "internal" if internal else "public"
         OPEN.labels(listener, "calls").set_function(capacity.calls.held)
         OPEN.labels(listener, "streams").set_function(capacity.streams.held)
@@ -126,10 +131,11 @@ class Pipeline:
                             # One that waits does so for hours, and keeps of its request what it needs.
                             del data, request
                             answer = None if method.access.waits else await handling
+                        response = None if answer is None else self._encode(answer)
                     if answer is None:
                         answer = await self._while_admitted(call, handling)
+                        response = self._encode(answer)
                     call.response = answer if audited else None
-                    response = self._encode(answer)
                 call.outcome = "OK"
             except Exception as error:
                 await self._fail(call, method, context, error)
@@ -145,16 +151,16 @@ class Pipeline:
     ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
         """Return the bound form of a method that streams its responses, which reads its request itself."""
 
-        async def respond(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
+        async def read(messages: AsyncIterator[bytes]) -> Message:
             if method.access.open_to_strangers:
                 data = await self._reader.read_of_stranger(messages)
             else:
                 data = await self._reader.read(messages, _bounded_group(current_call()))
             request = await beside_if_large(len(data), decode, method, data)
             note_for_audit(method, request)
-            return handler(request, context)
+            return request
 
-        return self._stream(method, respond)
+        return self._stream(method, read, handler)
 
     def both_streams(
         self, method: Method, handler: Callable[[AsyncIterator[Any], Context], AsyncIterator[Message]]
@@ -164,13 +170,16 @@ class Pipeline:
         Requests are read when the handler asks for them, so that a client sends no faster than they are worked on.
         """
 
-        async def respond(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
-            return handler(requests_of_stream(method, messages, self._idle_seconds), context)
+        async def read(messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+            return requests_of_stream(method, messages, self._idle_seconds)
 
-        return self._stream(method, respond)
+        return self._stream(method, read, handler)
 
     def _stream(
-        self, method: Method, respond: Callable[[AsyncIterator[bytes], Context], Awaitable[AsyncIterator[Message]]]
+        self,
+        method: Method,
+        read: Callable[[AsyncIterator[bytes]], Awaitable[T]],
+        handler: Callable[[T, Context], AsyncIterator[Message]],
     ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
         expect_calls(method)
 
@@ -194,17 +203,25 @@ class Pipeline:
                 if call.principal is not None and not call.service:
                     places.enter_context(self._capacity.stream_of(call.principal))
                     places.enter_context(self._traffic.stream_of(call.principal))
-                    guard = asyncio.create_task(self._end_when_refused(call, call.principal, stream))
-                responses = await respond(messages, context)
-                if stream.task is not None:
-                    stream.task.add_done_callback(lambda _: self._closing.start(_close(responses, guard)))
-                async for response in responses:
-                    data = self._encode(response)
+                request = await read(messages)
+                async with self._turn_of(call, method):
+                    # Only now: those that end while they wait for their turn have nothing to be closed.
+                    if call.principal is not None and not call.service:
+                        if (refusal := await self._admission.refusal(call, call.principal)) is not None:
+                            raise refusal
+                        guard = asyncio.create_task(self._end_when_refused(call, call.principal, stream))
+                    responses = handler(request, context)
+                    if stream.task is not None:
+                        stream.task.add_done_callback(lambda _: self._closing.start(_close(responses, guard)))
+                    data = await self._next_of(responses)
+                # Without a turn: what comes next may have to wait for something, and so would others of the group.
+                while data is not None:
                     stream.writing = True
                     yield data
                     stream.writing = False
                     if stream.refusal is not None:
                         raise stream.refusal
+                    data = await self._next_of(responses)
                 call.outcome = "OK"
             except Exception as error:
                 await self._fail(call, method, context, error)
@@ -237,12 +254,17 @@ class Pipeline:
             yield
 
     def _turn_of(self, call: Call, method: Method) -> contextlib.AbstractAsyncContextManager[None]:
-        """Wait for a turn of the call's group, for a method whose calls take turns."""
+        """Wait for a turn of the call's group; calls of other services, and of strangers, take none."""
         group_id = _bounded_group(call)
-        if group_id is None or not method.access.takes_turns:
+        if group_id is None or method.access.waits:
             return contextlib.nullcontext()
         others_work = partial(self._capacity.group_calls.held_by_others, group_id)
-        return self._lines.place(group_id, _LONGEST_TURN_SECONDS, others_work)
+        return self._lines.turn(group_id, _LONGEST_TURN_SECONDS, others_work, heavy=method.access.takes_turns)
+
+    async def _next_of(self, responses: AsyncIterator[Message]) -> bytes | None:
+        """Return the next response of a stream; None at its end."""
+        response = await anext(responses, None)
+        return None if response is None else self._encode(response)
 
     async def _while_admitted(self, call: Call, handling: Awaitable[Message]) -> Message:
         """Return what a handler answers, unless its caller is no longer who was admitted before it does."""

@@ -34,6 +34,7 @@ from services.common import audit_strangers, hosting
 from services.common.audit import configure_audit, stop_audit
 from services.common.clock import utc_now
 from services.common.errors import NotFound, Unauthenticated, Unimplemented
+from services.common.group_lines import GroupLines
 from services.common.grpc.access import MethodAccess
 from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.call import (
@@ -99,7 +100,7 @@ class ToyIdentity:
         return []
 
     def on_changed_limits(self, act: Callable[[str], None]) -> None:
-        pass
+        self.forget = act
 
     async def access_changes(self, since: float) -> list[AccessChange]:
         return self.changes
@@ -117,6 +118,7 @@ class ToyService(
         self.delete_ended = asyncio.Event()
         self.import_ended = asyncio.Event()
         self.listing = Counter[str]()
+        self.begun = Counter[str]()
 
     def register(self, registry: Any) -> None:
         registry.add(model_service_pb2_grpc.add_ModelServiceServicer_to_server, self)
@@ -140,6 +142,7 @@ class ToyService(
         if request.name == "endless":
             raise NotFound("there is none", retry_after=float("inf"))
         if request.name == "waits":
+            self.begun[current_principal().group_id] += 1
             await self.gate.wait()
         if request.name == "later":
             raise Unimplemented("there are no models of tomorrow")
@@ -177,6 +180,7 @@ class ToyService(
         return credential_pb2.ResolveCredentialResponse(token=current_principal().subject, link=current_call().service)
 
     async def WatchExecution(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self.begun["watches"] += 1
         try:
             yield execution_pb2.WatchExecutionResponse(event=execution_pb2.ExecutionEvent(sequence=1))
             await self.gate.wait()
@@ -316,6 +320,107 @@ async def test_of_calls_that_take_turns_two_of_a_group_go_on_and_others_wait_for
     served.toy.gate.set()
     await asyncio.gather(quiet, *loud)
     assert served.toy.listing == {"loud": 0, "quiet": 0}
+
+
+@pytest.fixture
+def taking(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Return how many calls of each group have asked for a turn; what holds one keeps it until it ends."""
+    asked = Counter[str]()
+
+    class Lines(GroupLines):
+        def turn(self, group_id: str, *args: Any, **more: Any) -> Any:
+            asked[group_id] += 1
+            return super().turn(group_id, *args, **more)
+
+    monkeypatch.setattr("services.common.grpc.pipeline.GroupLines", Lines)
+    monkeypatch.setattr("services.common.grpc.pipeline._LONGEST_TURN_SECONDS", 3600.0)
+    return asked
+
+
+def _waiting_of(served: Served, group: str, **more: Any) -> Any:
+    request = model_pb2.GetModelRequest(name="waits")
+    return served.models.GetModel(request, metadata=bearer("ann:OPERATOR", x_group_id=group), **more)
+
+
+async def test_a_call_waits_for_none_of_500_of_another_group_that_wait_before_it(
+    taking: Counter[str], served: Served
+) -> None:
+    loud = [_waiting_of(served, "loud") for _ in range(500)]
+    await until(lambda: taking["loud"] == 500)
+    assert served.toy.begun["loud"] == 8
+    await served.models.GetModel(
+        model_pb2.GetModelRequest(name="m"), metadata=bearer("ann:OPERATOR", x_group_id="quiet")
+    )
+    assert served.toy.begun["loud"] == 8
+    served.toy.gate.set()
+    await asyncio.gather(*loud)
+    assert served.toy.begun["loud"] == 500
+
+
+async def test_who_gives_up_while_they_wait_for_a_turn_takes_none_along(taking: Counter[str], served: Served) -> None:
+    first = [_waiting_of(served, "loud") for _ in range(8)]
+    await until(lambda: served.toy.begun["loud"] == 8)
+    late = _waiting_of(served, "loud", timeout=0.3)
+    cancelled = [_waiting_of(served, "loud") for _ in range(20)]
+    await until(lambda: taking["loud"] == 29)
+    for call in [*cancelled, *first[:4]]:
+        call.cancel()
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await late
+    assert refusal.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    served.toy.gate.set()
+    await asyncio.gather(*first[4:])
+    served.toy.gate.clear()
+    served.toy.begun.clear()
+    more = [_waiting_of(served, "loud") for _ in range(20)]
+    await until(lambda: taking["loud"] == 49 and served.toy.begun["loud"] == 8)
+    served.toy.gate.set()
+    await asyncio.gather(*more)
+
+
+async def test_a_stream_takes_a_turn_for_its_first_response_and_none_for_the_next(
+    taking: Counter[str], served: Served
+) -> None:
+    loud = bearer("ann:OPERATOR", x_group_id="loud")
+    imported = served.memory.ImportRecords(metadata=loud)
+    await imported.write(memory_pb2.ImportRecordsRequest())
+    assert await imported.read() is not grpc.aio.EOF
+    waiting = [_waiting_of(served, "loud") for _ in range(8)]
+    await until(lambda: served.toy.begun["loud"] == 8)
+    await imported.write(memory_pb2.ImportRecordsRequest())
+    assert await imported.read() is not grpc.aio.EOF
+    watches = [
+        served.executions.WatchExecution(execution_pb2.WatchExecutionRequest(id=new_id()), metadata=loud) for _ in "ab"
+    ]
+    await until(lambda: taking["loud"] == 11)
+    quiet = served.executions.WatchExecution(
+        execution_pb2.WatchExecutionRequest(id=new_id()), metadata=bearer("ann:OPERATOR", x_group_id="quiet")
+    )
+    assert await quiet.read() is not grpc.aio.EOF
+    assert served.toy.begun["watches"] == 1
+    served.toy.gate.set()
+    for watch in watches:
+        assert await watch.read() is not grpc.aio.EOF
+    await asyncio.gather(*waiting)
+    imported.cancel()
+
+
+async def test_who_is_removed_while_their_stream_waits_for_a_turn_gets_nothing_of_it(
+    taking: Counter[str], served: Served
+) -> None:
+    waiting = [_waiting_of(served, "loud") for _ in range(8)]
+    await until(lambda: served.toy.begun["loud"] == 8)
+    watch = served.executions.WatchExecution(
+        execution_pb2.WatchExecutionRequest(id=new_id()), metadata=bearer("bob:OPERATOR", x_group_id="loud")
+    )
+    await until(lambda: taking["loud"] == 9)
+    served.identity.removed.add("bob")
+    served.identity.forget("loud")
+    served.toy.gate.set()
+    code, reason, *_ = await refused(watch.read())
+    assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED")
+    assert served.toy.begun["watches"] == 0
+    await asyncio.gather(*waiting)
 
 
 async def test_calls_that_wait_for_something_give_their_turns_to_the_rest_of_their_group(served: Served) -> None:

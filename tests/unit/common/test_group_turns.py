@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.common.background import BackgroundTasks
 from services.common.cache import AsyncCache
-from services.common.group_turns import GroupLines, GroupTurns, group_of_work, working_for
+from services.common.group_turns import GroupTurns, group_of_work, working_for
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -167,47 +167,3 @@ async def test_two_groups_that_wait_for_one_cold_value_wait_for_none_of_the_firs
         task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.gather(*queue.tasks)
-
-
-@pytest.mark.parametrize("others_work", [True, False])
-async def test_the_next_of_a_group_pauses_only_while_others_work(
-    monkeypatch: pytest.MonkeyPatch, others_work: bool
-) -> None:
-    loop = asyncio.get_running_loop()
-    passed, clock = 0.0, loop.time
-    monkeypatch.setattr(loop, "time", lambda: clock() + passed)
-    lines, served = GroupLines(1), list[str]()
-
-    async def take(name: str) -> None:
-        async with lines.place("loud", 1000.0, lambda: others_work):
-            served.append(name)
-
-    async with lines.place("loud", 1000.0, lambda: others_work):
-        waiting = asyncio.create_task(take("second"))
-        passed = 100.0
-    for _ in range(100):
-        await asyncio.sleep(0)
-    assert served == ([] if others_work else ["second"])
-    passed += 201.0
-    await until(lambda: served == ["second"])
-    await waiting
-
-
-async def test_who_holds_a_place_for_too_long_goes_on_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = asyncio.get_running_loop()
-    passed, clock = 0.0, loop.time
-    monkeypatch.setattr(loop, "time", lambda: clock() + passed)
-    lines, at_work = GroupLines(1), list[int]()
-    end = asyncio.Event()
-
-    async def work(number: int) -> None:
-        async with lines.place("loud", 100.0, lambda: True):
-            at_work.append(number)
-            await end.wait()
-
-    tasks = [asyncio.create_task(work(number)) for number in range(2)]
-    await until(lambda: at_work == [0])
-    passed = 101.0
-    await until(lambda: at_work == [0, 1])
-    end.set()
-    await asyncio.gather(*tasks)

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from services.common.child_process import MAX_FRAME_BYTES, BadFrame, ChildProcess, ProcessGone, isolated_python
+from services.common.group_lines import wait_without_turn
 
 logger = structlog.get_logger(__name__)
 
@@ -168,6 +169,7 @@ class LitellmHelper:
                     if not self._runs:
                         raise ProcessGone("the process has ended")
                     call.arrived.clear()
+                    wait_without_turn()
                     await call.arrived.wait()
                 documents: list[Any] = []
                 while call.frames and "document" in call.frames[0][0]:

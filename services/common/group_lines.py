@@ -1,0 +1,173 @@
+"""Turns of a group's calls at a process: it works on few of them at once, and the rest wait in the group's line."""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
+
+# In parts of the processor time that a turn used: as long a pause left other groups' calls at 2.4 times their quiet
+# time.
+_PAUSE_FOR_OTHERS = 2.0
+# Others count for so long after their last call: who calls again and again finds the same as those who never stop.
+_OTHERS_SECONDS = 1.0
+
+
+@dataclass(eq=False, slots=True)
+class _Turn:
+    """What one call holds while it is worked on."""
+
+    line: "_Line"
+    began: float
+    processor_began: float | None
+    """What the process had used by then; not measured where nobody else of the group waited."""
+
+    def end(self) -> None:
+        """Hand the turn on, if that has not been done; the call may go on without it."""
+        self.line.end(self)
+
+
+_turn: ContextVar[_Turn | None] = ContextVar("coxswain_turn", default=None)
+
+
+def wait_without_turn() -> None:
+    """Hand on the turn of the call that is served, if it has one: it waits for something that keeps this process idle.
+
+    For what may take long, such as an answer from outside or the next event.
+    """
+    turn = _turn.get()
+    if turn is not None:
+        turn.end()
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class _Line:
+    """The turns of one group. While anybody waits, a turn is held and a timer runs for its end, or there is a pause."""
+
+    most: Callable[[], int]
+    longest_seconds: float
+    others_work: Callable[[], bool]
+    turns: dict[_Turn, None] = field(default_factory=dict)
+    """Those that are held, in the order in which they began."""
+    pauses: int = 0
+    waiting: OrderedDict[asyncio.Future[_Turn], None] = field(default_factory=OrderedDict)
+    timer: asyncio.TimerHandle | None = None
+
+    async def take(self) -> _Turn:
+        """Return a turn, once there is one; it has to be ended."""
+        if not self.waiting and self._has_room():
+            return self._begin(None)
+        coming: asyncio.Future[_Turn] = asyncio.get_running_loop().create_future()
+        self.waiting[coming] = None
+        self._watch()
+        try:
+            return await coming
+        except BaseException:
+            if coming in self.waiting:
+                del self.waiting[coming]
+            elif not coming.cancelled():
+                # It came, and nobody takes it any more.
+                coming.result().end()
+            raise
+
+    def end(self, turn: _Turn) -> None:
+        if turn not in self.turns:
+            return
+        del self.turns[turn]
+        if turn.processor_began is not None and self.waiting and self.others_work():
+            pause = _PAUSE_FOR_OTHERS * (time.process_time() - turn.processor_began)
+            self.pauses += 1
+            asyncio.get_running_loop().call_later(min(pause, self.longest_seconds), self._end_pause)
+        else:
+            self._hand_on()
+
+    def _has_room(self) -> bool:
+        return len(self.turns) + self.pauses < self.most()
+
+    def _begin(self, processor_time: float | None) -> _Turn:
+        turn = _Turn(self, asyncio.get_running_loop().time(), processor_time)
+        self.turns[turn] = None
+        return turn
+
+    def _hand_on(self) -> None:
+        """Let those begin who can, in the order of their coming."""
+        while self.waiting and self._has_room():
+            coming, _ = self.waiting.popitem(last=False)
+            if not coming.done():
+                coming.set_result(self._begin(time.process_time()))
+        self._watch()
+
+    def _end_pause(self) -> None:
+        self.pauses -= 1
+        self._hand_on()
+
+    def _watch(self) -> None:
+        """End turns that take too long, while anybody waits for one."""
+        if self.timer is None and self.turns and self.waiting:
+            ends = next(iter(self.turns)).began + self.longest_seconds
+            self.timer = asyncio.get_running_loop().call_at(ends, self._end_long)
+
+    def _end_long(self) -> None:
+        assert self.timer is not None
+        # Timers come a little before their time, too.
+        now = max(asyncio.get_running_loop().time(), self.timer.when())
+        self.timer = None
+        for turn in [turn for turn in self.turns if turn.began + self.longest_seconds <= now]:
+            self.end(turn)
+        self._watch()
+
+
+class GroupLines:
+    """A number of turns for each group: the calls of a group that find none wait in a line of their own.
+
+    While anybody waits, a call that takes longer than `longest_seconds` goes on without its turn: it waits for
+    something, which keeps nobody busy. While `others_work`, a turn that others of the group wait for is handed on after
+    a pause of twice the processor time that the process used in it, at most of `longest_seconds`.
+    """
+
+    def __init__(self, turns: int, *, alone: int) -> None:
+        """A group has `turns`, or as many as `alone` when no other group has called within a second."""
+        self._turns = turns
+        self._alone = alone
+        self._lines: WeakValueDictionary[tuple[str, bool], _Line] = WeakValueDictionary()
+        self._latest = "", -math.inf
+        self._latest_other = "", -math.inf
+
+    @contextlib.asynccontextmanager
+    async def turn(
+        self, group_id: str, longest_seconds: float, others_work: Callable[[], bool], *, heavy: bool = False
+    ) -> AsyncIterator[None]:
+        """Hold a turn of a group, once there is one.
+
+        `heavy` calls have turns and a line of their own, in which the group's others do not wait; they are not more at
+        once when the group is alone.
+        """
+        self._note(group_id)
+        key = group_id, heavy
+        line = self._lines.get(key)
+        if line is None:
+
+            def most() -> int:
+                return self._turns if heavy or self._others_called(group_id) else self._alone
+
+            line = self._lines[key] = _Line(most, longest_seconds, others_work)
+        turn = await line.take()
+        before = _turn.set(turn)
+        try:
+            yield
+        finally:
+            _turn.reset(before)
+            turn.end()
+
+    def _note(self, group_id: str) -> None:
+        if self._latest[0] != group_id:
+            self._latest_other = self._latest
+        self._latest = group_id, asyncio.get_running_loop().time()
+
+    def _others_called(self, group_id: str) -> bool:
+        latest = self._latest_other if self._latest[0] == group_id else self._latest
+        return asyncio.get_running_loop().time() - latest[1] < _OTHERS_SECONDS
