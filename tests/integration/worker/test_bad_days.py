@@ -22,7 +22,7 @@ from tests.integration.worker.installation import (
     is_kind,
     kinds,
 )
-from tests.integration.worker.odd_answers import DONE, ODD, reckoner
+from tests.integration.worker.odd_answers import DONE, ODD, managed, reckoner
 from tests.support.llm_script import Fault, Reply, ToolCall
 
 S = execution_pb2
@@ -210,6 +210,16 @@ async def test_what_does_not_pass_ends_an_execution_after_one_call(
     assert requests(lone) == 1
 
 
+async def test_a_refused_key_ends_an_execution_after_it_was_looked_up_once_more(lone: Installation) -> None:
+    turns(lone, 1)
+    lone.llm.on(Reply(fault=Fault(status=401)), route="chat")
+    execution = await lone.start(reckoner())
+    ended = await lone.finished(execution.id)
+    assert (ended.state, ended.error.reason) == (S.EXECUTION_STATE_FAILED, "UPSTREAM_CREDENTIAL_REJECTED")
+    assert "have an admin store a valid one" in ended.error.message
+    assert (requests(lone), await lone.journaled_tools(execution.id)) == (3, 1)
+
+
 async def test_waiting_ends_with_the_executions_time(lone: Installation) -> None:
     turns(lone, 1)
     lone.llm.on(Reply(fault=Fault(status=500)), route="chat")
@@ -251,6 +261,27 @@ async def test_a_conversation_that_outgrows_the_window_is_summed_up(
     spec.model = model
     spec.tasks[0].description = "Do it: {topic}"
     ended = await lone.finished((await lone.start(spec, inputs={"topic": "x " * 4000})).id)
+    assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, DONE), ended.error
+    assert "Many letters." in str(lone.llm.calls_where(route="chat")[-1].body)
+
+
+@pytest.mark.parametrize("model", [SMALL, UNMEASURED])
+@pytest.mark.parametrize(("results", "letters"), [(1, 4000), (8, 500)], ids=["one long result", "many results"])
+async def test_results_of_tools_beyond_the_window_are_summed_up(
+    lone: Installation, model: str, results: int, letters: int
+) -> None:
+    lone.llm.on(Reply(fault=Fault(status=400, code="context_length_exceeded")), route="chat", more_characters_than=WIDE)
+    lone.llm.on(Reply(text="<summary>Many letters.</summary>"), route="chat", contains="structured summaries")
+    lone.llm.on(Reply(text=DONE), route="chat", contains="Many letters.")
+    lone.llm.on(Reply(text="y " * letters), route="chat", contains="Say them")
+    for number in range(results):
+        work = {"task": f"Say them, part {number}", "context": "None", "coworker": "Clerk"}
+        ask = ToolCall(name="delegate_work_to_coworker", arguments=work)
+        lone.llm.on(Reply(tool_calls=[ask]), route="chat", times=1)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    spec = managed()
+    spec.model = spec.manager_model = model
+    ended = await lone.finished((await lone.start(spec)).id)
     assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, DONE), ended.error
     assert "Many letters." in str(lone.llm.calls_where(route="chat")[-1].body)
 

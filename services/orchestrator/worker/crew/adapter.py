@@ -129,8 +129,6 @@ class _Builder:
             allow_delegation=agent.allow_delegation,
             max_iter=agent.max_iterations,
             max_retry_limit=agent.max_retries,
-            # Oversized tool results would go through files that outlive a killed process.
-            use_better_compaction=False,
             knowledge_sources=(
                 [StringKnowledgeSource(content=text.content) for text in agent.knowledge if text.memory is None]
                 if planning

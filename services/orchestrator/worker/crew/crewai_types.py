@@ -35,6 +35,8 @@ class CrewAgent(Agent):
     """An agent that keeps to its time and looks knowledge up by the task's own words."""
 
     executor_class: type[AgentExecutor] = AgentLoop
+    use_better_compaction: bool = False
+    """Long results of tools would go through files, which a crew process cannot write."""
 
     _time_limit: float | None = PrivateAttr(default=None)
     _plans: bool = PrivateAttr(default=False)
