@@ -183,6 +183,20 @@ async def test_a_host_takes_what_a_replica_of_the_earlier_release_was_answered(d
     await database.close()
 
 
+async def test_the_release_before_finds_events_by_execution_also_where_the_index_was_dropped(
+    empty_database_url: str,
+) -> None:
+    await upgrade_database("orchestrator", empty_database_url, "0035")
+    database = Database(empty_database_url, "orchestrator", null_pool=True)
+    async with database.write() as connection:
+        await connection.execute(text("DROP INDEX ix_group_events_execution_id"))
+    await downgrade_database("orchestrator", empty_database_url, "0034")
+    async with database.read() as connection:
+        found = await connection.run_sync(lambda sync: inspect(sync).get_indexes("group_events"))
+    await database.close()
+    assert ["execution_id"] in [index["column_names"] for index in found]
+
+
 async def test_webhooks_are_kept_apart_beside_who_reads_events(empty_postgres_url: str) -> None:
     await upgrade_database("orchestrator", empty_postgres_url, "0034")
     database = Database(empty_postgres_url, "orchestrator", null_pool=True)

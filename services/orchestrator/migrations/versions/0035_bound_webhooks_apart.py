@@ -30,6 +30,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Put them back."""
+    # Where this revision ran in its former state the index was dropped.
+    op.create_index("ix_group_events_execution_id", "group_events", ["execution_id"], unique=False, if_not_exists=True)
     op.drop_index("ix_group_events_execution_id_sequence", table_name="group_events")
     op.drop_index("ix_webhooks_group_id", table_name="webhooks")
     op.execute("UPDATE webhooks SET paused = held WHERE sequence IS NOT NULL")
