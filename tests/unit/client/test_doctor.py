@@ -170,6 +170,14 @@ def test_hosts_and_a_gateway_of_another_release_than_the_orchestrator_are_told(
     assert [bool(finding.remedy) for finding in found] == [status != OK for status in statuses]
 
 
+def test_a_gateway_that_does_not_say_its_release_is_told_also_while_no_host_is_alive() -> None:
+    response = ListWorkersResponse(tool_gateway_serving=True)
+    workers = SimpleNamespace(ListWorkers=lambda request: response)
+    hosts, gateway = doctor._workers(client(workers=workers, release=lambda service: "0.2.0"))
+    assert (hosts.status, gateway.status) == (FAIL, WARN)
+    assert gateway.text == "it serves, of release unknown; the orchestrator is of 0.2.0"
+
+
 def test_each_reason_to_wait_has_a_remedy_of_its_own() -> None:
     reasons = [reason for reason in REASONS if reason != "UNSPECIFIED"]
     found = queue(*(waits(90, reason) for reason in reasons))

@@ -1,6 +1,7 @@
 """How far an execution is follows from its events alone, whatever they are."""
 
 import io
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from coxswain.client.cli.event_lines import MAX_SHOWN_TEXT as MAX_LINE_TEXT
+from coxswain.client.cli.event_lines import EventLines
 from coxswain.client.cli.live import LiveView, PlainView, execution_view, follow
 from coxswain.client.errors import Unavailable
 from coxswain.client.progress import MAX_SHOWN_TEXT, Progress, describe
@@ -229,6 +231,16 @@ def test_a_long_text_is_shown_once_and_cut() -> None:
     assert task.endswith("failed: as before (TASK_FAILED)")
     assert "failed: another" in end
     assert FAILING[0].llm_call_failed.message == LONG, "only the line is cut"
+
+
+def test_arguments_are_said_again_where_they_are_short_or_another_tool_has_them() -> None:
+    def calls(tool: str, arguments: str) -> pb.ExecutionEvent:
+        return event(10, "edit", 7, tool_call_started=pb.ToolCallStarted(tool_name=tool, arguments_json=arguments))
+
+    lines, long = EventLines(), json.dumps({"path": "a" * MAX_LINE_TEXT})
+    shown = [lines.line(calls(*each)) for each in [("list", "{}"), ("list", "{}"), ("delete", long), ("list", long)]]
+    assert [line.partition("tool ")[2][:12] for line in shown] == ["list {}", "list {}", 'delete {"pat', 'list {"path"']
+    assert lines.line(calls("list", long)).endswith("tool list as before")
 
 
 def test_wide_shows_long_texts_whole_each_time() -> None:

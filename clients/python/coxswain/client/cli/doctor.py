@@ -161,7 +161,8 @@ def _workers(client: Client) -> Iterator[Finding]:
         yield Finding("workers", FAIL, "no worker host is alive: executions wait", "start one, or look at its log")
     if hosts.tool_gateway_serving:
         # An orchestrator that does not tell the releases of hosts does not tell that of the gateway either.
-        told = [hosts.tool_gateway_release] if hosts.worker_releases or hosts.tool_gateway_release else []
+        tells = hosts.worker_releases or hosts.tool_gateway_release or not hosts.worker_count
+        told = [hosts.tool_gateway_release] if tells else []
         yield compare_with_orchestrator("tool gateway", "it serves", told, server)
     else:
         text = "it does not answer: calls of sources and of tools that reach the world fail"

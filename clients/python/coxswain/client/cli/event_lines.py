@@ -1,4 +1,4 @@
-"""Events as lines for people: what an earlier line has said is not said again, and long texts are cut."""
+"""Events as lines for people: long texts are cut, and not said again where an earlier line has said the same."""
 
 from google.protobuf.message import Message
 
@@ -27,7 +27,7 @@ class EventLines:
 
     def __init__(self, *, whole: bool = False) -> None:
         self._whole = whole
-        self._said = ("", "")
+        self._said = ("", "", "")
 
     def line(self, event: ExecutionEvent) -> str:
         """The event in one line; empty for those that have none."""
@@ -40,13 +40,11 @@ class EventLines:
         *path, name = _LONG_TEXTS[what]
         for step in path:
             holder = getattr(holder, step)
-        text = str(getattr(holder, name))
-        said = (event.execution_id, text)
-        setattr(holder, name, "as before" if text and said == self._said else _cut(text))
+        text = " ".join(str(getattr(holder, name)).split())
+        # Several events tell of one failure; arguments are the same only where the same tool has them.
+        said = (event.execution_id, event.tool_call_started.tool_name if what == "tool_call_started" else "", text)
+        if len(text) > MAX_SHOWN_TEXT:
+            text = "as before" if said == self._said else text[: MAX_SHOWN_TEXT - 1].rstrip() + "…"
+        setattr(holder, name, text)
         self._said = said
         return describe(shown)
-
-
-def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_SHOWN_TEXT else line[: MAX_SHOWN_TEXT - 1].rstrip() + "…"
