@@ -17,6 +17,7 @@ from services.memory.domain.documents import (
     brought_back,
     is_part_of,
     named_documents,
+    part_id,
     part_ids,
 )
 from services.memory.domain.filters import EVERYTHING
@@ -85,17 +86,50 @@ class DocumentParts:
             raise saved_meanwhile(later[0])
 
     async def clear(self, store: MemoryStore, key: NamespaceKey) -> int:
-        """Remove the records of all documents and the documents that were there, and return how many records."""
-        there: list[tuple[str, int]] = []
-        async with self._database.read() as connection:
-            repository = DocumentRepository(connection, key.group_id, store.backend_id)
-            while some := await repository.ids(there[-1][0] if there else "", _ROWS_AT_ONCE):
-                there += some
+        """Remove the records of all documents and the documents that were there, and return how many records.
+
+        A document that is saved meanwhile stays if all of its parts do.
+
+        Raises:
+            Aborted: one is being saved all the time.
+        """
+        before = {row_id: last async for row_id, last in self._ids(store, key)}
         removed = await store.clear(key)
-        for document_id, last_revision in there:
+        async for document_id, last_revision in self._ids(store, key):
+            if before.get(document_id) != last_revision:
+                removed += await self._remove_cleared(store, key, document_id)
+                continue
             async with self._database.write() as connection:
-                await DocumentRepository(connection, key.group_id, store.backend_id).remove(document_id, last_revision)
+                repository = DocumentRepository(connection, key.group_id, store.backend_id)
+                is_gone = await repository.remove(document_id, last_revision)
+            if not is_gone:
+                removed += await self._remove_cleared(store, key, document_id)
         return removed
+
+    async def _ids(self, store: MemoryStore, key: NamespaceKey) -> AsyncIterator[tuple[str, int]]:
+        after = ""
+        while True:
+            async with self._database.read() as connection:
+                repository = DocumentRepository(connection, key.group_id, store.backend_id)
+                some = await repository.ids(after, _ROWS_AT_ONCE)
+            if not some:
+                return
+            for each in some:
+                yield each
+            after = some[-1][0]
+
+    async def _remove_cleared(self, store: MemoryStore, key: NamespaceKey, document_id: str) -> int:
+        """Remove a document that was saved while its namespace was cleared, if parts of it may have been."""
+        for _ in range(_MOST_ATTEMPTS):
+            row = await self._row(store, key, document_id)
+            if row is None or (row.document is None and store.replaces_at_once):
+                return 0
+            # An index that shows writes late does not tell.
+            if row.document is not None and store.compares_revisions and await is_whole(store, key, row.document):
+                return 0
+            with contextlib.suppress(Aborted):
+                return await self.remove(store, key, row, utc_now())
+        raise _saved_all_the_time(document_id)
 
     async def remove(
         self, store: MemoryStore, key: NamespaceKey, row: DocumentRow, now: datetime, *, only_of: str = ""
@@ -193,7 +227,7 @@ class DocumentParts:
                     raise
             else:
                 return False, document.part_count
-        raise Aborted(f'the document "{document_id}" is being saved all the time; call again to continue')
+        raise _saved_all_the_time(document_id)
 
     async def _row(self, store: MemoryStore, key: NamespaceKey, document_id: str) -> DocumentRow | None:
         async with self._database.read() as connection:
@@ -252,6 +286,18 @@ async def joined(database: Database, connection: AsyncConnection | None) -> Asyn
         return
     async with database.write() as own:
         yield own
+
+
+async def is_whole(store: MemoryStore, key: NamespaceKey, document: SavedDocument) -> bool:
+    """Return whether the store has the parts of a document, as they have their revision in their ids."""
+    now = utc_now()
+    if (await store.count(key, parts_of(document.id), now)).count != document.part_count:
+        return False
+    return bool(await store.get(key, [part_id(document.id, document.revision, 0)], now, embeddings=False))
+
+
+def _saved_all_the_time(document_id: str) -> Aborted:
+    return Aborted(f'the document "{document_id}" is being saved all the time; call again to continue')
 
 
 def saved_meanwhile(document_id: str) -> Aborted:

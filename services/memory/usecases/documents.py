@@ -36,7 +36,7 @@ from services.memory.usecases.document_drafts import (
     records_of,
     splitting_of,
 )
-from services.memory.usecases.document_parts import DocumentParts, joined, saved_meanwhile
+from services.memory.usecases.document_parts import DocumentParts, is_whole, joined, saved_meanwhile
 from services.memory.usecases.document_uploads import RETRY_SECONDS, UploadedFile, UploadLimits, Uploads
 from services.memory.usecases.expired_documents import ExpiredDocuments
 from services.memory.usecases.namespaces import namespace_key
@@ -253,7 +253,7 @@ class Documents:
         if document is None or document.fingerprint != fingerprint:
             return None
         late = not store.compares_revisions and utc_now() - document.updated_at < _SEEN_LATE
-        if not late and not await _is_whole(store, key, document):
+        if not late and not await is_whole(store, key, document):
             return None
         if principal.subject in document.subjects:
             return document
@@ -339,14 +339,6 @@ class Documents:
             await DocumentRepository(connection, key.group_id, store.backend_id).withdraw(
                 document.id, document.revision
             )
-
-
-async def _is_whole(store: MemoryStore, key: NamespaceKey, document: SavedDocument) -> bool:
-    """Return whether the store has the parts of a document, as they have their revision in their ids."""
-    now = utc_now()
-    if (await store.count(key, parts_of(document.id), now)).count != document.part_count:
-        return False
-    return bool(await store.get(key, [part_id(document.id, document.revision, 0)], now, embeddings=False))
 
 
 def _bytes_of(document: SavedDocument) -> int:

@@ -19,6 +19,7 @@ from services.memory.service import MemoryService
 from services.memory.stores import documents as stepwise
 from services.memory.stores.chroma.store import ChromaMemoryStore
 from services.memory.stores.databricks.store import DatabricksMemoryStore
+from services.memory.stores.pgvector.store import PgvectorMemoryStore
 from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.tables import documents
 from services.memory.usecases.document_parts import DocumentParts
@@ -367,6 +368,61 @@ async def test_a_save_that_begins_while_parts_are_removed_ends_as_if_it_came_aft
     assert left == []
     with refused(CODE.NOT_FOUND, "NOT_FOUND"):
         await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="manual"))
+
+
+@pytest.mark.parametrize("when", ["before", "beside", "after"])
+async def test_a_document_that_is_saved_while_its_namespace_is_cleared_stays_whole_or_not_at_all(
+    everywhere: Harness, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    channel, documents_of = everywhere.channel(), documents_stub(everywhere.channel())
+    for name in ("manual", "other"):
+        await save(channel, MANUAL, id=name, chunk_characters=200)
+    kind = (STORES | {"pgvector": PgvectorMemoryStore}).get(store[0], SqlMemoryStore)
+    clear, replace_document, cleared, begun = kind.clear, kind.replace_document, asyncio.Event(), asyncio.Event()
+    saves: list[asyncio.Task[Any]] = []
+
+    async def waiting(*given: Any, **named: Any) -> Any:
+        begun.set()
+        await cleared.wait()
+        return await replace_document(*given, **named)
+
+    async def overtaken(*given: Any) -> int:
+        def start() -> None:
+            for name in ("manual", "new"):
+                saves.append(asyncio.ensure_future(save(channel, MANUAL[:300], id=name, chunk_characters=200)))
+
+        if when == "before":
+            start()
+            await asyncio.gather(*saves)
+        elif when == "beside":
+            patched.setattr(kind, "replace_document", waiting)
+            start()
+            await begun.wait()
+        removed = await clear(*given)
+        if when == "after":
+            start()
+            await asyncio.gather(*saves)
+        return int(removed)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, "clear", overtaken)
+        await stub(channel).ClearNamespace(memory_pb2.ClearNamespaceRequest(namespace=place("", DOCUMENTS)))
+        cleared.set()
+        for outcome in await asyncio.gather(*saves, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                assert isinstance(outcome, grpc.aio.AioRpcError)
+                assert (when, outcome.code()) == ("beside", CODE.ABORTED)
+    there = (await documents_of.ListDocuments(pb.ListDocumentsRequest())).documents
+    for document in there:
+        left = await parts(channel, document.id)
+        assert [part.document.document_revision for part in left] == [document.revision] * document.part_count
+    everything = memory_pb2.CountRecordsRequest(namespace=place("", DOCUMENTS))
+    assert (await stub(channel).CountRecords(everything)).count == sum(document.part_count for document in there)
+    if when == "after" and store[0] != "databricks":
+        assert [document.id for document in there] == ["manual", "new"]
+    assert "other" not in {document.id for document in there}
+    # And nothing keeps others from being saved.
+    assert (await save(channel, MANUAL, id="manual", chunk_characters=200)).document.part_count > 1
 
 
 @pytest.mark.parametrize("store", STORES, indirect=True)
