@@ -74,7 +74,7 @@ def pdf_pages(content: bytes, max_characters: int, max_pages: int) -> tuple[str,
                 break
         title = str(document.metadata.get("/Title") or "") if document.metadata else ""
     except (PyPdfError, KeyError, TypeError, AttributeError, IndexError, AssertionError, OSError) as error:
-        raise ValueError("the PDF file is damaged, or of a form that cannot be read") from error
+        raise ValueError("the PDF file is damaged, or of a form that cannot be read; save it as PDF anew") from error
     return title[:500], pages
 
 

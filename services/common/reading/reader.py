@@ -41,7 +41,7 @@ class BoundedReader:
             raise Congested("others are being read that take long; try again later") from error
         except (BadFrame, OSError) as error:
             logger.info("reading_given_up", what=what, group_id=group_id, why=type(error).__name__)
-            raise CannotRead("it takes too much time or memory to read") from error
+            raise CannotRead("it takes too much time or memory to read; divide it, or make it simpler") from error
         if (problem := response.get("problem")) is not None:
             raise CannotRead(problem)
         if (failed := response.get("failed")) is not None:

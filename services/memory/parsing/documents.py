@@ -76,7 +76,8 @@ def read_document(
         parts.append([span.start, span.end, span.page, " > ".join(span.path)[:_SECTION_CHARACTERS]])
     if not parts:
         raise ValueError(
-            "it has no text" + ("; a scanned PDF file needs text recognition first" if found.pages else "")
+            "it has no text"
+            + ("; a scanned PDF file needs text recognition first" if found.pages else "; send a file that has some")
         )
     return {
         "title": _NOT_STORABLE.sub("\ufffd", found.title.strip())[:_TITLE_CHARACTERS],
@@ -139,7 +140,10 @@ def _decoded(content: bytes, charset: str) -> str:
         ) from error
     nul = text.find("\0")
     if nul >= 0:
-        raise ValueError(f"it has U+0000 as character {nul:,}, which no text has; remove it, or correct media_type")
+        raise ValueError(
+            f"it has U+0000 as character {nul:,}, which no text has; remove it, correct media_type, or name "
+            'the character set, as in "text/plain; charset=utf-16-le"'
+        )
     return _storable(text)
 
 

@@ -28,13 +28,13 @@ def read_word(content: bytes) -> tuple[str, str]:
         blocks = "\n\n".join(_blocks(document, styles, 0))
         title = document.core_properties.title or ""
     except zipfile.BadZipFile as error:
-        raise ValueError("the DOCX file is damaged, or no DOCX file") from error
+        raise ValueError("the DOCX file is damaged, or no DOCX file; save it as DOCX anew") from error
     except SyntaxError as error:
         # What lxml raises is one.
         raise ValueError("the DOCX file has XML that cannot be read, or that is made to take all memory") from error
     except (KeyError, AttributeError, TypeError, IndexError, OSError, NotImplementedError) as error:
         # The last one is what zipfile says of ways to pack that it does not know.
-        raise ValueError("the DOCX file is damaged, or of a form that cannot be read") from error
+        raise ValueError("the DOCX file is damaged, or of a form that cannot be read; save it as DOCX anew") from error
     return title, blocks
 
 

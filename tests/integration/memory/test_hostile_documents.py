@@ -16,7 +16,7 @@ from services.memory.embedding import ModelsEmbedder
 from services.memory.parsing.media_types import DOCX
 from services.memory.settings import MemorySettings
 from tests.integration.auth.support import refused
-from tests.integration.memory.documents import documents_stub, save, upload
+from tests.integration.memory.documents import documents_stub, parts, save, upload
 from tests.integration.memory.support import serve_memory
 from tests.support.harness import BOB, Harness
 from tests.support.pdf_files import pdf_of
@@ -94,6 +94,62 @@ async def test_hostile_files_cost_their_own_call_alone(strict: Harness) -> None:
     assert "UTF-8" in told["latin.txt"]
     assert "media_type" in told["other.pdf"]
     assert "U+0000" in told["binary.txt"]
+
+
+async def test_files_that_are_damaged_or_of_another_kind_are_refused_with_what_to_do(memory: Harness) -> None:
+    pdf, word = pdf_of("one", "two"), word_document(b"<w:p><w:r><w:t>here</w:t></w:r></w:p>")
+    packed = word.index(b"PK", 4) - 20
+    hostile: dict[str, tuple[bytes, dict[str, Any], str]] = {
+        "half a PDF file": (pdf[: len(pdf) // 2], {"file_name": "a.pdf"}, "save it as PDF anew"),
+        "a PDF file's beginning": (pdf[:12], {"file_name": "a.pdf"}, "save it as PDF anew"),
+        "a PDF file without pages": (b"%PDF-1.7\n%%EOF", {}, "save it as PDF anew"),
+        "half a DOCX file": (word[: len(word) // 2], {"file_name": "a.docx"}, "save it as DOCX anew"),
+        "spoilt contents": (word[:packed] + b"spoilt" + word[packed + 6 :], {"file_name": "a.docx"}, "anew"),
+        "a line of 10 MB": (b"a,b\n1," + b"x" * 10_000_000, {"file_name": "a.csv"}, "divide it"),
+        "a header of 10 MB": (b"head," * 2_000_000, {"media_type": "text/csv"}, "divide it"),
+        "UTF-16 without a mark": ("a lamp".encode("utf-16-le"), {}, "charset=utf-16-le"),
+        "half a character": ("a lamp".encode("utf-16")[:-1], {}, "name its real character set"),
+        "a mark alone": (b"\xef\xbb\xbf", {}, "send a file that has some"),
+        "a mark of UTF-16 alone": (b"\xff\xfe", {"file_name": "a.csv"}, "send a file that has some"),
+        "spaces": (b" \n\t ", {"file_name": "a.md"}, "send a file that has some"),
+        "an empty page": ("\ufeff".encode(), {"media_type": "text/html"}, "send a file that has some"),
+        "a PDF file said to be text": (pdf, {"media_type": "text/plain"}, "correct media_type"),
+        "text said to be a PDF file": (b"a lamp", {"media_type": "application/pdf"}, "correct media_type"),
+        "a DOCX file said to be a PDF file": (word, {"media_type": "application/pdf"}, "correct media_type"),
+        "an archive said to be a DOCX file": (b"PK\x05\x06" + bytes(18), {"media_type": DOCX}, "correct media_type"),
+        "a picture": (b"\x89PNG\r\n", {"file_name": "a.png", "media_type": "image/png"}, "convert the file"),
+        "a set of characters that is none": (b"a", {"media_type": "text/plain; charset=x-none"}, "name one such as"),
+    }
+    for name, (content, header, remedy) in hostile.items():
+        with refused(INVALID, UNREADABLE) as refusal:
+            await save(memory.channel(), content, id="document", **header)
+        assert refusal.fields == ["chunk"], name
+        assert remedy in refusal.message, name
+        assert refusal.metadata["media_type"], name
+    with refused(INVALID, "INVALID_FIELD") as empty:
+        await save(memory.channel(), b"", id="document")
+    assert empty.fields == ["chunk"]
+    # Nothing of them is there.
+    assert not (await documents_stub(memory.channel()).ListDocuments(pb.ListDocumentsRequest())).documents
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("ending", ["txt", "csv", "html"])
+async def test_texts_with_a_byte_order_mark_are_read_as_they_are_meant(
+    memory: Harness, encoding: str, ending: str
+) -> None:
+    text = "lämp;wick\n日本;2" if ending == "csv" else "lämp 日本"
+    await save(memory.channel(), text.encode(encoding), id="marked", file_name=f"marked.{ending}")
+    [part] = await parts(memory.channel(), "marked")
+    assert part.document.content.split("\n") == text.split("\n")
+
+
+async def test_a_book_of_10_000_pages_costs_its_own_call_alone(strict: Harness) -> None:
+    book = pdf_of(*["lamp"] * 10_000)
+    with refused(INVALID, UNREADABLE) as refusal:
+        await save(strict.channel(), book, id="book")
+    assert "divide it" in refusal.message
+    assert (await save(strict.channel(), pdf_of("lamp", "wick"), id="leaf")).document.page_count == 2
 
 
 async def test_what_is_read_of_word_files_stays_in_them(strict: Harness) -> None:
