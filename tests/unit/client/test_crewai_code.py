@@ -363,7 +363,12 @@ def test_of_several_crews_of_a_class_the_one_of_that_name_is_taken(tmp_path: Pat
     assert [one.name for one in imported.spec.tasks] == ["draft", "polish"]
     [other] = imported.notes
     assert (other.field, other.line) == ("Notes.quick", line_of(directory, "def quick"))
-    assert "another crew of the class" in other.description
+    assert "--crew-class Notes.quick" in other.description
+    chosen = load_crewai_project(directory, crew_class="Notes.quick")
+    assert [one.name for one in chosen.spec.tasks] == ["draft"]
+    assert "Notes.crew" in [one.field for one in chosen.notes]
+    with pytest.raises(DocumentError, match="Notes has no @crew method 'slow', but crew, quick"):
+        load_crewai_project(directory, crew_class="Notes.slow")
 
 
 def test_comments_do_not_count(tmp_path: Path) -> None:

@@ -68,7 +68,10 @@ def apply(
         str, typer.Option(help="Process of a CrewAI project, sequential or hierarchical, instead of its own.")
     ] = "",
     crew_class: Annotated[
-        str, typer.Option(help="Class of a CrewAI project to take, when its directory has several.")
+        str,
+        typer.Option(
+            help="Class of a CrewAI project to take, of several; CLASS.METHOD for one of several crews of a class."
+        ),
     ] = "",
     tools: Annotated[
         list[str] | None,

@@ -44,8 +44,8 @@ def load_crewai_project(
 
     Agents and tasks are named as their methods, or, without a class, as their keys. What the class says goes before
     the YAML files. ``name`` and ``process`` ("sequential" or "hierarchical") go before both; a crew without a name has
-    that of its directory. ``crew_class`` chooses one of several classes. ``tools`` says which tool of the server stands
-    for a class of tools: ``{"SerperDevTool": "search"}``.
+    that of its directory. ``crew_class`` chooses one of several classes, or, as ``Class.method``, one of several crews
+    of a class. ``tools`` says which tool of the server stands for a class of tools: ``{"SerperDevTool": "search"}``.
 
     Raises OSError when there is no crew, and DocumentError, with files and lines, when there are several, when the code
     is not Python, or when no valid crew comes out.

@@ -38,7 +38,10 @@ class Builder:
             node = next(
                 one for one in ast.walk(home.code.tree) if isinstance(one, ast.ClassDef) and one.name == home.class_name
             )
-            self._owner = read_class(home.code, node, notes)
+            try:
+                self._owner = read_class(home.code, node, notes, home.crew_method)
+            except LookupError as error:
+                raise DocumentError(given, [Problem("", str(error), node.lineno, home.code.file)]) from None
         self._reader = Reader(self._expressions, notes)
         # The method that stands for each entry of the YAML files: several where two methods use one entry.
         self._users: dict[str, dict[str, list[str]]] = {"agents": {}, "tasks": {}}

@@ -91,8 +91,11 @@ def flows(module: Module) -> list[ast.ClassDef]:
     return found
 
 
-def read_class(module: Module, node: ast.ClassDef, notes: Notes) -> CrewClass:
-    """The parts of a class, inherited ones included; what else it has is noted."""
+def read_class(module: Module, node: ast.ClassDef, notes: Notes, wanted: str = "") -> CrewClass:
+    """The parts of a class, inherited ones included; what else it has is noted.
+
+    ``wanted`` is the method of the crew to take, of several. Raises LookupError when there is none of that name.
+    """
     node = _with_inherited(module, node)
     marks = {
         item.name: [called(mark, module) for mark in item.decorator_list]
@@ -116,10 +119,16 @@ def read_class(module: Module, node: ast.ClassDef, notes: Notes) -> CrewClass:
             if mark not in _WITHOUT_EFFECT | _OF_PYTHON:
                 remedy = _REMEDIES.get(mark, "Python code cannot be imported and was left out")
                 notes.add(f"{node.name}.{name}", f"@{mark}: {remedy}", method.lineno, module.file)
-    made.crew = next((one for one in crews if one.name == "crew"), crews[0] if crews else None)
+    named = {one.name: one for one in crews}
+    if wanted and wanted not in named:
+        raise LookupError(f"{node.name} has no @crew method {wanted!r}, but {', '.join(named) or 'none'}")
+    made.crew = named.get(wanted or "crew", crews[0] if crews else None)
     for other in crews:
         if other is not made.crew and made.crew is not None:
-            what = f"another crew of the class, of which {made.crew.name} is taken: give it a class of its own"
+            what = (
+                f"another crew of the class, of which {made.crew.name} is taken: choose it with "
+                f"--crew-class {node.name}.{other.name}"
+            )
             notes.add(f"{node.name}.{other.name}", what, other.lineno, module.file)
     for base in node.bases:
         if called(base, module) not in {"object", "ABC"} and _class_of_file(module, base) is None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coxswain.client.crewai_project.class_reader import crew_classes, flows
@@ -25,6 +25,8 @@ class Home:
     """The file with the crew's class."""
     class_name: str
     """The class in it; empty without code."""
+    crew_method: str = ""
+    """The method of the class that makes the crew, of several; empty for the one that is meant."""
     described: Path | None = None
     """The file that describes a crew in JSON, in a project that has nothing else."""
 
@@ -37,14 +39,15 @@ class Layout:
         self.sources = Sources(_root(directory), directory)
 
     def home(self, crew_class: str) -> Home:
-        """The one crew of the directory.
+        """The one crew of the directory; ``crew_class`` is a class of it, or one of its methods (``Class.method``).
 
         Raises OSError when there is none, and DocumentError when there are several, or when the code of one cannot be
         read.
         """
+        crew_class, _, method = crew_class.partition(".")
         homes = [home for one in self._homes() for home in self._with_code(one, crew_class)]
         homes = homes or [
-            Home(directory, None, None, "", described)
+            Home(directory, None, None, "", described=described)
             for directory in _directories(self.directory)
             if (described := json_file(directory, "crew")) is not None
         ]
@@ -56,7 +59,7 @@ class Layout:
             names = ", ".join(home.class_name for home in homes if home.class_name) or "no class"
             raise DocumentError(self.directory, [Problem("", f"no @CrewBase class {crew_class!r} here, but {names}")])
         if len(homes) == 1:
-            return homes[0]
+            return replace(homes[0], crew_method=method)
         raise DocumentError(self.directory, [*self._choices(homes), *self.flows()])
 
     def flows(self) -> list[Problem]:
