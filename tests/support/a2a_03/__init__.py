@@ -1,1 +1,1 @@
-"""The official client of A2A 0.3, and the packages that it needs."""
+"""Programs of the official SDK of A2A 0.3, and the packages that they need."""
