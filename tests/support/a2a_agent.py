@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import grpc
 from a2a.compat.v0_3 import a2a_v0_3_pb2 as old
-from a2a.compat.v0_3 import a2a_v0_3_pb2_grpc
+from a2a.compat.v0_3 import a2a_v0_3_pb2_grpc, conversions, types
+from a2a.compat.v0_3.proto_utils import FromProto, ToProto
 from a2a.types import a2a_pb2 as pb
 from a2a.types import a2a_pb2_grpc
 
 from services.orchestrator.domain.tool_source import A2AAgent, SourceKind, ToolSourceSpec
-from services.orchestrator.servicers.a2a.version_03 import convert
 
 Send = Callable[["EmulatedAgent", pb.SendMessageRequest, Any], Awaitable[pb.SendMessageResponse]]
 _TERMINAL = {"COMPLETED", "FAILED", "CANCELED", "REJECTED"}
@@ -138,28 +138,30 @@ class EmulatedAgent(a2a_pb2_grpc.A2AServiceServicer):
 
 
 class AgentOf03(a2a_v0_3_pb2_grpc.A2AServiceServicer):
-    """The same agent for callers of 0.3."""
+    """The same agent for callers of 0.3, whose messages the a2a package makes and reads."""
 
     def __init__(self, agent: EmulatedAgent) -> None:
         self._agent = agent
 
     async def SendMessage(self, request: old.SendMessageRequest, context: Any) -> old.SendMessageResponse:
-        response = await self._agent.SendMessage(convert.send_request_from_03(request, ""), context)
-        return old.SendMessageResponse(task=convert.task_to_03(response.task))
+        sent = types.SendMessageRequest(id=0, params=FromProto.message_send_params(request))
+        response = await self._agent.SendMessage(conversions.to_core_send_message_request(sent), context)
+        return old.SendMessageResponse(task=_task_of_03(response.task))
 
     async def GetTask(self, request: old.GetTaskRequest, context: Any) -> old.Task:
-        task_id = convert.task_id_of(request.name)
-        return convert.task_to_03(await self._agent.GetTask(pb.GetTaskRequest(id=task_id), context))
+        task_id = FromProto.task_query_params(request).id
+        return _task_of_03(await self._agent.GetTask(pb.GetTaskRequest(id=task_id), context))
 
     async def CancelTask(self, request: old.CancelTaskRequest, context: Any) -> old.Task:
-        task_id = convert.task_id_of(request.name)
-        return convert.task_to_03(await self._agent.CancelTask(pb.CancelTaskRequest(id=task_id), context))
+        task_id = FromProto.task_id_params(request).id
+        return _task_of_03(await self._agent.CancelTask(pb.CancelTaskRequest(id=task_id), context))
 
     async def TaskSubscription(self, request: old.TaskSubscriptionRequest, context: Any) -> AsyncIterator[Any]:
-        wanted = pb.SubscribeToTaskRequest(id=convert.task_id_of(request.name))
+        wanted = pb.SubscribeToTaskRequest(id=FromProto.task_id_params(request).id)
         async for event in self._agent.SubscribeToTask(wanted, context):
-            yield convert.response_to_03(event)
-            if convert.is_final(event):
+            made = ToProto.stream_response(conversions.to_compat_stream_response(event).result)
+            yield made
+            if made.status_update.final:
                 return
 
     async def GetAgentCard(self, request: old.GetAgentCardRequest, context: Any) -> old.AgentCard:
@@ -168,8 +170,12 @@ class AgentOf03(a2a_v0_3_pb2_grpc.A2AServiceServicer):
             return self._agent.card_03
         shown = pb.AgentCard()
         shown.CopyFrom(card)
-        shown.supported_interfaces.add(url="127.0.0.1:1", protocol_binding="GRPC")
-        return convert.card_to_03(shown, pb.AgentExtension())
+        shown.supported_interfaces.add(url="127.0.0.1:1", protocol_binding="GRPC", protocol_version="0.3.0")
+        return ToProto.agent_card(conversions.to_compat_agent_card(shown))
+
+
+def _task_of_03(task: pb.Task) -> old.Task:
+    return ToProto.task(conversions.to_compat_task(task))
 
 
 def becomes(state: str | int, *parts: pb.Part, artifacts: Sequence[pb.Artifact] = ()) -> Send:
