@@ -10,11 +10,12 @@ from services.common.db.idempotency import RequestKey, request_hash
 from services.common.errors import InvalidArgument
 from services.common.grpc.handler import Context
 from services.common.identity.principal import Principal
+from services.orchestrator.a2a_03 import TENANT_KEY
 from services.orchestrator.domain.a2a_errors import a2a_error
 
 VERSION, VERSION_03 = "1.0", "0.3"
 _VERSION_KEY, _EXTENSIONS_KEY = "a2a-version", "a2a-extensions"
-_REQUEST_ID_KEY, _AFTER_KEY, _TENANT_KEY = "x-request-id", "x-after-sequence", "x-a2a-tenant"
+_REQUEST_ID_KEY, _AFTER_KEY = "x-request-id", "x-after-sequence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def read_metadata(context: Context, extensions: Extensions, *, served: str, assu
         metadata.get(_REQUEST_ID_KEY, ""),
         extensions.idempotent in applied,
         int(after) if after else None,
-        metadata.get(_TENANT_KEY, ""),
+        metadata.get(TENANT_KEY, ""),
     )
 
 

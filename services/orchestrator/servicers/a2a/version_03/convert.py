@@ -6,6 +6,7 @@ from a2a.compat.v0_3 import a2a_v0_3_pb2 as old
 from a2a.types import a2a_pb2 as pb
 
 from services.common.errors import InvalidArgument
+from services.orchestrator.a2a_03 import part_from_03, part_to_03
 
 _TASK_PREFIX = "tasks/"
 _STATE_NAMES = {"TASK_STATE_CANCELED": "TASK_STATE_CANCELLED"}
@@ -47,7 +48,7 @@ def send_request_from_03(request: old.SendMessageRequest, tenant: str) -> pb.Sen
             context_id=message.context_id,
             task_id=message.task_id.removeprefix(_TASK_PREFIX),
             role=pb.ROLE_USER if message.role == old.ROLE_USER else pb.ROLE_UNSPECIFIED,
-            parts=map(_part_from_03, message.content),
+            parts=map(part_from_03, message.content),
             metadata=message.metadata if message.HasField("metadata") else None,
             extensions=message.extensions,
         ),
@@ -156,47 +157,13 @@ def card_to_03(card: pb.AgentCard, tenant: pb.AgentExtension) -> old.AgentCard:
     return made
 
 
-def _part_from_03(part: old.Part) -> pb.Part:
-    made = pb.Part(metadata=part.metadata if part.HasField("metadata") else None)
-    match part.WhichOneof("part"):
-        case "text":
-            made.text = part.text
-        case "file":
-            made.filename, made.media_type = part.file.name, part.file.mime_type
-            if part.file.WhichOneof("file") == "file_with_bytes":
-                made.raw = part.file.file_with_bytes
-            else:
-                made.url = part.file.file_with_uri
-        case "data":
-            made.data.struct_value.CopyFrom(part.data.data)
-    return made
-
-
-def _part_to_03(part: pb.Part) -> old.Part:
-    made = old.Part(metadata=part.metadata if part.HasField("metadata") else None)
-    match part.WhichOneof("content"):
-        case "data" if part.data.HasField("struct_value"):
-            made.data.data.CopyFrom(part.data.struct_value)
-        case "data":
-            made.data.data.fields["value"].CopyFrom(part.data)
-        case "raw":
-            made.file.file_with_bytes = part.raw
-        case "url":
-            made.file.file_with_uri = part.url
-        case _:
-            made.text = part.text
-    if made.HasField("file"):
-        made.file.name, made.file.mime_type = part.filename, part.media_type
-    return made
-
-
 def _message_to_03(message: pb.Message) -> old.Message:
     return old.Message(
         message_id=message.message_id,
         context_id=message.context_id,
         task_id=message.task_id,
         role=old.ROLE_USER if message.role == pb.ROLE_USER else old.ROLE_AGENT,
-        content=map(_part_to_03, message.parts),
+        content=map(part_to_03, message.parts),
         metadata=message.metadata if message.HasField("metadata") else None,
         extensions=message.extensions,
     )
@@ -212,4 +179,4 @@ def _status_to_03(status: pb.TaskStatus) -> old.TaskStatus:
 
 
 def _artifact_to_03(artifact: pb.Artifact) -> old.Artifact:
-    return old.Artifact(artifact_id=artifact.artifact_id, name=artifact.name, parts=map(_part_to_03, artifact.parts))
+    return old.Artifact(artifact_id=artifact.artifact_id, name=artifact.name, parts=map(part_to_03, artifact.parts))

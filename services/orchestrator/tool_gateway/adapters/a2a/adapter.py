@@ -14,6 +14,7 @@ from services.common.errors import CoxswainError, FailedPrecondition, Permission
 from services.common.grpc.large_messages import beside_if_large
 from services.common.http import EgressClient
 from services.common.identity.principal import Principal
+from services.orchestrator.a2a_03 import TENANT_KEY
 from services.orchestrator.domain.tool_source import A2AAgent, AuthKind, ListedTool, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.a2a.call import AgentCall
 from services.orchestrator.tool_gateway.adapters.a2a.cards import (
@@ -27,7 +28,6 @@ from services.orchestrator.tool_gateway.adapters.a2a.client import METADATA, SER
 from services.orchestrator.tool_gateway.adapters.a2a.client_03 import (
     METADATA_03,
     SERVICE_03,
-    TENANT_KEY,
     AgentClient03,
 )
 from services.orchestrator.tool_gateway.adapters.a2a.first_message import CallOrder

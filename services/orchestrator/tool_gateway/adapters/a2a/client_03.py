@@ -11,14 +11,13 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from services.common.grpc.large_messages import beside_if_large
+from services.orchestrator.a2a_03 import part_from_03, part_to_03
 from services.orchestrator.tool_gateway.adapters.a2a.cards import VERSION_03, card_from_json
 from services.orchestrator.tool_gateway.adapters.a2a.client import AgentClient, AgentStream, Answer, UnreadableAnswer
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError, shown
 
 SERVICE_03 = "a2a.v1.A2AService"
 METADATA_03 = {"a2a-version": "0.3"}
-TENANT_KEY = "x-a2a-tenant"
-"""Metadata of a call, where the source has a tenant: no message of 0.3 has one."""
 _STATES = {number: pb.TaskState.Value(name.replace("CANCELLED", "CANCELED")) for name, number in old.TaskState.items()}
 
 
@@ -90,7 +89,7 @@ def _sending(request: pb.SendMessageRequest) -> Message:
         context_id=message.context_id,
         task_id=message.task_id,
         role=old.ROLE_USER,
-        content=map(_part_to_03, message.parts),
+        content=map(part_to_03, message.parts),
     )
     return old.SendMessageRequest(
         request=said,
@@ -99,38 +98,13 @@ def _sending(request: pb.SendMessageRequest) -> Message:
     )
 
 
-def _part_to_03(part: pb.Part) -> old.Part:
-    """Return a part of a message that is sent, which is a text or an object."""
-    if part.HasField("data"):
-        return old.Part(data=old.DataPart(data=part.data.struct_value))
-    return old.Part(text=part.text)
-
-
-def _part(part: old.Part) -> pb.Part:
-    made = pb.Part()
-    match part.WhichOneof("part"):
-        case "text":
-            made.text = part.text
-        case "data":
-            made.data.struct_value.CopyFrom(part.data.data)
-        case "file":
-            made.filename, made.media_type = part.file.name, part.file.mime_type
-            if part.file.HasField("file_with_uri"):
-                made.url = part.file.file_with_uri
-            else:
-                made.raw = part.file.file_with_bytes
-        case _:
-            pass
-    return made
-
-
 def _message(message: old.Message) -> pb.Message:
     return pb.Message(
         message_id=message.message_id,
         context_id=message.context_id,
         task_id=message.task_id,
         role=pb.ROLE_USER if message.role == old.ROLE_USER else pb.ROLE_AGENT,
-        parts=map(_part, message.content),
+        parts=map(part_from_03, message.content),
     )
 
 
@@ -144,7 +118,7 @@ def _status(status: old.TaskStatus) -> pb.TaskStatus:
 
 
 def _artifact(artifact: old.Artifact) -> pb.Artifact:
-    return pb.Artifact(artifact_id=artifact.artifact_id, name=artifact.name, parts=map(_part, artifact.parts))
+    return pb.Artifact(artifact_id=artifact.artifact_id, name=artifact.name, parts=map(part_from_03, artifact.parts))
 
 
 def _task(task: old.Task) -> pb.Task:
