@@ -71,8 +71,9 @@ PROVIDERS = {
 }
 """Whose models need nothing but their name, by what that begins with."""
 
-SERVING_SECONDS = 120.0
-WARM_SECONDS = 300.0
+# For a slow machine: a suite that cannot start ends by itself, which is seen at once.
+STARTING_SECONDS = 600.0
+NEWS_SECONDS = 30.0
 ANSWER_SECONDS = 5.0
 EXECUTION_SECONDS = 3600.0
 DRAIN_SECONDS = 60.0
@@ -125,9 +126,10 @@ class Suite:
             self._ended = True
             self._changed.notify_all()
 
-    def wait_for(self, pattern: str, what: str, seconds: float) -> re.Match[str]:
-        """Wait, with visible progress, for the line that the suite prints when it is ready."""
+    def wait_for(self, pattern: str, what: str) -> re.Match[str]:
+        """Wait for the line that the suite prints when it is ready, and say now and then what it last said."""
         started = time.monotonic()
+        news = started + NEWS_SECONDS
         if not console.is_terminal:
             say(f"{what} ...")
         with console.status(what) as status:
@@ -139,14 +141,18 @@ class Suite:
                     if self._ended:
                         raise DemoError(f"the suite ended with exit code {self._process.wait()}:\n{self._last_words()}")
                     waited = time.monotonic() - started
-                    if waited > seconds:
-                        raise DemoError(f"{what} took more than {seconds:.0f} s; see {self.log}")
+                    if waited > STARTING_SECONDS:
+                        raise DemoError(f"{what} took more than {STARTING_SECONDS:.0f} s; see {self.log}")
                     self._changed.wait(0.2)
                 status.update(f"{what} {waited:.0f} s")
+                if time.monotonic() > news:
+                    news += NEWS_SECONDS
+                    last = self._last_words().splitlines()[-1]
+                    say(f"still {what} after {waited:.0f} s; the suite is running. Its last line: {last[:200]}")
 
     def _last_words(self) -> str:
         errors = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-        return "\n".join([*self._said, *errors]) or "it printed nothing"
+        return "\n".join([*self._said, *errors]) or "nothing yet"
 
     def stop(self) -> None:
         """Stop the suite, and kill it if it does not stop. Raises DemoError when it failed."""
@@ -175,9 +181,9 @@ def address() -> Iterator[str]:
         raise DemoError("COXSWAIN_WORKERS is 0, so no worker would run the crew; unset it")
     with Suite() as suite:
         started = time.monotonic()
-        serving = suite.wait_for(r"serving on (\S+)", "starting the suite", SERVING_SECONDS)
+        serving = suite.wait_for(r"serving on (\S+)", "starting the suite")
         say(f"serving on {serving[1]} after {time.monotonic() - started:.1f} s")
-        suite.wait_for(r"workers warm", "warming the workers up", WARM_SECONDS)
+        suite.wait_for(r"workers warm", "warming the workers up")
         say(f"workers warm after {time.monotonic() - started:.1f} s")
         yield serving[1]
     say("the suite has stopped")
