@@ -113,7 +113,7 @@ def _require_role(principal: Principal | None, role: Role) -> None:
     if role is Role.PLATFORM_ADMIN:
         if not principal.platform_admin:
             raise PermissionDenied(
-                "this method needs platform administration",
+                "this method needs platform administration: ask a platform admin of the installation",
                 reason="ROLE_REQUIRED",
                 metadata={"required": role.name, "actual": principal.role.name},
             )

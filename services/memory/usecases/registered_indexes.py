@@ -103,7 +103,7 @@ def need_platform_admin(principal: Principal, what: str) -> None:
     """
     if not principal.platform_admin:
         raise PermissionDenied(
-            f"{what} needs platform administration",
+            f"{what} needs platform administration: ask a platform admin of the installation",
             reason="ROLE_REQUIRED",
             metadata={"required": Role.PLATFORM_ADMIN.name, "actual": principal.role.name},
         )

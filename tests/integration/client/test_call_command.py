@@ -71,7 +71,7 @@ def test_an_error_is_json_with_all_details(server: Server, installation: Install
     ("arguments", "says"),
     [
         ([], "--list"),
-        (["GetCrw"], "did you mean coxswain.orchestrator.v1.CrewService/GetCrew"),
+        (["GetCrw"], "did you mean 'coxswain.orchestrator.v1.CrewService/GetCrew'?"),
         (["GetCrew", "{"], "not a GetCrewRequest"),
         (["GetCrew", '{"crew": 1}'], "no field named"),
         (["SaveDocument", '{"header": {}}\n{"headr": {}}'], "line 2"),

@@ -244,7 +244,7 @@ def test_fields_are_given_by_name(
         ),
         (asked_with(state_pb.QUESTION_KIND_FORM, FORM), ["--field", "note=x"], "amount: is missing"),
         (asked_with(state_pb.QUESTION_KIND_FORM, FORM), ["--approve"], "amount: is missing"),
-        (asked_with(state_pb.QUESTION_KIND_FORM, FORM), ["--field", "amout=3"], "did you mean amount?"),
+        (asked_with(state_pb.QUESTION_KIND_FORM, FORM), ["--field", "amout=3"], "did you mean 'amount'?"),
         (
             asked_with(state_pb.QUESTION_KIND_FORM, FORM),
             ["--field", "amount=3", "--field", "currency=SEK"],

@@ -1,6 +1,5 @@
 """Messages from YAML and JSON documents: enum values in short, durations with units, faults with their lines."""
 
-import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
 from coxswain.client.documents import Node, Problem
+from coxswain.client.near import did_you_mean, near_names
 from coxswain.client.values import to_value
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -62,12 +62,8 @@ class MessageReader:
     def _unknown(self, key: str, known: list[str], *, at_top: bool) -> str:
         if at_top and key in self.elsewhere:
             return self.elsewhere[key]
-        near = difflib.get_close_matches(key, known, n=1)
-        return (
-            f"unknown field; did you mean {near[0]!r}?"
-            if near
-            else f"unknown field; expected one of {', '.join(known)}"
-        )
+        hint = did_you_mean(near_names(key, known, 1)) or f"expected one of {', '.join(known)}"
+        return f"unknown field; {hint}"
 
     def report(self, path: str, description: str, node: Node) -> None:
         self.problems.append(Problem(path, description, node.line, node.file))

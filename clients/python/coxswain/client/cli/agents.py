@@ -24,6 +24,7 @@ from coxswain.client.cli.session import (
     session_of,
 )
 from coxswain.client.errors import DeadlineExceeded, Unavailable
+from coxswain.client.near import did_you_mean, near_names
 from coxswain.client.paging import pages
 from coxswain.client.values import to_value
 from coxswain.orchestrator.v1.a2a_pb2 import ListPublicationsRequest, Publication
@@ -239,14 +240,15 @@ def _agent(session: Session, reference: str) -> Iterator[_Agent]:
 
 def _tenant(publications: Iterable[Publication], reference: str) -> str:
     """The tenant that a name, id or tenant stands for. Raises typer.BadParameter where nothing of it is published."""
+    names = []
     for one in publications:
         if reference in (one.crew_name, one.crew_id, one.tenant):
             return one.tenant
-    raise typer.BadParameter(
-        f"no crew {reference!r} is published; `coxswain agents` lists those that are, and "
-        f"`coxswain crews publish {reference}` publishes it",
-        param_hint="AGENT",
+        names.append(one.crew_name)
+    hint = did_you_mean(near_names(reference, names)) or (
+        f"`coxswain agents` lists those that are, and `coxswain crews publish {reference}` publishes it"
     )
+    raise typer.BadParameter(f"no crew {reference!r} is published; {hint}", param_hint="AGENT")
 
 
 def _cancelling(call: Any) -> "Generator[a2a_pb2.StreamResponse]":

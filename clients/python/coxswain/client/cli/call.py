@@ -1,6 +1,5 @@
 """The command that calls any method of the API: call."""
 
-import difflib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from coxswain.client.blocking_channel import open_blocking_channels
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.roles import role_name
 from coxswain.client.cli.session import Session, add_row, session_of
+from coxswain.client.near import did_you_mean, near_names
 from coxswain.client.policy import methods
 from coxswain.common.v1.access_pb2 import Access, access, role
 
@@ -108,9 +108,9 @@ def _method(name: str, known: dict[str, MethodDescriptor]) -> MethodDescriptor:
     if found:
         raise typer.BadParameter(f"several are called {name!r}: {', '.join(found)}", param_hint="METHOD")
     names = {path.rpartition("/")[2]: path for path in known}
-    near = difflib.get_close_matches(wanted.rpartition("/")[2], names, n=1)
-    hint = f"; did you mean {names[near[0]]}?" if near else "; `coxswain call --list` shows all"
-    raise typer.BadParameter(f"there is no method {name!r}{hint}", param_hint="METHOD")
+    near = near_names(wanted.rpartition("/")[2], names, 1)
+    hint = did_you_mean(names[one] for one in near) or "`coxswain call --list` shows all"
+    raise typer.BadParameter(f"there is no method {name!r}; {hint}", param_hint="METHOD")
 
 
 def _text(given: str) -> str:

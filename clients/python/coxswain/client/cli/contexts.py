@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coxswain.client.cli.global_options import GlobalOptions
+from coxswain.client.near import did_you_mean, near_names
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Contexts:
         """The context of a name. Raises ValueError for an unknown one."""
         if name not in self.named:
             known = ", ".join(sorted(self.named)) or "none yet; `coxswain login` makes one"
-            raise ValueError(f"there is no context {name!r}; there are: {known}")
+            hint = did_you_mean(near_names(name, self.named)) or f"there are: {known}"
+            raise ValueError(f"there is no context {name!r}; {hint}")
         return self.named[name]
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import grpc
 
 from coxswain.client.cli.encryption import tls_mismatch
+from coxswain.client.cli.names import names_of
 from coxswain.client.cli.remedies import remedy_for
 from coxswain.client.cli.session import (
     EXIT_INTERRUPTED,
@@ -20,8 +21,13 @@ from coxswain.client.cli.session import (
 from coxswain.client.cli.words import field_in_own_words
 from coxswain.client.documents import DocumentError, Problem
 from coxswain.client.errors import CoxswainError
-from coxswain.client.results import ExecutionNotSucceeded
+from coxswain.client.near import LIKENESS_OF_NAMES, did_you_mean, near_names
+from coxswain.client.results import ExecutionNotSucceeded, id_of
 from coxswain.client.text_files import TextFileError
+
+_SECONDS_FOR_NAMES = 2.0
+# Ids of one hour begin alike: near is one with a slip of a key or two.
+_LIKENESS_OF_IDS = 0.9
 
 
 def end_of(error: BaseException, state: object) -> int:
@@ -86,7 +92,7 @@ def _report_call(session: Session, error: CoxswainError) -> None:
     own = session.options if error.reason != "CREW_INVALID" else {}
     fields = {violation.field: field_in_own_words(violation.field, own) for violation in error.violations}
     # The texts of gRPC itself about a lost connection or an unknown method are for its developers.
-    message, remedy = error.message, remedy_for(error)
+    message, remedy = error.message, _meant(session, error) or remedy_for(error)
     if not error.reason and error.code is grpc.StatusCode.UNAVAILABLE:
         message = f"{session.connection.target} cannot be reached"
         if mismatch := tls_mismatch(session.connection):
@@ -106,3 +112,29 @@ def _report_call(session: Session, error: CoxswainError) -> None:
     if error.request_id:
         session.say(f"request id {error.request_id}", "dim")
     return None
+
+
+def _meant(session: Session, error: CoxswainError) -> str:
+    """Which names are near the one that the server does not know; empty where the server says so itself, or none is."""
+    match error.reason:
+        case "NOT_FOUND":
+            resource, name = error.metadata.get("resource", ""), error.metadata.get("id", "")
+        case "TOOL_NOT_FOUND":
+            resource, name = "tool source", error.metadata.get("tool", "").partition("/")[0]
+        case "GROUP_NOT_MEMBER":
+            resource, name = "group", error.metadata.get("group", "")
+        case _:
+            return ""
+    if not name or "did you mean" in error.message:
+        return ""
+    connection = replace(session.connection, timeout=_SECONDS_FOR_NAMES)
+    if resource == "group":
+        connection = replace(connection, group="")
+    try:
+        with replace(session, connection=connection).client() as client:
+            known = [known for known in names_of(client, resource) if known != name]
+    except CoxswainError:
+        # The caller may not list them; what was not found is said all the same.
+        return ""
+    likeness = _LIKENESS_OF_IDS if id_of(name) else LIKENESS_OF_NAMES
+    return did_you_mean(near_names(name, known, likeness=likeness))

@@ -1,10 +1,11 @@
 """Forms of questions: the fields that their JSON schema has, and answers that people type."""
 
-import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from coxswain.client.near import did_you_mean, near_names
 
 _YES, _NO = frozenset({"yes", "y", "true", "1", "on"}), frozenset({"no", "n", "false", "0", "off"})
 _WORDS = {
@@ -193,8 +194,7 @@ def _assigned(text: str, fields: Mapping[str, FormField], *, open_ended: bool) -
         raise FieldError(f"{text!r}: write NAME=VALUE, or NAME:=JSON")
     field = fields.get(name)
     if field is None and (fields or not open_ended):
-        near = difflib.get_close_matches(name, fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(fields) or 'none'}"
+        hint = did_you_mean(near_names(name, fields, 1)) or f"there is {', '.join(fields) or 'none'}"
         raise FieldError(f"{name}: there is no such field; {hint}")
     if as_json:
         try:

@@ -1,6 +1,5 @@
 """Options that give an execution its inputs and labels."""
 
-import difflib
 import json
 from collections.abc import Iterable
 from enum import StrEnum
@@ -9,6 +8,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from coxswain.client.cli.session import Session
+from coxswain.client.near import did_you_mean, near_names
 from coxswain.client.text_files import read_text
 from coxswain.orchestrator.v1.crew_pb2 import Crew
 from coxswain.orchestrator.v1.execution_pb2 import OverlapPolicy
@@ -74,9 +74,9 @@ def warn_of_unused(session: Session, crew: Crew, inputs: Iterable[str]) -> None:
     for name in inputs:
         if name in crew.input_names:
             continue
-        near = difflib.get_close_matches(name, crew.input_names, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        session.say(f"warning: no text of {crew.spec.name} uses the input {name!r}{hint}", "yellow")
+        hint = did_you_mean(near_names(name, crew.input_names, 1))
+        said = f"no text of {crew.spec.name} uses the input {name!r}"
+        session.say(f"warning: {said}; {hint}" if hint else f"warning: {said}", "yellow")
 
 
 def _input(session: Session, text: str) -> tuple[str, object]:

@@ -13,6 +13,10 @@ _REMEDIES = {
     "EMBEDDING_MISMATCH": "`coxswain memory import --reembed` embeds the texts with the model of the namespace",
     "DEADLINE_EXCEEDED": "give the call more time with --timeout",
 }
+_PLATFORM_ADMIN = (
+    "use the token of somebody whom COXSWAIN_AUTH_PLATFORM_ADMINS of the auth service names; in development mode, a "
+    "token with platform_admin in it: dev:alice:sales=admin,platform_admin"
+)
 # Servers that people start themselves, by what the names of their models begin with.
 _LOCAL_SERVERS = {
     "ollama": "is Ollama running (`ollama serve`) where OLLAMA_BASE_URL of the models service says, by default "
@@ -26,6 +30,8 @@ _LISTS = {
     "execution": "executions",
     "question": "questions",
     "batch": "batch",
+    "schedule": "schedule",
+    "webhook": "webhooks",
     "secret": "secret",
     "member": "member",
     "service token": "tokens",
@@ -37,6 +43,8 @@ def remedy_for(error: CoxswainError) -> str:
     """What to do about an error; empty where only its message says so."""
     if error.reason == "UPSTREAM_UNAVAILABLE":
         return _LOCAL_SERVERS.get(error.metadata.get("model", "").partition("/")[0], "")
+    if error.reason == "ROLE_REQUIRED" and error.metadata.get("required") == "PLATFORM_ADMIN":
+        return _PLATFORM_ADMIN
     if error.reason == "NOT_FOUND" and (listing := _LISTS.get(error.metadata.get("resource", ""))):
         return f"`coxswain {listing}` lists what there is"
     return _REMEDIES.get(error.reason or error.code.name, "")

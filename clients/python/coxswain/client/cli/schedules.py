@@ -1,7 +1,6 @@
 """Commands about schedules, which start executions at fixed times: schedule."""
 
-import difflib
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Annotated, Any
 
 import typer
@@ -71,20 +70,10 @@ def schedule_id(client: Client, reference: str) -> str:
 
 
 def _find(client: Client, reference: str) -> Schedule:
-    """A schedule by id or by name. Raises NotFound, which suggests the names near an unknown one."""
+    """A schedule by id or by name. Raises NotFound."""
     known = id_of(reference)
     request = GetScheduleRequest(id=known) if known else GetScheduleRequest(name=reference)
-    try:
-        return client.schedules.GetSchedule(request).schedule
-    except NotFound as error:
-        near = difflib.get_close_matches(reference, [found.name for found in _schedules(client)])
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`coxswain schedule list` shows all"
-        error.message += f"; {hint}"
-        raise
-
-
-def _schedules(client: Client) -> Iterator[Schedule]:
-    return pages(client.schedules.ListSchedules, ListSchedulesRequest(page_size=1000), "schedules")
+    return client.schedules.GetSchedule(request).schedule
 
 
 @app.command()
@@ -170,7 +159,7 @@ def list_schedules(context: typer.Context, as_json: JsonOption = False) -> None:
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = list(_schedules(client))
+        found = list(pages(client.schedules.ListSchedules, ListSchedulesRequest(page_size=1000), "schedules"))
     if session.json:
         return session.print_json(found)
     session.out.print(schedule_table(found) if found else "no schedules")
