@@ -39,8 +39,9 @@ def _own_namespace(own: Group) -> Fields:
 
 
 def _searched() -> Fields:
-    # A text is embedded once: usage would show who has asked for it first.
-    return {"text": f"a memory of kind {fresh()}", "limit": 50}
+    # A text is embedded once: usage would show who has asked for it first. All are asked for, as the nearest ones are
+    # others for each text.
+    return {"text": f"a memory of kind {fresh()}", "limit": 1_000}
 
 
 def _crew(own: Group) -> Fields:
