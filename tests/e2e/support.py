@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     TaskRun,
 )
 from services.orchestrator.tables import crew_revisions, crews, execution_events, executions, requests, task_runs
-from tests.support.installation import Installation, wait_until
+from tests.support.installation import Installation, crew_processes, wait_until
 from tests.support.llm_emulator import Call, LlmEmulator
 from tests.support.llm_script import Reply, ToolCall
 
@@ -188,3 +189,19 @@ def refused(code: grpc.StatusCode, reason: str) -> Iterator[Refused]:
         yield refusal
     refusal.error = caught.value
     assert (refusal.error.code, refusal.error.reason) == (code, reason), repr(refusal.error)
+
+
+def kill_one_at_work(installation: Installation, dice: random.Random) -> bool:
+    """Kill a host that is at work, or one of its crew processes, then see to it that all hosts live again.
+
+    Returns whether there was one.
+    """
+    busy = [host for host in installation.worker_hosts() if crew_processes(host)]
+    if not busy:
+        return False
+    host = dice.choice(busy)
+    processes = crew_processes(host)
+    victim = dice.choice(processes) if processes and dice.random() < 0.25 else host
+    victim.kill()
+    installation.restore_workers()
+    return True

@@ -1,14 +1,16 @@
-"""The exchange in docs/a2a.md works, here with one installation as both, and commands print what the page shows."""
+"""The exchange in docs/a2a.md works between two installations, and commands print what the page shows."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 from typer.testing import CliRunner
 
 from coxswain.client import Client
 from coxswain.client.cli.app import app
-from coxswain.orchestrator.v1.execution_pb2 import GetExecutionRequest
+from coxswain.orchestrator.v1.execution_pb2 import GetExecutionRequest, ListExecutionsRequest
 from tests.e2e.support import SUCCEEDED
 from tests.e2e.test_files_and_questions_pages import blocks, id_in, plain, shown
 from tests.support.installation import wait_until
@@ -17,11 +19,18 @@ from tests.support.llm_script import Reply, ToolCall
 from tests.support.suite_process import SuiteProcess
 
 
+@pytest.fixture
+def partner(tmp_path: Path, model_environment: dict[str, str]) -> Iterator[SuiteProcess]:
+    """An installation that has nothing in common with `suite`."""
+    with SuiteProcess(tmp_path / "partner" / "data", workers=1, environment=model_environment).running() as running:
+        yield running
+
+
 def test_a_crew_has_the_agent_of_another_installation_work_as_the_page_says(
-    suite: SuiteProcess, llm: LlmEmulator, tmp_path: Path
+    suite: SuiteProcess, partner: SuiteProcess, llm: LlmEmulator, tmp_path: Path
 ) -> None:
-    def coxswain(*arguments: str) -> str:
-        result = CliRunner().invoke(app, ["--address", suite.address("orchestrator"), *arguments])
+    def coxswain(*arguments: str, at: SuiteProcess = suite) -> str:
+        result = CliRunner().invoke(app, ["--address", at.address("orchestrator"), *arguments])
         assert result.exit_code == 0, f"{arguments}: {result.output}"
         return str(result.output)
 
@@ -36,9 +45,9 @@ def test_a_crew_has_the_agent_of_another_installation_work_as_the_page_says(
             files[crew["name"]] = tmp_path / f"{crew['name']}.yaml"
             files[crew["name"]].write_text(block)
     suite.restore_workers()
-    address = suite.address("orchestrator")
-    printed = plain(coxswain("apply", str(files["brief"])))
+    printed = plain(coxswain("apply", str(files["brief"]), at=partner))
     assert printed == shown("a2a.md", "coxswain apply brief.yaml")
+    address = partner.address("orchestrator")
     printed = plain(coxswain("tool", "source", "create", "partner", "--a2a", address, "--plaintext"))
     assert printed == shown("a2a.md", "coxswain tool source create partner --a2a")
     assert plain(coxswain("apply", str(files["desk"]))) == shown("a2a.md", "coxswain apply desk.yaml")
@@ -52,6 +61,9 @@ def test_a_crew_has_the_agent_of_another_installation_work_as_the_page_says(
         list(client.watch(execution.id))
         ended = client.executions.GetExecution(GetExecutionRequest(id=execution.id)).execution
         assert ended.state == SUCCEEDED
+    with Client(address) as client:
+        (worked,) = client.executions.ListExecutions(ListExecutionsRequest()).executions
+        assert (worked.crew_name, worked.state) == ("brief", SUCCEEDED)
 
 
 def _unzoned(text: str) -> str:

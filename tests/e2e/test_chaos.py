@@ -12,7 +12,7 @@ import pytest
 
 from coxswain.client import Client
 from coxswain.orchestrator.v1.execution_pb2 import Execution, ListExecutionsRequest
-from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, outputs
+from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kill_one_at_work, kinds, outputs
 from tests.support.busy_processors import busy_processors
 from tests.support.installation import Caller, Installation, crew_processes, wait_until
 
@@ -57,7 +57,8 @@ def test_nothing_is_lost_or_doubled_while_hosts_are_killed(
         thread.start()
         threads.append(thread)
         if number % 5 == 4:
-            _kill_one(installation, dice)
+            wait_until(lambda: any(map(crew_processes, installation.worker_hosts())), "a host is at work", 100)
+            kill_one_at_work(installation, dice)
     for thread in threads:
         thread.join()
 
@@ -122,16 +123,3 @@ def test_crews_without_memory_end_with_the_limit_and_neither_hosts_nor_neighbour
         ended = get(client, execution)
         assert (ended.state, ended.claims) == (SUCCEEDED, 1)
     assert {host.pid for host in installation.worker_hosts()} == hosts
-
-
-def _kill_one(installation: Installation, dice: random.Random) -> None:
-    """Kill a host that is at work, or one of its crew processes, then see to it that there are two hosts again."""
-    wait_until(lambda: any(map(crew_processes, installation.worker_hosts())), "a host is at work", 100)
-    busy = [host for host in installation.worker_hosts() if crew_processes(host)]
-    if not busy:
-        return
-    host = dice.choice(busy)
-    processes = crew_processes(host)
-    victim = dice.choice(processes) if processes and dice.random() < 0.25 else host
-    victim.kill()
-    installation.restore_workers()

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from a2a.types import a2a_pb2 as pb
 from a2a.types.a2a_pb2_grpc import A2AServiceStub
+from sqlalchemy import select
 
 from coxswain.client import Client
 from coxswain.orchestrator.v1.a2a_pb2 import A2ASpec, ListPublicationsRequest
@@ -25,9 +26,16 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     StartExecutionRequest,
 )
 from coxswain.orchestrator.v1.schedule_pb2 import CreateScheduleRequest, DeleteScheduleRequest, Schedule
-from coxswain.orchestrator.v1.webhook_pb2 import CreateWebhookRequest, DeleteWebhookRequest, Webhook
+from coxswain.orchestrator.v1.webhook_pb2 import (
+    CreateWebhookRequest,
+    DeleteWebhookRequest,
+    ListWebhookDeliveriesRequest,
+    Webhook,
+    WebhookDelivery,
+    WebhookDeliveryState,
+)
 from services.common.clock import utc_now
-from services.orchestrator.tables import schedules
+from services.orchestrator.tables import execution_events, schedules
 from services.suite import backup
 from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, stored_sequences, stored_state
 from tests.support.child_process import descendants
@@ -163,44 +171,90 @@ def _sequence(response: pb.StreamResponse) -> int:
     return int(update.metadata.fields["coxswain/sequence"].number_value)
 
 
-def test_webhooks_get_every_event_in_order_although_their_sender_is_killed(
+def test_webhooks_get_every_committed_event_in_order_although_sender_and_receiver_fail_together(
     restarted: SuiteProcess, scene: Scene, alice: Caller
 ) -> None:
-    for name in ("first", "second"):
-        scene.answers(name, "A result.")
-    shown = set(ExecutionEventKind.keys())
-    with WebhookReceiver() as receiver, restarted.caller("dev:ann:sales=admin") as admin:
-        receiver.gate = gate = Gate()
+    client = alice.orchestrator
+    early: list[dict[str, Any]] = []
+    receiver = WebhookReceiver()
+    receiver.fail_each = 5
+
+    def arrived(body: dict[str, Any]) -> None:
+        if not _is_stored(restarted, body["event"]["executionId"], int(body["event"]["sequence"])):
+            early.append(body)
+
+    receiver.on_arrival = arrived
+    with restarted.caller("dev:ann:sales=admin") as admin:
         webhooks = admin.orchestrator.webhooks
-        made = webhooks.CreateWebhook(CreateWebhookRequest(webhook=Webhook(url=receiver.url))).webhook
-        runs = [alice.orchestrator.start(scene.crew("first", "second")) for _ in range(3)]
-        for execution in runs:
-            finish(alice.orchestrator, execution)
-        receiver.changes.wait_sync(lambda: receiver.held > 0)
-        # What it has sent has no answer when it dies; its claim is as old when the next one starts.
-        restarted.kill()
-        receiver.gate = None
-        gate.release()
-        with contextlib.closing(sqlite3.connect(restarted.data_dir / "orchestrator.db")) as rows, rows:
-            rows.execute("UPDATE webhooks SET sender_until = '2000-01-01 00:00:00.000000'")
+        with receiver:
+            receiver.gate = Gate()
+            made = webhooks.CreateWebhook(CreateWebhookRequest(webhook=Webhook(url=receiver.url))).webhook
+            runs = [scene.start_and_hang_in_second(client)]
+            for _ in range(2):
+                runs.append(client.start(scene.crew("first", "second")))
+                finish(client, runs[-1])
+            receiver.changes.wait_sync(lambda: receiver.held > 0)
+            # What it has sent has no answer when it dies, and nobody listens any more when it is back.
+            _kill_sender(restarted)
         restarted.start()
-        expected = {
-            execution.id: [
-                event.sequence
-                for event in finish(alice.orchestrator, execution)
-                if f"EXECUTION_EVENT_KIND_{(event.WhichOneof('event') or '').upper()}" in shown
-            ]
-            for execution in runs
-        }
-        told = {(execution_id, each) for execution_id, sequences in expected.items() for each in sequences}
-        receiver.changes.wait_sync(lambda: {each.event for each in receiver.posted} >= told, 60)
-        for execution_id, sequences in expected.items():
-            taken = [each.event[1] for each in receiver.posted if each.event[0] == execution_id]
-            assert list(dict.fromkeys(taken)) == sequences
+        for _ in range(2):
+            runs.append(client.start(scene.crew("first", "second")))
+            finish(client, runs[-1])
+        finish(client, runs[0])
+        wait_until(
+            lambda: len([one for one in _deliveries(webhooks, made) if one.attempts > 1]) == len(runs),
+            "the first event of each execution that is left was tried in vain, more than once",
+        )
+        assert {one.last_status_code for one in _deliveries(webhooks, made)} == {0}
+        _kill_sender(restarted)
+        receiver.gate = None
+        with receiver:
+            restarted.start()
+            told = {(execution.id, each): execution for execution in runs for each in _shown(client, execution)}
+            receiver.changes.wait_sync(lambda: {each.event for each in receiver.taken()} >= told.keys(), 120)
+            wait_until(lambda: not _deliveries(webhooks, made), "nothing is left to be sent")
+        assert early == []
+        assert {each.event for each in receiver.posted} == told.keys()
+        for execution in runs:
+            of_one = [each for each in receiver.posted if each.event[0] == execution.id]
+            for answered in ({204}, {204, 503}):
+                first_times = dict.fromkeys(each.event[1] for each in of_one if each.status in answered)
+                assert list(first_times) == _shown(client, execution)
+        assert {each.status for each in receiver.posted} == {204, 503}
         keys = {each.event: each.headers["Idempotency-Key"] for each in receiver.posted}
         assert all(keys[each.event] == each.headers["Idempotency-Key"] for each in receiver.posted)
-        assert {each.event for each in receiver.posted} == told
         webhooks.DeleteWebhook(DeleteWebhookRequest(id=made.id))
+
+
+def _kill_sender(suite: SuiteProcess) -> None:
+    """SIGKILL it; its claim is as old as if it had run out when the next one starts."""
+    suite.kill()
+    with contextlib.closing(sqlite3.connect(suite.data_dir / "orchestrator.db")) as rows, rows:
+        rows.execute("UPDATE webhooks SET sender_until = '2000-01-01 00:00:00.000000'")
+
+
+def _is_stored(suite: SuiteProcess, execution_id: str, sequence: int) -> bool:
+    query = select(execution_events.c.sequence).where(
+        execution_events.c.execution_id == execution_id, execution_events.c.sequence == sequence
+    )
+    return bool(suite.rows("orchestrator", query))
+
+
+def _deliveries(webhooks: Any, webhook: Webhook) -> list[WebhookDelivery]:
+    """Return what is still to be sent."""
+    pending = WebhookDeliveryState.WEBHOOK_DELIVERY_STATE_PENDING
+    request = ListWebhookDeliveriesRequest(webhook_id=webhook.id, state=pending, page_size=1000)
+    return list(webhooks.ListWebhookDeliveries(request).deliveries)
+
+
+def _shown(client: Client, execution: Execution) -> list[int]:
+    """Return the sequences of the events of an execution that webhooks are told of."""
+    kinds_shown = ExecutionEventKind.keys()
+    return [
+        event.sequence
+        for event in finish(client, execution)
+        if f"EXECUTION_EVENT_KIND_{(event.WhichOneof('event') or '').upper()}" in kinds_shown
+    ]
 
 
 @pytest.mark.parametrize("group", [False, True], ids=["process", "process group"])

@@ -1,7 +1,7 @@
 """The receiver of webhooks: keeps what is posted to it, and answers as it is told."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,8 @@ class WebhookReceiver(HttpEmulator):
         """Of answers that are not 204."""
         self.fail_each = 0
         """0, or one of so many answers is 503."""
+        self.on_arrival: Callable[[dict[str, Any]], None] | None = None
+        """Called with each body before anything else is done with it."""
         self.held = 0
         """How many requests the gate has held back."""
         self.gate: Gate | None = None
@@ -73,6 +75,8 @@ class WebhookReceiver(HttpEmulator):
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
+        if self.on_arrival is not None:
+            self.on_arrival(json.loads(raw))
         status = self.statuses.pop(0) if self.statuses else 204
         if self.fail_each and (len(self.posted) + 1) % self.fail_each == 0:
             status = 503

@@ -26,7 +26,7 @@ from a2a.types import (
 )
 
 
-class _Bearer:
+class Bearer:
     """Adds the credential to calls: interceptors of this client itself have no effect with gRPC."""
 
     def __init__(self, token: str) -> None:
@@ -36,12 +36,12 @@ class _Bearer:
         return await continuation(details._replace(metadata=[*(details.metadata or ()), self._metadata]), request)
 
 
-class _Unary(_Bearer, grpc.aio.UnaryUnaryClientInterceptor):
-    intercept_unary_unary = _Bearer.intercept
+class Unary(Bearer, grpc.aio.UnaryUnaryClientInterceptor):
+    intercept_unary_unary = Bearer.intercept
 
 
-class _Streams(_Bearer, grpc.aio.UnaryStreamClientInterceptor):
-    intercept_unary_stream = _Bearer.intercept
+class Streams(Bearer, grpc.aio.UnaryStreamClientInterceptor):
+    intercept_unary_stream = Bearer.intercept
 
 
 class _Receiver:
@@ -99,7 +99,7 @@ async def main(cards: str, address: str, token: str) -> None:
         config = ClientConfig(
             supported_transports=["GRPC"],
             grpc_channel_factory=lambda _: grpc.aio.insecure_channel(
-                address, interceptors=[_Unary(token), _Streams(token)]
+                address, interceptors=[Unary(token), Streams(token)]
             ),
             push_notification_configs=[PushNotificationConfig(id="sent", url=f"{hook}/sent")],
         )
