@@ -56,6 +56,8 @@ class _Line:
     pauses: int = 0
     waiting: OrderedDict[asyncio.Future[_Turn], None] = field(default_factory=OrderedDict)
     timer: asyncio.TimerHandle | None = None
+    ends: float = 0.0
+    """When the timer is due; the timer itself does not say so once that is over."""
 
     async def take(self) -> _Turn:
         """Return a turn, once there is one; it has to be ended."""
@@ -108,13 +110,12 @@ class _Line:
     def _watch(self) -> None:
         """End turns that take too long, while anybody waits for one."""
         if self.timer is None and self.turns and self.waiting:
-            ends = next(iter(self.turns)).began + self.longest_seconds
-            self.timer = asyncio.get_running_loop().call_at(ends, self._end_long)
+            self.ends = next(iter(self.turns)).began + self.longest_seconds
+            self.timer = asyncio.get_running_loop().call_at(self.ends, self._end_long)
 
     def _end_long(self) -> None:
-        assert self.timer is not None
         # Timers come a little before their time, too.
-        now = max(asyncio.get_running_loop().time(), self.timer.when())
+        now = max(asyncio.get_running_loop().time(), self.ends)
         self.timer = None
         for turn in [turn for turn in self.turns if turn.began + self.longest_seconds <= now]:
             self.end(turn)

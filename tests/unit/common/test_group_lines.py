@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -307,3 +308,27 @@ def test_on_any_day_no_turn_is_lost_or_held_too_often_and_no_group_waits_for_ano
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "process_time", lambda: asyncio.get_running_loop().time())
         run_at_once(live)
+
+
+def test_a_turn_that_is_too_long_already_ends_when_somebody_comes() -> None:
+    """On the loop that servers use, whose timers for what is over do not say when they were due."""
+
+    async def served() -> None:
+        lines = GroupLines(1, alone=1)
+        first_began, second_began = asyncio.Event(), asyncio.Event()
+
+        async def first() -> None:
+            async with lines.turn("sales", 0.0, lambda: False):
+                first_began.set()
+                await second_began.wait()
+
+        async def second() -> None:
+            async with lines.turn("sales", 0.0, lambda: False):
+                second_began.set()
+
+        begun = asyncio.create_task(first())
+        await first_began.wait()
+        await asyncio.wait_for(second(), 60)
+        await begun
+
+    uvloop.run(served())
