@@ -95,6 +95,7 @@ def _portions(rows: int) -> Iterator[None]:
         for module in (reads_module, search_module):
             patches.enter_context(patch.object(module, "TEXTS_IN_CHUNK", rows))
         patches.enter_context(patch.object(rows_module, "RECORDS_AT_ONCE", rows))
+        patches.enter_context(patch.object(reads_module, "_LISTED_AT_ONCE", rows))
         yield
 
 
@@ -451,6 +452,7 @@ async def test_a_list_of_long_records_is_read_in_portions_and_whole(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows_module, "BYTES_AT_ONCE", 10_000)
+    monkeypatch.setattr(reads_module, "PAGE_BYTES", 10_000)
     async with _stores(database_url) as (store, other, scanning):
         key = KEYS[0]
         records = [Record(f"r{n}", Unified("x" * 1000), unit_vector((1, n, 0))) for n in range(60)]
@@ -598,6 +600,7 @@ async def test_long_records_are_read_through_with_their_positions_found_once(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows_module, "BYTES_AT_ONCE", 10_000)
+    monkeypatch.setattr(reads_module, "PAGE_BYTES", 10_000)
     async with _stores(database_url) as (store, *_):
         key, chosen = KEYS[0], Filter(metadata={"t": "1"}, include_private=True)
         records = [
@@ -619,7 +622,7 @@ async def test_long_records_are_read_through_with_their_positions_found_once(
             return await fetch(statement, *parameters)
 
         monkeypatch.setattr(store._database, "fetch", counted)
-        with patch.object(rows_module, "RECORDS_AT_ONCE", 2):
+        with patch.object(reads_module, "_LISTED_AT_ONCE", 2):
             placed: list[tuple[str, str]] = []
             portions = 0
             async for portion in store.read_through(key, chosen, "", NOW, embeddings=True):

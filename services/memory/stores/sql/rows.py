@@ -76,24 +76,26 @@ async def read_records(
     *,
     embeddings: bool,
     clauses: Sequence[ColumnElement[bool]] = (),
-    at_once: int = RECORDS_AT_ONCE,
-    most_bytes: int = BYTES_AT_ONCE,
+    at_once: int | None = None,
+    most_bytes: int | None = None,
 ) -> tuple[dict[str, Record], int]:
     """Return the records there are of stored ids, and how many ids were looked up before `most_bytes` were read.
 
-    The first `at_once` are read whatever they have; they tell how many more to read.
+    The first `at_once` are read whatever they have; they tell how many more to read. By default these are
+    RECORDS_AT_ONCE and BYTES_AT_ONCE.
     """
     table = records[key.kind]
+    most = most_bytes or BYTES_AT_ONCE
     found: dict[str, Record] = {}
-    looked_up, size, portion = 0, 0, at_once
-    while looked_up < len(ids) and size < most_bytes:
+    looked_up, size, portion = 0, 0, at_once or RECORDS_AT_ONCE
+    while looked_up < len(ids) and size < most:
         part = ids[looked_up : looked_up + portion]
         statement = select(*row_columns(table, embeddings=embeddings)).where(owned_among(table, key, part), *clauses)
         rows = [named(row) for row in await connection.execute(statement)]
         size += sum(len(value) for row in rows for value in row.values() if isinstance(value, str | bytes))
         found |= parse_rows(key, rows)
         looked_up += len(part)
-        portion = min(IDS_IN_STATEMENT, max(1, (most_bytes - size) * looked_up // (size + 1)))
+        portion = min(IDS_IN_STATEMENT, max(1, (most - size) * looked_up // (size + 1)))
     return found, looked_up
 
 
