@@ -129,4 +129,7 @@ async def test_files_of_tools_are_artifacts_with_their_content_or_with_how_to_ge
         changes = [json_format.ParseDict(each.body, pb.StreamResponse()) for each in posted]
         assert changes[-len(told) :] == told
         (ended,) = [Task03.model_validate(json.loads(each.raw)) for each in await receiver.has(1, "/old")]
+        # What is posted of a task has 1 MiB: files are described where they make it larger.
         assert [one.artifact_id for one in ended.artifacts or []] == list(shown)
+        assert "contents" in (ended.metadata or {})["coxswain/left_out"]
+        assert not [part for one in ended.artifacts or [] for part in one.parts if part.root.kind == "file"]

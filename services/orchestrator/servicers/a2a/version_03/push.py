@@ -1,5 +1,6 @@
 """Push notification configs of 0.3, and the tasks that are posted to them, in the JSON form of that version."""
 
+from dataclasses import replace
 from typing import Any
 
 from a2a.compat.v0_3 import a2a_v0_3_pb2 as old
@@ -17,6 +18,7 @@ MAX_TASK_BYTES = 1024 * 1024
 """Of what is posted of a task, which is stored until it has been."""
 _CONFIGS = "/pushNotificationConfigs/"
 _LEFT_OUT = "coxswain/left_out"
+_CONTENTS = "contents"
 
 
 def config_name_parts(name: str) -> tuple[str, str]:
@@ -54,7 +56,8 @@ def push_config_to_03(webhook: Webhook) -> old.TaskPushNotificationConfig:
 def task_body(view: TaskView) -> bytes:
     """Return the JSON document of a task, without what makes it larger than `MAX_TASK_BYTES`.
 
-    What is left out is named in its metadata: the history first, then artifacts, then the message of its status.
+    What is left out is named in its metadata: the history first, then what is in files, which are described instead,
+    then artifacts, then the message of its status.
     """
     task = task_to_proto(view)
     document: dict[str, Any] = {
@@ -62,10 +65,7 @@ def task_body(view: TaskView) -> bytes:
         "id": task.id,
         "contextId": task.context_id,
         "status": {"state": _state(task.status.state), "timestamp": task.status.timestamp.ToJsonString()},
-        "artifacts": [
-            {"artifactId": one.artifact_id, "name": one.name, "parts": [_part(part) for part in one.parts]}
-            for one in task.artifacts
-        ],
+        "artifacts": _artifacts(task),
         "history": [_message(one) for one in task.history],
         "metadata": json_format.MessageToDict(task.metadata),
     }
@@ -73,14 +73,26 @@ def task_body(view: TaskView) -> bytes:
         document["status"]["message"] = _message(task.status.message)
     body = to_json(document)
     left_out: list[str] = []
-    for name, holder in (("history", document), ("artifacts", document), ("message", document["status"])):
+    status = document["status"]
+    for name, holder in (("history", document), (_CONTENTS, document), ("artifacts", document), ("message", status)):
         if len(body) <= MAX_TASK_BYTES:
             break
-        if holder.pop(name, None):
-            left_out.append(name)
-            document["metadata"][_LEFT_OUT] = left_out
-            body = to_json(document)
+        if name == _CONTENTS and any(file.content for file in view.files):
+            files = [replace(file, content=None) for file in view.files]
+            document["artifacts"] = _artifacts(task_to_proto(replace(view, files=files)))
+        elif not holder.pop(name, None):
+            continue
+        left_out.append(name)
+        document["metadata"][_LEFT_OUT] = left_out
+        body = to_json(document)
     return body
+
+
+def _artifacts(task: pb.Task) -> list[dict[str, Any]]:
+    return [
+        {"artifactId": one.artifact_id, "name": one.name, "parts": [_part(part) for part in one.parts]}
+        for one in task.artifacts
+    ]
 
 
 def _state(state: pb.TaskState) -> str:
