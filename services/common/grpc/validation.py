@@ -77,20 +77,42 @@ def rule_violations(message: Message, path: str = "") -> list[FieldViolation]:
 
 
 def rule_violations_cutting(message: Message, path: str = "") -> list[FieldViolation]:
-    """Return what `rule_violations` does, and cut lists and maps of the message that are too long.
+    """Return what `rule_violations` does, and cut lists, maps and texts of the message that are too long.
 
     For those who look for other faults all the same: what is looked at may be as much as the rules allow.
     """
     violations = protovalidate.collect_violations(message)
     told = _told(message, violations, path)
-    for violation in violations:
-        items = cast("Any", violation.field_value)
-        if violation.proto.rule_id == "repeated.max_items":
-            del items[violation.rule_value :]
-        elif violation.proto.rule_id == "map.max_pairs":
-            for key in list(items)[violation.rule_value :]:
-                del items[key]
+    # Values are looked up when they are asked for, also in what is cut off by then: all of them before anything is cut.
+    of_texts = [v for v in violations if v.proto.rule_id == "string.max_len" and not v.proto.for_key]
+    texts = [(v.proto.field, v.rule_value) for v in of_texts]
+    lists = [(v.field_value, v.rule_value) for v in violations if v.proto.rule_id == "repeated.max_items"]
+    maps = [(v.field_value, v.rule_value) for v in violations if v.proto.rule_id == "map.max_pairs"]
+    for field, length in texts:
+        _cut_text(message, field, length)
+    for items, most in cast("Any", lists):
+        del items[most:]
+    for items, most in cast("Any", maps):
+        for key in list(items)[most:]:
+            del items[key]
     return told
+
+
+def _cut_text(message: Message, field: protovalidate.FieldPathPb | None, length: int) -> None:
+    """Cut the text at a path of a message."""
+    holder: Any = message
+    steps: list[Any] = []
+    for element in field.elements if field is not None else ():
+        steps.append(element.field_name)
+        if element.subscript is not None:
+            steps.append(element.subscript.value)
+    *path, last = steps
+    for step in path:
+        holder = getattr(holder, step) if isinstance(holder, Message) else holder[step]
+    if isinstance(holder, Message):
+        setattr(holder, last, getattr(holder, last)[:length])
+    else:
+        holder[last] = holder[last][:length]
 
 
 def _told(message: Message, violations: Sequence[protovalidate.Violation], path: str) -> list[FieldViolation]:

@@ -4,6 +4,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor
@@ -32,6 +33,10 @@ from services.orchestrator.usecases.schema_warnings import schema_warnings
 from services.orchestrator.usecases.tool_faults import tool_faults
 
 _LEAST_NEAR = 0.8
+_MOST_FAULTS = 200
+"""Of one answer: what refers to each other may have faults with the square of the crew."""
+_MOST_STEPS = 10
+"""Of a cycle, that are named."""
 _PERCENT_CODE = re.compile("%.?", re.DOTALL)
 _DATE_CODES = frozenset(f"%{letter}" for letter in "YmdBbAaHMSjUWVZz%")
 
@@ -39,31 +44,31 @@ _DATE_CODES = frozenset(f"%{letter}" for letter in "YmdBbAaHMSjUWVZz%")
 def crew_faults(
     spec: CrewSpec, sources: Mapping[str, ToolSource], max_bytes: int, pins: Mapping[str, str] | None = None
 ) -> list[FieldViolation]:
-    """Return everything that keeps the crew from running, in the order of the document.
+    """Return what keeps the crew from running, the first faults of very many, in the order of the document.
 
     `sources` are those of the group whose tools it names; `max_bytes` limits the JSON of the document. With `pins`
     tools that have changed since are faults too.
     """
     with few_suggestions():
-        faults = [
-            *_size(to_document(spec), max_bytes),
-            *_blank_texts(spec),
-            *_duplicates("spec.agents", [agent.name for agent in spec.agents]),
-            *_duplicates("spec.tasks", [task.name for task in spec.tasks]),
-            *_knowledge(spec),
-            *_agents(spec),
-            *_tools(spec),
-            *tool_faults(spec, sources, pins),
-            *_assignments(spec),
-            *_manager(spec),
-            *_context(spec),
-            *_asynchrony(spec),
-            *_schemas(spec),
-            *_approvals(spec),
-            *output_file_faults(spec),
-            *publication_faults(spec),
-        ]
-    return in_document_order(faults)
+        faults = chain(
+            _size(to_document(spec), max_bytes),
+            _blank_texts(spec),
+            _duplicates("spec.agents", [agent.name for agent in spec.agents]),
+            _duplicates("spec.tasks", [task.name for task in spec.tasks]),
+            _knowledge(spec),
+            _agents(spec),
+            _tools(spec),
+            tool_faults(spec, sources, pins),
+            _assignments(spec),
+            _manager(spec),
+            _context(spec),
+            _asynchrony(spec),
+            _schemas(spec),
+            _approvals(spec),
+            output_file_faults(spec),
+            publication_faults(spec),
+        )
+        return in_document_order(islice(faults, _MOST_FAULTS))
 
 
 def crew_warnings(spec: CrewSpec) -> list[FieldViolation]:
@@ -296,9 +301,16 @@ def _context(spec: CrewSpec) -> Iterator[FieldViolation]:
             elif positions[name] >= index:
                 cycle = _cycle_through(spec.tasks, task.name, name)
                 if cycle:
-                    yield FieldViolation(path, "closes a cycle: " + " -> ".join(f'"{step}"' for step in cycle))
+                    yield FieldViolation(path, f"closes a cycle: {_shown(cycle)}")
                 else:
                     yield FieldViolation(path, f'task "{name}" comes after this one; only earlier tasks can be context')
+
+
+def _shown(cycle: Sequence[str]) -> str:
+    steps = [f'"{step}"' for step in cycle]
+    if len(steps) > _MOST_STEPS:
+        steps[_MOST_STEPS - 1 : -1] = [f"{len(steps) - _MOST_STEPS} others"]
+    return " -> ".join(steps)
 
 
 def _cycle_through(tasks: Sequence[TaskSpec], start: str, first: str) -> list[str]:

@@ -1,11 +1,16 @@
 """What output schemas say in vain: results are read with classes made from them, which know less than JSON schema."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from services.common.errors import FieldViolation
 from services.orchestrator.domain.crew import CrewSpec
+from services.orchestrator.json_schemas import schema_error
 
+_MOST_WARNINGS = 20
+"""Of one crew. A schema may have ten thousands of places to warn of, each with a path as long as the schema."""
+_LONGEST_PLACE = 200
 _UNCHECKED = (
     *("minItems", "maxItems", "uniqueItems", "contains", "prefixItems"),
     *("minProperties", "maxProperties", "patternProperties", "propertyNames"),
@@ -20,15 +25,29 @@ _LEFT_OUT = (
 
 
 def schema_warnings(spec: CrewSpec) -> Iterator[FieldViolation]:
-    """Yield a warning for each thing that an output schema says in vain."""
+    """Yield a warning for each of the first things that output schemas say in vain.
+
+    Nothing is said of what is no schema.
+    """
+    return islice(_all_warnings(spec), _MOST_WARNINGS)
+
+
+def _all_warnings(spec: CrewSpec) -> Iterator[FieldViolation]:
     for index, task in enumerate(spec.tasks):
         schema = task.output_schema or {}
+        if schema_error(schema):
+            continue
         path = f"spec.tasks[{index}].output_schema"
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 yield FieldViolation(path, f'{keyword} beside type "object" {_CHECK_INSTEAD}')
         for place, warning in _warnings(schema, ()):
-            yield FieldViolation(path, f"{'.'.join(place)}: {warning}" if place else warning)
+            yield FieldViolation(path, f"{_shown(place)}: {warning}" if place else warning)
+
+
+def _shown(place: tuple[str, ...]) -> str:
+    path = ".".join(part[: _LONGEST_PLACE + 1] for part in place)
+    return path if len(path) <= _LONGEST_PLACE else f"{path[:_LONGEST_PLACE]}..."
 
 
 def _warnings(schema: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -283,6 +283,42 @@ def test_what_an_output_schema_says_in_vain_is_warned_of() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"properties": []},
+        {"properties": None},
+        {"anyOf": 5},
+        {"anyOf": None},
+        {"$defs": "x"},
+        {"items": [{"minItems": 1}]},
+        {"properties": {"a": {"allOf": True}}},
+    ],
+)
+def test_what_is_no_schema_is_a_fault_and_nothing_to_warn_of(wrong: dict[str, Any]) -> None:
+    spec = crew(replace(task("read"), output_schema={"type": "object", **wrong}))
+    assert faults(spec)["spec.tasks[0].output_schema"].startswith("is not a valid JSON schema: ")
+    assert "spec.tasks[0].output_schema" not in {warning.field for warning in crew_warnings(spec)}
+
+
+def test_warnings_of_a_schema_are_few_and_short() -> None:
+    leaves = {f"a{index}": {"type": "object", "additionalProperties": {"type": "integer"}} for index in range(500)}
+    deep = {"type": "object", "properties": {"n" * 50_000: {"type": "object", "properties": leaves}}}
+    said = [warning.description for warning in crew_warnings(crew(replace(task("read"), output_schema=deep)))]
+    assert 0 < len(said) < 30
+    assert max(map(len, said)) < 500
+
+
+def test_faults_of_tasks_that_all_refer_to_each_other_are_few_and_short() -> None:
+    names = [f"task {index} {'x' * 100}" for index in range(64)]
+    ring = [task(name, context=tuple(names)) for name in names]
+    found = crew_faults(crew(*ring), {}, 10_000_000)
+    assert 0 < len(found) <= 200
+    round_ = [task(name, context=(names[index - 63],)) for index, name in enumerate(names)]
+    (fault,) = (f for f in crew_faults(crew(*round_), {}, 1_000_000) if f.field == "spec.tasks[0].context.tasks[0]")
+    assert '-> 55 others -> "' in fault.description
+
+
 def test_two_agents_that_delegation_cannot_tell_apart_are_warned_of() -> None:
     twin = replace(EDITOR, role=' "reader"')
     spec = crew(task("a"), task("b", "editor"), agents=(replace(READER, allow_delegation=True), twin))

@@ -1,4 +1,4 @@
-"""Whatever looks for the faults of a request looks at no more items than its rules allow."""
+"""Whatever looks for the faults of a request looks at no more than its rules allow."""
 
 import pytest
 
@@ -26,9 +26,22 @@ def test_lists_of_a_crew_at_every_depth(many: int) -> None:
     assert {"spec.agents", "spec.agents[0].tools"} <= {violation.field for violation in broken}
 
 
+def test_texts_of_a_crew_at_every_depth() -> None:
+    long = "x" * 100_000
+    agent = crew_pb2.AgentSpec(name=long, tools=[crew_pb2.ToolSpec(name=long)])
+    task = crew_pb2.TaskSpec(name=long, agent=long, guardrails=["", long])
+    tasks = [task, *[crew_pb2.TaskSpec(name="b")] * 1_000, task]
+    spec, broken = crews.checked_spec(crew_pb2.CrewSpec(name=long, agents=[agent], tasks=tasks))
+    assert [len(text) for text in (spec.name, spec.agents[0].name, spec.tasks[0].name)] == [256, 128, 128]
+    assert len(spec.agents[0].tools[0].name) < 1_000
+    assert [len(text) for text in spec.tasks[0].guardrails] == [0, 16_384]
+    assert {"spec.name", "spec.agents[0].tools[0].name", "spec.tasks"} <= {violation.field for violation in broken}
+
+
 def test_maps_of_a_schedule() -> None:
-    labels = {f"key{index}": "value" for index in range(10_000)}
+    labels = {f"key{index}": "value" * 1_000 for index in range(10_000)}
     start = execution_pb2.StartExecutionRequest(labels=labels)
     plan, broken = schedules.checked_plan(schedule_pb2.Schedule(name="daily", start=start))
     assert len(plan.start.labels) < 1_000
+    assert max(map(len, plan.start.labels.values())) == 1_024
     assert "schedule.start.labels" in {violation.field for violation in broken}
