@@ -22,7 +22,7 @@ from services.common.startup import StartError
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.embedding import ModelsEmbedder
 from services.memory.parsing.reader import DocumentReader, ReadLimits
-from services.memory.repositories.documents import date_unfinished, read_any_undated, remove_expired_documents
+from services.memory.repositories.documents import remove_expired_documents
 from services.memory.servicers.documents import DocumentServicer
 from services.memory.servicers.memories import MemoryServicer
 from services.memory.servicers.memory_backends import MemoryBackendServicer
@@ -223,10 +223,7 @@ class MemoryService:
         now = utc_now()
         removed = await self._store.sweep(now)
         # After their parts, none of which is there any more without it.
-        undated = await read_any_undated(self._database)
         async with self._database.write() as connection:
-            if undated:
-                await date_unfinished(connection, now)
             await remove_expired_documents(connection, now, unfinished=self._store.removes_at_once)
         if removed:
             logger.info("expired_memories_removed", count=removed)

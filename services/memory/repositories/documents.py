@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Select, and_, case, delete, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.db.database import Database
 from services.common.db.upsert import insert_ignore
 from services.memory.domain.documents import PartsWritten, SavedDocument, document_key
 from services.memory.domain.moments import microseconds, moment_of
@@ -25,8 +24,6 @@ _ABANDONED = timedelta(days=1)
 """After which a save that has begun has ended or is dead."""
 _RETRIED = timedelta(minutes=10)
 """After which a removal that has begun has ended or has failed."""
-_UNDATED = and_(documents.c.revision == 0, documents.c.expires_us.is_(None))
-"""Earlier versions did not note when a first save began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,19 +235,6 @@ class DocumentRepository:
         backend = documents.c.backend_id
         is_here = backend.is_(None) if self._backend_id is None else backend == self._backend_id
         return and_(documents.c.group_id == self._group_id, is_here)
-
-
-async def read_any_undated(database: Database) -> bool:
-    """Return whether there are rows of first saves that earlier versions have left without a time.
-
-    It reads through the table, which no writer has to wait for.
-    """
-    return bool(await database.fetch(select(documents.c.revision).where(_UNDATED).limit(1)))
-
-
-async def date_unfinished(connection: AsyncConnection, now: datetime) -> None:
-    """Let rows of first saves that have no time count from now on."""
-    await connection.execute(update(documents).where(_UNDATED).values(expires_us=microseconds(now)))
 
 
 async def remove_expired_documents(connection: AsyncConnection, now: datetime, *, unfinished: bool) -> int:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -18,9 +18,8 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
 from services.memory.repositories.documents import (
     DocumentRepository,
+    DocumentRevisions,
     DocumentRow,
-    date_unfinished,
-    read_any_undated,
     remove_expired_documents,
 )
 from services.memory.service import MemoryService
@@ -93,7 +92,7 @@ async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
         assert await repository.get("saved anew", now - timedelta(minutes=1)) == await repository.get("saved anew", now)
         assert sorted(row.id for row in await repository.expired(now, 5)) == ["given up", "over"]
         assert await remove_expired_documents(connection, now, unfinished=True) == 2
-        assert await repository.ids("", 10) == [("saved anew", 2)]
+        assert await repository.revisions("", 10) == [DocumentRevisions("saved anew", 1, 2)]
         again = _document("saved anew", now, revision=revision)
         assert await repository.switch(again, gone=True)
         row = await repository.get("saved anew", now)
@@ -106,14 +105,6 @@ async def test_a_first_save_that_never_ends_leaves_its_row_for_a_day(database: D
     async with database.write() as connection:
         repository = DocumentRepository(connection, "sales", None)
         await repository.claim("dead", 2, now)
-        # As an earlier version has left it.
-        await repository.claim("undated", 2, now)
-        undated = documents.c.document_id == "undated"
-        await connection.execute(update(documents).where(undated).values(expires_us=None))
-    assert await read_any_undated(database)
-    async with database.write() as connection:
-        repository = DocumentRepository(connection, "sales", None)
-        await date_unfinished(connection, now)
         # One that is tried again and again counts from its last save on.
         await repository.claim("again", 2, now)
         assert await remove_expired_documents(connection, now, unfinished=True) == 0
@@ -121,13 +112,12 @@ async def test_a_first_save_that_never_ends_leaves_its_row_for_a_day(database: D
         revision, _ = await repository.claim("again", 2, almost)
         assert await repository.expired(almost, 5) == []
         later = now + timedelta(days=1, minutes=1)
-        assert sorted(row.id for row in await repository.expired(later, 5)) == ["dead", "undated"]
+        assert sorted(row.id for row in await repository.expired(later, 5)) == ["dead"]
         assert await remove_expired_documents(connection, later, unfinished=False) == 0
-        assert await remove_expired_documents(connection, later, unfinished=True) == 2
+        assert await remove_expired_documents(connection, later, unfinished=True) == 1
         # A save that ends after all makes it a document like any other.
         assert await repository.switch(_document("again", later, revision=revision), gone=True)
         assert await remove_expired_documents(connection, later + timedelta(days=9), unfinished=True) == 0
-    assert not await read_any_undated(database)
 
 
 async def test_a_removal_that_has_begun_names_nobody_and_stays_until_it_ends(database: Database) -> None:

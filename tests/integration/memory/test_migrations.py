@@ -1,6 +1,7 @@
 """Rows of an installation that is upgraded."""
 
 from copy import deepcopy
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from services.memory.domain.owners import agent
 from services.memory.domain.records import Body, Document, Entity, LongTerm, MemoryKind, Record, ShortTerm, Unified
 from services.memory.domain.saves import SavedRecord, SaveOutcome
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
+from services.memory.repositories.documents import DocumentRepository, remove_expired_documents
 from services.memory.stores.sql.store import SqlMemoryStore
 from tests.support.service_tables import make_service_tables
 
@@ -88,6 +90,21 @@ async def test_records_of_earlier_versions_are_found_by_what_they_hold(database_
     again = await save()
     assert [record.id for record in again] == [record.id for record in first]
     assert {record.outcome for record in again} == {SaveOutcome.EXISTING}
+    await database.close()
+
+
+async def test_first_saves_of_earlier_versions_that_never_ended_are_removed(database_url: str) -> None:
+    make_service_tables("memory", database_url)
+    await downgrade_database("memory", database_url, "0011")
+    database = Database(database_url, "memory", null_pool=True)
+    now = utc_now()
+    async with database.write() as connection:
+        await DocumentRepository(connection, "sales", None).claim("dead", 2, now)
+        await connection.execute(text("UPDATE documents SET expires_us = NULL"))
+    await upgrade_database("memory", database_url)
+    async with database.write() as connection:
+        assert await remove_expired_documents(connection, now, unfinished=True) == 0
+        assert await remove_expired_documents(connection, now + timedelta(days=2), unfinished=True) == 1
     await database.close()
 
 
