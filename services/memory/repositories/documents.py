@@ -44,6 +44,17 @@ class DocumentRow:
         return [parts for parts in (self.live, *self.stale) if parts.revision < revision and parts.count]
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentRevisions:
+    """What tells whether anything has happened to a document between two looks, if both revisions are equal."""
+
+    id: str
+    revision: int
+    """That of its parts; 0 before the first save has ended."""
+    last_revision: int
+    """That of the last save that has begun, or more: it is raised whenever parts are saved otherwise, too."""
+
+
 class DocumentRepository:
     """The documents of one group in one backend; None is the default store."""
 
@@ -92,27 +103,28 @@ class DocumentRepository:
         if stale:
             await self._set(document_id, stale=_stale([parts for parts in stale if parts.revision != revision]))
 
-    async def bring(self, document: SavedDocument) -> bool:
+    async def bring(self, document: SavedDocument) -> int | None:
         """Let a document be there that parts from elsewhere bring, or note that parts of one that is there were saved.
 
-        Return whether it is at their revision; if not, they go with its next save or removal.
+        Return its last revision, which is raised: nobody removes the document as it was before. None if it is not at
+        their revision; they go with its next save or removal then.
         """
         await insert_ignore(self._connection, documents, self._new(document.id))
         row = await self.get(document.id, document.updated_at, lock=True)
         assert row is not None
-        there = row.document
+        there, raised = row.document, max(document.revision, row.last_revision + 1)
         if there is None:
             others = [parts for parts in (row.live, *row.stale) if parts.revision != document.revision and parts.count]
-            await self._put(document, row, others)
+            await self._put(document, replace(row, last_revision=raised), others)
         elif there.revision == document.revision:
-            await self._set(document.id, document=_document(replace(there, fingerprint="")))
+            values = _document(replace(there, fingerprint=""))
+            await self._set(document.id, document=values, last_revision=raised)
         else:
             saved = PartsWritten(document.revision, document.part_count)
             stale = [saved, *(parts for parts in row.stale if parts.revision != saved.revision)]
-            last_revision = max(row.last_revision, saved.revision)
-            await self._set(document.id, stale=_stale(stale), last_revision=last_revision)
-            return False
-        return True
+            await self._set(document.id, stale=_stale(stale), last_revision=raised)
+            return None
+        return raised
 
     async def switch(self, document: SavedDocument, *, gone: bool) -> bool:
         """Let a revision that was claimed be what counts, unless a later one does or the document was removed.
@@ -196,12 +208,12 @@ class DocumentRepository:
         rows = await self._connection.execute(statement.order_by(documents.c.expires_us).limit(limit))
         return [_row(row._asdict(), now) for row in rows]
 
-    async def ids(self, after: str, limit: int) -> Sequence[tuple[str, int]]:
-        """Return the next ids, those of saves that have not ended too, each with the last revision that has begun."""
-        columns = (documents.c.document_id, documents.c.last_revision)
+    async def revisions(self, after: str, limit: int) -> Sequence[DocumentRevisions]:
+        """Return the next ids, those of saves that have not ended too, each with its revisions."""
+        columns = (documents.c.document_id, documents.c.revision, documents.c.last_revision)
         statement = select(*columns).where(self._own(), documents.c.document_id > after)
         rows = await self._connection.execute(statement.order_by(documents.c.document_id).limit(limit))
-        return [(row[0], row[1]) for row in rows]
+        return [DocumentRevisions(*row) for row in rows]
 
     async def _stale_of(self, document_id: str) -> list[PartsWritten]:
         statement = select(documents.c.stale).where(self._is(document_id)).with_for_update()

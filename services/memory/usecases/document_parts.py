@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -25,7 +25,7 @@ from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import Document, Record
 from services.memory.domain.subjects import Ties
 from services.memory.filters import parts_of
-from services.memory.repositories.documents import DocumentRepository, DocumentRow
+from services.memory.repositories.documents import DocumentRepository, DocumentRevisions, DocumentRow
 from services.memory.stores.base import MemoryStore
 
 _ROWS_AT_ONCE = 500
@@ -69,21 +69,40 @@ class DocumentParts:
             named[document.id] = document
         return list(named.values())
 
-    async def note_saved(self, group_id: str, store: MemoryStore, named: Sequence[SavedDocument]) -> None:
+    async def note_saved(
+        self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument], records: Sequence[Record]
+    ) -> None:
         """Bring back the documents whose parts were saved, and let those that were there count as changed.
 
         Raises:
             Aborted: another call has saved one of them meanwhile.
         """
-        later: list[str] = []
+        noted: dict[str, int] = {}
         async with self._database.write() as connection:
-            repository = DocumentRepository(connection, group_id, store.backend_id)
+            repository = DocumentRepository(connection, key.group_id, store.backend_id)
             # In one order for everybody, so that two calls do not wait for each other's rows.
             for document in sorted(named, key=lambda one: one.id):
-                if not await repository.bring(replace(document, fingerprint="")):
-                    later.append(document.id)
-        if later:
-            raise saved_meanwhile(later[0])
+                last_revision = await repository.bring(replace(document, fingerprint=""))
+                if last_revision is not None:
+                    noted[document.id] = last_revision
+        # An index that shows writes late does not tell.
+        if store.compares_revisions:
+            await self._remove_emptied(store, key, noted, records)
+        for document in named:
+            if document.id not in noted:
+                raise saved_meanwhile(document.id)
+
+    async def _remove_emptied(
+        self, store: MemoryStore, key: NamespaceKey, noted: Mapping[str, int], records: Sequence[Record]
+    ) -> None:
+        """Remove documents whose parts others removed after they were saved and before the documents were noted."""
+        one_of = {r.body.parent_document_id: r.id for r in records if isinstance(r.body, Document)}
+        some = [one_of[document_id] for document_id in noted]
+        seen = {record.id for record in await store.get(key, some, utc_now(), embeddings=False)}
+        for document_id, last_revision in noted.items():
+            if one_of[document_id] in seen or (await store.count(key, parts_of(document_id), utc_now())).count:
+                continue
+            await self._remove_row(store, key, document_id, last_revision)
 
     async def clear(self, store: MemoryStore, key: NamespaceKey) -> int:
         """Remove the records of all documents and the documents that were there, and return how many records.
@@ -93,30 +112,31 @@ class DocumentParts:
         Raises:
             Aborted: one is being saved all the time.
         """
-        before = {row_id: last async for row_id, last in self._ids(store, key)}
+        before = {row.id: row async for row in self._revisions(store, key)}
         removed = await store.clear(key)
-        async for document_id, last_revision in self._ids(store, key):
-            if before.get(document_id) != last_revision:
-                removed += await self._remove_cleared(store, key, document_id)
-                continue
-            async with self._database.write() as connection:
-                repository = DocumentRepository(connection, key.group_id, store.backend_id)
-                is_gone = await repository.remove(document_id, last_revision)
-            if not is_gone:
-                removed += await self._remove_cleared(store, key, document_id)
+        async for row in self._revisions(store, key):
+            # A save that had begun before may have ended since without a change of the last revision.
+            is_as_before = before.get(row.id) == row and row.revision == row.last_revision
+            if not is_as_before or not await self._remove_row(store, key, row.id, row.last_revision):
+                removed += await self._remove_cleared(store, key, row.id)
         return removed
 
-    async def _ids(self, store: MemoryStore, key: NamespaceKey) -> AsyncIterator[tuple[str, int]]:
+    async def _remove_row(self, store: MemoryStore, key: NamespaceKey, document_id: str, last_revision: int) -> bool:
+        async with self._database.write() as connection:
+            repository = DocumentRepository(connection, key.group_id, store.backend_id)
+            return await repository.remove(document_id, last_revision)
+
+    async def _revisions(self, store: MemoryStore, key: NamespaceKey) -> AsyncIterator[DocumentRevisions]:
         after = ""
         while True:
             async with self._database.read() as connection:
                 repository = DocumentRepository(connection, key.group_id, store.backend_id)
-                some = await repository.ids(after, _ROWS_AT_ONCE)
+                some = await repository.revisions(after, _ROWS_AT_ONCE)
             if not some:
                 return
-            for each in some:
-                yield each
-            after = some[-1][0]
+            for row in some:
+                yield row
+            after = some[-1].id
 
     async def _remove_cleared(self, store: MemoryStore, key: NamespaceKey, document_id: str) -> int:
         """Remove a document that was saved while its namespace was cleared, if parts of it may have been."""
@@ -146,18 +166,18 @@ class DocumentParts:
 
             async def end(_connection: AsyncConnection | None) -> None:
                 # A save that has begun since has a row to go on with, and parts that are left alone.
-                async with self._database.write() as connection:
-                    await DocumentRepository(connection, key.group_id, store.backend_id).remove(row.id, last)
+                await self._remove_row(store, key, row.id, last)
 
             return await store.remove_document(key, row.id, last, stale, now, end)
 
         async def switch(connection: AsyncConnection | None) -> None:
-            async with joined(self._database, connection) as own:
-                repository = DocumentRepository(own, key.group_id, store.backend_id)
-                there = await repository.get(row.id, now, lock=True)
-                is_still = there is not None and _is_still(there, row, only_of)
-                if not is_still or not await repository.remove(row.id, row.last_revision):
-                    raise saved_meanwhile(row.id)
+            # In the transaction of the parts: that is what `removes_at_once` says.
+            assert connection is not None
+            repository = DocumentRepository(connection, key.group_id, store.backend_id)
+            there = await repository.get(row.id, now, lock=True)
+            is_still = there is not None and _is_still(there, row, only_of)
+            if not is_still or not await repository.remove(row.id, row.last_revision):
+                raise saved_meanwhile(row.id)
 
         return await store.remove_document(key, row.id, row.last_revision, stale, now, switch)
 

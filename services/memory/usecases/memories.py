@@ -142,7 +142,7 @@ class Memories:
             else:
                 saved = await store.save(key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies)
         if named:
-            await self._documents.note_saved(principal.group_id, store, named)
+            await self._documents.note_saved(key, store, named, records)
         return saved
 
     async def _embed(
