@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from services.common.errors import ResourceExhausted
+from services.common.group_lines import wait_without_turn
 
 _Key = tuple[str, str]
 """Origin and group."""
@@ -44,6 +45,7 @@ class GroupShares:
         share.callers += 1
         try:
             if share.slots.locked():
+                wait_without_turn()
                 async with asyncio.timeout(self._wait_seconds):
                     await share.slots.acquire()
             else:

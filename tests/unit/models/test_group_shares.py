@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from services.common.errors import ResourceExhausted
+from services.common.group_lines import GroupLines
 from services.models.providers.group_shares import GroupShares
 
 ORIGIN = "https://example.com"
@@ -16,6 +17,21 @@ async def test_one_groups_calls_never_wait_for_anothers() -> None:
         waiting = asyncio.create_task(_enter(shares, "a"))
         await asyncio.sleep(0)
         async with shares.slot(ORIGIN, "b"), shares.slot("https://example.org", "a"):
+            assert not waiting.done()
+    await waiting
+
+
+async def test_who_waits_for_their_share_holds_no_turn() -> None:
+    lines, shares = GroupLines(1, alone=1), GroupShares(most=1, wait_seconds=60)
+
+    async def call() -> None:
+        async with lines.turn("a", 3600.0, lambda: False):
+            await _enter(shares, "a")
+
+    async with shares.slot(ORIGIN, "a"):
+        waiting = asyncio.create_task(call())
+        await asyncio.sleep(0)
+        async with asyncio.timeout(30), lines.turn("a", 3600.0, lambda: False):
             assert not waiting.done()
     await waiting
 

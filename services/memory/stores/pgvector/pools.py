@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from services.common.db.connection_checks import ping_idle_connections
 from services.common.errors import Unavailable
+from services.common.group_lines import wait_without_turn
 from services.memory.domain.backends import MemoryBackend, PgvectorConfig
 from services.memory.stores.pgvector.connector import Connector, required
 from services.memory.stores.pgvector.dialect import DRIVER, PgvectorDialect
@@ -66,6 +67,8 @@ class ConnectionPools:
         Raises:
             CoxswainError: there is no credential, the database does not answer, or does not do what is asked.
         """
+        # Each statement waits for somebody else's machine.
+        wait_without_turn()
         config = config_of(backend)
         login = await self.logins.find(config)
         try:

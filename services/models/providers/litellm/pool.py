@@ -9,6 +9,7 @@ import structlog
 from services.common.background import BackgroundTasks
 from services.common.backoff import Backoff
 from services.common.child_process import BadFrame
+from services.common.group_lines import wait_without_turn
 from services.models.providers.litellm.helper import LitellmHelper
 
 logger = structlog.get_logger(__name__)
@@ -60,6 +61,7 @@ class LitellmHelpers:
             if self._failures != failures:
                 raise NotStarted(_PAUSES.pause(1))
             changed = self._changed
+            wait_without_turn()
             try:
                 async with asyncio.timeout_at(until):
                     await changed.wait()
