@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from services.common.child_process import BadFrame, ProcessGone
-from services.models.providers.litellm.helper import LitellmError, LitellmHelper, Progress
+from services.common.group_lines import GroupLines
+from services.models.providers.litellm.helper import HelperLeaves, LitellmError, LitellmHelper, Progress
 from services.models.providers.litellm.pool import LitellmHelpers
 
 
@@ -133,7 +134,7 @@ async def test_a_helper_that_leaves_refuses_new_calls_and_ends_those_in_it(proce
     late = asyncio.create_task(collect(helper))
     await process.has_been_sent(2)
     process.frames.put_nowait({"id": 1, "leaving": True})
-    with pytest.raises(ProcessGone):
+    with pytest.raises(HelperLeaves):
         await late
     await helper.ended()
     assert not helper.works
@@ -178,3 +179,23 @@ async def test_calls_in_a_helper_that_is_left_go_on_while_its_successor_takes_th
         await asyncio.sleep(0)
     await helpers.close()
     assert runs[1].stopped
+
+
+async def test_who_waits_for_a_helper_to_start_holds_no_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    async def start(*_arguments: Any, **_named: Any) -> Process:
+        return await asyncio.Future()
+
+    monkeypatch.setattr("services.models.providers.litellm.helper.ChildProcess.start", start)
+    helpers = LitellmHelpers(tmp_path / "home", count=1, start_seconds=3600.0, max_bytes=1000, ports={443})
+    lines = GroupLines(1, alone=1)
+
+    async def call() -> None:
+        async with lines.turn("sales", 3600.0, lambda: False):
+            await helpers.get(asyncio.get_running_loop().time() + 3600)
+
+    waiting = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(30), lines.turn("sales", 3600.0, lambda: False):
+        assert not waiting.done()
+    waiting.cancel()
+    await helpers.close()

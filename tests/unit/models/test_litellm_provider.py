@@ -1,7 +1,7 @@
 """What happens before a helper is asked: a credential is found, once more where it may be old, and a group's share."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +11,11 @@ from services.common.errors import FailedPrecondition, ResourceExhausted
 from services.common.grpc.call import Call, enter_call
 from services.common.identity.credentials import OutboundCredential
 from services.common.identity.principal import CredentialKind, Principal, Role
+from services.models.domain.answer import Answer
 from services.models.domain.conversation import Completion
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.providers.group_shares import GroupShares
+from services.models.providers.litellm.helper import HelperLeaves
 from services.models.providers.litellm.provider import LitellmProvider
 from services.models.providers.upstreams import Attempt, CallId
 
@@ -43,8 +45,22 @@ class Reached(Exception):
 
 
 class Helpers:
+    """Some that leave, then one that has a document, if there is one."""
+
+    def __init__(self, *, leaving: int = 0, document: Any = None) -> None:
+        self.leaving = leaving
+        self.document = document
+
     async def get(self, _until: float) -> Any:
-        raise Reached
+        if not self.leaving and self.document is None:
+            raise Reached
+        return self
+
+    async def call(self, *_: Any) -> AsyncGenerator[list[Any], None]:
+        if self.leaving:
+            self.leaving -= 1
+            raise HelperLeaves("no more calls")
+        yield [self.document]
 
 
 class Upstreams:
@@ -52,14 +68,17 @@ class Upstreams:
         return await send(Attempt(model, 1e12, 1e12, CallId()))
 
 
-async def complete(credentials: Credentials, upstream_model: str, shares: GroupShares | None = None) -> None:
+async def complete(
+    credentials: Credentials, upstream_model: str, shares: GroupShares | None = None, helpers: Helpers | None = None
+) -> Answer:
     principal = Principal("a", "sales", Role.OPERATOR, False, CredentialKind.DEV, "", "", NOW)
     enter_call(Call("1", "/m", principal=principal))
     spec = ModelSpec("m", Provider.LITELLM, upstream_model=upstream_model)
     model = Model("1", "", spec, enabled=True, created_at=NOW, updated_at=NOW)
-    parts: Any = (credentials, None, {}, Upstreams(), None, shares or GroupShares(most=1, wait_seconds=1), Helpers())
+    shares = shares or GroupShares(most=1, wait_seconds=1)
+    parts: Any = (credentials, None, {}, Upstreams(), None, shares, helpers or Helpers())
     provider = LitellmProvider(*parts, first_byte_seconds=1, idle_seconds=1, connect_seconds=1)
-    await provider.complete(model, Completion("m", ()))
+    return await provider.complete(model, Completion("m", ()))
 
 
 @pytest.mark.parametrize(
@@ -84,3 +103,12 @@ async def test_calls_and_counts_at_one_origin_share_what_a_group_may_have_under_
         with pytest.raises(ResourceExhausted) as failure:
             await complete(Credentials("sk-good", remembered=True), "anthropic/m", shares)
     assert failure.value.metadata["origin"] == "https://api.anthropic.com"
+
+
+async def test_helpers_that_leave_use_up_no_attempt() -> None:
+    # The upstreams of this test make one attempt.
+    document = {"choices": [{"message": {"role": "assistant", "content": "Ahoy"}, "finish_reason": "stop"}]}
+    answer = await complete(
+        Credentials("sk-good", remembered=True), "groq/m", helpers=Helpers(leaving=4, document=document)
+    )
+    assert answer.text == "Ahoy"

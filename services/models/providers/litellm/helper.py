@@ -48,6 +48,10 @@ class LitellmError(Exception):
         self.error = error
 
 
+class HelperLeaves(ProcessGone):
+    """A helper takes no more calls: nothing of this one has been done, and another helper can take it."""
+
+
 @dataclass(slots=True)
 class Progress:
     """How far a call has come."""
@@ -155,6 +159,7 @@ class LitellmHelper:
         Raises:
             LitellmError: litellm raised an error.
             BadFrame: the arguments are too large.
+            HelperLeaves: the process takes no more calls.
             ProcessGone: the process ended.
         """
         call_id = next(self._ids)
@@ -186,7 +191,7 @@ class LitellmHelper:
                 frame, _ = call.frames.popleft()
                 ended = True
                 if "leaving" in frame:
-                    raise ProcessGone("the process takes no more calls")
+                    raise HelperLeaves("the process takes no more calls")
                 if "error" in frame:
                     raise LitellmError(frame["error"])
                 return

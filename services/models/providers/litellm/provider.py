@@ -20,7 +20,7 @@ from services.models.providers.group_shares import GroupShares
 from services.models.providers.litellm.arguments import provider_arguments
 from services.models.providers.litellm.destinations import destination_of, required_destination
 from services.models.providers.litellm.failures import failure_of, work_is_lost
-from services.models.providers.litellm.helper import LitellmError, LitellmHelper, Progress
+from services.models.providers.litellm.helper import HelperLeaves, LitellmError, LitellmHelper, Progress
 from services.models.providers.litellm.pool import LitellmHelpers, NotStarted
 from services.models.providers.litellm.refused_parameters import drop_refused, naming_dropped
 from services.models.providers.lost_work import report_lost_work
@@ -211,24 +211,24 @@ class LitellmProvider:
         answered = False
         limit = asyncio.timeout_at(latest)
         try:
-            async with self._shares.slot(origin, current_principal().group_id):
-                helper = await self._working_helper(attempt)
-                call = helper.call(kind, arguments, origin, self._limits, progress)
-                async with contextlib.aclosing(call) as batches:
-                    while True:
-                        limit = asyncio.timeout_at(latest)
-                        try:
-                            async with limit:
-                                batch = await anext(batches, None)
-                        except (asyncio.CancelledError, TimeoutError):
-                            # We give up, not the provider: it goes on, and has it paid for.
-                            if progress.sent and not answered:
-                                report_lost_work(model)
-                            raise
-                        answered, latest = True, attempt.deadline
-                        if batch is None:
-                            return
-                        yield batch
+            async with (
+                self._shares.slot(origin, current_principal().group_id),
+                contextlib.aclosing(self._helped(attempt, kind, arguments, origin, progress)) as batches,
+            ):
+                while True:
+                    limit = asyncio.timeout_at(latest)
+                    try:
+                        async with limit:
+                            batch = await anext(batches, None)
+                    except (asyncio.CancelledError, TimeoutError):
+                        # We give up, not the provider: it goes on, and has it paid for.
+                        if progress.sent and not answered:
+                            report_lost_work(model)
+                        raise
+                    answered, latest = True, attempt.deadline
+                    if batch is None:
+                        return
+                    yield batch
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -252,6 +252,21 @@ class LitellmProvider:
                 refused = self._refused(failure, credential, origin, provider)
                 raise (failure if answered else refused) from error
             raise failure from error
+
+    async def _helped(
+        self, attempt: Attempt, kind: str, arguments: Mapping[str, Any], origin: str, progress: Progress
+    ) -> AsyncGenerator[list[Any], None]:
+        """Yield what a helper that takes the call makes of it; see `LitellmHelper.call`.
+
+        Several may leave one after the other where a file that all have read was replaced: that is no failed attempt.
+        """
+        while True:
+            helper = await self._working_helper(attempt)
+            with contextlib.suppress(HelperLeaves):
+                async with contextlib.aclosing(helper.call(kind, arguments, origin, self._limits, progress)) as batches:
+                    async for batch in batches:
+                        yield batch
+                return
 
     def _refused(
         self, failure: CoxswainError, credential: OutboundCredential, origin: str, provider: str
