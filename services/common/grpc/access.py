@@ -30,8 +30,8 @@ class MethodAccess:
     waits: bool = False
     """Whether a unary method may be answered long after it was called: it then counts as a stream."""
 
-    takes_turns: bool = False
-    """Whether its calls are heavy: no more of them are worked on at once while their group is alone."""
+    heavy: bool = False
+    """Whether its calls have a line of their own, of which no more are worked on at once while their group is alone."""
 
     @property
     def open_to_strangers(self) -> bool:
@@ -61,7 +61,7 @@ def read_access(method: MethodDescriptor) -> MethodAccess:
     Raises:
         ValueError: one of `access`, `role`, `idempotency_level` and, of an internal method, `callers` is missing, or
             `callers` names what is not a service, or a public method has them; or `unaudited` is said of a method that
-            changes nothing, or `takes_turns` of one that streams.
+            changes nothing, or `takes_turns` of a method that streams.
     """
     options = method.GetOptions()
     access = options.Extensions[access_pb2.access]
@@ -88,9 +88,9 @@ def read_access(method: MethodDescriptor) -> MethodAccess:
     unaudited = options.Extensions[access_pb2.unaudited]
     if unaudited and not changes:
         raise ValueError(f"{method.full_name} is marked unaudited, but changes nothing")
-    takes_turns = options.Extensions[access_pb2.takes_turns]
-    if takes_turns and (method.server_streaming or method.client_streaming):
-        raise ValueError(f"{method.full_name} takes turns, which would last as long as its streams")
+    heavy = options.Extensions[access_pb2.takes_turns]
+    if heavy and (method.server_streaming or method.client_streaming):
+        raise ValueError(f"{method.full_name} is marked takes_turns, which only unary methods may be")
     return MethodAccess(
         internal=internal,
         role=Role(role),
@@ -98,5 +98,5 @@ def read_access(method: MethodDescriptor) -> MethodAccess:
         callers=callers,
         audited=changes and not unaudited,
         lifts_limits=options.Extensions[access_pb2.lifts_limits],
-        takes_turns=takes_turns,
+        heavy=heavy,
     )

@@ -78,10 +78,10 @@ def test_only_the_orchestrator_and_its_gateway_may_act_for_executions() -> None:
     assert read_access(methods["ResolveCredential"]).callers == {"memory", "models", "tools"}
 
 
-def test_only_methods_that_end_with_their_answer_take_turns() -> None:
-    assert not read_access(method(PUBLIC)).takes_turns
-    assert read_access(method(PUBLIC | {"takes_turns": True})).takes_turns
-    with pytest.raises(ValueError, match="takes turns"):
+def test_only_unary_methods_are_heavy() -> None:
+    assert not read_access(method(PUBLIC)).heavy
+    assert read_access(method(PUBLIC | {"takes_turns": True})).heavy
+    with pytest.raises(ValueError, match="only unary methods"):
         read_access(method(PUBLIC | {"takes_turns": True}, streams=True))
 
 
