@@ -59,10 +59,12 @@ class _Line:
     ends: float = 0.0
     """When the timer is due; the timer itself does not say so once that is over."""
 
-    async def take(self) -> _Turn:
+    def take_at_once(self) -> _Turn | None:
+        """Return a turn, which has to be ended, where nobody has to wait for it."""
+        return self._begin(None) if not self.waiting and self._has_room() else None
+
+    async def wait_for_turn(self) -> _Turn:
         """Return a turn, once there is one; it has to be ended."""
-        if not self.waiting and self._has_room():
-            return self._begin(None)
         coming: asyncio.Future[_Turn] = asyncio.get_running_loop().create_future()
         self.waiting[coming] = None
         self._watch()
@@ -122,53 +124,77 @@ class _Line:
         self._watch()
 
 
+class _LatestGroups:
+    """When groups have done something last: the latest one, and the latest other one."""
+
+    def __init__(self) -> None:
+        self._latest = "", -math.inf
+        self._latest_other = "", -math.inf
+
+    def note(self, group_id: str) -> None:
+        if self._latest[0] != group_id:
+            self._latest_other = self._latest
+        self._latest = group_id, asyncio.get_running_loop().time()
+
+    def has_others(self, group_id: str) -> bool:
+        """Return whether another group has done it within a second."""
+        latest = self._latest_other if self._latest[0] == group_id else self._latest
+        return asyncio.get_running_loop().time() - latest[1] < _OTHERS_SECONDS
+
+
 class GroupLines:
     """A number of turns for each group: the calls of a group that find none wait in a line of their own.
 
     While anybody waits, a call that takes longer than `longest_seconds` goes on without its turn: it waits for
-    something, which keeps nobody busy. While `others_work`, a turn that others of the group wait for is handed on after
+    something, which keeps nobody busy. While others work, a turn that others of the group wait for is handed on after
     a pause of twice the processor time that the process used in it, at most of `longest_seconds`.
     """
 
     def __init__(self, turns: int, *, alone: int) -> None:
-        """A group has `turns`, or as many as `alone` when no other group has called within a second."""
+        """A group has `turns`, or as many as `alone` when no other group has called within a second, nor has a stream
+        of another begun or responded.
+        """
         self._turns = turns
         self._alone = alone
         self._lines: WeakValueDictionary[tuple[str, bool], _Line] = WeakValueDictionary()
-        self._latest = "", -math.inf
-        self._latest_other = "", -math.inf
+        self._callers = _LatestGroups()
+        self._streaming = _LatestGroups()
+
+    def note_stream(self, group_id: str) -> None:
+        """Note that a stream of a group has begun or responds: for a second the group counts among others who work."""
+        self._streaming.note(group_id)
 
     @contextlib.asynccontextmanager
     async def turn(
         self, group_id: str, longest_seconds: float, others_work: Callable[[], bool], *, heavy: bool = False
-    ) -> AsyncIterator[None]:
-        """Hold a turn of a group, once there is one.
+    ) -> AsyncIterator[bool]:
+        """Hold a turn of a group, once there is one, and say whether it had to be waited for.
+
+        `others_work` says whether calls of other groups are under way; see `note_stream` for streams.
 
         `heavy` calls have turns and a line of their own, in which the group's others do not wait; they are not more at
         once when the group is alone.
         """
-        self._note(group_id)
+        self._callers.note(group_id)
         key = group_id, heavy
         line = self._lines.get(key)
         if line is None:
 
             def most() -> int:
-                return self._turns if heavy or self._others_called(group_id) else self._alone
+                return self._turns if heavy or self._has_others(group_id) else self._alone
 
-            line = self._lines[key] = _Line(most, longest_seconds, others_work)
-        turn = await line.take()
+            def others() -> bool:
+                return others_work() or self._streaming.has_others(group_id)
+
+            line = self._lines[key] = _Line(most, longest_seconds, others)
+        at_once = line.take_at_once()
+        turn = at_once or await line.wait_for_turn()
         before = _turn.set(turn)
         try:
-            yield
+            yield at_once is None
         finally:
             _turn.reset(before)
             turn.end()
 
-    def _note(self, group_id: str) -> None:
-        if self._latest[0] != group_id:
-            self._latest_other = self._latest
-        self._latest = group_id, asyncio.get_running_loop().time()
-
-    def _others_called(self, group_id: str) -> bool:
-        latest = self._latest_other if self._latest[0] == group_id else self._latest
-        return asyncio.get_running_loop().time() - latest[1] < _OTHERS_SECONDS
+    def _has_others(self, group_id: str) -> bool:
+        return self._callers.has_others(group_id) or self._streaming.has_others(group_id)

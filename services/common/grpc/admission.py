@@ -1,4 +1,4 @@
-"""Who may make a call, and go on with a stream."""
+"""Who may make a call, and go on with it."""
 
 from collections.abc import Mapping
 
@@ -96,7 +96,7 @@ class Admission:
 def _require_admitted(principal: Principal, admitted: Principal) -> None:
     if (principal.subject, principal.group_id) != (admitted.subject, admitted.group_id):
         raise PermissionDenied(
-            "the stream was opened in another group than the one you are in now; call again, and name the group with "
+            "the call was made in another group than the one you are in now; call again, and name the group with "
             "x-group-id",
             reason="GROUP_NOT_MEMBER",
             metadata={"group": admitted.group_id},

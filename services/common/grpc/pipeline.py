@@ -42,6 +42,7 @@ from services.common.ids import new_id
 from services.common.quotas import QuotaExceeded
 
 T = TypeVar("T")
+ReadT = TypeVar("ReadT")
 
 logger = structlog.get_logger(__name__)
 
@@ -123,7 +124,9 @@ class Pipeline:
                     if data is None:
                         # Without a place of the listener: two groups that never end their requests would hold all.
                         data = await self._reader.read(messages, _bounded_group(call))
-                    async with self._turn_of(call, method):
+                    async with self._turn_of(call, method) as has_waited:
+                        if has_waited:
+                            await self._admit_again(call)
                         with self._capacity.calls.one_for():
                             request = await beside_if_large(len(data), decode, method, data)
                             call.request = request if audited else None
@@ -151,16 +154,17 @@ class Pipeline:
     ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
         """Return the bound form of a method that streams its responses, which reads its request itself."""
 
-        async def read(messages: AsyncIterator[bytes]) -> Message:
+        async def read(messages: AsyncIterator[bytes]) -> bytes:
             if method.access.open_to_strangers:
-                data = await self._reader.read_of_stranger(messages)
-            else:
-                data = await self._reader.read(messages, _bounded_group(current_call()))
+                return await self._reader.read_of_stranger(messages)
+            return await self._reader.read(messages, _bounded_group(current_call()))
+
+        async def decoded(data: bytes) -> Message:
             request = await beside_if_large(len(data), decode, method, data)
             note_for_audit(method, request)
             return request
 
-        return self._stream(method, read, handler)
+        return self._stream(method, read, decoded, handler)
 
     def both_streams(
         self, method: Method, handler: Callable[[AsyncIterator[Any], Context], AsyncIterator[Message]]
@@ -170,17 +174,22 @@ class Pipeline:
         Requests are read when the handler asks for them, so that a client sends no faster than they are worked on.
         """
 
-        async def read(messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        async def read(messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+            return messages
+
+        async def decoded(messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
             return requests_of_stream(method, messages, self._idle_seconds)
 
-        return self._stream(method, read, handler)
+        return self._stream(method, read, decoded, handler)
 
     def _stream(
         self,
         method: Method,
-        read: Callable[[AsyncIterator[bytes]], Awaitable[T]],
+        read: Callable[[AsyncIterator[bytes]], Awaitable[ReadT]],
+        decoded: Callable[[ReadT], Awaitable[T]],
         handler: Callable[[T, Context], AsyncIterator[Message]],
     ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
+        """Bind a method whose requests `read` takes in without a turn, and `decoded` works on with one."""
         expect_calls(method)
 
         async def serve(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
@@ -203,12 +212,14 @@ class Pipeline:
                 if call.principal is not None and not call.service:
                     places.enter_context(self._capacity.stream_of(call.principal))
                     places.enter_context(self._traffic.stream_of(call.principal))
-                request = await read(messages)
+                read_request = await read(messages)
                 async with self._turn_of(call, method):
+                    self._note_stream(call)
+                    await self._admit_again(call)
                     # Only now: those that end while they wait for their turn have nothing to be closed.
+                    request = await decoded(read_request)
+                    del read_request
                     if call.principal is not None and not call.service:
-                        if (refusal := await self._admission.refusal(call, call.principal)) is not None:
-                            raise refusal
                         guard = asyncio.create_task(self._end_when_refused(call, call.principal, stream))
                     responses = handler(request, context)
                     if stream.task is not None:
@@ -216,6 +227,7 @@ class Pipeline:
                     data = await self._next_of(responses)
                 # Without a turn: what comes next may have to wait for something, and so would others of the group.
                 while data is not None:
+                    self._note_stream(call)
                     stream.writing = True
                     yield data
                     stream.writing = False
@@ -253,13 +265,28 @@ class Pipeline:
                     places.enter_context(self._capacity.group_calls.one_for(call.principal.group_id))
             yield
 
-    def _turn_of(self, call: Call, method: Method) -> contextlib.AbstractAsyncContextManager[None]:
-        """Wait for a turn of the call's group; calls of other services, and of strangers, take none."""
+    async def _admit_again(self, call: Call) -> None:
+        """Refuse a caller who is no longer who was admitted: in a long line that may be minutes ago."""
+        if call.principal is None or call.service:
+            return
+        if (refusal := await self._admission.refusal(call, call.principal)) is not None:
+            raise refusal
+
+    def _turn_of(self, call: Call, method: Method) -> contextlib.AbstractAsyncContextManager[bool]:
+        """Wait for a turn of the call's group; calls of other services, and of strangers, take none.
+
+        The context says whether it had to wait.
+        """
         group_id = _bounded_group(call)
         if group_id is None or method.access.waits:
-            return contextlib.nullcontext()
+            return contextlib.nullcontext(False)
         others_work = partial(self._capacity.group_calls.held_by_others, group_id)
-        return self._lines.turn(group_id, _LONGEST_TURN_SECONDS, others_work, heavy=method.access.takes_turns)
+        return self._lines.turn(group_id, _LONGEST_TURN_SECONDS, others_work, heavy=method.access.heavy)
+
+    def _note_stream(self, call: Call) -> None:
+        """Note that a stream begins or responds; one that waits for the next event is nobody's work."""
+        if (group_id := _bounded_group(call)) is not None:
+            self._lines.note_stream(group_id)
 
     async def _next_of(self, responses: AsyncIterator[Message]) -> bytes | None:
         """Return the next response of a stream; None at its end."""

@@ -423,6 +423,53 @@ async def test_who_is_removed_while_their_stream_waits_for_a_turn_gets_nothing_o
     await asyncio.gather(*waiting)
 
 
+async def test_who_is_removed_while_their_call_waits_for_a_turn_gets_nothing_done(
+    taking: Counter[str], served: Served
+) -> None:
+    waiting = [_waiting_of(served, "loud") for _ in range(8)]
+    await until(lambda: served.toy.begun["loud"] == 8)
+    late = [
+        served.models.GetModel(
+            model_pb2.GetModelRequest(name="waits"), metadata=bearer(f"{name}:OPERATOR", x_group_id="loud")
+        )
+        for name in ("bob", "eve")
+    ]
+    await until(lambda: taking["loud"] == 10)
+    served.identity.removed.add("bob")
+    served.identity.forget("loud")
+    served.toy.gate.set()
+    code, reason, *_ = await refused(late[0])
+    assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIAL_REJECTED")
+    await asyncio.gather(*waiting, late[1])
+    assert served.toy.begun["loud"] == 9
+
+
+async def test_the_request_of_a_stream_is_decoded_in_its_turn(taking: Counter[str], served: Served) -> None:
+    waiting = [_waiting_of(served, "loud") for _ in range(8)]
+    await until(lambda: served.toy.begun["loud"] == 8)
+    watch = served.executions.WatchExecution(
+        execution_pb2.WatchExecutionRequest(), metadata=bearer("ann:OPERATOR", x_group_id="loud")
+    )
+    # One that is decoded before is refused before it asks for a turn.
+    await until(lambda: taking["loud"] == 9)
+    served.toy.gate.set()
+    code, reason, *_ = await refused(watch.read())
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    await asyncio.gather(*waiting)
+
+
+async def test_a_stream_counts_as_work_whenever_it_responds(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = list[str]()
+    monkeypatch.setattr(GroupLines, "note_stream", lambda _, group_id: noted.append(group_id))
+    imported = served.memory.ImportRecords(metadata=bearer("ann:OPERATOR", x_group_id="loud"))
+    for number in range(1, 4):
+        await imported.write(memory_pb2.ImportRecordsRequest())
+        assert await imported.read() is not grpc.aio.EOF
+        # Once as it began.
+        assert noted == ["loud"] * (number + 1)
+    imported.cancel()
+
+
 async def test_calls_that_wait_for_something_give_their_turns_to_the_rest_of_their_group(served: Served) -> None:
     waiting = [_listed_by(served, "loud") for _ in range(5)]
     await until(lambda: served.toy.listing["loud"] == 5)

@@ -118,6 +118,16 @@ async def test_a_group_has_few_turns_after_another_has_called_and_more_once_it_i
     assert calls.begun.count("loud") + later.begun.count("loud") == 501
 
 
+async def test_a_group_has_few_turns_while_streams_of_another_respond(clock: list[float]) -> None:
+    calls = Calls(GroupLines(2, alone=8))
+    clock[0] = 2.0
+    calls.lines.note_stream("quiet")
+    await calls.make(500, "loud")
+    assert calls.at_work == ["loud"] * 2
+    calls.end.set()
+    await asyncio.gather(*calls.tasks)
+
+
 async def test_heavy_calls_are_not_more_at_once_when_their_group_is_alone() -> None:
     calls = Calls(GroupLines(2, alone=8))
     await calls.make(20, "loud", heavy=True)
@@ -157,18 +167,22 @@ async def test_who_waits_for_news_of_a_topic_holds_no_turn() -> None:
     await asyncio.gather(*tasks)
 
 
-@pytest.mark.parametrize("others_work", [True, False])
+@pytest.mark.parametrize("others", ["calls", "streams", "own streams", "former streams", "nobody"])
 async def test_a_turn_is_handed_on_after_a_pause_only_while_others_work(
-    monkeypatch: pytest.MonkeyPatch, clock: list[float], others_work: bool
+    monkeypatch: pytest.MonkeyPatch, clock: list[float], others: str
 ) -> None:
     used = 0.0
     monkeypatch.setattr(time, "process_time", lambda: used)
     lines, served = GroupLines(1, alone=1), list[int]()
     first = asyncio.Event()
+    others_work = others in ("calls", "streams")
+    if "streams" in others:
+        lines.note_stream("loud" if others == "own streams" else "quiet")
+    clock[0] = 2.0 if others == "former streams" else 0.0
 
     async def take(number: int) -> None:
         nonlocal used
-        async with lines.turn("loud", 1000.0, lambda: others_work):
+        async with lines.turn("loud", 1000.0, lambda: others == "calls"):
             served.append(number)
             await first.wait()
             used += 100.0
@@ -181,7 +195,7 @@ async def test_a_turn_is_handed_on_after_a_pause_only_while_others_work(
     for _ in range(20):
         await asyncio.sleep(0)
     assert served == ([0, 1] if others_work else [0, 1, 2])
-    clock[0] = 201.0
+    clock[0] = 203.0
     await until(lambda: served == [0, 1, 2])
     await asyncio.gather(*tasks)
 

@@ -101,7 +101,7 @@ class Stream:
             invocation_metadata=tuple, time_remaining=lambda: None, abort=self._abort, code=lambda: None, peer=str
         )
         # What a request holds is not the question here: it is not decoded.
-        serve = pipeline._stream(bound, self._read, self._respond)
+        serve = pipeline._stream(bound, self._read, self._read, self._respond)
         self.responses: AsyncIterator[bytes] = serve(nothing_more(), context)
 
     async def ended(self) -> tuple[grpc.StatusCode, str]:
@@ -118,7 +118,7 @@ class Stream:
         self._more.set()
         await anext(self.responses)
 
-    async def _read(self, _: AsyncIterator[bytes]) -> None: ...
+    async def _read(self, _: object) -> None: ...
 
     async def _respond(self, *_: object) -> AsyncIterator[Message]:
         try:
