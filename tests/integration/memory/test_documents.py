@@ -433,6 +433,35 @@ async def test_a_document_that_is_saved_while_its_namespace_is_cleared_stays_who
     assert (await save(channel, MANUAL, id="manual", chunk_characters=200)).document.part_count > 1
 
 
+async def test_a_save_that_ends_just_before_its_row_is_removed_leaves_no_parts_alone(
+    memory: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = memory.channel()
+    await save(channel, MANUAL, id="manual", chunk_characters=200)
+    replace_document, remove_row = SqlMemoryStore.replace_document, DocumentParts._remove_row
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def waiting(*given: Any, **named: Any) -> Any:
+        begun.set()
+        await go_on.wait()
+        return await replace_document(*given, **named)
+
+    async def overtaken(*given: Any) -> bool:
+        go_on.set()
+        await asyncio.wait([saving])
+        return await remove_row(*given)
+
+    monkeypatch.setattr(SqlMemoryStore, "replace_document", waiting)
+    monkeypatch.setattr(DocumentParts, "_remove_row", overtaken)
+    saving = asyncio.ensure_future(save(channel, MANUAL[:300], id="manual", chunk_characters=200))
+    await begun.wait()
+    await stub(channel).ClearNamespace(memory_pb2.ClearNamespaceRequest(namespace=place("", DOCUMENTS)))
+    go_on.set()
+    await asyncio.wait([saving])
+    listed = (await documents_stub(channel).ListDocuments(pb.ListDocumentsRequest())).documents
+    assert [one.id for one in listed] == ["manual"] * bool(await parts(channel, "manual"))
+
+
 @pytest.mark.parametrize("store", STORES, indirect=True)
 @pytest.mark.parametrize("is_removed", [True, False])
 async def test_a_save_that_ends_after_a_removal_has_begun_leaves_nothing(
