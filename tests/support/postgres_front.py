@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _SSL_REQUEST = 80877103
+_CANCEL_REQUEST = 80877102
 
 
 def authentication(code: int, said: bytes = b"") -> bytes:
@@ -62,6 +63,8 @@ class PostgresFront:
     """The users that came in."""
     offered: list[str] = field(default_factory=list)
     """The passwords that were sent, right or wrong."""
+    cancelled: int = 0
+    """How often somebody asked for the end of a statement that another connection runs."""
     _open: set[asyncio.Transport] = field(default_factory=set)
 
     def cut(self) -> None:
@@ -87,6 +90,9 @@ class PostgresFront:
             await writer.drain()
             await writer.start_tls(self.tls)
             startup = await _startup(reader)
+        if struct.unpack_from("!I", startup)[0] == _CANCEL_REQUEST:
+            await self._cancel(startup)
+            return
         words = startup[4:].decode().split("\0")
         user = dict(zip(words[::2], words[1::2], strict=False))["user"]
         if self.rounds:
@@ -117,6 +123,14 @@ class PostgresFront:
         finally:
             self._open.discard(writer.transport)
             to_server.transport.abort()
+
+    async def _cancel(self, request: bytes) -> None:
+        """Pass a request on that comes alone, and is answered with the end of the connection."""
+        self.cancelled += 1
+        server, to_server = await asyncio.open_unix_connection(self.socket)
+        to_server.write(struct.pack("!I", len(request) + 4) + request)
+        await server.read()
+        to_server.transport.abort()
 
     async def _pass_requests_on(
         self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, is_ending: asyncio.Event

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import asyncpg
 import grpc
 import pytest
 from sqlalchemy import Integer, bindparam, func, select
@@ -125,3 +127,33 @@ async def test_a_save_whose_end_is_unknown_is_no_success_and_can_be_repeated(
         again = await memories.SaveRecords(own)
         assert list(first.ids) == list(again.ids)
         assert await contents() == ["a calm", "a storm"]
+
+
+@pytest.mark.parametrize("tls_mode", [TlsMode.VERIFY_FULL, TlsMode.DISABLE])
+async def test_a_statement_ends_with_the_call_that_waits_for_it(
+    pgvector_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls_mode: TlsMode
+) -> None:
+    running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT pg_sleep%'"
+    async with front_of(pgvector_url, tmp_path, monkeypatch) as front:
+        config = config_of(
+            pgvector_url, host="localhost", port=front.port, tls_mode=tls_mode, ca_certificates=front.certificate
+        )
+        backend = replace(backend_of(pgvector_url), pgvector=config)
+        beside = await asyncpg.connect(pgvector_url)
+
+        async def becomes(count: int) -> None:
+            async with asyncio.timeout(30):
+                while await beside.fetchval(running) != count:  # noqa: ASYNC110 - only the server knows
+                    await asyncio.sleep(0.01)
+
+        async with pools_of(pgvector_url, connector=connector_here(), connections=1) as pools:
+            database = BackendDatabase(backend, pools)
+            call = asyncio.create_task(database.fetch(select(func.pg_sleep(3600))))
+            await becomes(1)
+            call.cancel()
+            await asyncio.wait([call])
+            await becomes(0)
+            [row] = await database.fetch(select(func.length("abc")))
+            assert list(row.values()) == [3]
+        await beside.close()
+        assert front.cancelled == 1
