@@ -300,6 +300,10 @@ async def test_a_receiver_that_is_away_is_tried_again_and_one_that_stays_away_is
     assert webhook.paused
     assert [(each.state, each.attempts) for each in deliveries] == [(failed, 0), (failed, 2)]
     assert [each.status for each in receiver.posted if each.path == "/stays"] == [status] * 2
+    # Whoever stores it again has mended what kept the receiver from taking it, such as the token.
+    await stub.CreateTaskPushNotificationConfig(wanted(f"{receiver.url}/stays", task_id=stays.id, id="c"))
+    webhook, _ = await deliveries_of(harness, stays.id)
+    assert (webhook.paused, webhook.gone) == (False, False)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

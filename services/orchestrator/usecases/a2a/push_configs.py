@@ -171,12 +171,11 @@ class PushConfigs:
         if same is None or same.bound is None:
             await webhooks.insert(webhook)
         else:
-            # What is queued goes to the new address; one that somebody has paused stays so.
-            paused = same.plan.paused and not (same.gone and plan.url != same.plan.url)
+            # What is queued goes to the new address. One that somebody has paused stays so. One that its receiver has
+            # stopped does not: who stores it again has a receiver there, with another token perhaps.
             webhook = replace(
                 webhook,
-                plan=replace(webhook.plan, paused=paused),
-                gone=paused and same.gone,
+                plan=replace(webhook.plan, paused=same.plan.paused and not same.gone),
                 revision=same.revision + 1,
                 created_at=same.created_at,
                 bound=same.bound,
