@@ -830,3 +830,63 @@ async def test_a_question_of_a_process_that_dies_is_told_again_to_who_knew_it_an
         assert not await other.calls.answer(key_of(made), asked.number, SourceAnswer("accept", {"year": "1999"}))
         assert await other.calls.answer(key_of(made), again.number, answer)
         assert await anext(following) == Ended(Returned("of 2026"), replayed=True)
+
+
+class _Outage:
+    """Makes a method of a store fail while the database is away."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, store: object, method: str) -> None:
+        self.lasts = False
+        self.failed = 0
+        self._stored = getattr(store, method)
+        monkeypatch.setattr(store, method, self._store)
+
+    async def _store(self, *values: object) -> object:
+        if self.lasts:
+            self.failed += 1
+            raise Unavailable("the database does not answer")
+        return await self._stored(*values)
+
+
+async def test_a_database_that_is_away_for_a_moment_ends_no_call_that_its_source_has_taken(
+    database: Database, identity: ServiceIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.sent()
+        outage.lasts = True
+        await progress.handle("task-1")
+        outage.lasts = False
+        return ToolResult("paid")
+
+    replica = Replica(database, identity, PlayedSource(call))
+    outage = _Outage(monkeypatch, replica.store, "keep_handle")
+    async with running(replica):
+        assert await replica.call(order()) == Returned("paid")
+    assert outage.failed == 1
+
+
+async def test_a_question_that_cannot_be_stored_is_asked_when_the_database_is_back(
+    database: Database, identity: ServiceIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def call(request: ToolCallRequest, progress: CallProgress) -> ToolResult:
+        await progress.handle("task-1")
+        outage.lasts = True
+        answer = await progress.ask(SourceQuestion("Shall it?"))
+        return ToolResult(answer.action)
+
+    async def resume(request: ToolCallRequest, handle: str, progress: CallProgress) -> ToolResult:
+        outage.lasts = False
+        answer = await progress.ask(SourceQuestion("Shall it?"))
+        return ToolResult(f"{handle} {answer.action}")
+
+    replica, made = Replica(database, identity, PlayedSource(call, resume)), order()
+    outage = _Outage(monkeypatch, replica.store, "ask")
+    async with running(replica):
+        async for event in replica.calls.execute(made):
+            if isinstance(event, Asked):
+                # The answer counts, also where it cannot be stored that nobody is asked any more.
+                outage.lasts = True
+                assert await replica.calls.answer(key_of(made), event.number, SourceAnswer("accept"))
+            if isinstance(event, Ended):
+                assert event.outcome == Returned("task-1 accept")
+    assert (len(replica.source.calls), outage.failed) == (1, 2)

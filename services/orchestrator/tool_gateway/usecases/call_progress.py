@@ -6,12 +6,16 @@ import math
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
+import structlog
+
 from services.common.errors import CoxswainError
 from services.common.storable import storable
 from services.orchestrator.domain.gateway_call import CallKey
 from services.orchestrator.tool_gateway.ports import NotSent, OutcomeUnknown, SourceAnswer, SourceQuestion, StillAsked
 from services.orchestrator.tool_gateway.usecases.call_board import Asked, CallBoard, Sign
 from services.orchestrator.tool_gateway.usecases.call_store import CallStore
+
+logger = structlog.get_logger(__name__)
 
 _SIGN_CHARACTERS = 2000
 _QUESTION_CHARACTERS = 4096
@@ -145,13 +149,23 @@ class RunningCall:
         return has_row
 
     async def handle(self, handle: str) -> None:
-        """See `CallProgress`.
+        """See `CallProgress`. Once the call has been sent, a handle that cannot be stored is for this process alone.
 
         Raises:
             OutcomeUnknown: another process follows the call by now.
+            Unavailable: nothing has been sent, and the database is away.
         """
+        was_sent = self.is_sent
         await self.sent()
-        if not await self._store.keep_handle(self.key, handle):
+        try:
+            kept = await self._store.keep_handle(self.key, handle)
+        except CoxswainError as error:
+            if not was_sent:
+                raise
+            # The source has acted: what would help after a crash must not end the call before its result is there.
+            self._not_stored(error)
+            kept = True
+        if not kept:
             self.is_lost = True
             raise OutcomeUnknown("another process follows this call")
         self.known_handle = handle
@@ -185,7 +199,17 @@ class RunningCall:
             finally:
                 self._answer = None
                 self.board.ask(None)
-                await self._store.ask(self.key, None)
+                await self._close_question()
+
+    async def _close_question(self) -> None:
+        """Store that no question is open; one that stays in the row is asked again by whoever takes the call over."""
+        try:
+            await self._store.ask(self.key, None)
+        except CoxswainError as error:
+            self._not_stored(error)
+
+    def _not_stored(self, error: CoxswainError) -> None:
+        logger.warning("tool_call_state_not_stored", source=self.source, reason=error.reason)
 
     def take_answer(self, number: int, answer: SourceAnswer) -> bool:
         """Pass a person's answer on; False if that question is not open."""

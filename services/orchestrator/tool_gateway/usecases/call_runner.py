@@ -249,6 +249,9 @@ class CallRunner:
                 trial.failed(call.time.text)
             raise
         except Exception as error:  # noqa: BLE001 - whatever a source makes of an adapter, the call has an outcome
+            if call.known_handle and _passes(error):
+                # It goes on at its source, whatever else is away: the database, who has the credential.
+                return _Step(_seen(step, order, error), call.known_handle)
             return _Step(self._fault(order, call, error), is_final=True)
         finally:
             trial.gave_up()
@@ -256,8 +259,7 @@ class CallRunner:
     def _fault(self, order: CallOrder, call: RunningCall, error: Exception) -> Outcome:
         """Return the outcome of a call that ended with what no adapter announces."""
         if isinstance(error, CoxswainError):
-            reason, text = error.reason, error.message
-            temporary = isinstance(error, Unavailable | DeadlineExceeded)
+            reason, text, temporary = error.reason, error.message, _passes(error)
         else:
             logger.error("tool_call_failed", tool=order.name, exc_info=error)
             reason, text, temporary = "INTERNAL", "the gateway failed; its log says why", False
@@ -287,6 +289,10 @@ class CallRunner:
                 named = ", ".join(f"{file.name} ({len(file.content):,} bytes)" for file in result.files)
                 text = f"{text}\n[Files were not kept: {error.message}: {named}]".strip()
         return Returned(text, structured, result.is_error, tuple(artifacts))
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, Unavailable | DeadlineExceeded)
 
 
 async def _awaited(task: "asyncio.Task[Outcome]") -> Outcome:
