@@ -766,6 +766,22 @@ async def test_an_extended_card_of_0_3_is_asked_for_where_the_public_one_says_th
         assert [tool.name for tool in await calls.list_tools(spec, principal())] == ["more"]
 
 
+async def test_an_extended_card_that_names_no_interface_of_grpc_has_its_agent_called_where_the_public_one_says() -> (
+    None
+):
+    agent = EmulatedAgent(send=DONE)
+    agent.card_03 = old_pb.AgentCard(name="Old", protocol_version="0.3.0", url="https://agents.example.com")
+    agent.card_03.preferred_transport = "JSONRPC"
+    agent.card_03.skills.add(id="brief", name="Brief")
+    async with served(agent, speaks_03=True) as port, RecordingApi() as api, adapter() as calls:
+        public = document_03(f"127.0.0.1:{port}", supportsAuthenticatedExtendedCard=True, skills=[])
+        api.answer("/card.json", json.dumps(public))
+        spec = agent_source(card_url=f"{api.url}/card.json")
+        (listed,) = await calls.list_tools(spec, principal())
+        request = call_of(spec, tool="brief", arguments=ASK, tool_hash=listed_hash(listed))
+        assert (await calls.call(request, RecordedProgress())).text == "A brief."
+
+
 @pytest.mark.parametrize("version", ["", "0.2.6"])
 async def test_an_agent_that_answers_over_0_3_alone_is_called_over_it_whatever_its_card_says(version: str) -> None:
     agent = EmulatedAgent(send=DONE)

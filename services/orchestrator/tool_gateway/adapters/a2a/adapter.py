@@ -202,7 +202,7 @@ class A2AAdapter:
             async with client.peer.connected():
                 return agent
         try:
-            return await self._extended(client, endpoint)
+            return await self._extended(client, endpoint, agent)
         except FailedPrecondition:
             return agent
         except PermissionDenied:
@@ -222,13 +222,13 @@ class A2AAdapter:
             except _UnknownService:
                 raise unknown from None
 
-    async def _extended(self, client: AgentClient, endpoint: A2AAgent) -> Agent:
+    async def _extended(self, client: AgentClient, endpoint: A2AAgent, public: Agent | None = None) -> Agent:
         request = pb.GetExtendedAgentCardRequest(tenant=client.tenant)
         try:
             card = await client.ask("GetExtendedAgentCard", request, pb.AgentCard, timeout=_LIST_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise _card_error(client, error) from None
-        agent = await _agent_of(card, endpoint)
+        agent = await _agent_of(card, endpoint, public)
         # One that has answered over 0.3 is called over it, whatever its card says.
         return replace(agent, version=client.version or agent.version)
 
@@ -260,8 +260,8 @@ class _UnknownService(FailedPrecondition):
     """An agent has no such method."""
 
 
-async def _agent_of(card: pb.AgentCard, endpoint: A2AAgent) -> Agent:
-    return await beside_if_large(card.ByteSize(), agent_of, card, endpoint)
+async def _agent_of(card: pb.AgentCard, endpoint: A2AAgent, public: Agent | None = None) -> Agent:
+    return await beside_if_large(card.ByteSize(), agent_of, card, endpoint, public)
 
 
 def _card_error(client: AgentClient, error: grpc.aio.AioRpcError) -> CoxswainError:

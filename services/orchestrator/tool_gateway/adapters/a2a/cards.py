@@ -106,8 +106,10 @@ def _from_03(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**document, "supportedInterfaces": interfaces, "capabilities": capabilities}
 
 
-def agent_of(card: pb.AgentCard, endpoint: A2AAgent) -> Agent:
+def agent_of(card: pb.AgentCard, endpoint: A2AAgent, public: Agent | None = None) -> Agent:
     """Return the agent of a card, called where the source says or else where the card does.
+
+    For an extended card `public` is the agent as it was called for that: it names no interface of gRPC perhaps.
 
     Raises:
         ForeignTextError: the card names no interface that can be called, has skills that cannot be told apart, or is
@@ -115,7 +117,7 @@ def agent_of(card: pb.AgentCard, endpoint: A2AAgent) -> Agent:
     """
     if card.ByteSize() > MAX_CARD_BYTES:
         raise ForeignTextError(f"the agent card is larger than {MAX_CARD_BYTES} bytes")
-    interface = _interface(card, endpoint)
+    interface = _interface(card, endpoint, public)
     address = endpoint.address or host_and_port(interface.url)
     tenant = endpoint.tenant or interface.tenant
     if len(tenant) > _MAX_TENANT or not tenant.isprintable():
@@ -149,7 +151,7 @@ def agent_of(card: pb.AgentCard, endpoint: A2AAgent) -> Agent:
     )
 
 
-def _interface(card: pb.AgentCard, endpoint: A2AAgent) -> pb.AgentInterface:
+def _interface(card: pb.AgentCard, endpoint: A2AAgent, public: Agent | None) -> pb.AgentInterface:
     """Return the interface that is called, of 1.0 where there is one.
 
     Where the source alone says where the agent is, it has the version of the card's interfaces and no more.
@@ -163,6 +165,8 @@ def _interface(card: pb.AgentCard, endpoint: A2AAgent) -> pb.AgentInterface:
         return next(there, pb.AgentInterface(protocol_version=VERSION_03 if speaks_03 else ""))
     if usable:
         return usable[0]
+    if public is not None:
+        return pb.AgentInterface(url=public.address, tenant=public.tenant, protocol_version=public.version)
     found = sorted({f"{one.protocol_binding} {one.protocol_version}".strip() for one in card.supported_interfaces})
     raise ForeignTextError(
         f"the agent is not called over A2A 1.0 or 0.3 by gRPC, which alone are supported; its card names "
