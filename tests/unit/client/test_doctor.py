@@ -26,6 +26,7 @@ from coxswain.client.errors import (
     PermissionDenied,
     Unauthenticated,
     Unavailable,
+    Unimplemented,
 )
 from coxswain.client.version import VERSION
 from coxswain.orchestrator.v1.execution_pb2 import (
@@ -176,6 +177,19 @@ def test_a_gateway_that_does_not_say_its_release_is_told_also_while_no_host_is_a
     hosts, gateway = doctor._workers(client(workers=workers, release=lambda service: "0.2.0"))
     assert (hosts.status, gateway.status) == (FAIL, WARN)
     assert gateway.text == "it serves, of release unknown; the orchestrator is of 0.2.0"
+
+
+@pytest.mark.parametrize("alive", [0, 3])
+def test_hosts_are_looked_for_also_where_health_checks_are_not_routed(alive: int) -> None:
+    def release(service: str) -> str:
+        raise Unimplemented("unknown service grpc.health.v1.Health")
+
+    response = ListWorkersResponse(worker_count=alive, worker_releases=["0.2.0"] * bool(alive))
+    workers = SimpleNamespace(ListWorkers=lambda request: response)
+    hosts, gateway = doctor._workers(client(workers=workers, release=release))
+    assert (hosts.status, gateway.status) == (OK if alive else FAIL, WARN)
+    known = "3 worker hosts are alive, of release 0.2.0; that of the orchestrator is not known here"
+    assert hosts.text == (known if alive else "no worker host is alive: executions wait")
 
 
 def test_each_reason_to_wait_has_a_remedy_of_its_own() -> None:

@@ -42,16 +42,20 @@ def check_releases(client: Client, services: list[str]) -> Iterator[Finding]:
 
 
 def compare_with_orchestrator(check: str, text: str, releases: Collection[str], own: str) -> Finding:
-    """Return the finding about processes that work, and whether they are of the orchestrator's release, `own`.
+    """Return the finding about processes that work, and whether they are of the orchestrator's release.
 
-    `releases` are what it tells of theirs: "" for those that do not say, nothing when it is older than this field.
+    That is `own`, "" where it is not known. `releases` are what it tells of theirs: "" for those that do not say,
+    nothing when it is older than this field.
     """
     if not releases:
         return Finding(check, OK, f"{text}; the orchestrator does not tell their release")
     if set(releases) == {own}:
         return Finding(check, OK, f"{text}, of release {own} as the orchestrator")
     told = ", ".join(release or "unknown" for release in sorted(releases, key=_number))
-    return Finding(check, WARN, f"{text}, of release {told}; the orchestrator is of {own or 'an unknown one'}", _FINISH)
+    if not own:
+        status, remedy = (OK, "") if len(set(releases)) == 1 else (WARN, _FINISH)
+        return Finding(check, status, f"{text}, of release {told}; that of the orchestrator is not known here", remedy)
+    return Finding(check, WARN, f"{text}, of release {told}; the orchestrator is of {own}", _FINISH)
 
 
 def _number(release: str) -> tuple[int, ...]:
