@@ -7,9 +7,11 @@ import grpc
 import pytest
 from typer.main import get_command
 
-from coxswain.client.cli import remedies
+from coxswain.client.cli import failures, remedies
 from coxswain.client.cli.app import app
 from coxswain.client.cli.remedies import remedy_for
+from coxswain.client.cli.session import Session
+from coxswain.client.connection import Connection
 from coxswain.client.errors import CoxswainError
 
 
@@ -23,6 +25,24 @@ def test_what_is_not_found_is_listed_by_a_command(resource: str) -> None:
     command: Any = get_command(app)
     for word in words.split():
         command = command.commands[word]
+
+
+@pytest.mark.parametrize(
+    ("tool", "meant"),
+    [
+        # The source is known: what it does not have is the tool.
+        ("search/translate", ""),
+        ("serach/translate", "did you mean 'search' or 'search2'?"),
+        # Without a source it is a tool, and no source is meant.
+        ("calculater", "did you mean 'calculator'?"),
+        ("serach", ""),
+    ],
+)
+def test_what_is_near_is_of_the_kind_that_is_not_known(monkeypatch: pytest.MonkeyPatch, tool: str, meant: str) -> None:
+    names = {"tool source": ["search", "search2"], "tool": ["calculator"]}
+    monkeypatch.setattr(failures, "names_of", lambda _client, resource: names[resource])
+    session = Session(connection=Connection(address="127.0.0.1:1"))
+    assert failures._meant(session, failure("TOOL_NOT_FOUND", tool=tool)) == meant
 
 
 @pytest.mark.parametrize(

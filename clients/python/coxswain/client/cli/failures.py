@@ -120,7 +120,8 @@ def _meant(session: Session, error: CoxswainError) -> str:
         case "NOT_FOUND":
             resource, name = error.metadata.get("resource", ""), error.metadata.get("id", "")
         case "TOOL_NOT_FOUND":
-            resource, name = "tool source", error.metadata.get("tool", "").partition("/")[0]
+            name, slash, _ = error.metadata.get("tool", "").partition("/")
+            resource = "tool source" if slash else "tool"
         case "GROUP_NOT_MEMBER":
             resource, name = "group", error.metadata.get("group", "")
         case _:
@@ -132,9 +133,12 @@ def _meant(session: Session, error: CoxswainError) -> str:
         connection = replace(connection, group="")
     try:
         with replace(session, connection=connection).client() as client:
-            known = [known for known in names_of(client, resource) if known != name]
+            known = list(names_of(client, resource))
     except CoxswainError:
         # The caller may not list them; what was not found is said all the same.
+        return ""
+    if name in known:
+        # It is something else that is not known, such as a tool of this source.
         return ""
     likeness = _LIKENESS_OF_IDS if id_of(name) else LIKENESS_OF_NAMES
     return did_you_mean(near_names(name, known, likeness=likeness))
