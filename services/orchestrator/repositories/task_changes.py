@@ -19,7 +19,7 @@ def _change(columns: frozenset[str], *, used: bool) -> Update:
     changed = update(task_runs).where(
         task_runs.c.execution_id == bindparam("of_execution"), task_runs.c.task_index == bindparam("at_index")
     )
-    # As it is given: NULL of SQL for None, not of JSON.
+    # With the type of its column: None in one of JSON is the null of JSON there, which IS NULL does not find.
     values = {name: bindparam(f"new_{name}", type_=task_runs.c[name].type) for name in columns}
     return changed.values(values | (added_usage(task_runs) if used else {}))
 
