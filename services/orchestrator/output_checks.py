@@ -4,21 +4,17 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import re2
-from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.validators import extend
-from referencing import Registry
-
 from services.orchestrator.domain.crew import OutputCheck, OutputLength
 from services.orchestrator.expressions import BadExpression, Expression, NotEvaluated
 from services.orchestrator.json_schemas import schema_error
+from services.orchestrator.schema_violations import BadPattern, compile_pattern, schema_violations
+from services.orchestrator.tool_schemas import outside_reference
 
 Check = Callable[[str, Any], str]
 """Returns what is wrong with a text and its structured form; empty if nothing is."""
 
-_MOST_VIOLATIONS = 5
-_QUIET = re2.Options()
-_QUIET.log_errors = False
+# `jsonschema` finds out which properties are unevaluated with Python's regular expressions, which may take for ever.
+_UNSUPPORTED = {"unevaluatedProperties", "patternProperties"}
 
 
 class BadCheck(ValueError):
@@ -55,10 +51,9 @@ def _compile(check: OutputCheck) -> Check:
 
 def _pattern(text: str) -> Any:
     try:
-        return re2.compile(text, _QUIET)
-    except re2.error as error:
-        said = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
-        raise BadCheck(f"is not a regular expression of RE2: {said}") from error
+        return compile_pattern(text)
+    except BadPattern as error:
+        raise BadCheck(str(error)) from error
 
 
 def _length_check(length: OutputLength, unit: str, measure: Callable[[str], int]) -> Check:
@@ -100,33 +95,17 @@ def _joined(before: str, after: str) -> bool:
     return (before.isalnum() or before == "_") and (after.isalnum() or after == "_")
 
 
-def _matches_pattern(_: Any, pattern: str, instance: Any, __: Any) -> Any:
-    if isinstance(instance, str) and not re2.search(pattern, instance, _QUIET):
-        yield ValidationError(f"{instance[:100]!r} does not match {pattern!r}")
-
-
-_Validator: Any = extend(Draft202012Validator, {"pattern": _matches_pattern})  # type: ignore[no-untyped-call]
-# Its keys are regular expressions of Python, which may take for ever.
-_UNSUPPORTED = ("patternProperties",)
-
-
 def _schema_check(schema: dict[str, Any]) -> Check:
     _check_schema(schema)
-    # Without what it refers to elsewhere, which would be fetched.
-    validator = _Validator(schema, registry=Registry())
+    violations = schema_violations(schema)
 
     def check(text: str, _: Any) -> str:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
             return "it has to be JSON and nothing else"
-        violations = []
-        for error in validator.iter_errors(value):
-            where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error.path).lstrip(".")
-            violations.append(f"{where}: {error.message[:200]}" if where else error.message[:200])
-            if len(violations) == _MOST_VIOLATIONS:
-                break
-        return f"it does not follow the JSON schema: {'; '.join(violations)}" if violations else ""
+        found = violations(value)
+        return f"it does not follow the JSON schema: {'; '.join(found)}" if found else ""
 
     return check
 
@@ -134,20 +113,29 @@ def _schema_check(schema: dict[str, Any]) -> Check:
 def _check_schema(schema: dict[str, Any]) -> None:
     if error := schema_error(schema):
         raise BadCheck(f"is not a valid JSON schema: {error}")
+    if outside := outside_reference(schema):
+        raise BadCheck(f'refers to "{outside}" outside of itself; put it into $defs')
+    used: set[str] = set()
     pending: list[Any] = [schema]
     while pending:
         part = pending.pop()
         if isinstance(part, dict):
             pending += part.values()
-            for name in _UNSUPPORTED:
-                if name in part:
-                    raise BadCheck(f"has {name}, which cannot be checked here; describe the properties by name")
-            if isinstance(part.get("pattern"), str):
-                _pattern(part["pattern"])
-            if isinstance(part.get("$ref"), str) and not part["$ref"].startswith("#"):
-                raise BadCheck(f"refers to {part['$ref']!r} outside of itself; put it into $defs")
+            used |= part.keys()
+            for pattern in _patterns(part):
+                _pattern(pattern)
         elif isinstance(part, list):
             pending += part
+    if used >= _UNSUPPORTED:
+        raise BadCheck("has unevaluatedProperties and patternProperties, which cannot be checked together")
+
+
+def _patterns(part: dict[str, Any]) -> list[str]:
+    patterns = part.get("patternProperties")
+    return [
+        *([part["pattern"]] if isinstance(part.get("pattern"), str) else []),
+        *(patterns if isinstance(patterns, dict) else []),
+    ]
 
 
 def _expression_check(text: str) -> Check:

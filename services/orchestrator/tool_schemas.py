@@ -9,6 +9,7 @@ from services.orchestrator.json_schemas import schema_error
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 28
+_MOST_SHOWN = 100
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
@@ -24,14 +25,18 @@ def schema_fault(schema: Mapping[str, Any]) -> str:
         return f"has {size} bytes as JSON and may have {MAX_SCHEMA_BYTES}"
     if any("\0" in text for text in _texts(schema)):
         return "holds a NUL character"
-    outside = next((target for target in _references(schema) if not target.startswith("#")), None)
-    if outside is not None:
-        return f'refers to "{outside[:100]}": references have to stay within the schema'
+    if outside := outside_reference(schema):
+        return f'refers to "{outside}": references have to stay within the schema'
     if error := schema_error(schema):
         return f"is not a valid JSON schema: {error}"
     if schema.get("type", "object") != "object":
         return 'must describe an object: set "type" to "object"'
     return ""
+
+
+def outside_reference(schema: Mapping[str, Any]) -> str:
+    """Return the beginning of the first reference of a schema that leads out of it; empty if none does."""
+    return next((target[:_MOST_SHOWN] for target in _references(schema) if not target.startswith("#")), "")
 
 
 def is_shallow(value: Any, most: int) -> bool:

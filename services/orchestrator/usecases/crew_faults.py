@@ -27,6 +27,7 @@ from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool_source import ToolSource
 from services.orchestrator.json_schemas import schema_error
 from services.orchestrator.suggestions import few_suggestions, suggestion
+from services.orchestrator.tool_schemas import outside_reference
 from services.orchestrator.usecases.output_file_faults import output_file_faults, output_file_warnings
 from services.orchestrator.usecases.publications import publication_faults
 from services.orchestrator.usecases.schema_warnings import schema_warnings
@@ -365,6 +366,8 @@ def _schemas(spec: CrewSpec) -> Iterator[FieldViolation]:
             yield FieldViolation(path, f"is not a valid JSON schema: {error}")
         elif task.output_schema.get("type") != "object":
             yield FieldViolation(path, 'must describe an object: set "type" to "object"')
+        elif outside := outside_reference(task.output_schema):
+            yield FieldViolation(path, f'refers to "{outside}" outside of itself; put it into $defs')
 
 
 def _approvals(spec: CrewSpec) -> Iterator[FieldViolation]:

@@ -14,8 +14,7 @@ from crewai.knowledge.knowledge import Knowledge
 from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSource
 from crewai.tasks.task_output import TaskOutput
 from crewai.utilities.i18n import I18N_DEFAULT
-from crewai.utilities.pydantic_schema_utils import create_model_from_schema
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel
 
 from coxswain.orchestrator.worker.link_pb2 import EarlierTask, Revision
 from services.orchestrator.domain.crew import AgentSpec, KnowledgeSpec, OutputCheck, Process, TaskSpec
@@ -34,6 +33,7 @@ from services.orchestrator.worker.crew.crewai_types import (
 from services.orchestrator.worker.crew.knowledge import KnowledgeStorage
 from services.orchestrator.worker.crew.llm import HostLLM
 from services.orchestrator.worker.crew.memory import AnalysedMemory, ResultMemory
+from services.orchestrator.worker.crew.result_class import result_class
 from services.orchestrator.worker.crew.tools.factory import build_tools
 from services.orchestrator.worker.link.errors import TaskError
 
@@ -227,13 +227,10 @@ def _earlier_task(earlier: EarlierTask, any_agent: CrewAgent) -> Task:
 def _model_of(spec: TaskSpec) -> type[BaseModel] | None:
     if spec.output_schema is None:
         return None
-    schema = {"title": "Result", **spec.output_schema}
     try:
-        model: type[BaseModel] = create_model_from_schema(schema)
+        return result_class(spec.output_schema)
     except Exception as error:
         raise TaskError("TASK_FAILED", f"the output schema cannot be used: {error}", fatal=True) from error
-    # CrewAI closes every object, one without named properties as well: its only value would be {}.
-    return model if model.model_fields else create_model(model.__name__, __config__=ConfigDict(extra="allow"))
 
 
 def _revision_text(revision: Revision | None) -> str:

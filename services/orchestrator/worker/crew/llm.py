@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from crewai.llms.base_llm import BaseLLM
 from crewai.utilities.exceptions.context_window_exceeding_exception import LLMContextLengthExceededError
+from crewai.utilities.i18n import I18N_DEFAULT
 from crewai.utilities.pydantic_schema_utils import generate_model_description
 from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import BaseModel, PrivateAttr
@@ -30,6 +31,7 @@ from services.orchestrator.worker.crew.usable_answers import (
     Unusable,
     quoted,
     read_in_words,
+    read_last,
     read_text,
     schema_reader,
 )
@@ -65,6 +67,8 @@ class HostLLM(BaseLLM):
     """Answers that may lack the form that was asked for until it is given up."""
     _conversation: Conversation = PrivateAttr()
     _window: Window = PrivateAttr()
+    _tools_of_agent: frozenset[str] = PrivateAttr(default=frozenset())
+    """Names of the tools of the agent that asked last, which does not say so in its last request."""
 
     @classmethod
     def of_agent(cls, attempt: TaskAttempt, spec: AgentSpec, role: str) -> "HostLLM":
@@ -170,9 +174,15 @@ class HostLLM(BaseLLM):
         role = getattr(from_agent, "role", None) or self._role
         if response_model is not None:
             return self.structured(messages, response_model, role=role, is_result=from_task is not None, tools=tools)
-        if tools is None and (offered := self._offered_in_words(from_agent)):
+        if from_agent is not None:
+            self._tools_of_agent = _tools_of(from_agent)
+        elif tools is None and _is_last_request(messages):
+            return self._until_usable(
+                messages, functools.partial(read_last, tools=self._tools_of_agent), role, is_result=True
+            )
+        if tools is None and from_agent is not None and self._tools_of_agent and not self.supports_function_calling():
             # What reaches the world is called by its very name.
-            names = offered if offered & set(self._attempt.session.host_tools) else frozenset()
+            names = self._tools_of_agent & set(self._attempt.session.host_tools) and self._tools_of_agent
             read = functools.partial(read_in_words, tools=names)
             return self._until_usable(messages, read, role, stop=[OBSERVATION], is_result=True)
         native = functools.partial(read_text, tools={tool["function"]["name"] for tool in tools or ()})
@@ -211,12 +221,6 @@ class HostLLM(BaseLLM):
         except (TaskError, Unusable):
             # The host's events tell of it.
             return None
-
-    def _offered_in_words(self, agent: Any) -> frozenset[str]:
-        """Return the names of the tools that an agent has, where they are called in words."""
-        executor = getattr(agent, "agent_executor", None)
-        tools = () if self.supports_function_calling() else getattr(executor, "original_tools", None) or ()
-        return frozenset(sanitize_tool_name(tool.name) for tool in tools)
 
     def _until_usable(
         self, messages: str | list[Any], read: Reader[T], role: str, *, is_result: bool, **asked: Any
@@ -333,6 +337,17 @@ class HostLLM(BaseLLM):
             ),
             sampling=sampling if sampling.ByteSize() else None,
         )
+
+
+def _tools_of(agent: Any) -> frozenset[str]:
+    """Return the names of the tools that an agent can call at what it does now."""
+    executor = getattr(agent, "agent_executor", None)
+    return frozenset(sanitize_tool_name(tool.name) for tool in getattr(executor, "original_tools", None) or ())
+
+
+def _is_last_request(messages: str | list[Any]) -> bool:
+    """Return whether an agent has to answer now, having reached its max_iterations."""
+    return not isinstance(messages, str) and messages[-1].get("content") == I18N_DEFAULT.errors("force_final_answer")
 
 
 def _key_of(completion: pb.Completion) -> str:

@@ -5,13 +5,15 @@ CrewAI asks the very same question again, or takes a call of a tool that it cann
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, Literal, TypeVar
 
 from crewai.agents.constants import FINAL_ANSWER_ACTION
 from crewai.agents.parser import AgentAction, OutputParserError, parse
 from crewai.utilities.string_utils import sanitize_tool_name
 from pydantic import BaseModel, ValidationError
+
+from services.orchestrator.worker.crew.result_class import violations_of
 
 T = TypeVar("T")
 
@@ -34,6 +36,7 @@ _TAGGED_CALL = re.compile(r"<(?:tool_call|function_call)>(.*?)(?:</|$)", re.DOTA
 _FENCE = re.compile(r"^```(?:json)?\s|```$")
 _ARGUMENTS = {"arguments", "parameters", "args"}
 _CALL = {"name", "id", "type", *_ARGUMENTS}
+_WRAPPED_CALL = {"function", "id", "type", "index"}
 
 
 class Unusable(Exception):
@@ -56,21 +59,28 @@ def schema_reader(schema: type[BaseModel]) -> Reader[BaseModel]:
     others: Literal["allow", "ignore"] = "ignore" if schema.model_fields else "allow"
 
     def read(text: str) -> BaseModel:
-        problems: list[str] = []
-        for found in _json_in(text):
-            try:
-                return schema.model_validate_json(json.dumps(found), extra=others)
-            except ValidationError as error:
-                problems = problems or [_told(problem) for problem in error.errors()[:_MOST_PROBLEMS]]
-        problems = problems or ["it holds no JSON object"]
-        listed = "\n".join(f"- {problem}" for problem in problems)
-        raise Unusable(
-            problems,
-            f"Your answer does not follow the JSON schema that was asked for:\n{listed}\n"
-            "Give the whole answer once more, as JSON that follows the schema, with nothing before or after it.",
-        )
+        found = _json_in(text)
+        if found is None:
+            raise _not_following(["it holds no JSON object"])
+        try:
+            result = schema.model_validate_json(json.dumps(found), extra=others)
+        except ValidationError as error:
+            raise _not_following([_told(problem) for problem in error.errors()[:_MOST_PROBLEMS]]) from error
+        problems = violations_of(result, found)
+        if problems:
+            raise _not_following(problems)
+        return result
 
     return read
+
+
+def _not_following(problems: list[str]) -> Unusable:
+    listed = "\n".join(f"- {problem}" for problem in problems)
+    return Unusable(
+        problems,
+        f"Your answer does not follow the JSON schema that was asked for:\n{listed}\n"
+        "Give the whole answer once more, as JSON that follows the schema, with nothing before or after it.",
+    )
 
 
 def read_in_words(text: str, tools: Collection[str] = ()) -> str:
@@ -79,7 +89,7 @@ def read_in_words(text: str, tools: Collection[str] = ()) -> str:
     Raises Unusable when the answer begins to call a tool and does not say how, or names none of `tools`, if there are
     any: CrewAI would call one with a similar name.
     """
-    text = _WIDE_GAP.sub(lambda gap: gap[0][:_WIDEST_GAP], text.split(OBSERVATION, 1)[0].rstrip())
+    text = _without_wide_gaps(text.split(OBSERVATION, 1)[0].rstrip())
     if FINAL_ANSWER_ACTION in text:
         return text if _soon_parsed(text) else text[text.rfind(FINAL_ANSWER_ACTION) :]
     if "Action:" not in text:
@@ -106,24 +116,67 @@ def read_text(text: str, tools: Collection[str]) -> str:
 
     Raises Unusable when it is a call of one of `tools` written as text, which would be taken for the result.
     """
+    if called := _written_call(text, tools):
+        name = quoted(called)
+        raise Unusable(
+            [f"it writes a call of the tool {name} as text; set tool_calling to TOOL_CALLING_IN_WORDS"],
+            f"You wrote a call of the tool {name} as text, and nothing was called. Call the tool itself, or give "
+            "your final answer.",
+        )
+    return text
+
+
+def read_last(text: str, tools: Collection[str]) -> str:
+    """Return an agent's answer when it can call nothing any more.
+
+    Raises Unusable when it calls one of `tools` all the same, as text or in words: that would be taken for the result.
+    """
+    text = _without_wide_gaps(text)
+    if called := _written_call(text, tools) or _call_in_words(text, tools):
+        name = quoted(called)
+        raise Unusable(
+            [f"it calls the tool {name}, and has reached its max_iterations; raise them"],
+            f"You called the tool {name}, and no tool can be called any more. Give your final answer with what you "
+            "know.",
+        )
+    return text
+
+
+def _without_wide_gaps(text: str) -> str:
+    return _WIDE_GAP.sub(lambda gap: gap[0][:_WIDEST_GAP], text)
+
+
+def _written_call(text: str, tools: Collection[str]) -> str:
+    """Return the tool that a text calls as models write calls, the first of several; empty if it calls none."""
     for written in (text, *_TAGGED_CALL.findall(text)):
         try:
-            call = json.loads(_FENCE.sub("", written.strip()))
+            found = json.loads(_FENCE.sub("", written.strip()))
         except (ValueError, RecursionError):
             continue
-        if (
-            isinstance(call, dict)
-            and call.keys() & _ARGUMENTS
-            and call.keys() <= _CALL
-            and str(call.get("name")) in tools
-        ):
-            name = quoted(call["name"])
-            raise Unusable(
-                [f"it writes a call of the tool {name} as text; set tool_calling to TOOL_CALLING_IN_WORDS"],
-                f"You wrote a call of the tool {name} as text, and nothing was called. Call the tool itself, or give "
-                "your final answer.",
-            )
-    return text
+        names = [_called(call) for call in (found if isinstance(found, list) else [found])]
+        if names and all(name in tools for name in names):
+            return names[0]
+    return ""
+
+
+def _called(call: Any) -> str:
+    """Return the name in a call as models write one, bare or as a part of a message; empty if it is none."""
+    if isinstance(call, dict) and call.keys() <= _WRAPPED_CALL:
+        call = call.get("function")
+    if not isinstance(call, dict) or not call.keys() & _ARGUMENTS or not call.keys() <= _CALL:
+        return ""
+    return str(call.get("name"))
+
+
+def _call_in_words(text: str, tools: Collection[str]) -> str:
+    """Return the tool that a text calls in words; empty if it calls none."""
+    if FINAL_ANSWER_ACTION in text or not _soon_parsed(text):
+        return ""
+    try:
+        action = parse(text)
+    except OutputParserError:
+        return ""
+    return action.tool if isinstance(action, AgentAction) and sanitize_tool_name(action.tool) in tools else ""
 
 
 def _soon_parsed(text: str) -> bool:
@@ -138,8 +191,8 @@ def quoted(text: str) -> str:
     return f'"{text[:_LONGEST_ANSWER]}"' + (" (and more)" if len(text) > _LONGEST_ANSWER else "")
 
 
-def _json_in(text: str) -> Iterator[Any]:
-    """Yield what may be meant as JSON: the text itself, or what stands between its outermost braces."""
+def _json_in(text: str) -> dict[str, Any] | None:
+    """Return what may be meant as a JSON object: the text itself, or what stands between its outermost braces."""
     begin, end = text.find("{"), text.rfind("}")
     for candidate in (text, text[begin : end + 1] if 0 <= begin < end else ""):
         try:
@@ -147,8 +200,8 @@ def _json_in(text: str) -> Iterator[Any]:
         except (ValueError, RecursionError):
             continue
         if isinstance(found, dict):
-            yield found
-            return
+            return found
+    return None
 
 
 def _told(problem: Any) -> str:

@@ -144,6 +144,117 @@ async def test_named_properties_are_kept_alone_and_objects_that_name_none_keep_a
     assert len(host.requests) == 1
 
 
+def listing(**rules: Any) -> Json:
+    return holding({"type": "array", "items": {"type": "integer"}, **rules})
+
+
+@pytest.mark.parametrize("agent", [AGENT, CALCULATING], ids=["structured", "converted"])
+@pytest.mark.parametrize(
+    ("schema", "wrong", "told", "right"),
+    [
+        (listing(minItems=2), {"held": [1]}, "held: [1] is too short (minItems: 2)", {"held": [1, 2]}),
+        (listing(maxItems=1), {"held": ["1", 2]}, "(maxItems: 1)", {"held": [1]}),
+        (listing(uniqueItems=True), {"held": [1, 1.0]}, "held: item 1 is there twice", {"held": [1]}),
+        (listing(contains={"const": 7}), {"held": [1]}, "held: [1] does not contain items", {"held": [7]}),
+        (
+            holding({"type": "object", "minProperties": 1}),
+            {"held": {}},
+            "held: {} should be non-empty",
+            {"held": {"a": 1}},
+        ),
+        (
+            holding({"type": "array", "items": {"type": "string", "pattern": "^a"}}),
+            {"held": ["b"]},
+            "held[0]: ",
+            {"held": ["a"]},
+        ),
+        ({**SCHEMA, "not": {"properties": {"score": {"const": 0}}}}, {**ADA, "score": 0}, "should not be valid", ADA),
+        (
+            {
+                **SCHEMA,
+                "if": {"properties": {"name": {"const": "Ada"}}},
+                "then": {"properties": {"score": {"minimum": 3}}},
+            },
+            {**ADA, "score": 2},
+            "score: 2 is less than",
+            ADA,
+        ),
+        (
+            {**SCHEMA, "required": [], "dependentRequired": {"name": ["score"]}},
+            {"name": "Ada"},
+            "'score' is a dependency",
+            ADA,
+        ),
+        (
+            {"type": "object", "patternProperties": {"^n_": {"type": "integer"}}},
+            {"n_a": "one"},
+            "n_a: 'one' is not of type",
+            {"n_a": 1},
+        ),
+        (
+            {"type": "object", "additionalProperties": {"type": "integer"}},
+            {"mood": "fine"},
+            "mood: 'fine' is not of type",
+            {"mood": 1},
+        ),
+        (
+            {"type": "object", "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+            {"a": 1, "b": 1},
+            "each of",
+            {"a": 1},
+        ),
+    ],
+)
+async def test_all_that_the_schema_says_holds_of_a_result(
+    fork_server: ForkServer, agent: AgentSpec, schema: Json, wrong: Json, told: str, right: Json
+) -> None:
+    host = host_of(json.dumps(wrong), json.dumps(right))
+    async with segment(fork_server, host, crew(replace(TASK, output_schema=schema), agent)) as run:
+        assert (await run.task(0)).structured == right
+    assert told in said(host.requests[1])
+    async with segment(
+        fork_server, host_of(*[json.dumps(wrong)] * 9), crew(replace(TASK, output_schema=schema), agent)
+    ) as run:
+        with pytest.raises(TaskError, match="not have the form that was asked for"):
+            await run.task(0)
+
+
+DATED = {"type": "object", "properties": {"name": {"type": "string"}, "day": {"type": "string", "format": "date"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "kept"),
+    [
+        # Models write null for what need not be there, and numbers as texts.
+        (listing(minItems=1) | {"required": []}, {"held": None}, {"held": None}),
+        (listing(minItems=1), {"held": ["1"]}, {"held": [1]}),
+        ({**DATED, "minProperties": 2}, {"name": "Ada", "day": "1815-12-10"}, {"name": "Ada", "day": "1815-12-10"}),
+        # What is left out breaks no rule, and makes up for none that is there.
+        ({**SCHEMA, "additionalProperties": False}, {**ADA, "mood": 1}, ADA),
+        ({**SCHEMA, "unevaluatedProperties": False}, {**ADA, "mood": 1}, ADA),
+        ({**SCHEMA, "patternProperties": {"^m": {"type": "string"}}}, {**ADA, "mood": 1}, ADA),
+        ({**SCHEMA, "then": {"required": ["mood"]}, "if": {}}, {**ADA, "mood": 1}, ADA),
+        # A pattern that RE2 does not know is no rule.
+        (holding({"type": "array", "items": {"pattern": "(?=a)"}}), {"held": ["b"]}, {"held": ["b"]}),
+        # What stands beside alternatives is a part of each.
+        ({**SCHEMA, "allOf": [{"if": {}, "then": {"required": ["name"]}}]}, ADA, ADA),
+        (holding({**SCHEMA, "allOf": [{"not": {"required": ["mood"]}}]}), {"held": ADA}, {"held": ADA}),
+        (
+            holding({**SCHEMA, "anyOf": [holding({"type": "integer"})]}),
+            {"held": {**ADA, "held": 1}},
+            {"held": {**ADA, "held": 1}},
+        ),
+    ],
+)
+async def test_a_result_that_follows_the_schema_as_it_is_meant_is_taken(
+    fork_server: ForkServer, schema: Json, given: Json, kept: Json
+) -> None:
+    host = host_of(json.dumps(given))
+    async with segment(fork_server, host, crew(replace(TASK, output_schema=schema))) as run:
+        assert (await run.task(0)).structured == kept
+    assert len(host.requests) == 1
+
+
 async def test_models_are_told_that_an_object_without_named_properties_holds_any(fork_server: ForkServer) -> None:
     host = host_of('{"held": {"mood": 1}}')
     async with segment(fork_server, host, crew(replace(TASK, output_schema=holding({"type": "object"})))) as run:
@@ -157,7 +268,15 @@ CALL = json.dumps({"name": "calculator", "arguments": {"expression": "1 + 1"}})
 
 
 @pytest.mark.parametrize(
-    "written", [CALL, f"```json\n{CALL}\n```", f"Let me see.\n<tool_call>\n{CALL}\n</tool_call>", f"<tool_call>{CALL}"]
+    "written",
+    [
+        CALL,
+        f"```json\n{CALL}\n```",
+        f"Let me see.\n<tool_call>\n{CALL}\n</tool_call>",
+        f"<tool_call>{CALL}",
+        f"[{CALL}, {CALL}]",
+        f'{{"id": "call_1", "type": "function", "function": {CALL}}}',
+    ],
 )
 async def test_a_call_that_is_written_as_text_is_no_result(fork_server: ForkServer, written: str) -> None:
     host = host_of(written, "It is 2.")
@@ -176,11 +295,42 @@ async def test_a_call_that_is_written_as_text_is_no_result(fork_server: ForkServ
         '{"name": "Ada", "arguments": []}',
         f"Such a call is `{CALL}`.",
         '{"name": ["x"], "args": 1}',
+        "[]",
+        f'[{CALL}, {{"name": "Ada"}}]',
+        f'{{"function": {CALL}, "area": 3}}',
+        '{"function": "calculator"}',
     ],
 )
 async def test_results_that_look_a_little_like_calls_stay(fork_server: ForkServer, text: str) -> None:
     async with segment(fork_server, host_of(text), crew(agent=CALCULATING)) as run:
         assert (await run.task(0)).text == text
+
+
+ACTION = 'Thought: I have to reckon.\nAction: calculator\nAction Input: {"expression": "6*7"}'
+
+
+@pytest.mark.parametrize("capabilities", [CAPABLE, PLAIN], ids=["native", "in words"])
+@pytest.mark.parametrize("written", [CALL, f"[{CALL}]", ACTION])
+async def test_a_call_in_the_last_request_of_an_agent_is_no_result(
+    fork_server: ForkServer, capabilities: Capabilities, written: str
+) -> None:
+    def reply(request: Json) -> Json:
+        if not asks_for_the_end(request):
+            return tool_call("calculator", {"expression": "1 + 1"}) if capabilities is CAPABLE else answer(ACTION)
+        return answer("It is 2." if "no tool can be called any more" in said(request) else written)
+
+    host, spec = ScriptedHost(reply), crew(agent=replace(CALCULATING, max_iterations=1))
+    async with segment(fork_server, host, spec, capabilities=capabilities) as run:
+        assert (await run.task(0)).text == "It is 2."
+    assert len(host.calls("end_tool")) == 1
+    stubborn = ScriptedHost(lambda request: answer(written) if asks_for_the_end(request) else reply(request))
+    async with segment(fork_server, stubborn, spec, capabilities=capabilities) as run:
+        with pytest.raises(TaskError, match="has reached its max_iterations; raise them"):
+            await run.task(0)
+
+
+def asks_for_the_end(request: Json) -> bool:
+    return "you MUST give your absolute best final answer" in said(request)
 
 
 @pytest.mark.parametrize("coworker", [["Reader"], {"role": "Reader"}, 7])
@@ -228,7 +378,6 @@ async def test_memory_that_cannot_be_analysed_does_not_end_the_task(fork_server:
 
 # ---- tools in words
 
-ACTION = 'Thought: I have to reckon.\nAction: calculator\nAction Input: {"expression": "6*7"}'
 FINAL = "Thought: I now know the final answer\nFinal Answer: It is 42."
 
 
