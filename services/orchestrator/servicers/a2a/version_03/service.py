@@ -9,6 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
+from services.orchestrator.a2a_03 import is_final, response_to_03, task_to_03
 from services.orchestrator.domain.a2a_errors import unsupported
 from services.orchestrator.domain.webhook import PayloadForm
 from services.orchestrator.servicers.a2a.cards import CardMaker
@@ -19,11 +20,8 @@ from services.orchestrator.servicers.a2a.sending import Sender
 from services.orchestrator.servicers.a2a.version_03.convert import (
     card_to_03,
     history_length,
-    is_final,
-    response_to_03,
     send_request_from_03,
     task_id_of,
-    task_to_03,
 )
 from services.orchestrator.servicers.a2a.version_03.push import config_name_parts, push_config_to_03, push_plan_from_03
 from services.orchestrator.usecases.a2a.push_configs import PushConfigs

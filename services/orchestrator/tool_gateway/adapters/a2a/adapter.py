@@ -14,7 +14,6 @@ from services.common.errors import CoxswainError, FailedPrecondition, Permission
 from services.common.grpc.large_messages import beside_if_large
 from services.common.http import EgressClient
 from services.common.identity.principal import Principal
-from services.orchestrator.a2a_03 import TENANT_KEY
 from services.orchestrator.domain.tool_source import A2AAgent, AuthKind, ListedTool, ToolSourceSpec
 from services.orchestrator.tool_gateway.adapters.a2a.call import AgentCall
 from services.orchestrator.tool_gateway.adapters.a2a.cards import (
@@ -24,12 +23,8 @@ from services.orchestrator.tool_gateway.adapters.a2a.cards import (
     agent_of,
     card_from_json,
 )
-from services.orchestrator.tool_gateway.adapters.a2a.client import METADATA, SERVICE, AgentClient
-from services.orchestrator.tool_gateway.adapters.a2a.client_03 import (
-    METADATA_03,
-    SERVICE_03,
-    AgentClient03,
-)
+from services.orchestrator.tool_gateway.adapters.a2a.client import AgentClient, Dialect
+from services.orchestrator.tool_gateway.adapters.a2a.client_03 import Dialect03
 from services.orchestrator.tool_gateway.adapters.a2a.first_message import CallOrder
 from services.orchestrator.tool_gateway.adapters.a2a.messages import argument_parts
 from services.orchestrator.tool_gateway.adapters.a2a.sent_message import SentMessage
@@ -241,19 +236,18 @@ class A2AAdapter:
     def _client(
         self, source: ToolSourceSpec, principal: Principal, address: str, tenant: str, version: str = ""
     ) -> AgentClient:
-        speaks_03 = version == VERSION_03
-        metadata = METADATA_03 | ({TENANT_KEY: tenant} if tenant else {}) if speaks_03 else METADATA
+        dialect = Dialect03() if version == VERSION_03 else Dialect()
         peer = PeerClient(
             self._channels,
             self._credentials,
             source,
             principal,
-            SERVICE_03 if speaks_03 else SERVICE,
+            dialect.service,
             address,
             plaintext=_agent(source).plaintext,
-            metadata=metadata,
+            metadata=dialect.metadata(tenant),
         )
-        return AgentClient03(peer, tenant) if speaks_03 else AgentClient(peer, tenant)
+        return AgentClient(peer, tenant, dialect)
 
 
 class _UnknownService(FailedPrecondition):

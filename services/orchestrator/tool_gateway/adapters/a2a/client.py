@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import grpc
 from a2a.types import a2a_pb2 as pb
@@ -13,8 +14,6 @@ from services.common.grpc.large_messages import beside_if_large
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
 from services.orchestrator.tool_gateway.adapters.grpc_peer.client import PeerClient
 
-SERVICE = "lf.a2a.v1.A2AService"
-METADATA = {"a2a-version": "1.0"}
 QUICK_CALL_SECONDS = 20.0
 """Of a method that does no work."""
 
@@ -25,15 +24,50 @@ class UnreadableAnswer(ForeignTextError):
     """An agent sent what is not the message that its method returns."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A call of a method as an agent takes it."""
+
+    method: str
+    request: Message
+    answer: type[Message]
+    read: Callable[[Any], Message] | None = None
+    """Returns the answer of 1.0 for the agent's; None where that is one."""
+
+    def parsed(self, data: bytes) -> Message:
+        """Return the answer of 1.0. Raises DecodeError, and whatever `read` raises."""
+        answer = self.answer.FromString(data)
+        return answer if self.read is None else self.read(answer)
+
+
+class Dialect:
+    """How an agent speaks A2A: that of 1.0."""
+
+    version = ""
+    """Empty means 1.0."""
+    service = "lf.a2a.v1.A2AService"
+
+    def metadata(self, tenant: str) -> dict[str, str]:  # noqa: ARG002 - messages of 1.0 name the tenant
+        """Return what each call says beside its message."""
+        return {"a2a-version": "1.0"}
+
+    def spoken(self, method: str, request: Message, answer: type[Message]) -> Spoken:
+        """Return how a method of 1.0 is called. Raises UnreadableAnswer: the agent has no such method."""
+        return Spoken(method, request, answer)
+
+
 class AgentClient:
     """Calls an agent. Each call may raise what `PeerClient.connected` raises, and grpc.aio.AioRpcError."""
 
-    version = ""
-    """Of A2A that it speaks; empty means 1.0."""
-
-    def __init__(self, peer: PeerClient, tenant: str) -> None:
+    def __init__(self, peer: PeerClient, tenant: str, dialect: Dialect) -> None:
         self.peer = peer
         self.tenant = tenant
+        self._dialect = dialect
+
+    @property
+    def version(self) -> str:
+        """Of A2A that the agent speaks; empty means 1.0."""
+        return self._dialect.version
 
     @property
     def name(self) -> str:
@@ -54,17 +88,15 @@ class AgentClient:
         Raises:
             UnreadableAnswer: the answer cannot be read.
         """
+        spoken = self._dialect.spoken(method, request, answer)
         try:
-            data = await self._ask(method, request, timeout, before)
+            data = await self._ask(spoken, timeout, before)
         except grpc.aio.AioRpcError as error:
             # Nothing was done with it: a token may have been withdrawn before its time.
             if error.code() is not grpc.StatusCode.UNAUTHENTICATED or not await self.peer.renews_credential():
                 raise
-            data = await self._ask(method, request, timeout, None)
-        try:
-            return await beside_if_large(len(data), answer.FromString, data)
-        except DecodeError:
-            raise UnreadableAnswer(f"its answer to {method} cannot be read") from None
+            data = await self._ask(spoken, timeout, None)
+        return await _parsed(data, spoken, answer, f"its answer to {method} cannot be read")
 
     async def send(
         self,
@@ -82,37 +114,45 @@ class AgentClient:
             request.metadata.update({"skill": skill})
         return await self.ask("SendMessage", request, pb.SendMessageResponse, timeout=timeout, before=before)
 
-    async def _ask(
-        self, method: str, request: Message, timeout: float, before: Callable[[], Awaitable[None]] | None
-    ) -> bytes:
+    async def _ask(self, spoken: Spoken, timeout: float, before: Callable[[], Awaitable[None]] | None) -> bytes:
         async with self.peer.connected() as connected:
             if before is not None:
                 await before()
-            return await connected.ask(method, request, timeout=timeout)
+            return await connected.ask(spoken.method, spoken.request, timeout=timeout)
 
     @contextlib.asynccontextmanager
-    async def stream(self, method: str, request: Message, *, timeout: float) -> AsyncIterator["AgentStream"]:
+    async def stream(
+        self, method: str, request: Message, answer: type[Answer], *, timeout: float
+    ) -> AsyncIterator["AgentStream[Answer]"]:
         """Open a stream, which is closed with the block."""
+        spoken = self._dialect.spoken(method, request, answer)
         async with self.peer.connected() as connected:
-            call = connected.stream(method, request, timeout=timeout)
-            reading = self._reading(call)
+            reading = AgentStream(connected.stream(spoken.method, spoken.request, timeout=timeout), spoken, answer)
             try:
                 yield reading
             finally:
                 await reading.close()
 
-    def _reading(self, call: Any) -> "AgentStream":
-        return AgentStream(call)
+
+async def _parsed(data: bytes, spoken: Spoken, answer: type[Answer], fault: str) -> Answer:
+    try:
+        parsed = await beside_if_large(len(data), spoken.parsed, data)
+    except DecodeError:
+        raise UnreadableAnswer(fault) from None
+    assert isinstance(parsed, answer)
+    return parsed
 
 
-class AgentStream:
+class AgentStream(Generic[Answer]):
     """The messages of a stream, read with a limit of time that does not end the stream."""
 
-    def __init__(self, call: grpc.aio.UnaryStreamCall[Message, bytes]) -> None:
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Message, bytes], spoken: Spoken, answer: type[Answer]) -> None:
         self._call = call
+        self._spoken = spoken
+        self._answer = answer
         self._reading: asyncio.Task[bytes | None] | None = None
 
-    async def read(self, answer: type[Answer], *, within: float) -> Answer | None:
+    async def read(self, *, within: float) -> Answer | None:
         """Return the next message; None at the end of the stream.
 
         Raises:
@@ -128,10 +168,7 @@ class AgentStream:
         data = reading.result()
         if data is None:
             return None
-        try:
-            return await beside_if_large(len(data), answer.FromString, data)
-        except DecodeError:
-            raise UnreadableAnswer("it sent an event that cannot be read") from None
+        return await _parsed(data, self._spoken, self._answer, "it sent an event that cannot be read")
 
     async def close(self) -> None:
         """End the stream."""

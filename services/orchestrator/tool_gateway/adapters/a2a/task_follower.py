@@ -80,10 +80,12 @@ class TaskFollower:
         if self._streaming:
             request = pb.SubscribeToTaskRequest(tenant=self._client.tenant, id=self._task.id)
             try:
-                async with self._client.stream("SubscribeToTask", request, timeout=self._timeout) as stream:
+                async with self._client.stream(
+                    "SubscribeToTask", request, pb.StreamResponse, timeout=self._timeout
+                ) as stream:
                     for _ in range(_MAX_EVENTS):
                         try:
-                            response = await stream.read(pb.StreamResponse, within=_QUIET_SECONDS)
+                            response = await stream.read(within=_QUIET_SECONDS)
                         except TimeoutError:
                             if _differs((await self._task.read()).status, status):
                                 return
