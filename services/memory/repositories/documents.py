@@ -45,7 +45,7 @@ class DocumentRow:
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentRevisions:
+class DocumentState:
     """What tells whether anything has happened to a document between two looks, if both revisions are equal."""
 
     id: str
@@ -53,6 +53,8 @@ class DocumentRevisions:
     """That of its parts; 0 before the first save has ended."""
     last_revision: int
     """That of the last save that has begun, or more: it is raised whenever parts are saved otherwise, too."""
+    updated_us: int | None
+    """When it was saved; one that was removed and saved anew has the same revisions again. None if it is not there."""
 
 
 class DocumentRepository:
@@ -89,9 +91,7 @@ class DocumentRepository:
 
         Of saves that never end the last ones are noted: what earlier ones have left names the document as its own.
         """
-        await insert_ignore(self._connection, documents, self._new(document_id))
-        row = await self.get(document_id, now, lock=True)
-        assert row is not None
+        row = await self._taken(document_id, now)
         revision = row.last_revision + 1
         written = [*row.stale, PartsWritten(revision, count)][-_MOST_STALE:]
         await self._set(document_id, last_revision=revision, stale=_stale(written), expires_us=_claimed(now))
@@ -103,15 +103,13 @@ class DocumentRepository:
         if stale:
             await self._set(document_id, stale=_stale([parts for parts in stale if parts.revision != revision]))
 
-    async def bring(self, document: SavedDocument) -> int | None:
+    async def bring(self, document: SavedDocument) -> DocumentState | None:
         """Let a document be there that parts from elsewhere bring, or note that parts of one that is there were saved.
 
-        Return its last revision, which is raised: nobody removes the document as it was before. None if it is not at
-        their revision; they go with its next save or removal then.
+        Return its state, in which the last revision is raised: nobody removes the document as it was before. None if it
+        is not at their revision; they go with its next save or removal then.
         """
-        await insert_ignore(self._connection, documents, self._new(document.id))
-        row = await self.get(document.id, document.updated_at, lock=True)
-        assert row is not None
+        row = await self._taken(document.id, document.updated_at)
         there, raised = row.document, max(document.revision, row.last_revision + 1)
         if there is None:
             others = [parts for parts in (row.live, *row.stale) if parts.revision != document.revision and parts.count]
@@ -124,7 +122,8 @@ class DocumentRepository:
             stale = [saved, *(parts for parts in row.stale if parts.revision != saved.revision)]
             await self._set(document.id, stale=_stale(stale), last_revision=raised)
             return None
-        return raised
+        updated_us = microseconds((there or document).updated_at)
+        return DocumentState(document.id, document.revision, raised, updated_us)
 
     async def switch(self, document: SavedDocument, *, gone: bool) -> bool:
         """Let a revision that was claimed be what counts, unless a later one does or the document was removed.
@@ -199,6 +198,12 @@ class DocumentRepository:
             (await self._connection.execute(delete(documents).where(self._is(document_id), unchanged))).rowcount
         )
 
+    async def remove_as(self, state: DocumentState) -> bool:
+        """Remove a document's row if it is in a state, and return whether it was."""
+        return await self._states(self._is(state.id), 1, lock=True) == [state] and await self.remove(
+            state.id, state.last_revision
+        )
+
     async def expired(self, now: datetime, limit: int) -> Sequence[DocumentRow]:
         """Return some of the rows of documents that have expired, but for those that a save or a removal is at.
 
@@ -208,12 +213,24 @@ class DocumentRepository:
         rows = await self._connection.execute(statement.order_by(documents.c.expires_us).limit(limit))
         return [_row(row._asdict(), now) for row in rows]
 
-    async def revisions(self, after: str, limit: int) -> Sequence[DocumentRevisions]:
-        """Return the next ids, those of saves that have not ended too, each with its revisions."""
-        columns = (documents.c.document_id, documents.c.revision, documents.c.last_revision)
-        statement = select(*columns).where(self._own(), documents.c.document_id > after)
-        rows = await self._connection.execute(statement.order_by(documents.c.document_id).limit(limit))
-        return [DocumentRevisions(*row) for row in rows]
+    async def states(self, after: str, limit: int) -> Sequence[DocumentState]:
+        """Return the states of the next documents, sorted by id, those of saves that have not ended too."""
+        return await self._states(and_(self._own(), documents.c.document_id > after), limit)
+
+    async def _states(self, clause: ColumnElement[bool], limit: int, *, lock: bool = False) -> Sequence[DocumentState]:
+        columns = (documents.c.document_id, documents.c.revision, documents.c.last_revision, documents.c.document)
+        statement = select(*columns).where(clause).order_by(documents.c.document_id).limit(limit)
+        rows = await self._connection.execute(statement.with_for_update() if lock else statement)
+        return [DocumentState(*row[:3], (row.document or {}).get("updated_at")) for row in rows]
+
+    async def _taken(self, document_id: str, now: datetime) -> DocumentRow:
+        """Return a document's row, locked; it is made where there is none."""
+        while True:
+            await insert_ignore(self._connection, documents, self._new(document_id))
+            row = await self.get(document_id, now, lock=True)
+            # One that was there is not locked by that, and a removal may be faster.
+            if row is not None:
+                return row
 
     async def _stale_of(self, document_id: str) -> list[PartsWritten]:
         statement = select(documents.c.stale).where(self._is(document_id)).with_for_update()

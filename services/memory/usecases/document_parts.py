@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -25,7 +25,7 @@ from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import Document, Record
 from services.memory.domain.subjects import Ties
 from services.memory.filters import parts_of
-from services.memory.repositories.documents import DocumentRepository, DocumentRevisions, DocumentRow
+from services.memory.repositories.documents import DocumentRepository, DocumentRow, DocumentState
 from services.memory.stores.base import MemoryStore
 
 _ROWS_AT_ONCE = 500
@@ -77,32 +77,32 @@ class DocumentParts:
         Raises:
             Aborted: another call has saved one of them meanwhile.
         """
-        noted: dict[str, int] = {}
+        noted: dict[str, DocumentState] = {}
         async with self._database.write() as connection:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
             # In one order for everybody, so that two calls do not wait for each other's rows.
             for document in sorted(named, key=lambda one: one.id):
-                last_revision = await repository.bring(replace(document, fingerprint=""))
-                if last_revision is not None:
-                    noted[document.id] = last_revision
+                state = await repository.bring(replace(document, fingerprint=""))
+                if state is not None:
+                    noted[document.id] = state
         # An index that shows writes late does not tell.
         if store.compares_revisions:
-            await self._remove_emptied(store, key, noted, records)
+            await self._remove_emptied(store, key, noted.values(), records)
         for document in named:
             if document.id not in noted:
                 raise saved_meanwhile(document.id)
 
     async def _remove_emptied(
-        self, store: MemoryStore, key: NamespaceKey, noted: Mapping[str, int], records: Sequence[Record]
+        self, store: MemoryStore, key: NamespaceKey, noted: Collection[DocumentState], records: Sequence[Record]
     ) -> None:
         """Remove documents whose parts others removed after they were saved and before the documents were noted."""
         one_of = {r.body.parent_document_id: r.id for r in records if isinstance(r.body, Document)}
-        some = [one_of[document_id] for document_id in noted]
+        some = [one_of[state.id] for state in noted]
         seen = {record.id for record in await store.get(key, some, utc_now(), embeddings=False)}
-        for document_id, last_revision in noted.items():
-            if one_of[document_id] in seen or (await store.count(key, parts_of(document_id), utc_now())).count:
+        for state in noted:
+            if one_of[state.id] in seen or (await store.count(key, parts_of(state.id), utc_now())).count:
                 continue
-            await self._remove_row(store, key, document_id, last_revision)
+            await self._remove_row(store, key, state)
 
     async def clear(self, store: MemoryStore, key: NamespaceKey) -> int:
         """Remove the records of all documents and the documents that were there, and return how many records.
@@ -112,30 +112,29 @@ class DocumentParts:
         Raises:
             Aborted: one is being saved all the time.
         """
-        before = {row.id: row async for row in self._revisions(store, key)}
+        before = {state.id: state async for state in self._states(store, key)}
         removed = await store.clear(key)
-        async for row in self._revisions(store, key):
-            # A save that had begun before may have ended since without a change of the last revision.
-            is_as_before = before.get(row.id) == row and row.revision == row.last_revision
-            if not is_as_before or not await self._remove_row(store, key, row.id, row.last_revision):
-                removed += await self._remove_cleared(store, key, row.id)
+        async for state in self._states(store, key):
+            # A save that had begun before may have ended since, and may end in a moment, without another revision.
+            is_as_before = before.get(state.id) == state and state.revision == state.last_revision
+            if not is_as_before or not await self._remove_row(store, key, state):
+                removed += await self._remove_cleared(store, key, state.id)
         return removed
 
-    async def _remove_row(self, store: MemoryStore, key: NamespaceKey, document_id: str, last_revision: int) -> bool:
+    async def _remove_row(self, store: MemoryStore, key: NamespaceKey, state: DocumentState) -> bool:
         async with self._database.write() as connection:
-            repository = DocumentRepository(connection, key.group_id, store.backend_id)
-            return await repository.remove(document_id, last_revision)
+            return await DocumentRepository(connection, key.group_id, store.backend_id).remove_as(state)
 
-    async def _revisions(self, store: MemoryStore, key: NamespaceKey) -> AsyncIterator[DocumentRevisions]:
+    async def _states(self, store: MemoryStore, key: NamespaceKey) -> AsyncIterator[DocumentState]:
         after = ""
         while True:
             async with self._database.read() as connection:
                 repository = DocumentRepository(connection, key.group_id, store.backend_id)
-                some = await repository.revisions(after, _ROWS_AT_ONCE)
+                some = await repository.states(after, _ROWS_AT_ONCE)
             if not some:
                 return
-            for row in some:
-                yield row
+            for state in some:
+                yield state
             after = some[-1].id
 
     async def _remove_cleared(self, store: MemoryStore, key: NamespaceKey, document_id: str) -> int:
@@ -166,7 +165,8 @@ class DocumentParts:
 
             async def end(_connection: AsyncConnection | None) -> None:
                 # A save that has begun since has a row to go on with, and parts that are left alone.
-                await self._remove_row(store, key, row.id, last)
+                async with self._database.write() as connection:
+                    await DocumentRepository(connection, key.group_id, store.backend_id).remove(row.id, last)
 
             return await store.remove_document(key, row.id, last, stale, now, end)
 

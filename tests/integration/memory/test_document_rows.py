@@ -12,14 +12,16 @@ from sqlalchemy import select
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.failures import unavailable
+from services.common.db.upsert import insert_ignore
 from services.common.errors import Aborted
 from services.memory.domain.documents import PartsWritten, SavedDocument
+from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
 from services.memory.repositories.documents import (
     DocumentRepository,
-    DocumentRevisions,
     DocumentRow,
+    DocumentState,
     remove_expired_documents,
 )
 from services.memory.service import MemoryService
@@ -78,6 +80,46 @@ async def test_saves_that_never_end_are_noted_up_to_a_number(database: Database)
         assert await DocumentRepository(connection, "legal", None).get("manual", now) is None
 
 
+async def test_a_row_that_a_removal_takes_while_a_save_begins_is_made_anew(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_service_tables("memory", postgres_url)
+    database, now = Database(postgres_url, "memory"), utc_now()
+    async with database.write() as connection:
+        assert (await DocumentRepository(connection, "sales", None).claim("manual", 2, now))[0] == 1
+    removed = list[bool]()
+
+    async def overtaken(*given: Any) -> bool:
+        new = await insert_ignore(*given)
+        if not removed:
+            async with database.write() as other:
+                removed.append(await DocumentRepository(other, "sales", None).remove("manual", 1))
+        return new
+
+    monkeypatch.setattr("services.memory.repositories.documents.insert_ignore", overtaken)
+    async with database.write() as connection:
+        assert (await DocumentRepository(connection, "sales", None).claim("manual", 2, now))[0] == 1
+    assert removed == [True]
+    await database.close()
+
+
+async def test_a_row_that_was_removed_and_made_anew_is_another(database: Database) -> None:
+    now = utc_now()
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        states = []
+        for saved in (now, now + timedelta(seconds=1)):
+            revision, _ = await repository.claim("manual", 2, saved)
+            await repository.switch(_document("manual", saved, revision=revision), gone=True)
+            [state] = await repository.states("", 10)
+            states.append(state)
+            if len(states) == 1:
+                assert await repository.remove("manual", revision)
+        assert [(state.revision, state.last_revision) for state in states] == [(1, 1), (1, 1)]
+        assert not await repository.remove_as(states[0])
+        assert await repository.remove_as(states[1])
+
+
 async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
     now = utc_now()
     async with database.write() as connection:
@@ -92,7 +134,7 @@ async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
         assert await repository.get("saved anew", now - timedelta(minutes=1)) == await repository.get("saved anew", now)
         assert sorted(row.id for row in await repository.expired(now, 5)) == ["given up", "over"]
         assert await remove_expired_documents(connection, now, unfinished=True) == 2
-        assert await repository.revisions("", 10) == [DocumentRevisions("saved anew", 1, 2)]
+        assert await repository.states("", 10) == [DocumentState("saved anew", 1, 2, microseconds(now))]
         again = _document("saved anew", now, revision=revision)
         assert await repository.switch(again, gone=True)
         row = await repository.get("saved anew", now)
