@@ -275,7 +275,9 @@ async def remove_expired_documents(connection: AsyncConnection, now: datetime, *
     # Elsewhere parts stay until somebody's credential is at hand: what has to be removed there is not forgotten.
     here = documents.c.backend_id.is_(None)
     clauses = [_has_ended(now), here, *([] if unfinished else [documents.c.revision > 0])]
-    return (await connection.execute(delete(documents).where(*clauses))).rowcount
+    # Waiting for none of several rows, it can be part of no deadlock; the next sweep finds those that are held.
+    ended = select(documents.c.id).where(*clauses).with_for_update(skip_locked=True)
+    return (await connection.execute(delete(documents).where(documents.c.id.in_(ended)))).rowcount
 
 
 def _has_ended(now: datetime) -> ColumnElement[bool]:

@@ -1,5 +1,6 @@
 """Rows of documents: what failing saves leave in them, and which of them the sweep removes."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -140,6 +141,24 @@ async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
         row = await repository.get("saved anew", now)
         assert row is not None
         assert row.document == replace(again, subjects=("dev|ann",))
+
+
+async def test_the_sweep_waits_for_no_row_that_others_hold(postgres_url: str) -> None:
+    make_service_tables("memory", postgres_url)
+    database, now = Database(postgres_url, "memory"), utc_now()
+    for name in ("held", "over"):
+        async with database.write() as connection:
+            repository = DocumentRepository(connection, "sales", None)
+            revision, _ = await repository.claim(name, 2, now)
+            await repository.switch(_document(name, now, revision=revision, expires_at=now), gone=True)
+    later = now + timedelta(seconds=1)
+    async with database.write() as holding, asyncio.timeout(30):
+        assert await DocumentRepository(holding, "sales", None).get("held", now, lock=True)
+        async with database.write() as connection:
+            assert await remove_expired_documents(connection, later, unfinished=True) == 1
+    async with database.write() as connection:
+        assert await remove_expired_documents(connection, later, unfinished=True) == 1
+    await database.close()
 
 
 async def test_a_first_save_that_never_ends_leaves_its_row_for_a_day(database: Database) -> None:
