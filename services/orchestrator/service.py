@@ -233,7 +233,7 @@ class OrchestratorService:
         self.workers = Workers(database, self._leases, self._bus)
         """Also told by whoever runs worker hosts when one has ended."""
         self._queue = Queue(database, self.workers)
-        self._scheduler = Scheduler(database, starter, grants, settings.schedule_poll_seconds)
+        self._scheduler = Scheduler(database, starter, grants, self._bus, settings.schedule_poll_seconds)
         self._running_limits = RunningLimits(database, RemoteGroupLimits(peers), self._bus)
         self._housekeeping = Housekeeping(database, ender, QuestionDeadlines(database, settler))
         self._waiting_work = WaitingWork(database, self._leases)

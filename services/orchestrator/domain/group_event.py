@@ -1,4 +1,4 @@
-"""What happens in a group: the events of its executions that tell how far they have come."""
+"""What happens in a group: events that tell how far its executions have come, or that a schedule started none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,13 +18,15 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GroupEvent:
-    """An event of an execution, without results, and what it can be chosen by."""
+    """An event of an execution or of a schedule, without results, and what it can be chosen by."""
 
     position: Position
     stored_at: datetime
     execution_id: str
+    """Empty for an event of a schedule."""
     crew_id: str
     crew_name: str
+    """Empty for an event of a schedule."""
     schedule_id: str
     batch_id: str
     labels: Mapping[str, str]

@@ -101,6 +101,7 @@ class Delivery:
     id: str
     webhook_id: str
     execution_id: str
+    """Empty for an event of a schedule."""
     sequence: int
     """Of the event; of a push notification its place: see `place_of`."""
     kind: str

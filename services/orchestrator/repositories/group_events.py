@@ -36,7 +36,7 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.event import NewEvent, StoredEvent
 from services.orchestrator.domain.group_event import GroupEvent, Position
-from services.orchestrator.tables import executions, group_events, webhooks
+from services.orchestrator.tables import executions, group_events, schedules, webhooks
 
 _LARGEST_ID = 2**63 - 1
 _sqlite_sequence = table("sqlite_sequence", column("name", Text), column("seq", BigInteger))
@@ -57,25 +57,33 @@ class GroupEventRepository:
 
     async def append(self, group_id: str, execution_id: str, events: Sequence[tuple[int, NewEvent]]) -> None:
         """Store events of an execution, each with its sequence there, in the transaction that stores them there."""
-        now = utc_now()
-        await self._connection.execute(
-            _insert(self._connection.dialect.name),
-            [
-                {
-                    "group_id": group_id,
-                    "execution_id": execution_id,
-                    "sequence": sequence,
-                    "time": event.time or now,
-                    "kind": event.kind,
-                    "task_index": event.task_index,
-                    "task_name": event.task_name,
-                    "attempt": event.attempt,
-                    "payload": event.summary,
-                    "stored_at": now,
-                }
-                for sequence, event in events
-            ],
-        )
+        await self._store([_row(event, sequence, group_id, execution_id=execution_id) for sequence, event in events])
+
+    async def append_of_schedule(self, group_id: str, schedule_id: str, event: NewEvent) -> None:
+        """Store an event of a schedule in the transaction that changes it."""
+        await self._store([_row(event, 0, group_id, schedule_id=schedule_id)])
+
+    async def _store(self, rows: list[dict[str, Any]]) -> None:
+        await self._connection.execute(_insert(self._connection.dialect.name), rows)
+
+
+def _row(
+    event: NewEvent, sequence: int, group_id: str, *, execution_id: str | None = None, schedule_id: str | None = None
+) -> dict[str, Any]:
+    now = utc_now()
+    return {
+        "group_id": group_id,
+        "execution_id": execution_id,
+        "schedule_id": schedule_id,
+        "sequence": sequence,
+        "time": event.time or now,
+        "kind": event.kind,
+        "task_index": event.task_index,
+        "task_name": event.task_name,
+        "attempt": event.attempt,
+        "payload": event.summary,
+        "stored_at": now,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +162,16 @@ class GroupEventReader:
             group_events,
             executions.c.crew_id,
             executions.c.crew_name,
-            executions.c.schedule_id,
+            executions.c.schedule_id.label("started_by"),
             executions.c.batch_id,
             executions.c.labels,
+            schedules.c.start,
             is_settled(self._database.dialect).label("settled"),
-        ).join(executions, executions.c.id == group_events.c.execution_id)
+        ).select_from(
+            group_events.outerjoin(executions, executions.c.id == group_events.c.execution_id).outerjoin(
+                schedules, schedules.c.id == group_events.c.schedule_id
+            )
+        )
 
 
 async def adopt_events(database: Database) -> int:
@@ -211,15 +224,17 @@ def _number(transaction: ColumnElement[Any]) -> ColumnElement[int]:
 
 
 def _event(row: dict[str, Any]) -> GroupEvent:
+    # A schedule is what would have been started.
+    start = row["start"] or {}
     return GroupEvent(
         position=Position(row["transaction_id"], row["id"]),
         stored_at=row["stored_at"],
-        execution_id=row["execution_id"],
-        crew_id=row["crew_id"],
-        crew_name=row["crew_name"],
-        schedule_id=row["schedule_id"],
-        batch_id=row["batch_id"],
-        labels=row["labels"],
+        execution_id=row["execution_id"] or "",
+        crew_id=row["crew_id"] or start.get("crew_id", ""),
+        crew_name=row["crew_name"] or "",
+        schedule_id=row["schedule_id"] or row["started_by"] or "",
+        batch_id=row["batch_id"] or "",
+        labels=row["labels"] or start.get("labels", {}),
         event=StoredEvent(
             sequence=row["sequence"],
             time=row["time"],

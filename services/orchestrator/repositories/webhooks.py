@@ -232,6 +232,8 @@ class WebhookRepository:
     async def add(self, deliveries: Sequence[Delivery]) -> None:
         """Store new deliveries of a claimed webhook, at least one; the first of each execution is due at once.
 
+        So are those of events of schedules.
+
         Those of events that have a delivery already are left out: in a database that was restored on another server
         events are read again.
         """
@@ -240,7 +242,19 @@ class WebhookRepository:
             await self.promote(webhook_id, execution_id, deliveries[0].created_at)
 
     async def promote(self, webhook_id: str, execution_id: str, now: datetime) -> None:
-        """Make the first pending delivery of an execution due, unless one is already."""
+        """Make the first pending delivery of an execution due, unless one is already; "" for all without one."""
+        if not execution_id:
+            await self._connection.execute(
+                update(webhook_deliveries)
+                .where(
+                    webhook_deliveries.c.webhook_id == webhook_id,
+                    webhook_deliveries.c.execution_id.is_(None),
+                    PENDING,
+                    webhook_deliveries.c.next_attempt_at.is_(None),
+                )
+                .values(next_attempt_at=now)
+            )
+            return
         same = (webhook_deliveries.c.webhook_id == webhook_id) & (webhook_deliveries.c.execution_id == execution_id)
         other = webhook_deliveries.alias()
         waits = exists().where(
@@ -378,9 +392,10 @@ _DELIVERY_FIELDS = tuple(column.name for column in webhook_deliveries.c)
 
 
 def _columns(delivery: Delivery) -> dict[str, Any]:
-    return {name: getattr(delivery, name) for name in _DELIVERY_FIELDS}
+    columns = {name: getattr(delivery, name) for name in _DELIVERY_FIELDS}
+    return columns | {"execution_id": delivery.execution_id or None}
 
 
 def _delivery(row: Row[Any]) -> Delivery:
-    values = {name: getattr(row, name) for name in _DELIVERY_FIELDS}
+    values = {name: getattr(row, name) for name in _DELIVERY_FIELDS} | {"execution_id": row.execution_id or ""}
     return Delivery(**values | {"state": DeliveryState(row.state)})

@@ -29,7 +29,8 @@ group_events = Table(
     # The transaction that stored it; 0 on SQLite.
     Column("transaction_id", BigInteger, nullable=False),
     Column("group_id", GROUP, nullable=False),
-    Column("execution_id", ID, ForeignKey("executions.id", ondelete="CASCADE"), nullable=False),
+    # NULL for an event of a schedule; readers of the release before do not see such rows.
+    Column("execution_id", ID, ForeignKey("executions.id", ondelete="CASCADE")),
     Column("sequence", BigInteger, nullable=False),
     Column("time", UtcDateTime, nullable=False),
     Column("kind", String(32), nullable=False),
@@ -37,6 +38,8 @@ group_events = Table(
     Column("task_name", String(128), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("payload", LargeBinary, nullable=False),
+    # Of an event of a schedule; its row stays when it is deleted.
+    Column("schedule_id", ID),
     Column("stored_at", UtcDateTime, nullable=False),
     Index("ix_group_events_execution_id_sequence", "execution_id", "sequence"),
     # The one before stands for it. To be dropped with the next release, by IF EXISTS: some have dropped it already.

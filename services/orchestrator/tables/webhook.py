@@ -66,7 +66,8 @@ webhook_deliveries = Table(
     metadata,
     Column("id", ID, primary_key=True),
     Column("webhook_id", ID, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
-    Column("execution_id", ID, ForeignKey("executions.id", ondelete="CASCADE"), nullable=False),
+    # NULL for an event of a schedule: such deliveries wait for no others.
+    Column("execution_id", ID, ForeignKey("executions.id", ondelete="CASCADE")),
     Column("sequence", BigInteger, nullable=False),
     Column("kind", String(32), nullable=False),
     Column("state", String(16), nullable=False),

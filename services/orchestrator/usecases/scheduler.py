@@ -9,6 +9,7 @@ import structlog
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from coxswain.orchestrator.v1.execution_pb2 import ScheduleStartedNothing
 from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.counts import from_the_start
@@ -25,7 +26,11 @@ from services.common.errors import (
 )
 from services.orchestrator.cron import BadCron, BadTimeZone, next_fire_time
 from services.orchestrator.domain.execution import Execution, ExecutionError
+from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.schedule import Schedule
+from services.orchestrator.events import error_to_proto, new_event
+from services.orchestrator.hints.bus import HintBus
+from services.orchestrator.repositories.group_events import GroupEventRepository
 from services.orchestrator.repositories.schedules import ScheduleRepository, read_next_schedules
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
 from services.orchestrator.usecases.hinted_loop import Pending
@@ -59,9 +64,12 @@ class Scheduler:
     transaction, which only the first of them can commit: each time fires once, even if a replica dies in between.
     """
 
-    def __init__(self, database: Database, starter: ExecutionStarter, grants: Grants, interval: float) -> None:
+    def __init__(
+        self, database: Database, starter: ExecutionStarter, grants: Grants, bus: HintBus, interval: float
+    ) -> None:
         """`interval`, between two calls of `once`, is in seconds."""
         self._database = database
+        self._bus = bus
         self._starter = starter
         self._grants = grants
         self._backoff = Backoff(interval, _LONGEST_PAUSE_SECONDS)
@@ -125,7 +133,7 @@ class Scheduler:
                 return await self._postpone(schedule, error)
             FIRED.labels("failed").inc()
             logger.warning("schedule_started_nothing", schedule_id=schedule.id, reason=error.reason)
-            await self._note(schedule, replace(_fired(schedule, now), last_error=_cause(schedule, error)))
+            await self._note_nothing(schedule, replace(_fired(schedule, now), last_error=_cause(schedule, error)))
         except BadTimeZone as error:
             await self._postpone(schedule, Internal(f"the time zone {schedule.time_zone} {error} on this machine"))
         except Exception:
@@ -166,6 +174,20 @@ class Scheduler:
         pause = self._backoff.pause(attempts)
         self._postponed[schedule_id] = (attempts, asyncio.get_running_loop().time() + pause)
         return pause
+
+    async def _note_nothing(self, before: Schedule, after: Schedule) -> None:
+        """Store that a schedule has fired and started nothing, and the event that says so."""
+        assert after.last_error is not None
+        body = ScheduleStartedNothing(
+            schedule_id=before.id, schedule_name=before.name, error=error_to_proto(after.last_error)
+        )
+        if before.next_fire_at is not None:
+            body.due_time.FromDatetime(before.next_fire_at)
+        async with self._database.write() as connection:
+            if not await ScheduleRepository(connection).fired(before, after):
+                return
+            await GroupEventRepository(connection).append_of_schedule(before.group_id, before.id, new_event(body))
+        self._bus.publish(Hint(HintKind.EVENTS_STORED, group_id=before.group_id))
 
     async def _note(self, before: Schedule, after: Schedule) -> None:
         async with self._database.write() as connection:

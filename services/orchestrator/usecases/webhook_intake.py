@@ -83,7 +83,7 @@ class WebhookIntake:
             return False
         async with self._database.write() as connection:
             webhooks = WebhookRepository(connection)
-            standing = await webhooks.standing({delivery.execution_id for delivery in found.deliveries})
+            standing = await webhooks.standing({delivery.execution_id for delivery in found.deliveries}) | {""}
             if not await webhooks.advance(webhook.id, self._sender, found.reached):
                 raise ClaimLost
             new = [delivery for delivery in found.deliveries if delivery.execution_id in standing]

@@ -60,7 +60,7 @@ class GroupSource:
                 size += len(made[-1].body)
         # The next one is made when the one before is through: none of an execution may come behind a later one.
         newest: dict[str, int] = {}
-        for delivery in made:
+        for delivery in (delivery for delivery in made if delivery.execution_id):
             newest[delivery.execution_id] = max(delivery.sequence, newest.get(delivery.execution_id, 0))
         for event in await self._events.overtaken(webhook.group_id, position, newest):
             if webhook.plan.chosen.shows(event):

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from sqlalchemy import Column, MetaData, String, Table, func, insert, inspect, select, text, update
+from sqlalchemy import Column, MetaData, String, Table, delete, func, insert, inspect, select, text, update
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -17,7 +17,7 @@ from services.orchestrator.domain.execution import ExecutionState, TaskOutput, T
 from services.orchestrator.domain.question import Answer, Question, QuestionState
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.questions import QuestionChangeReader, QuestionRepository
-from services.orchestrator.tables import approvals, crews, executions, questions, requests, task_runs
+from services.orchestrator.tables import approvals, crews, executions, group_events, questions, requests, task_runs
 from services.orchestrator.worker.host.run_store import RunStore
 from tests.integration.orchestrator.use_cases import Orchestrator
 from tests.integration.worker.rows import claimed
@@ -205,4 +205,32 @@ async def test_webhooks_are_kept_apart_beside_who_reads_events(empty_postgres_ur
         await connection.execute(text("SELECT count(*) FROM group_events"))
         async with asyncio.timeout(110):
             await upgrade_database("orchestrator", empty_postgres_url, "0035")
+    await database.close()
+
+
+async def test_events_keep_their_ids_where_their_table_is_made_anew_and_those_of_schedules_go_on_the_way_back(
+    empty_database_url: str,
+) -> None:
+    await upgrade_database("orchestrator", empty_database_url, "0036")
+    database = Database(empty_database_url, "orchestrator", null_pool=True)
+    earlier = EarlierRelease(database)
+    await earlier.start(await columns_of(database, "executions"))
+    now = utc_now()
+    of_execution = {"group_id": "sales", "execution_id": earlier.execution_id, "time": now, "stored_at": now}
+    of_execution |= {"kind": "k", "task_name": "", "attempt": 0, "payload": b"", "transaction_id": 0}
+    async with database.write() as connection:
+        await connection.execute(insert(group_events), [of_execution | {"sequence": number} for number in (1, 2, 3)])
+        await connection.execute(delete(group_events).where(group_events.c.sequence == 3))
+    await upgrade_database("orchestrator", empty_database_url)
+    of_schedule = of_execution | {"execution_id": None, "schedule_id": "nightly", "sequence": 0}
+    async with database.write() as connection:
+        added = await connection.scalar(insert(group_events).values(of_schedule).returning(group_events.c.id))
+        ids = list(await connection.scalars(select(group_events.c.id).order_by(group_events.c.id)))
+        assert (ids, added) == ([1, 2, 4], 4)
+    await downgrade_database("orchestrator", empty_database_url, "0036")
+    async with database.read() as connection:
+        left = select(group_events.c.id, group_events.c.execution_id).order_by(group_events.c.id)
+        assert list(await connection.execute(left)) == [(1, earlier.execution_id), (2, earlier.execution_id)]
+        indexes = await connection.run_sync(lambda sync: inspect(sync).get_indexes("group_events"))
+    assert {index["name"] for index in indexes} == {index.name for index in group_events.indexes}
     await database.close()

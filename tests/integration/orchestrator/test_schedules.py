@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy import select
 
 from coxswain.auth.v1.delegation_pb2 import EXECUTION_IDENTITY_GROUP, EXECUTION_IDENTITY_USER
-from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
+from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, webhook_pb2
 from coxswain.orchestrator.v1 import schedule_pb2 as pb
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
+from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import NotFound, PermissionDenied, Unavailable
@@ -39,6 +41,7 @@ from tests.integration.orchestrator.support import (
 )
 from tests.integration.orchestrator.use_cases import ALICE, Orchestrator
 from tests.support.harness import BOB, Harness, serve_services
+from tests.support.webhook_receiver import WebhookReceiver
 
 if TYPE_CHECKING:
     from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceAsyncStub
@@ -424,6 +427,43 @@ async def test_a_schedule_that_cannot_start_anything_says_why_and_fires_again_ne
     assert mended.last_execution_id
 
 
+async def test_a_schedule_that_starts_nothing_is_told_to_webhooks_and_watchers(
+    firing: tuple[Harness, Database],
+) -> None:
+    harness, database = firing
+    made = await create(harness, name="nightly")
+    hooks = WebhookServiceStub(harness.channel("dev:alice:sales=admin"))
+    kinds = [execution_pb2.EXECUTION_EVENT_KIND_SCHEDULE_STARTED_NOTHING]
+    async with WebhookReceiver() as receiver:
+        chosen = webhook_pb2.Webhook(url=receiver.url, kinds=kinds, schedule_id=made.id, crew_id=made.start.crew_id)
+        hook = (await hooks.CreateWebhook(webhook_pb2.CreateWebhookRequest(webhook=chosen))).webhook
+        other = webhook_pb2.Webhook(url=f"{receiver.url}/other", labels={"of": "others"})
+        await hooks.CreateWebhook(webhook_pb2.CreateWebhookRequest(webhook=other))
+        watching: Any = executions_of(harness).WatchExecutions(execution_pb2.WatchExecutionsRequest(kinds=kinds))
+        assert not (await watching.read()).HasField("event")
+        await crews(harness).DeleteCrew(crew_pb2.DeleteCrewRequest(id=made.start.crew_id))
+        moments = []
+        for number in (1, 2):
+            moments.append(await make_due(database, seconds=5 - number))
+            await fired(harness, made.id, moments[-1])
+            await receiver.has(number)
+        posted = [json_format.ParseDict(each.body, webhook_pb2.WebhookNotification()) for each in receiver.posted]
+        assert {each.path for each in receiver.posted} == {"/"}
+        told = posted[0].event.schedule_started_nothing
+        assert (told.schedule_id, told.schedule_name, told.error.reason) == (made.id, "nightly", "NOT_FOUND")
+        assert [each.event.schedule_started_nothing.due_time.ToDatetime(UTC) for each in posted] == moments
+        assert (posted[0].schedule_id, posted[0].crew_id) == (made.id, made.start.crew_id)
+        seen = [await watching.read() for _ in moments]
+        assert [response.event for response in seen] == [each.event for each in posted]
+        # Each delivery is on its own, and can be made again.
+        listing = webhook_pb2.ListWebhookDeliveriesRequest(webhook_id=hook.id)
+        first = (await hooks.ListWebhookDeliveries(listing)).deliveries[-1]
+        assert (first.execution_id, first.sequence, first.kind) == ("", 0, kinds[0])
+        await hooks.RetryWebhookDelivery(webhook_pb2.RetryWebhookDeliveryRequest(id=first.id))
+        assert (await receiver.has(3))[2].body["id"] == posted[0].id
+        watching.cancel()
+
+
 async def test_a_schedule_of_a_name_starts_whichever_crew_has_it(firing: tuple[Harness, Database]) -> None:
     harness, database = firing
     first = await create_crew(harness, name="brief")
@@ -450,9 +490,13 @@ async def created(orchestrator: Orchestrator, name: str = "daily") -> Schedule:
     return await orchestrator.schedules.create(ALICE, plan(orchestrator, name), [], None)
 
 
+def _replica(orchestrator: Orchestrator) -> Scheduler:
+    return Scheduler(orchestrator.database, orchestrator.starter, orchestrator.grants, orchestrator.bus, 3600)
+
+
 async def test_replicas_start_one_execution_for_each_time(orchestrator: Orchestrator) -> None:
     made = [await created(orchestrator, f"schedule {number}") for number in range(8)]
-    replicas = [Scheduler(orchestrator.database, orchestrator.starter, orchestrator.grants, 3600) for _ in range(4)]
+    replicas = [_replica(orchestrator) for _ in range(4)]
     rows: list[Any] = []
     for turn in range(1, 4):
         await make_due(orchestrator.database, seconds=10 - turn)
@@ -499,7 +543,7 @@ async def test_what_is_postponed_waits_before_it_is_tried_again(orchestrator: Or
     await created(orchestrator)
     await make_due(orchestrator.database, seconds=5)
     orchestrator.grants.away = True
-    patient = Scheduler(orchestrator.database, orchestrator.starter, orchestrator.grants, 3600)
+    patient = _replica(orchestrator)
     await patient.once()
     asked = orchestrator.grants.asked
     await patient.once()

@@ -117,7 +117,7 @@ class Orchestrator:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.grants = Grants()
-        bus = LocalHintBus()
+        bus = self.bus = LocalHintBus()
         ender = ExecutionEnder(database, self.grants, bus)
         deadlines = QuestionDeadlines(database, QuestionSettler(ender, bus))
         self.overlap = Overlap(database, ender, bus)
@@ -131,7 +131,7 @@ class Orchestrator:
         self.batch_runner = BatchRunner(database, self.starter, self.executions, self.grants)
         self.batches = Batches(database, self.starter, self.grants, bus, max_inputs_bytes=10_000)
         self.schedules = Schedules(database, self.starter, self.grants, bus)
-        self.scheduler = Scheduler(database, self.starter, self.grants, 0.001)
+        self.scheduler = Scheduler(database, self.starter, self.grants, bus, 0.001)
         self.crew_id = new_id()
 
     async def prepare(self) -> None:

@@ -25,7 +25,7 @@ async def test_the_next_round_is_due_with_the_next_attempt(
     monkeypatch: pytest.MonkeyPatch, postponed: dict[str, float], following: float | None, least: float, most: float
 ) -> None:
     none = cast("Any", None)
-    scheduler = Scheduler(none, none, none, 1.0)
+    scheduler = Scheduler(none, none, none, none, 1.0)
     now = asyncio.get_running_loop().time()
     scheduler._postponed = {schedule_id: (1, now + seconds) for schedule_id, seconds in postponed.items()}
     fired: list[str] = []

@@ -255,4 +255,8 @@ _LINES: dict[str, Callable[[ExecutionEvent], str]] = {
     "artifact_stored": lambda e: f"stored {e.artifact_stored.name}, {e.artifact_stored.size_bytes:,} bytes",
     "question_raised": lambda e: f"{e.question_raised.text} {answering(e.question_raised.question_id)}",
     "question_answered": _question_answered,
+    "schedule_started_nothing": lambda e: (
+        f'schedule "{e.schedule_started_nothing.schedule_name}" started nothing: '
+        f"{e.schedule_started_nothing.error.message}"
+    ),
 }

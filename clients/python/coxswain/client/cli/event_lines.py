@@ -19,6 +19,7 @@ _LONG_TEXTS = {
     "tool_call_started": ("arguments_json",),
     "tool_call_progress": ("text",),
     "question_answered": ("decline_reason",),
+    "schedule_started_nothing": ("error", "message"),
 }
 
 

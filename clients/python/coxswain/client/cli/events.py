@@ -56,4 +56,5 @@ def events(
 def _line(response: WatchExecutionsResponse, lines: EventLines) -> str:
     event = response.event
     time = event.time.ToDatetime(tzinfo=UTC)
-    return one_line(f"{time:%H:%M:%S} {event.execution_id} {response.crew_name}: {lines.line(event)}")
+    of_execution = f"{event.execution_id} {response.crew_name}: " if event.execution_id else ""
+    return one_line(f"{time:%H:%M:%S} {of_execution}{lines.line(event)}")
