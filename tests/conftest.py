@@ -15,6 +15,8 @@ import structlog
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling
 
+from tests.support.shared_statements import share_statements
+
 _E2E = "tests/e2e/"
 
 # How fast examples come, and are tried, is the machine's affair.
@@ -54,6 +56,8 @@ def _configure_without_cache(**options: Any) -> None:
 
 
 structlog.configure = cast("Any", _configure_without_cache)
+
+share_statements()
 
 
 @pytest.hookimpl(optionalhook=True)
