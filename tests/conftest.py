@@ -56,6 +56,8 @@ def _configure_without_cache(**options: Any) -> None:
 
 
 structlog.configure = cast("Any", _configure_without_cache)
+# The default draws a frame around each traceback, with the values of all variables: a tenth of what services here cost.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 share_statements()
 
