@@ -4,7 +4,6 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import protovalidate
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -22,6 +21,9 @@ _LARGEST_FLOAT = 10**38
 
 
 def violations(message: Message) -> Iterator[tuple[str, str]]:
+    # To import it takes as long as to import all else that a command needs.
+    import protovalidate
+
     for violation in protovalidate.collect_violations(message):
         path = ""
         for element in violation.proto.field.elements if violation.proto.field else ():

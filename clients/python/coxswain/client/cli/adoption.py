@@ -1,16 +1,18 @@
 """Taking over an index that something else has filled: memory adopt."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.backends import backend_key, follow_steps, of_backend
 from coxswain.client.cli.session import JsonOption, Session, add_row, session_of, table
 from coxswain.client.memory_file import kind_from
 from coxswain.memory.v1.memory_backend_pb2 import GetMemoryBackendRequest
 from coxswain.memory.v1.vector_index_pb2 import AdoptIndexRequest, AdoptIndexResponse, AdoptionReport
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 
 def adopt(
@@ -53,7 +55,7 @@ def adopt(
     return None
 
 
-def _full_name(client: Client, backend: str, index: str) -> str:
+def _full_name(client: "Client", backend: str, index: str) -> str:
     if not index or "." in index:
         return index
     config = client.memory_backends.GetMemoryBackend(GetMemoryBackendRequest(**backend_key(backend))).backend.databricks

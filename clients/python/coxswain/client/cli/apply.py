@@ -1,11 +1,10 @@
 """The command that stores crews: apply."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.session import (
     EXIT_NOT_SUCCEEDED,
     JsonOption,
@@ -19,6 +18,9 @@ from coxswain.client.documents import DocumentError
 from coxswain.client.errors import InvalidArgument
 from coxswain.client.results import AppliedCrew
 from coxswain.orchestrator.v1.crew_pb2 import ValidateCrewRequest
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="The same as PATH.", exists=True)]
 
@@ -40,7 +42,9 @@ def read(
     return imported.document
 
 
-def apply_document(client: Client, document: CrewDocument, path: Path, *, carry_memories: bool = False) -> AppliedCrew:
+def apply_document(
+    client: "Client", document: CrewDocument, path: Path, *, carry_memories: bool = False
+) -> AppliedCrew:
     """Store a crew. Raises CoxswainError, and DocumentError with the lines of what the server refuses."""
     try:
         return client.apply_crew(document.spec, carry_memories=carry_memories)
@@ -132,7 +136,7 @@ def _counterparts(given: list[str] | None) -> dict[str, str]:
     return pairs
 
 
-def _check(session: Session, client: Client, document: CrewDocument, file: Path) -> None:
+def _check(session: Session, client: "Client", document: CrewDocument, file: Path) -> None:
     found = client.crews.ValidateCrew(ValidateCrewRequest(spec=document.spec))
     if session.json:
         session.print_json(found)

@@ -4,15 +4,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.session import JsonOption, add_row, session_of
 from coxswain.client.paging import pages
 from coxswain.orchestrator.v1.artifact_pb2 import GetArtifactRequest, ListArtifactsRequest
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 app = typer.Typer(no_args_is_help=True, help="List and download the files of executions.")
 
@@ -93,7 +95,7 @@ def get(
     return None
 
 
-def _write(client: Client, execution: str, name: str, revision: int, file: BinaryIO) -> None:
+def _write(client: "Client", execution: str, name: str, revision: int, file: BinaryIO) -> None:
     with closing(client.download_artifact(execution, name, revision=revision)) as content:
         file.writelines(content)
     file.flush()

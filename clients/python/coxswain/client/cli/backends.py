@@ -1,14 +1,13 @@
 """Commands about the stores of memories: memory backend."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 from rich.progress import Progress
 from rich.text import Text
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.databases import (
     CaFileOption,
     DatabaseOption,
@@ -51,6 +50,9 @@ from coxswain.memory.v1.memory_backend_pb2 import (
     VerifyMemoryBackendRequest,
 )
 
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
+
 backend_app = typer.Typer(cls=ListingGroup, help="The stores that keep the memories of the group.")
 
 EMBEDDED = "default"
@@ -60,7 +62,7 @@ BackendArgument = Annotated[str, typer.Argument(metavar="BACKEND", help="The bac
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-def _backends(client: Client) -> Iterator[MemoryBackend]:
+def _backends(client: "Client") -> Iterator[MemoryBackend]:
     return pages(client.memory_backends.ListMemoryBackends, ListMemoryBackendsRequest(page_size=1000), "backends")
 
 

@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from google.protobuf.struct_pb2 import Struct
 from rich.table import Table
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.complete import complete_crew
 from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from
 from coxswain.client.cli.listing import Listing, When
@@ -28,6 +27,9 @@ from coxswain.orchestrator.v1.batch_pb2 import (
     StartBatchRequest,
 )
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionError
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 app = typer.Typer(cls=ListingGroup, help="Run one crew with many inputs.")
 
@@ -143,7 +145,7 @@ def delete(
     return None
 
 
-def _batches(client: Client, limit: int) -> list[Batch]:
+def _batches(client: "Client", limit: int) -> list[Batch]:
     request = ListBatchesRequest(page_size=min(limit, 1000))
     return list(pages(client.batches.ListBatches, request, "batches", limit))
 

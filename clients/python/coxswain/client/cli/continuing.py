@@ -1,12 +1,11 @@
 """Commands about executions that continue others: resume, fork, compare."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from
 from coxswain.client.cli.limits import (
     MaxCostOption,
@@ -26,6 +25,9 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     TaskRun,
     TaskState,
 )
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 _SHOWN_CHARACTERS = 60
 
@@ -135,7 +137,7 @@ def fork(
         _show_started(session, client, execution, watching=watching)
 
 
-def _show_started(session: Session, client: Client, execution: Execution, *, watching: bool) -> None:
+def _show_started(session: Session, client: "Client", execution: Execution, *, watching: bool) -> None:
     if watching:
         follow_execution(session, client, execution.id, 0)
     elif session.json:

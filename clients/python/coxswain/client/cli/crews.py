@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from google.protobuf.descriptor import FieldDescriptor
@@ -11,7 +11,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from rich.text import Text
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.complete import complete_crew
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
@@ -37,6 +36,9 @@ from coxswain.orchestrator.v1.crew_pb2 import (
     ListCrewsRequest,
     UpdateCrewRequest,
 )
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 app = typer.Typer(cls=ListingGroup, help="List the group's crews, newest first; show, export, compare one.")
 
@@ -243,7 +245,7 @@ def _stored(session: Session, reference: str, revision: int) -> Crew:
         return client.crews.GetCrew(request).crew
 
 
-def _update_publication(client: Client, reference: str, values: Mapping[str, Any]) -> Crew:
+def _update_publication(client: "Client", reference: str, values: Mapping[str, Any]) -> Crew:
     """Store a revision of a crew with other values of fields of its publication."""
     request = GetCrewRequest()
     request.MergeFrom(crew_key(reference))

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
 from coxswain.auth.v1.credential_pb2 import ExplainCredentialResponse, LinkOutcome
 from coxswain.auth.v1.group_limits_pb2 import GetGroupLimitsRequest, GroupLimits
-from coxswain.client.blocking import Client
 from coxswain.client.cli.encryption import check_encryption
 from coxswain.client.cli.findings import FAIL, OK, WARN, Finding
 from coxswain.client.cli.group_limits import LOWERED, limit_origin
@@ -24,6 +24,9 @@ from coxswain.models.v1.model_pb2 import CredentialAvailability, ListModelsReque
 from coxswain.orchestrator.v1 import worker_service_pb2
 from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState, ListExecutionsRequest, QueueReason
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "red"}
 _LONG_WAIT_SECONDS = 60
@@ -82,7 +85,7 @@ def _examine(session: Session) -> Iterator[Finding]:
             yield from _guarded(name, check, client)
 
 
-def _guarded(name: str, check: Callable[[Client], Iterable[Finding]], client: Client) -> Iterator[Finding]:
+def _guarded(name: str, check: Callable[["Client"], Iterable[Finding]], client: "Client") -> Iterator[Finding]:
     """Yield what a check finds; that it cannot be made is a finding as well."""
     try:
         yield from check(client)
@@ -110,7 +113,7 @@ def _remedy(error: CoxswainError) -> str:
     return remedy or f"the logs of the services say more about request id {error.request_id or 'unknown'}"
 
 
-def _services(client: Client) -> Iterator[Finding]:
+def _services(client: "Client") -> Iterator[Finding]:
     states = {name: health_of(client, name) for name in public_services()}
     ill = [name for name, state in states.items() if state == "not serving"]
     for name in ill:
@@ -124,13 +127,13 @@ def _services(client: Client) -> Iterator[Finding]:
         yield Finding("services", OK, f"all {serving} serve")
 
 
-def _identity(client: Client) -> Iterator[Finding]:
+def _identity(client: "Client") -> Iterator[Finding]:
     caller = client.whoami()
     status, remedy = (OK, "") if caller.principal.group_id else (WARN, "choose a group with --group")
     yield Finding("identity", status, f"you are {who(caller)}", remedy)
 
 
-def _clock(client: Client) -> Iterator[Finding]:
+def _clock(client: "Client") -> Iterator[Finding]:
     """Compare this machine's clock with what answers tell of the server's: no answer tells its time exactly."""
     expires = client.whoami().principal.expire_time
     newest = client.executions.ListExecutions(ListExecutionsRequest(page_size=1)).executions
@@ -151,7 +154,7 @@ def _clock(client: Client) -> Iterator[Finding]:
         yield Finding("clock", OK, f"not checked to the second: it differs from the server's by {most:.0f} s at most")
 
 
-def _workers(client: Client) -> Iterator[Finding]:
+def _workers(client: "Client") -> Iterator[Finding]:
     hosts = client.workers.ListWorkers(ListWorkersRequest())
     server = _release_of_workers_api(client)
     if hosts.worker_count:
@@ -169,7 +172,7 @@ def _workers(client: Client) -> Iterator[Finding]:
         yield Finding("tool gateway", WARN, text, "start one, and set COXSWAIN_TOOLS_ADDRESS of the orchestrator")
 
 
-def _release_of_workers_api(client: Client) -> str:
+def _release_of_workers_api(client: "Client") -> str:
     """Return the release that hosts are compared with; empty where health checks, which tell it, lead nowhere."""
     try:
         return client.release(_WORKER_SERVICE)
@@ -177,7 +180,7 @@ def _release_of_workers_api(client: Client) -> str:
         return ""
 
 
-def _queue(client: Client) -> Iterator[Finding]:
+def _queue(client: "Client") -> Iterator[Finding]:
     queued = ListExecutionsRequest(states=[ExecutionState.EXECUTION_STATE_QUEUED], page_size=_PAGE)
     waiting = client.executions.ListExecutions(queued).executions
     queued.max_create_time.FromDatetime(datetime.now(UTC) - timedelta(seconds=_LONG_WAIT_SECONDS))
@@ -220,7 +223,7 @@ def _counted(executions: Sequence[Execution]) -> str:
     return f"{len(executions):,}{' or more' if len(executions) == _PAGE else ''} executions"
 
 
-def _credentials(client: Client) -> Iterator[Finding]:
+def _credentials(client: "Client") -> Iterator[Finding]:
     models = list(pages(client.models.ListModels, ListModelsRequest(enabled_only=True), "models"))
     usable = [model for model in models if model.credential != CredentialAvailability.CREDENTIAL_AVAILABILITY_MISSING]
     if usable:
@@ -258,7 +261,7 @@ _BROKEN = {
 }
 
 
-def _limits(client: Client) -> Iterator[Finding]:
+def _limits(client: "Client") -> Iterator[Finding]:
     found = client.groups.GetGroupLimits(GetGroupLimitsRequest())
     used = {field.name: value for field, value in found.used.ListFields()}
     limited = {field.name: value for field, value in found.effective.ListFields()}

@@ -1,10 +1,9 @@
 """Commands about memory: list, graph, stats, clear, forget; searches and transfers are in modules of their own."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli import memory_history, memory_records, memory_search, memory_transfer
 from coxswain.client.cli.adoption import adopt
 from coxswain.client.cli.backends import backend_app
@@ -43,6 +42,9 @@ from coxswain.memory.v1.memory_pb2 import (
     TraverseEntitiesRequest,
 )
 from coxswain.memory.v1.record_pb2 import MemoryKind
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 app = typer.Typer(no_args_is_help=True, help="Search and manage the memories of crews.")
 app.add_typer(backend_app, name="backend")
@@ -160,7 +162,7 @@ def stats(context: typer.Context, as_json: JsonOption = False) -> None:
     return None
 
 
-def _scopes(client: Client, info: NamespaceInfo) -> list[str]:
+def _scopes(client: "Client", info: NamespaceInfo) -> list[str]:
     if info.namespace.kind != MemoryKind.MEMORY_KIND_UNIFIED:
         return []
     return list(client.memory.GetScope(GetScopeRequest(namespace=info.namespace)).scope.child_scopes)

@@ -1,10 +1,9 @@
 """Searches on the command line: of one namespace, or of several crews and kinds at once."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.namespaces import (
     MemoryIdOption,
@@ -22,6 +21,9 @@ from coxswain.memory.v1.batch_search_pb2 import (
     SearchQuery,
 )
 from coxswain.memory.v1.memory_pb2 import SearchRecordsRequest, SearchResult
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 _MOST_OF_SEVERAL = 200
 
@@ -82,7 +84,7 @@ def search(
         return _search_one(session, client, request, limit)
 
 
-def _search_one(session: Session, client: Client, request: SearchRecordsRequest, limit: int) -> None:
+def _search_one(session: Session, client: "Client", request: SearchRecordsRequest, limit: int) -> None:
     results, scanned, truncated = list[SearchResult](), 0, False
     while len(results) < limit:
         request.limit = limit - len(results)
@@ -104,7 +106,7 @@ def _search_one(session: Session, client: Client, request: SearchRecordsRequest,
     return None
 
 
-def _search_several(session: Session, client: Client, query: SearchQuery) -> None:
+def _search_several(session: Session, client: "Client", query: SearchQuery) -> None:
     [answer] = client.memory.BatchSearchRecords(BatchSearchRecordsRequest(queries=[query])).answers
     for problem in answer.problems:
         places = ", ".join(f"{place.memory_id} ({kind_name(place.kind)})" for place in problem.namespaces[:10])

@@ -6,12 +6,11 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 from google.protobuf.json_format import MessageToDict
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.namespaces import (
     CrewOption,
     KindOption,
@@ -32,6 +31,9 @@ from coxswain.memory.v1.memory_pb2 import (
     SaveRecordsRequest,
 )
 from coxswain.memory.v1.record_pb2 import MemoryKind
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 _BATCH = 200
 _BATCH_BYTES = 2 * 1024 * 1024
@@ -96,7 +98,7 @@ def export_records(
     session.say(f"{written:,} exported to {'standard output' if str(file) == '-' else file}")
 
 
-def _all_one_may_see(session: Session, client: Client, namespace: Namespace) -> RecordFilter:
+def _all_one_may_see(session: Session, client: "Client", namespace: Namespace) -> RecordFilter:
     """The widest filter the caller may use."""
     everything = RecordFilter(include_private=namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED)
     try:
@@ -213,7 +215,7 @@ def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def _save(client: Client, request: SaveRecordsRequest, batch: Sequence[Entry], name: str) -> None:
+def _save(client: "Client", request: SaveRecordsRequest, batch: Sequence[Entry], name: str) -> None:
     """Store a batch. Raises DocumentError with the lines of the records that the server refuses."""
     del request.records[:]
     request.records.extend(entry.record for entry in batch)

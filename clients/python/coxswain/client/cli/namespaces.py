@@ -1,17 +1,19 @@
 """Resolves which memories a command refers to."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.complete import complete_crew
 from coxswain.client.cli.session import Session
 from coxswain.client.memory_file import kind_from, kind_name
 from coxswain.client.paging import pages
 from coxswain.memory.v1.memory_pb2 import ListNamespacesRequest, Namespace, NamespaceInfo
 from coxswain.memory.v1.record_pb2 import MemoryKind
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id.", autocompletion=complete_crew)]
 MemoryIdOption = Annotated[
@@ -24,12 +26,12 @@ PrivateOption = Annotated[
 ]
 
 
-def namespaces(client: Client) -> Iterator[NamespaceInfo]:
+def namespaces(client: "Client") -> Iterator[NamespaceInfo]:
     """All namespaces of the group."""
     return pages(client.memory.ListNamespaces, ListNamespacesRequest(page_size=1000), "namespaces")
 
 
-def namespace_of(client: Client, crew: str, memory_id: str, kind: str) -> Namespace:
+def namespace_of(client: "Client", crew: str, memory_id: str, kind: str) -> Namespace:
     """The namespace of a command: the one it names, or the only one of that kind.
 
     Raises typer.BadParameter and ValueError when that is ambiguous.
@@ -65,12 +67,12 @@ def namespace_of(client: Client, crew: str, memory_id: str, kind: str) -> Namesp
     )
 
 
-def is_known(client: Client, namespace: Namespace) -> bool:
+def is_known(client: "Client", namespace: Namespace) -> bool:
     """Whether anything was ever saved in the namespace."""
     return any(info.namespace == namespace for info in namespaces(client))
 
 
-def warn_if_unknown(session: Session, client: Client, namespace: Namespace) -> None:
+def warn_if_unknown(session: Session, client: "Client", namespace: Namespace) -> None:
     """When nothing was found, warn if the namespace does not exist: the id may be mistyped."""
     if not is_known(client, namespace):
         session.say(unknown(namespace), "yellow")

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.session import add_row, harmless
 from coxswain.client.cli.sums import dollars
@@ -20,6 +19,9 @@ from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState, Li
 from coxswain.orchestrator.v1.question_pb2 import ListQuestionsRequest, Question
 from coxswain.orchestrator.v1.question_state_pb2 import QuestionState
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 _MOST = 100
 _MOST_QUESTIONS = 20
@@ -112,7 +114,7 @@ class Overview:
             yield Text("answer one with: coxswain answer ID", style="yellow")
 
 
-def overview_of(client: Client, target: str, earlier: Overview | None, *, with_cost: bool) -> Overview:
+def overview_of(client: "Client", target: str, earlier: Overview | None, *, with_cost: bool) -> Overview:
     """What goes on now; at most five calls. What the server does not tell this caller is None.
 
     ``with_cost`` asks for the cost anew, which sums up rows; else it is that of the earlier one. Raises CoxswainError.

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.forms import fields_of
 from coxswain.client.cli.session import (
     EXIT_INTERRUPTED,
@@ -25,6 +24,9 @@ from coxswain.orchestrator.v1.question_pb2 import (
     Question,
 )
 from coxswain.orchestrator.v1.question_state_pb2 import OnDeadline, QuestionKind, QuestionState
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 OPEN = QuestionState.QUESTION_STATE_OPEN
 _PREVIEW = 200
@@ -85,7 +87,7 @@ def subject_of(question: Question) -> str:
     return "\n".join(lines)
 
 
-def _watch(session: Session, client: Client, after: int) -> None:
+def _watch(session: Session, client: "Client", after: int) -> None:
     sequence = after
     try:
         with closing(client.watch_questions(after)) as changes:

@@ -2,16 +2,19 @@
 
 import re
 from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.findings import OK, WARN, Finding
 from coxswain.client.errors import NotFound
 from coxswain.client.version import VERSION
 
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
+
 _FINISH = "finish the rollout: a release works beside the one before it, and beside no older one"
 
 
-def check_releases(client: Client, services: list[str]) -> Iterator[Finding]:
+def check_releases(client: "Client", services: list[str]) -> Iterator[Finding]:
     """Yield one finding. `services` are full names; of each package one process is asked.
 
     Raises:

@@ -3,12 +3,11 @@
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
-from coxswain.client.blocking import Client
 from coxswain.client.cli.apply import apply_document, read
 from coxswain.client.cli.complete import complete_crew, complete_execution
 from coxswain.client.cli.event_kinds import kind_help, kinds_from
@@ -34,6 +33,9 @@ from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, s
 from coxswain.client.results import ExecutionNotSucceeded, start_request
 from coxswain.orchestrator.v1.crew_pb2 import Crew
 from coxswain.orchestrator.v1.execution_pb2 import ExecutionState, ExecutionWebhook, GetExecutionRequest
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.", autocompletion=complete_execution)]
 WatchOption = Annotated[
@@ -188,7 +190,7 @@ def watch(
         follow_execution(session, client, id, after)
 
 
-def follow_execution(session: Session, client: Client, execution_id: str, after: int) -> None:
+def follow_execution(session: Session, client: "Client", execution_id: str, after: int) -> None:
     """Show the events after a sequence until the execution ends, then its result."""
     sequence = after
     view = execution_view(session.err, execution_id, whole=session.wide)

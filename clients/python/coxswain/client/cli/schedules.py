@@ -1,12 +1,11 @@
 """Commands about schedules, which start executions at fixed times: schedule."""
 
 from collections.abc import Iterable, MutableMapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.complete import complete_crew, complete_model, complete_schedule
 from coxswain.client.cli.inputs import (
     InputsOption,
@@ -43,6 +42,9 @@ from coxswain.orchestrator.v1.schedule_pb2 import (
     UpdateScheduleRequest,
 )
 
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
+
 app = typer.Typer(cls=ListingGroup, help="Start crews at fixed times.")
 
 ScheduleArgument = Annotated[
@@ -64,12 +66,12 @@ _MODEL = typer.Option("--model", help="Model to use instead of the crew's own.",
 _PRIORITY = typer.Option("--priority", min=0, max=1000, help="Lower runs first.")
 
 
-def schedule_id(client: Client, reference: str) -> str:
+def schedule_id(client: "Client", reference: str) -> str:
     """The id of a schedule given by id, also of a deleted one, or by name. Raises NotFound for an unknown name."""
     return id_of(reference) or _find(client, reference).id
 
 
-def _find(client: Client, reference: str) -> Schedule:
+def _find(client: "Client", reference: str) -> Schedule:
     """A schedule by id or by name. Raises NotFound."""
     known = id_of(reference)
     request = GetScheduleRequest(id=known) if known else GetScheduleRequest(name=reference)
@@ -331,7 +333,7 @@ def delete(
     session.show(f"{found.name} deleted")
 
 
-def _warn(session: Session, client: Client, start: StartExecutionRequest) -> None:
+def _warn(session: Session, client: "Client", start: StartExecutionRequest) -> None:
     request = crew_key(start.crew_id or start.crew_name)
     request.revision = start.crew_revision
     warn_of_unused(session, client.crews.GetCrew(request).crew, start.inputs)

@@ -2,14 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
 from coxswain.auth.v1.credential_pb2 import CredentialPurpose, ExplainCredentialRequest, LinkOutcome
 from coxswain.auth.v1.secret_pb2 import DeleteSecretRequest, ListSecretsRequest, PutSecretRequest
-from coxswain.client.blocking import Client
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of
@@ -22,6 +21,9 @@ from coxswain.orchestrator.v1.tool_source_pb2 import (
     ToolSource,
     ToolSourceSpec,
 )
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 app = typer.Typer(
     cls=ListingGroup,
@@ -114,7 +116,7 @@ def put(
             _list_again(session, client, source)
 
 
-def _list_again(session: Session, client: Client, source: ToolSource) -> None:
+def _list_again(session: Session, client: "Client", source: ToolSource) -> None:
     """List the tools of a source that could not be listed, perhaps for want of the secret."""
     if source.spec.disabled or not (source.problem or source.list_error):
         return
@@ -133,7 +135,7 @@ def _value(name: str, file: Path | None) -> str:
     return read_text(file or "-", _MAX_BYTES).text.removesuffix("\n").removesuffix("\r")
 
 
-def _users(client: Client, name: str) -> list[ToolSource]:
+def _users(client: "Client", name: str) -> list[ToolSource]:
     """The sources of tools that name a secret."""
     try:
         sources = list(pages(client.tool_sources.ListToolSources, ListToolSourcesRequest(page_size=1000), "sources"))

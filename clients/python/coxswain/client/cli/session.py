@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -18,13 +18,15 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.contexts import with_context
 from coxswain.client.cli.global_options import GlobalOptions
 from coxswain.client.cli.listing import WHOLE_WIDTH, Listing
 from coxswain.client.cli.words import in_own_words, options_of
 from coxswain.client.connection import DEFAULT_TIMEOUT, Connection, Tls
 from coxswain.client.documents import Problem
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 EXIT_NOT_SUCCEEDED = 1
 EXIT_USAGE = 2
@@ -63,8 +65,11 @@ class Session:
     """What people type for the parameters of the command that runs; see `words`."""
 
     @contextmanager
-    def client(self) -> Iterator[Client]:
+    def client(self) -> Iterator["Client"]:
         """A client that is closed at the end."""
+        # Help and completion need no gRPC.
+        from coxswain.client.blocking import Client
+
         options = self.connection
         with Client(
             options.address, token=options.token, group=options.group, tls=options.tls, timeout=options.timeout

@@ -3,14 +3,13 @@
 import importlib.util
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import grpc
 import typer
 from rich.text import Text
 
 from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
-from coxswain.client.blocking import Client
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.roles import role_name
 from coxswain.client.cli.session import (
@@ -25,6 +24,9 @@ from coxswain.client.policy import FILES
 from coxswain.client.version import VERSION
 from coxswain.common.v1.access_pb2 import Access, access
 from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest, ListWorkersResponse
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 ELSEWHERE = "not served here"
 _HEALTH_STYLES = {"serving": "green", "not serving": "red", ELSEWHERE: "dim"}
@@ -110,14 +112,14 @@ def public_services() -> list[str]:
     ]
 
 
-def health_of(client: Client, service: str) -> str:
+def health_of(client: "Client", service: str) -> str:
     try:
         return "serving" if client.healthy(service) else "not serving"
     except NotFound:
         return ELSEWHERE
 
 
-def _hosts(client: Client) -> ListWorkersResponse | None:
+def _hosts(client: "Client") -> ListWorkersResponse | None:
     """Return the worker hosts that are alive and whether there is a tool gateway; None if the server does not say."""
     try:
         return client.workers.ListWorkers(ListWorkersRequest())

@@ -3,13 +3,12 @@
 import difflib
 import json
 from collections.abc import Iterable, Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from google.protobuf.struct_pb2 import Struct
 from rich.text import Text
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.session import JsonOption, Session, confirm, harmless, plain, session_of
 from coxswain.client.cli.tool_view import change_line
 from coxswain.client.paging import pages
@@ -23,6 +22,9 @@ from coxswain.orchestrator.v1.tool_source_pb2 import (
     ToolSource,
     ToolVersion,
 )
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="The source's name or id.")]
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}
@@ -57,7 +59,7 @@ def changes(
     return None
 
 
-def _differences(client: Client, source: str, tools: list[str] | None) -> list[ToolDifference]:
+def _differences(client: "Client", source: str, tools: list[str] | None) -> list[ToolDifference]:
     request = ListToolChangesRequest(**source_key(source), page_size=1000)
     found = pages(client.tool_sources.ListToolChanges, request, "changes")
     names = {name.rpartition("/")[2] for name in tools or ()}

@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.live import Live
 from rich.text import Text
 
-from coxswain.client.blocking import Client
 from coxswain.client.cli.overview import Overview, lost_since, overview_of
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, session_of
 from coxswain.client.errors import DeadlineExceeded, Unavailable
+
+if TYPE_CHECKING:
+    from coxswain.client.blocking import Client
 
 _COST_EVERY_SECONDS = 30.0
 
@@ -55,7 +57,7 @@ def top(
     return None
 
 
-def _looks(client: Client, target: str) -> Iterator[Overview]:
+def _looks(client: "Client", target: str) -> Iterator[Overview]:
     """One overview after another; one that is said to be old while the server cannot be reached after the first."""
     last, lost, asked_cost = None, None, -_COST_EVERY_SECONDS
     while True:
