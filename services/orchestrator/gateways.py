@@ -17,7 +17,8 @@ from services.common.grpc.status import from_rpc_error
 from services.common.identity.group_limits import GroupLimits
 from services.orchestrator.domain.crew import CrewSpec, KnowledgeMemory
 from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry
-from services.orchestrator.messages.crews import knowledge_namespace, memory_id_request_to_proto, records_filter
+from services.orchestrator.messages.crews import memory_id_request_to_proto
+from services.orchestrator.messages.knowledge import knowledge_namespace, records_filter
 from services.orchestrator.usecases.model_needs import Capability
 from services.orchestrator.usecases.ports import Grant, ModelInfo
 

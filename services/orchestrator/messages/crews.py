@@ -1,13 +1,13 @@
 """Crews: messages to domain and back."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.common.v1 import access_pb2
-from coxswain.memory.v1 import memory_pb2, record_pb2
+from coxswain.memory.v1 import memory_pb2
 from coxswain.orchestrator.v1 import a2a_pb2, crew_pb2, question_state_pb2
 from services.common.errors import FieldViolation, InvalidArgument
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
@@ -21,21 +21,18 @@ from services.orchestrator.domain.crew import (
     ApprovalSpec,
     Crew,
     CrewSpec,
-    KnowledgeMemory,
-    KnowledgeSpec,
-    MemoryKind,
     ModelCallSettings,
     OnCutOff,
     OnDeadline,
-    OutputCheck,
-    OutputLength,
     Process,
     TaskSpec,
     ToolCalling,
     ToolSpec,
 )
 from services.orchestrator.domain.limits import ExecutionLimits
+from services.orchestrator.messages.knowledge import knowledge_from_proto, knowledge_to_proto
 from services.orchestrator.messages.memories import memory_from_proto, memory_to_proto
+from services.orchestrator.messages.output_checks import check_to_proto, checks_from_proto
 from services.orchestrator.messages.publications import a2a_from_proto, a2a_to_proto
 from services.orchestrator.placeholders import required_inputs
 
@@ -48,7 +45,6 @@ _ON_DEADLINE = {
     question_state_pb2.ON_DEADLINE_CANCEL: OnDeadline.CANCEL,
     question_state_pb2.ON_DEADLINE_ACCEPT_DEFAULT: OnDeadline.ACCEPT_DEFAULT,
 }
-_MEMORY_KINDS = {int(enum_to_proto(record_pb2.MemoryKind, kind)): kind for kind in MemoryKind}
 # Documents stay as they were written: what is left open is not filled in.
 _ON_CUT_OFF = {OnCutOff.WARN: crew_pb2.ON_CUT_OFF_UNSPECIFIED, OnCutOff.FAIL: crew_pb2.ON_CUT_OFF_FAIL}
 _CHANGEABLE = frozenset(crew_pb2.CrewSpec.DESCRIPTOR.fields_by_name) | {
@@ -82,7 +78,7 @@ def spec_from_proto(message: crew_pb2.CrewSpec) -> CrewSpec:
         planning=message.planning,
         planning_model=message.planning_model,
         memory=memory_from_proto(message.memory),
-        knowledge=_knowledge_from_proto(message.knowledge),
+        knowledge=knowledge_from_proto(message.knowledge),
         limits=limits_from_proto(message.limits),
         model_calls=_model_calls_from_proto(message.model_calls),
         a2a=a2a_from_proto(message.a2a),
@@ -167,7 +163,7 @@ def spec_to_proto(spec: CrewSpec) -> crew_pb2.CrewSpec:
         planning=spec.planning,
         planning_model=spec.planning_model,
         memory=memory_to_proto(spec.memory),
-        knowledge=_knowledge_to_proto(spec.knowledge),
+        knowledge=knowledge_to_proto(spec.knowledge),
         limits=limits_to_proto(spec.limits),
         model_calls=_model_calls_to_proto(spec.model_calls),
         a2a=a2a_to_proto(spec.a2a),
@@ -196,20 +192,6 @@ def memory_id_request_to_proto(spec: CrewSpec) -> memory_pb2.DeriveMemoryIdReque
     )
 
 
-def records_filter(scope: str, document_ids: Sequence[str]) -> memory_pb2.RecordFilter:
-    """Return the filter of records within a scope, or of some documents; empty means all."""
-    made = memory_pb2.RecordFilter(scope_prefix=scope)
-    if document_ids:
-        values = [record_pb2.ConditionValue(text=one) for one in document_ids]
-        made.conditions.add(column="parent_document_id", values=values)
-    return made
-
-
-def knowledge_namespace(memory: KnowledgeMemory) -> memory_pb2.Namespace:
-    """Return where the records of a memory that agents look things up in are kept."""
-    return memory_pb2.Namespace(memory_id=memory.memory_id, kind=enum_to_proto(record_pb2.MemoryKind, memory.kind))
-
-
 def _agent_from_proto(path: str, message: crew_pb2.AgentSpec) -> AgentSpec:
     limited = message.HasField("max_execution_time")
     return AgentSpec(
@@ -226,14 +208,14 @@ def _agent_from_proto(path: str, message: crew_pb2.AgentSpec) -> AgentSpec:
         max_execution_time=message.max_execution_time.ToNanoseconds() / 1e9 if limited else None,
         max_retries=message.max_retries if message.HasField("max_retries") else _MAX_RETRIES,
         temperature=message.temperature if message.HasField("temperature") else None,
-        knowledge=_knowledge_from_proto(message.knowledge),
+        knowledge=knowledge_from_proto(message.knowledge),
         max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
         reasoning_effort=message.reasoning_effort,
         planning=message.planning,
         inject_date=message.inject_date,
         date_format=message.date_format,
         date_time_zone=message.date_time_zone,
-        checks=_checks_from_proto(path, message.checks),
+        checks=checks_from_proto(path, message.checks),
         model_calls=_model_calls_from_proto(message.model_calls),
     )
 
@@ -252,7 +234,7 @@ def _agent_to_proto(agent: AgentSpec) -> crew_pb2.AgentSpec:
         max_calls_per_minute=agent.max_calls_per_minute or 0,
         max_retries=agent.max_retries,
         temperature=agent.temperature,
-        knowledge=_knowledge_to_proto(agent.knowledge),
+        knowledge=knowledge_to_proto(agent.knowledge),
         max_execution_time=duration_to_proto(agent.max_execution_time),
         max_tokens=agent.max_tokens,
         reasoning_effort=agent.reasoning_effort,
@@ -260,7 +242,7 @@ def _agent_to_proto(agent: AgentSpec) -> crew_pb2.AgentSpec:
         inject_date=agent.inject_date,
         date_format=agent.date_format,
         date_time_zone=agent.date_time_zone,
-        checks=map(_check_to_proto, agent.checks),
+        checks=map(check_to_proto, agent.checks),
         model_calls=_model_calls_to_proto(agent.model_calls),
     )
 
@@ -282,7 +264,7 @@ def _task_from_proto(path: str, message: crew_pb2.TaskSpec) -> TaskSpec:
         human_approval=message.human_approval,
         markdown=message.markdown,
         approval=_approval_from_proto(message.approval) if message.HasField("approval") else None,
-        checks=_checks_from_proto(path, message.checks),
+        checks=checks_from_proto(path, message.checks),
         condition=message.condition,
         on_cut_off=OnCutOff.FAIL if message.on_cut_off == crew_pb2.ON_CUT_OFF_FAIL else OnCutOff.WARN,
         output_file=message.output_file,
@@ -304,7 +286,7 @@ def _task_to_proto(task: TaskSpec) -> crew_pb2.TaskSpec:
         human_approval=task.human_approval,
         markdown=task.markdown,
         approval=None if task.approval is None else _approval_to_proto(task.approval),
-        checks=map(_check_to_proto, task.checks),
+        checks=map(check_to_proto, task.checks),
         condition=task.condition,
         on_cut_off=_ON_CUT_OFF[task.on_cut_off],
         output_file=task.output_file,
@@ -327,49 +309,6 @@ def _approval_to_proto(approval: ApprovalSpec) -> crew_pb2.ApprovalSpec:
         deadline=duration_to_proto(approval.deadline),
         on_deadline=enum_to_proto(question_state_pb2.OnDeadline, approval.on_deadline),
     )
-
-
-def _checks_from_proto(owner: str, messages: Iterable[crew_pb2.OutputCheck]) -> tuple[OutputCheck, ...]:
-    return tuple(_check_from_proto(f"{owner}.checks[{index}]", message) for index, message in enumerate(messages))
-
-
-def _check_from_proto(path: str, message: crew_pb2.OutputCheck) -> OutputCheck:
-    schema = message.WhichOneof("check") == "json_schema"
-    return OutputCheck(
-        matches=message.matches,
-        matches_not=message.matches_not,
-        characters=_length_from_proto(message, "characters"),
-        words=_length_from_proto(message, "words"),
-        json_schema=from_struct(f"{path}.json_schema", message.json_schema) if schema else None,
-        required_words=tuple(message.required_words.words),
-        forbidden_words=tuple(message.forbidden_words.words),
-        expression=message.expression,
-        message=message.message,
-    )
-
-
-def _length_from_proto(message: crew_pb2.OutputCheck, name: str) -> OutputLength | None:
-    if message.WhichOneof("check") != name:
-        return None
-    length: crew_pb2.OutputLength = getattr(message, name)
-    return OutputLength(length.min, length.max)
-
-
-def _check_to_proto(check: OutputCheck) -> crew_pb2.OutputCheck:
-    message = crew_pb2.OutputCheck(message=check.message)
-    for name in ("matches", "matches_not", "expression"):
-        if getattr(check, name):
-            setattr(message, name, getattr(check, name))
-    for name in ("characters", "words"):
-        length: OutputLength | None = getattr(check, name)
-        if length is not None:
-            getattr(message, name).CopyFrom(crew_pb2.OutputLength(min=length.min, max=length.max))
-    for name in ("required_words", "forbidden_words"):
-        if getattr(check, name):
-            getattr(message, name).words.extend(getattr(check, name))
-    if check.json_schema is not None:
-        message.json_schema.CopyFrom(to_struct(check.json_schema))
-    return message
 
 
 def _model_calls_from_proto(message: crew_pb2.ModelCallSettings) -> ModelCallSettings:
@@ -419,33 +358,3 @@ def _tools_to_proto(tools: Iterable[ToolSpec]) -> list[crew_pb2.ToolSpec]:
         )
         for tool in tools
     ]
-
-
-def _knowledge_from_proto(messages: Iterable[crew_pb2.KnowledgeSpec]) -> tuple[KnowledgeSpec, ...]:
-    return tuple(
-        KnowledgeSpec(message.name, memory=_knowledge_memory_from_proto(message.memory))
-        if message.WhichOneof("source") == "memory"
-        else KnowledgeSpec(message.name, message.content)
-        for message in messages
-    )
-
-
-def _knowledge_memory_from_proto(message: crew_pb2.KnowledgeMemory) -> KnowledgeMemory:
-    kind = _MEMORY_KINDS.get(message.kind, MemoryKind.UNIFIED)
-    return KnowledgeMemory(message.memory_id, kind, message.scope, tuple(message.document_ids))
-
-
-def _knowledge_to_proto(sources: Iterable[KnowledgeSpec]) -> list[crew_pb2.KnowledgeSpec]:
-    return [
-        crew_pb2.KnowledgeSpec(name=source.name, content=source.content)
-        if source.memory is None
-        else crew_pb2.KnowledgeSpec(name=source.name, memory=_knowledge_memory_to_proto(source.memory))
-        for source in sources
-    ]
-
-
-def _knowledge_memory_to_proto(memory: KnowledgeMemory) -> crew_pb2.KnowledgeMemory:
-    kind = enum_to_proto(record_pb2.MemoryKind, memory.kind)
-    return crew_pb2.KnowledgeMemory(
-        memory_id=memory.memory_id, kind=kind, scope=memory.scope, document_ids=memory.document_ids
-    )

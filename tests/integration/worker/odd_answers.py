@@ -3,7 +3,7 @@
 from typing import Any
 
 from coxswain.orchestrator.v1 import crew_pb2
-from tests.integration.worker.installation import CAPABLE
+from tests.integration.worker.installation import CAPABLE, Installation
 from tests.support.llm_script import Reply, ToolCall
 
 DONE = "All is worked out."
@@ -18,6 +18,18 @@ def reckoner(**agent: Any) -> crew_pb2.CrewSpec:
         tasks=[crew_pb2.TaskSpec(name="reckon", description="Work it out.", expected_output="Words", agent="clerk")],
         model=CAPABLE,
     )
+
+
+def turns(installation: Installation, count: int) -> None:
+    """Let the model call a tool that many times first."""
+    for number in range(count):
+        call = ToolCall(name="calculator", arguments={"expression": f"{number} + 1"})
+        installation.llm.on(Reply(tool_calls=[call]), route="chat", times=1)
+
+
+def requests(installation: Installation) -> int:
+    """How often a model was called."""
+    return len(installation.llm.calls_where(route="chat"))
 
 
 def with_schema() -> crew_pb2.CrewSpec:

@@ -1,17 +1,15 @@
 """Executions that continue others, by real worker hosts and crew processes: only what changed is paid for."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Value
 
 from coxswain.memory.v1 import memory_pb2, record_pb2
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
-from tests.integration.worker.installation import CAPABLE, REASONER, UNMEASURED, Installation, install, is_kind, kinds
+from tests.integration.worker.installation import CAPABLE, REASONER, UNMEASURED, Installation, is_kind, kinds
 from tests.support.llm_script import Fault, Reply, ToolCall
 
 S = execution_pb2
@@ -22,23 +20,6 @@ SCHEMA: dict[str, Any] = {
 }
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def everything(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    """Starting worker hosts takes seconds: tests share them."""
-    async with install(tmp_path_factory.mktemp("installation")) as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def host(everything: Installation) -> AsyncIterator[Installation]:
-    """One host at least, and an upstream without rules."""
-    await everything.hosts(1)
-    yield everything
-    everything.llm.clear_rules()
-    everything.llm.release()
-    everything.llm.clear_log()
 
 
 def crew(**fields: Any) -> crew_pb2.CrewSpec:
@@ -58,84 +39,84 @@ def crew(**fields: Any) -> crew_pb2.CrewSpec:
     )
 
 
-def models(host: Installation) -> list[str]:
+def models(lone: Installation) -> list[str]:
     """The models that were called, in order."""
-    return [call.body["model"] for call in host.llm.calls_where(route="chat")]
+    return [call.body["model"] for call in lone.llm.calls_where(route="chat")]
 
 
-async def fork(host: Installation, execution_id: str, **fields: Any) -> execution_pb2.Execution:
+async def fork(lone: Installation, execution_id: str, **fields: Any) -> execution_pb2.Execution:
     """Fork an execution and wait for the end of the fork; the log of the upstream is of that alone."""
-    host.llm.clear_log()
-    made = await host.executions().ForkExecution(S.ForkExecutionRequest(id=execution_id, **fields))
-    return await host.finished(made.execution.id)
+    lone.llm.clear_log()
+    made = await lone.executions().ForkExecution(S.ForkExecutionRequest(id=execution_id, **fields))
+    return await lone.finished(made.execution.id)
 
 
-async def test_a_tool_that_has_run_is_not_run_again_by_a_resumed_execution(host: Installation) -> None:
+async def test_a_tool_that_has_run_is_not_run_again_by_a_resumed_execution(lone: Installation) -> None:
     for number in range(3):
         call = ToolCall(name="calculator", arguments={"expression": f"{number} + 1"})
-        host.llm.on(Reply(tool_calls=[call]), route="chat", times=1)
-    host.llm.on(Reply(fault=Fault(status=400)), route="chat", times=1)
-    host.llm.on(Reply(text="All is worked out."), route="chat")
+        lone.llm.on(Reply(tool_calls=[call]), route="chat", times=1)
+    lone.llm.on(Reply(fault=Fault(status=400)), route="chat", times=1)
+    lone.llm.on(Reply(text="All is worked out."), route="chat")
     spec = crew()
     del spec.tasks[1:]
     spec.agents[0].tools.add(name="calculator")
-    failed = await host.finished((await host.start(spec)).id)
-    assert (failed.state, len(models(host))) == (S.EXECUTION_STATE_FAILED, 4)
-    host.llm.clear_log()
-    resumed = await host.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id))
-    ended = await host.finished(resumed.execution.id)
+    failed = await lone.finished((await lone.start(spec)).id)
+    assert (failed.state, len(models(lone))) == (S.EXECUTION_STATE_FAILED, 4)
+    lone.llm.clear_log()
+    resumed = await lone.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id))
+    ended = await lone.finished(resumed.execution.id)
     assert (ended.state, ended.usage.llm_calls, ended.usage.tool_calls) == (S.EXECUTION_STATE_SUCCEEDED, 1, 0)
-    assert len(models(host)) == 1
-    assert await host.journaled_tools(ended.id) == 3
+    assert len(models(lone)) == 1
+    assert await lone.journaled_tools(ended.id) == 3
 
 
-async def test_a_task_whose_model_refuses_goes_on_with_another_one(host: Installation) -> None:
-    host.llm.on(Reply(fault=Fault(status=400, message="no such thing")), route="chat", model="unmeasured")
-    host.llm.on(Reply(text="Well done."), route="chat")
+async def test_a_task_whose_model_refuses_goes_on_with_another_one(lone: Installation) -> None:
+    lone.llm.on(Reply(fault=Fault(status=400, message="no such thing")), route="chat", model="unmeasured")
+    lone.llm.on(Reply(text="Well done."), route="chat")
     spec = crew()
     spec.agents[1].model = UNMEASURED
-    failed = await host.finished((await host.start(spec)).id)
+    failed = await lone.finished((await lone.start(spec)).id)
     assert (failed.error.reason, failed.error.task_name) == ("UPSTREAM_REJECTED", "second")
-    assert models(host) == ["capable", "unmeasured"]
-    host.llm.clear_log()
-    resumed = await host.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id, model=REASONER))
-    ended = await host.finished(resumed.execution.id)
+    assert models(lone) == ["capable", "unmeasured"]
+    lone.llm.clear_log()
+    resumed = await lone.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id, model=REASONER))
+    ended = await lone.finished(resumed.execution.id)
     assert (ended.state, ended.model) == (S.EXECUTION_STATE_SUCCEEDED, REASONER)
-    assert models(host) == ["gpt-5", "gpt-5"]
-    assert [task.copied for task in await host.tasks(ended.id)] == [True, False, False]
+    assert models(lone) == ["gpt-5", "gpt-5"]
+    assert [task.copied for task in await lone.tasks(ended.id)] == [True, False, False]
 
 
-async def test_a_fork_pays_for_what_changed_alone_and_so_does_a_fork_of_it(host: Installation) -> None:
-    host.llm.on(Reply(text="Well done."), route="chat")
+async def test_a_fork_pays_for_what_changed_alone_and_so_does_a_fork_of_it(lone: Installation) -> None:
+    lone.llm.on(Reply(text="Well done."), route="chat")
     spec = crew(memory=crew_pb2.MemorySpec(enabled=True))
-    done = await host.finished((await host.start(spec)).id)
+    done = await lone.finished((await lone.start(spec)).id)
     assert done.state == S.EXECUTION_STATE_SUCCEEDED
-    assert models(host) == ["capable"] * 3
-    memory_id = (await host.crews().GetCrew(crew_pb2.GetCrewRequest(id=done.crew_id))).crew.memory_id
+    assert models(lone) == ["capable"] * 3
+    memory_id = (await lone.crews().GetCrew(crew_pb2.GetCrewRequest(id=done.crew_id))).crew.memory_id
 
     async def memories() -> int:
         request = memory_pb2.CountRecordsRequest(namespace=memory_pb2.Namespace(memory_id=memory_id))
-        return int((await host.memory().CountRecords(request)).count)
+        return int((await lone.memory().CountRecords(request)).count)
 
     assert await memories() == 2, "the second and the third task have the same agent and the same result"
-    host.llm.clear_rules()
-    host.llm.on(Reply(text="Done anew."), route="chat")
-    again = await fork(host, done.id, from_task="third", model=REASONER)
+    lone.llm.clear_rules()
+    lone.llm.on(Reply(text="Done anew."), route="chat")
+    again = await fork(lone, done.id, from_task="third", model=REASONER)
     assert (again.state, again.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 1)
-    assert models(host) == ["gpt-5"]
+    assert models(lone) == ["gpt-5"]
     assert await memories() == 3, "a copied task stores nothing again"
-    host.llm.clear_rules()
-    host.llm.on(Reply(text="Well done."), route="chat")
+    lone.llm.clear_rules()
+    lone.llm.on(Reply(text="Well done."), route="chat")
 
     spec.agents[1].goal = "Write better"
     change = crew_pb2.UpdateCrewRequest(id=done.crew_id, spec=spec, update_mask=FieldMask(paths=["agents"]))
-    await host.crews().UpdateCrew(change)
-    newer = await fork(host, again.id, crew_revision=0, model="")
+    await lone.crews().UpdateCrew(change)
+    newer = await fork(lone, again.id, crew_revision=0, model="")
     assert (newer.crew_revision, newer.usage.llm_calls) == (2, 3), "they have another model"
-    newest = await fork(host, done.id, crew_revision=0)
-    assert models(host) == ["capable"] * 2
-    assert [task.copied for task in await host.tasks(newest.id)] == [True, False, False]
-    events = await host.watch(newest.id)
+    newest = await fork(lone, done.id, crew_revision=0)
+    assert models(lone) == ["capable"] * 2
+    assert [task.copied for task in await lone.tasks(newest.id)] == [True, False, False]
+    events = await lone.watch(newest.id)
     assert [task.reuse for task in events[1].execution_continued.tasks] == [
         S.TASK_REUSE_COPIED,
         S.TASK_REUSE_DEFINITION_CHANGED,
@@ -143,127 +124,127 @@ async def test_a_fork_pays_for_what_changed_alone_and_so_does_a_fork_of_it(host:
     ]
 
 
-async def test_a_plan_goes_along(host: Installation) -> None:
+async def test_a_plan_goes_along(lone: Installation) -> None:
     plan = '{"list_of_plans_per_task": [{"task_number": 2, "task": "second", "plan": " Think first."}]}'
-    host.llm.on(Reply(text=plan), route="chat", contains="planner")
-    host.llm.on(Reply(text=plan), route="chat", contains="Planner")
-    host.llm.on(Reply(text="Well done."), route="chat")
-    done = await host.finished((await host.start(crew(planning=True))).id)
+    lone.llm.on(Reply(text=plan), route="chat", contains="planner")
+    lone.llm.on(Reply(text=plan), route="chat", contains="Planner")
+    lone.llm.on(Reply(text="Well done."), route="chat")
+    done = await lone.finished((await lone.start(crew(planning=True))).id)
     assert (done.state, done.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 4), done.error
-    again = await fork(host, done.id, from_task="second")
+    again = await fork(lone, done.id, from_task="second")
     assert again.usage.llm_calls == 2
-    assert "Think first." in str(host.llm.calls_where(route="chat")[0].body)
+    assert "Think first." in str(lone.llm.calls_where(route="chat")[0].body)
 
 
-async def test_a_result_that_nobody_approved_is_asked_about_again_without_paying(host: Installation) -> None:
-    host.llm.on(Reply(text="Well done."), route="chat")
+async def test_a_result_that_nobody_approved_is_asked_about_again_without_paying(lone: Installation) -> None:
+    lone.llm.on(Reply(text="Well done."), route="chat")
     spec = crew()
     spec.tasks[1].human_approval = True
-    asked = await host.start(spec)
-    await host.watch(asked.id, is_kind("execution_parked"))
-    await host.executions().CancelExecution(S.CancelExecutionRequest(id=asked.id))
-    await host.finished(asked.id)
-    host.llm.clear_log()
-    resumed = (await host.executions().ResumeExecution(S.ResumeExecutionRequest(id=asked.id))).execution
-    events = await host.watch(resumed.id, is_kind("execution_parked"))
+    asked = await lone.start(spec)
+    await lone.watch(asked.id, is_kind("execution_parked"))
+    await lone.executions().CancelExecution(S.CancelExecutionRequest(id=asked.id))
+    await lone.finished(asked.id)
+    lone.llm.clear_log()
+    resumed = (await lone.executions().ResumeExecution(S.ResumeExecutionRequest(id=asked.id))).execution
+    events = await lone.watch(resumed.id, is_kind("execution_parked"))
     assert "question_raised" in kinds(events)
-    assert not models(host)
-    await host.executions().CancelExecution(S.CancelExecutionRequest(id=resumed.id))
+    assert not models(lone)
+    await lone.executions().CancelExecution(S.CancelExecutionRequest(id=resumed.id))
 
 
-async def test_what_was_used_counts_against_the_limits_of_a_resumed_execution_alone(host: Installation) -> None:
-    host.llm.on(Reply(text="Well done."), route="chat")
-    limited = await host.finished((await host.start(crew(limits=crew_pb2.ExecutionLimits(max_model_calls=2)))).id)
+async def test_what_was_used_counts_against_the_limits_of_a_resumed_execution_alone(lone: Installation) -> None:
+    lone.llm.on(Reply(text="Well done."), route="chat")
+    limited = await lone.finished((await lone.start(crew(limits=crew_pb2.ExecutionLimits(max_model_calls=2)))).id)
     assert limited.error.reason == "EXECUTION_LIMIT_REACHED"
-    resumed = await host.executions().ResumeExecution(S.ResumeExecutionRequest(id=limited.id))
-    assert (await host.finished(resumed.execution.id)).error.reason == "EXECUTION_LIMIT_REACHED"
-    forked = await fork(host, limited.id)
+    resumed = await lone.executions().ResumeExecution(S.ResumeExecutionRequest(id=limited.id))
+    assert (await lone.finished(resumed.execution.id)).error.reason == "EXECUTION_LIMIT_REACHED"
+    forked = await fork(lone, limited.id)
     assert (forked.state, forked.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 1)
 
 
-async def test_a_retry_of_a_task_repeats_neither_its_tools_nor_what_its_host_had_asked(host: Installation) -> None:
+async def test_a_retry_of_a_task_repeats_neither_its_tools_nor_what_its_host_had_asked(lone: Installation) -> None:
     call = ToolCall(name="calculator", arguments={"expression": "1 + 2"})
-    host.llm.on(Reply(tool_calls=[call]), route="chat", last_role="user")
-    host.llm.on(Reply(text="3"), route="chat", times=1)
-    host.llm.on(Reply(text="It is 3.", hang=True), route="chat", times=1)
-    host.llm.on(Reply(text="It is 3."), route="chat")
+    lone.llm.on(Reply(tool_calls=[call]), route="chat", last_role="user")
+    lone.llm.on(Reply(text="3"), route="chat", times=1)
+    lone.llm.on(Reply(text="It is 3.", hang=True), route="chat", times=1)
+    lone.llm.on(Reply(text="It is 3."), route="chat")
     spec = crew()
     del spec.tasks[1:]
     spec.agents[0].tools.add(name="calculator")
     spec.tasks[0].checks.add(matches="^It is")
-    await host.hosts(2)
-    execution = await host.start(spec)
-    await host.llm.wait_for_calls(1, hanging=True)
-    assert len(models(host)) == 4, "a tool and an answer, and the same again with what was wrong"
-    victim = await host.holder()
+    await lone.hosts(2)
+    execution = await lone.start(spec)
+    await lone.llm.wait_for_calls(1, hanging=True)
+    assert len(models(lone)) == 4, "a tool and an answer, and the same again with what was wrong"
+    victim = await lone.holder()
     victim.kill()
     await victim.ended()
-    ended = await host.finished(execution.id)
+    ended = await lone.finished(execution.id)
     assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, "It is 3.")
-    assert len(models(host)) == 5, "only the call that had no answer"
-    assert (await host.journaled_tools(execution.id), ended.usage.tool_calls, ended.usage.llm_calls) == (1, 1, 4)
+    assert len(models(lone)) == 5, "only the call that had no answer"
+    assert (await lone.journaled_tools(execution.id), ended.usage.tool_calls, ended.usage.llm_calls) == (1, 1, 4)
 
 
-async def test_a_fork_survives_its_host_and_repeats_nothing(host: Installation) -> None:
-    host.llm.on(Reply(text="Well done."), route="chat")
-    done = await host.finished((await host.start(crew())).id)
-    await host.hosts(2)
-    host.llm.clear_rules()
-    host.llm.clear_log()
-    host.llm.on(Reply(text="Better.", hang=True), route="chat", contains="Do the third thing.", times=1)
-    host.llm.on(Reply(text="Better."), route="chat")
-    made = await host.executions().ForkExecution(S.ForkExecutionRequest(id=done.id, from_task="second"))
-    await host.llm.wait_for_calls(1, hanging=True)
-    victim = await host.holder()
+async def test_a_fork_survives_its_host_and_repeats_nothing(lone: Installation) -> None:
+    lone.llm.on(Reply(text="Well done."), route="chat")
+    done = await lone.finished((await lone.start(crew())).id)
+    await lone.hosts(2)
+    lone.llm.clear_rules()
+    lone.llm.clear_log()
+    lone.llm.on(Reply(text="Better.", hang=True), route="chat", contains="Do the third thing.", times=1)
+    lone.llm.on(Reply(text="Better."), route="chat")
+    made = await lone.executions().ForkExecution(S.ForkExecutionRequest(id=done.id, from_task="second"))
+    await lone.llm.wait_for_calls(1, hanging=True)
+    victim = await lone.holder()
     victim.kill()
     await victim.ended()
-    ended = await host.finished(made.execution.id)
+    ended = await lone.finished(made.execution.id)
     assert (ended.state, ended.result.text, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, "Better.", 2)
-    assert [task.attempt for task in await host.tasks(ended.id)] == [0, 1, 2]
-    assert len(models(host)) == 3, "the second task once, the third until it was answered"
-    assert kinds(await host.watch(ended.id)).count("task_completed") == 2
-    assert not any(map(is_kind("task_started", "first"), await host.watch(ended.id)))
+    assert [task.attempt for task in await lone.tasks(ended.id)] == [0, 1, 2]
+    assert len(models(lone)) == 3, "the second task once, the third until it was answered"
+    assert kinds(await lone.watch(ended.id)).count("task_completed") == 2
+    assert not any(map(is_kind("task_started", "first"), await lone.watch(ended.id)))
 
 
-async def test_results_are_files_and_a_copied_one_is_not_paid_for_to_be_renamed(host: Installation) -> None:
-    host.llm.on(Reply(text='{"title": "Ships", "words": 3}'), route="chat", contains="second thing", times=1)
-    host.llm.on(Reply(text="Well done: {not an input}."), route="chat")
+async def test_results_are_files_and_a_copied_one_is_not_paid_for_to_be_renamed(lone: Installation) -> None:
+    lone.llm.on(Reply(text='{"title": "Ships", "words": 3}'), route="chat", contains="second thing", times=1)
+    lone.llm.on(Reply(text="Well done: {not an input}."), route="chat")
     spec = crew()
     for task, name in zip(spec.tasks, ("{day}/first.md", "second.json", "{day}/first.md"), strict=True):
         task.output_file = name
     spec.tasks[1].output_schema.update(SCHEMA)
-    done = await host.finished((await host.start(spec, inputs={"day": "Monday"})).id)
+    done = await lone.finished((await lone.start(spec, inputs={"day": "Monday"})).id)
     assert done.state == S.EXECUTION_STATE_SUCCEEDED, done.error
-    files = await host.files(done.id)
+    files = await lone.files(done.id)
     assert json.loads(files.pop("second.json")) == {"title": "Ships", "words": 3}
     assert files == {"Monday/first.md": b"Well done: {not an input}."}
-    events = await host.watch(done.id)
+    events = await lone.watch(done.id)
     stored = [event for event in events if event.WhichOneof("event") == "artifact_stored"]
     assert [(event.task_name, event.artifact_stored.name, event.artifact_stored.revision) for event in stored] == [
         ("first", "Monday/first.md", 1),
         ("second", "second.json", 1),
         ("third", "Monday/first.md", 2),
     ]
-    assert [task.output_artifact for task in await host.tasks(done.id)] == [
+    assert [task.output_artifact for task in await lone.tasks(done.id)] == [
         "Monday/first.md",
         "second.json",
         "Monday/first.md",
     ]
-    again = await fork(host, done.id, from_task="third", inputs={"day": Value(string_value="Tuesday")})
+    again = await fork(lone, done.id, from_task="third", inputs={"day": Value(string_value="Tuesday")})
     assert (again.state, again.usage.llm_calls) == (S.EXECUTION_STATE_SUCCEEDED, 1)
-    assert sorted(await host.files(again.id)) == ["Tuesday/first.md", "second.json"]
+    assert sorted(await lone.files(again.id)) == ["Tuesday/first.md", "second.json"]
 
 
-def tool_calls(host: Installation, *calls: ToolCall) -> None:
+def tool_calls(lone: Installation, *calls: ToolCall) -> None:
     """Have the model call tools one after the other, once, and then answer."""
     for call in calls:
-        host.llm.on(Reply(tool_calls=[call]), route="chat", times=1)
-    host.llm.on(Reply(text="Well done."), route="chat")
+        lone.llm.on(Reply(tool_calls=[call]), route="chat", times=1)
+    lone.llm.on(Reply(text="Well done."), route="chat")
 
 
-async def test_what_agents_have_written_goes_along_with_their_tasks(host: Installation) -> None:
+async def test_what_agents_have_written_goes_along_with_their_tasks(lone: Installation) -> None:
     tool_calls(
-        host,
+        lone,
         ToolCall(name="file_write", arguments={"name": "notes/a.md", "content": "First notes."}),
         ToolCall(name="file_write", arguments={"name": "../a.md", "content": "x"}),
         ToolCall(name="file_list", arguments={}),
@@ -272,43 +253,43 @@ async def test_what_agents_have_written_goes_along_with_their_tasks(host: Instal
     spec = crew()
     for name in ("file_write", "file_list", "file_read"):
         spec.tasks[0].tools.add(name=name)
-    done = await host.finished((await host.start(spec)).id)
+    done = await lone.finished((await lone.start(spec)).id)
     assert (done.state, done.usage.tool_calls) == (S.EXECUTION_STATE_SUCCEEDED, 4), done.error
-    assert await host.files(done.id) == {"notes/a.md": b"First notes."}
-    events = await host.watch(done.id)
+    assert await lone.files(done.id) == {"notes/a.md": b"First notes."}
+    events = await lone.watch(done.id)
     ended = [event for event in events if event.WhichOneof("event") in {"tool_call_completed", "tool_call_failed"}]
     told = [event.tool_call_completed.output or event.tool_call_failed.message for event in ended]
     assert told[0] == 'stored "notes/a.md", 12 bytes'
     assert "relative path" in told[1]
     assert told[2:] == ["notes/a.md (text/markdown, 12 bytes)", "First notes."]
-    again = await fork(host, done.id, from_task="second")
+    again = await fork(lone, done.id, from_task="second")
     assert again.state == S.EXECUTION_STATE_SUCCEEDED
-    assert await host.files(again.id) == {"notes/a.md": b"First notes."}
-    anew = await fork(host, done.id, from_task="first")
-    assert await host.files(anew.id) == {}, "the model calls no tool this time"
+    assert await lone.files(again.id) == {"notes/a.md": b"First notes."}
+    anew = await fork(lone, done.id, from_task="first")
+    assert await lone.files(anew.id) == {}, "the model calls no tool this time"
 
 
-async def test_a_result_whose_file_is_in_the_way_fails_its_task_and_is_not_paid_for_again(host: Installation) -> None:
-    tool_calls(host, ToolCall(name="file_write", arguments={"name": "Report.md", "content": "Mine."}))
+async def test_a_result_whose_file_is_in_the_way_fails_its_task_and_is_not_paid_for_again(lone: Installation) -> None:
+    tool_calls(lone, ToolCall(name="file_write", arguments={"name": "Report.md", "content": "Mine."}))
     spec = crew()
     spec.tasks[0].tools.add(name="file_write")
     spec.tasks[1].output_file = "report.md"
-    failed = await host.finished((await host.start(spec)).id)
+    failed = await lone.finished((await lone.start(spec)).id)
     assert (failed.state, failed.error.reason) == (S.EXECUTION_STATE_FAILED, "ARTIFACT_NAME_CONFLICT")
     assert "Report.md" in failed.error.message
-    assert len(models(host)) == 3
-    host.llm.clear_log()
+    assert len(models(lone)) == 3
+    lone.llm.clear_log()
     spec.tasks[1].output_file = "brief.md"
     change = crew_pb2.UpdateCrewRequest(id=failed.crew_id, spec=spec, update_mask=FieldMask(paths=["tasks"]))
-    await host.crews().UpdateCrew(change)
-    resumed = await host.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id, crew_revision=0))
-    ended = await host.finished(resumed.execution.id)
+    await lone.crews().UpdateCrew(change)
+    resumed = await lone.executions().ResumeExecution(S.ResumeExecutionRequest(id=failed.id, crew_revision=0))
+    ended = await lone.finished(resumed.execution.id)
     assert ended.state == S.EXECUTION_STATE_SUCCEEDED
-    assert await host.files(ended.id) == {"Report.md": b"Mine.", "brief.md": b"Well done."}
-    assert len(models(host)) == 1, "the third task alone"
+    assert await lone.files(ended.id) == {"Report.md": b"Mine.", "brief.md": b"Well done."}
+    assert len(models(lone)) == 1, "the third task alone"
 
 
-async def test_agents_search_what_the_crew_remembers_and_the_documents_of_the_group(host: Installation) -> None:
+async def test_agents_search_what_the_crew_remembers_and_the_documents_of_the_group(lone: Installation) -> None:
     texts = (
         ("The keeper of the light is Ann.", 2026, ()),
         ("The keeper of the harbour is Bob.", 2025, ()),
@@ -319,23 +300,23 @@ async def test_agents_search_what_the_crew_remembers_and_the_documents_of_the_gr
     for text, year, readers in texts:
         document = record_pb2.DocumentRecord(content=text, agent_ids=readers)
         save.records.add(document=document).metadata.update({"year": year})
-    await host.memory().SaveRecords(save)
-    host.llm.on(Reply(text="The lamp burns whale oil."), route="chat")
+    await lone.memory().SaveRecords(save)
+    lone.llm.on(Reply(text="The lamp burns whale oil."), route="chat")
     spec = crew(memory=crew_pb2.MemorySpec(enabled=True, name="tower"))
     del spec.tasks[1:]
-    assert (await host.finished((await host.start(spec)).id)).state == S.EXECUTION_STATE_SUCCEEDED
-    host.llm.clear_rules()
+    assert (await lone.finished((await lone.start(spec)).id)).state == S.EXECUTION_STATE_SUCCEEDED
+    lone.llm.clear_rules()
     tool_calls(
-        host,
+        lone,
         ToolCall(name="memory_search", arguments={"query": "what does the lamp burn?"}),
         ToolCall(name="document_search", arguments={"query": "keeper", "metadata": {"year": 2026}, "limit": 3}),
     )
     spec.name = "tower"
     for name in ("memory_search", "document_search"):
         spec.tasks[0].tools.add(name=name)
-    done = await host.finished((await host.start(spec)).id)
+    done = await lone.finished((await lone.start(spec)).id)
     assert done.state == S.EXECUTION_STATE_SUCCEEDED, done.error
-    events = [event for event in await host.watch(done.id) if event.WhichOneof("event") == "tool_call_completed"]
+    events = [event for event in await lone.watch(done.id) if event.WhichOneof("event") == "tool_call_completed"]
     remembered, documents = (json.loads(event.tool_call_completed.output) for event in events)
     assert "The lamp burns whale oil." in remembered[0]["content"]
     found = sorted(one["content"] for one in documents)

@@ -1,34 +1,15 @@
 """What crews say in their documents, on real worker hosts with crew processes: limits, conditions, checks."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
-from tests.integration.worker.installation import CAPABLE, Installation, install, is_kind, kinds
+from tests.integration.worker.installation import CAPABLE, Installation, is_kind, kinds
 from tests.support.llm_script import Fault, Reply, ToolCall, Usage
 
 S = execution_pb2
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    """One worker host for all tests."""
-    async with install(tmp_path_factory.mktemp("installation")) as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def lone(host: Installation) -> AsyncIterator[Installation]:
-    """An upstream without rules, and one living host."""
-    await host.hosts(1)
-    yield host
-    host.llm.clear_rules()
-    host.llm.release()
-    host.llm.clear_log()
 
 
 def chain(count: int, **fields: Any) -> crew_pb2.CrewSpec:

@@ -28,18 +28,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    """One worker host for all tests."""
+    """An installation that does its housekeeping often."""
     async with install(tmp_path_factory.mktemp("installation"), housekeeping_seconds="0.3") as running:
-        await running.hosts(1)
         yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def lone(host: Installation) -> AsyncIterator[Installation]:
-    """An upstream without rules."""
-    yield host
-    host.llm.clear_rules()
-    host.llm.clear_log()
 
 
 def imported(project: str, *given: str) -> ImportedCrew:

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from tests.integration.worker.installation import (
     Installation,
     alive,
     eventually,
-    install,
     is_kind,
     kinds,
 )
@@ -41,33 +39,10 @@ S = execution_pb2
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def everything(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    """Starting worker hosts takes seconds: tests share them, and those that kill one start another."""
-    async with install(tmp_path_factory.mktemp("installation")) as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def clean(everything: Installation) -> AsyncIterator[Installation]:
-    """An upstream without rules."""
-    yield everything
-    everything.llm.clear_rules()
-    everything.llm.release()
-    everything.llm.clear_log()
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def installation(clean: Installation) -> Installation:
     """Two hosts."""
     await clean.hosts(2)
-    return clean
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def lone(clean: Installation) -> Installation:
-    """A host at least."""
-    await clean.hosts(1)
     return clean
 
 

@@ -14,7 +14,7 @@ from pydantic import PrivateAttr
 from coxswain.memory.v1 import memory_pb2, record_pb2
 from services.common.storable import storable
 from services.orchestrator.domain.crew import KnowledgeMemory, KnowledgeSpec
-from services.orchestrator.messages.crews import knowledge_namespace, records_filter
+from services.orchestrator.messages.knowledge import knowledge_namespace, records_filter
 from services.orchestrator.worker.crew.attempt import TaskAttempt
 from services.orchestrator.worker.crew.embedder import embed
 from services.orchestrator.worker.link.errors import TaskError

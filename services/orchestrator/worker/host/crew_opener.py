@@ -10,7 +10,8 @@ from services.common.grpc.json_values import to_value
 from services.orchestrator.domain.execution import ExecutionError
 from services.orchestrator.domain.task_order import models_of
 from services.orchestrator.domain.tool_sets import tool_sets
-from services.orchestrator.messages.crews import knowledge_namespace, spec_to_proto
+from services.orchestrator.messages.crews import spec_to_proto
+from services.orchestrator.messages.knowledge import knowledge_namespace
 from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.agent_tools import AgentTools, needed_tools, with_read_result
 from services.orchestrator.worker.host.call_questions import CallQuestions

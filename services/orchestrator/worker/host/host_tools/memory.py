@@ -10,7 +10,7 @@ from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.json_values import to_value
 from services.common.storable import storable
 from services.orchestrator.domain.crew import MemoryKind, RecallSpec
-from services.orchestrator.messages.crews import records_filter
+from services.orchestrator.messages.knowledge import records_filter
 from services.orchestrator.recall import recalling
 from services.orchestrator.worker.host.host_tools.base import HostToolCall, HostToolError
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
