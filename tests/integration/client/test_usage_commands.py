@@ -50,6 +50,11 @@ async def test_limits_are_set_shown_listed_and_removed(run: Run) -> None:
         "model subject kind limits all all own $200.00 a month, $2.50 a minute, alert at 80% "
         "m all ceiling 5,000 tokens a day"
     )
+    for nothing in ([], ["--alert-share", "0.5"], ["--model", "m"], ["--ceiling-of", "sales"]):
+        refused = await run("budget", "set", *nothing, token=ROOT if "--ceiling-of" in nothing else "")
+        assert refused.exit_code == 2
+        assert "give at least one limit" in refused.stderr
+    assert said(await run("budget", "list")) == listed
     assert said(await run("budget", "delete", "--yes")) == "removed"
     assert said(await run("budget", "alerts")) == "no alerts"
     [entries] = rows(await run("budget", "list", "--json"))

@@ -155,13 +155,13 @@ def set_budget(
     context: typer.Context,
     model: ModelOption = "",
     subject: SubjectOption = "",
-    monthly_cost: Annotated[float, typer.Option(min=0, help="US dollars in a month; 0 means no limit.")] = 0.0,
-    daily_cost: Annotated[float, typer.Option(min=0, help="US dollars in a day; 0 means no limit.")] = 0.0,
-    minute_cost: Annotated[float, typer.Option(min=0, help="US dollars in a minute; 0 means no limit.")] = 0.0,
-    monthly_tokens: Annotated[int, typer.Option(min=0, help="Tokens in a month; 0 means no limit.")] = 0,
-    daily_tokens: Annotated[int, typer.Option(min=0, help="Tokens in a day; 0 means no limit.")] = 0,
-    minute_tokens: Annotated[int, typer.Option(min=0, help="Tokens in a minute; 0 means no limit.")] = 0,
-    minute_calls: Annotated[int, typer.Option(min=0, help="Calls in a minute; 0 means no limit.")] = 0,
+    monthly_cost: Annotated[float | None, typer.Option(min=0, help="US dollars in a month; 0 means no limit.")] = None,
+    daily_cost: Annotated[float | None, typer.Option(min=0, help="US dollars in a day; 0 means no limit.")] = None,
+    minute_cost: Annotated[float | None, typer.Option(min=0, help="US dollars in a minute; 0 means no limit.")] = None,
+    monthly_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens in a month; 0 means no limit.")] = None,
+    daily_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens in a day; 0 means no limit.")] = None,
+    minute_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens in a minute; 0 means no limit.")] = None,
+    minute_calls: Annotated[int | None, typer.Option(min=0, help="Calls in a minute; 0 means no limit.")] = None,
     alert_share: Annotated[
         float,
         typer.Option(
@@ -177,16 +177,22 @@ def set_budget(
 
     Example: `coxswain budget set --monthly-cost 200 --alert-share 0.8`
     """
+    limits = (monthly_cost, daily_cost, minute_cost, monthly_tokens, daily_tokens, minute_tokens, minute_calls)
+    # What is left out has no limit: without any, the command would remove all of them.
+    if all(limit is None for limit in limits):
+        raise typer.BadParameter(
+            "give at least one limit, such as --monthly-cost; `coxswain budget delete` removes them"
+        )
     session = session_of(context, as_json)
     scope = BudgetScope(model=model, subject=subject)
     budget = Budget(
-        monthly_cost_limit=monthly_cost,
-        daily_cost_limit=daily_cost,
-        cost_per_minute=minute_cost,
-        tokens_per_month=monthly_tokens,
-        tokens_per_day=daily_tokens,
-        tokens_per_minute=minute_tokens,
-        calls_per_minute=minute_calls,
+        monthly_cost_limit=monthly_cost or 0,
+        daily_cost_limit=daily_cost or 0,
+        cost_per_minute=minute_cost or 0,
+        tokens_per_month=monthly_tokens or 0,
+        tokens_per_day=daily_tokens or 0,
+        tokens_per_minute=minute_tokens or 0,
+        calls_per_minute=minute_calls or 0,
         alert_share=alert_share,
     )
     with session.client() as client:
