@@ -39,6 +39,9 @@ def test_texts_speak_of_commands_and_options(said: str, shown: str) -> None:
         ("spec.mcp.url", "--mcp"),
         ("tools[3]", "TOOLS"),
         ("inputs.text", "--input text"),
+        # The name of an input is no argument of that name.
+        ("schedule.start.inputs.crew", "--input crew"),
+        ("items[2].labels.crew", "items[2].labels.crew"),
         ("filter.unknown", "filter.unknown"),
     ],
 )

@@ -69,8 +69,8 @@ _NAMES_OF_FIELDS = {
     "allowed_origins": "origins",
 }
 _CONTENT = "accept.content."
-# Fields with keys that people choose.
-_MAPPINGS = frozenset({"inputs", "labels"})
+# Fields with keys that people choose, wherever a request has them.
+_KEYED = re.compile(r"(?:^|\.)(inputs|labels)\.(.+)")
 _SUBSCRIPT = re.compile(r"\[[^\]]*\]")
 
 Options = Mapping[str, str]
@@ -90,9 +90,10 @@ def field_in_own_words(path: str, options: Options) -> str:
     """The option or argument that a field of a request comes from; the path itself if none does."""
     if path.startswith(_CONTENT) and (option := options.get("fields")):
         return f"{option} {path.removeprefix(_CONTENT).removeprefix('arguments.')}"
+    if keyed := _KEYED.search(path):
+        option = _option(keyed[1], options, _NAMES_OF_FIELDS)
+        return f"{option} {keyed[2]}" if option else path
     first, _, key = path.partition(".")
-    if key and first in _MAPPINGS and (option := _option(first, options, _NAMES_OF_FIELDS)):
-        return f"{option} {key}"
     if key and first == "limits" and "limits" in options:
         # They are typed as NAME=NUMBER, so that the name alone says which one is meant.
         return key
