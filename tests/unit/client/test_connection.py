@@ -2,7 +2,7 @@
 
 import pytest
 
-from coxswain.client import Client, Connection, Tls
+from coxswain.client import AsyncClient, Client, Connection, Tls
 from coxswain.client.connection import with_request_id
 from coxswain.orchestrator.v1.execution_pb2 import GetExecutionRequest, StartExecutionRequest
 
@@ -35,6 +35,27 @@ def test_addresses_are_read_as_people_write_them(address: str, target: str, encr
 def test_an_address_that_is_more_than_a_place_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="host and port"):
         _ = Connection(address=address).target
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("localhost", "give a port, as in localhost:50051"),
+        ("localhost:", "give a port, as in localhost:50051"),
+        (":", "give a port, as in localhost:50051"),
+        ("dns:///coxswain", "give a port, as in coxswain:50051"),
+        ("::1", r"give a port, as in \[::1\]:50051"),
+        ("[::1]", r"give a port, as in \[::1\]:50051"),
+        ("localhost:abc", "'abc' is not a port; give a number from 1 to 65535"),
+        ("localhost:70000", "'70000' is not a port"),
+        ("https://localhost:abc", "'abc' is not a port"),
+        ("auth=a:1,memory=b,models=c:3,orchestrator=d:4", "address 'b': give a port, as in b:50051"),
+    ],
+)
+async def test_an_address_needs_a_port(address: str, words: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError, match=words):
+            kind(address)
 
 
 FOUR = "auth=a:1,memory=https://m:2,models=ipv4:127.0.0.1:3,127.0.0.1:4, orchestrator=dns:///o:5"

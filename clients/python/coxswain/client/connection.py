@@ -21,6 +21,11 @@ SERVICES = ("auth", "memory", "models", "orchestrator")
 
 # Targets of gRPC have commas of their own: ipv4:10.0.0.1:50051,10.0.0.2:50051
 _NAMED = re.compile(r"(?:^|,)\s*([a-z]+)=")
+# Targets of gRPC that name hosts, and those that name something else, or several hosts.
+_SCHEMES_OF_HOSTS = frozenset({"dns", "http", "https"})
+_OTHER_SCHEMES = frozenset({"unix", "unix-abstract", "vsock", "ipv4", "ipv6", "xds", "google-c2p", "passthrough"})
+_EXAMPLE_PORT = DEFAULT_ADDRESS.rpartition(":")[2]
+_MAX_PORT = 65535
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 RequestT = TypeVar("RequestT")
@@ -94,14 +99,18 @@ class Connection:
     def target(self) -> str:
         """The gRPC target; several addresses as they are written.
 
-        Raises ValueError for an address with a path, a user or no host.
+        Raises ValueError for an address with a path, a user, no host or no valid port.
         """
         address = self._address
         if isinstance(address, Mapping):
             return ",".join(f"{service}={each}" for service, each in address.items())
         if not address.startswith(("http://", "https://")):
+            if not _named_addresses(address):
+                _check_port(address)
             return address
         parts = urlsplit(address)
+        if parts.netloc.rpartition("@")[2].rpartition("]")[2].partition(":")[1]:
+            _check_port(address)
         if parts.path.strip("/") or parts.query or parts.username or not parts.hostname:
             raise ValueError(
                 f"address {address!r}: expected scheme, host and port only, such as https://example.com:443"
@@ -154,6 +163,25 @@ class Connection:
         if "x-request-id" not in names:
             entries.append(("x-request-id", uuid.uuid4().hex))
         return tuple(entries)
+
+
+def _check_port(address: str) -> None:
+    """Raise ValueError unless a host is followed by a port: gRPC takes a port that is missing for 443."""
+    scheme, colon, rest = address.partition(":")
+    if colon and scheme in _OTHER_SCHEMES:
+        return
+    if colon and scheme in _SCHEMES_OF_HOSTS:
+        host_and_port = rest.strip("/").rpartition("/")[2]
+    else:
+        host_and_port = address
+    host, colon, port = host_and_port.rpartition(":")
+    bare = not colon or "]" in port or (":" in host and not host.endswith("]"))
+    if bare or not port:
+        host = host_and_port.removesuffix(":")
+        host = f"[{host}]" if ":" in host and not host.endswith("]") else host
+        raise ValueError(f"address {address!r}: give a port, as in {host or 'localhost'}:{_EXAMPLE_PORT}")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) <= _MAX_PORT):
+        raise ValueError(f"address {address!r}: {port!r} is not a port; give a number from 1 to {_MAX_PORT}")
 
 
 def _named_addresses(address: str) -> dict[str, str]:
