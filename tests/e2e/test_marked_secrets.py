@@ -364,7 +364,7 @@ def _models(world: World) -> None:
     ok("UsageService.ListBudgets")
     ok("UsageService.ListBudgetAlerts")
     assert world.all("UsageService.WatchBudgetAlerts", take=1)
-    ok("UsageService.DeleteBudget")
+    ok("UsageService.DeleteBudget", scope={})
     ok("ModelService.DeleteModel", name="team/own")
 
 
@@ -675,7 +675,7 @@ def _tools(world: World) -> None:
     ok("ToolSourceService.RefreshToolSource", id=source.id)
     ok("ToolSourceService.CheckToolSource", id=source.id)
     ok("ToolSourceService.ListToolChanges", id=source.id)
-    ok("ToolSourceService.AcceptToolChanges", id=source.id)
+    ok("ToolSourceService.AcceptToolChanges", id=source.id, list_revision=1)
     ok("ToolSourceService.UpdateToolSource", id=source.id, spec=spec, update_mask={"paths": ["http", "secret"]})
     ok("ToolService.ListTools")
     assert ok("ToolService.TestTool", name="shop/look", arguments={"id": "m"}).WhichOneof("outcome") == "result"

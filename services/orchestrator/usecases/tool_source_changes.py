@@ -68,7 +68,7 @@ class ToolSourceChanges:
         Raises:
             InvalidArgument: a tool that is named has not changed.
             NotFound: the group does not have this source.
-            Aborted: the list is not at `list_revision` (0: any).
+            Aborted: the list is not at `list_revision`.
         """
         while True:
             present = await self._sources.stored(principal, key)
@@ -79,7 +79,7 @@ class ToolSourceChanges:
                 locked = await sources.lock(principal.group_id, present.id)
                 if locked is None:
                     raise NotFound.by_key("tool source", key)
-                if list_revision not in {0, locked.list_revision}:
+                if list_revision != locked.list_revision:
                     raise Aborted.revision("list of the tool source", str(key), list_revision, locked.list_revision)
                 if locked.list_revision != present.list_revision:
                     continue

@@ -224,7 +224,7 @@ REQUESTS: Mapping[str, Callable[[Group], Fields | Sequence[Fields]]] = {
     "UsageService.SetBudget": lambda own: {"budget": {"calls_per_minute": 1_000_000}},
     "UsageService.GetBudget": _none,
     "UsageService.ListBudgets": _none,
-    "UsageService.DeleteBudget": _none,
+    "UsageService.DeleteBudget": lambda own: {"scope": {}},
     "UsageService.SetBudgetCeiling": lambda own: {"ceiling": {"calls_per_minute": 1_000_000}},
     "UsageService.ListBudgetAlerts": _none,
     "UsageService.WatchBudgetAlerts": _none,

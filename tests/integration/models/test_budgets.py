@@ -229,7 +229,7 @@ async def test_a_ceiling_counts_whatever_the_group_sets(served: Installation) ->
     assert state.effective == pb.Budget(
         monthly_cost_limit=5.0, calls_per_minute=1000, tokens_per_day=50_000_000, cost_per_minute=50.0
     )
-    await served.usage().DeleteBudget(pb.DeleteBudgetRequest())
+    await served.usage().DeleteBudget(pb.DeleteBudgetRequest(scope=pb.BudgetScope()))
     await refused(served)
     await complete(served, BOB)
     await cap(served, "sales")
@@ -240,7 +240,9 @@ async def test_a_ceiling_counts_whatever_the_group_sets(served: Installation) ->
 async def test_only_the_operator_sets_ceilings_and_only_admins_limits(models: Installation) -> None:
     request = pb.SetBudgetCeilingRequest(group_id="sales", ceiling=pb.Budget(calls_per_minute=1))
     assert (await refusal(models.usage().SetBudgetCeiling(request))).reason == "ROLE_REQUIRED"
-    assert (await refusal(models.usage(CAROL).DeleteBudget(pb.DeleteBudgetRequest()))).reason == "ROLE_REQUIRED"
+    assert (
+        await refusal(models.usage(CAROL).DeleteBudget(pb.DeleteBudgetRequest(scope=pb.BudgetScope())))
+    ).reason == "ROLE_REQUIRED"
     for name, value in [
         ("tokens_per_day", 2**63 - 1),
         ("daily_cost_limit", float("inf")),
@@ -252,8 +254,13 @@ async def test_only_the_operator_sets_ceilings_and_only_admins_limits(models: In
         failure = await refusal(models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget(**{name: value}))))  # type: ignore[arg-type]
         assert failure.fields == [f"budget.{name}"]
     scope = pb.BudgetScope(subject="alice")
-    failure = await refusal(models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget(), scope=scope)))
+    failure = await refusal(
+        models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget(calls_per_minute=1), scope=scope))
+    )
     assert failure.fields == ["scope.subject"]
+    failure = await refusal(models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget())))
+    assert (failure.fields, "DeleteBudget" in failure.message) == (["budget"], True)
+    assert (await refusal(models.usage().DeleteBudget(pb.DeleteBudgetRequest()))).fields == ["scope"]
 
 
 async def test_all_limits_are_listed_in_pages_and_can_be_removed(served: Installation) -> None:
@@ -320,7 +327,7 @@ async def test_limits_that_were_removed_tell_nothing_any_more(served: Installati
     await limit(served, monthly_cost_limit=20.0, alert_share=0.5)
     await complete(served)
     if left is None:
-        await served.usage().DeleteBudget(pb.DeleteBudgetRequest())
+        await served.usage().DeleteBudget(pb.DeleteBudgetRequest(scope=pb.BudgetScope()))
     else:
         await served.usage().SetBudget(pb.SetBudgetRequest(budget=left))
     await complete(served)

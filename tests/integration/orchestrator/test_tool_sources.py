@@ -385,7 +385,7 @@ async def test_groups_never_meet_and_roles_hold(harness: Harness, gateway: FakeT
         theirs.GetToolSource(pb.GetToolSourceRequest(id=source.id)),
         theirs.GetToolSource(pb.GetToolSourceRequest(name=same)),
         theirs.RefreshToolSource(pb.RefreshToolSourceRequest(id=source.id)),
-        theirs.AcceptToolChanges(pb.AcceptToolChangesRequest(id=source.id)),
+        theirs.AcceptToolChanges(pb.AcceptToolChangesRequest(id=source.id, list_revision=1)),
         theirs.DeleteToolSource(pb.DeleteToolSourceRequest(id=source.id, force=True)),
         tools_of(harness, BOB).ListTools(tool_pb2.ListToolsRequest(source=same)),
         tools_of(harness, BOB).TestTool(tool_pb2.TestToolRequest(name=f"{same}/peek", allow_side_effects=True)),
@@ -403,7 +403,7 @@ async def test_groups_never_meet_and_roles_hold(harness: Harness, gateway: FakeT
         reader.CreateToolSource(pb.CreateToolSourceRequest(spec=mcp(name()))),
         reader.UpdateToolSource(pb.UpdateToolSourceRequest(id=source.id, update_mask=FieldMask(paths=["disabled"]))),
         reader.DeleteToolSource(pb.DeleteToolSourceRequest(id=source.id)),
-        sources_of(harness, EDITOR).AcceptToolChanges(pb.AcceptToolChangesRequest(id=source.id)),
+        sources_of(harness, EDITOR).AcceptToolChanges(pb.AcceptToolChangesRequest(id=source.id, list_revision=1)),
         tools_of(harness, OPERATOR).TestTool(tool_pb2.TestToolRequest(name="calculator")),
     ):
         with refused(C.PERMISSION_DENIED, "ROLE_REQUIRED"):
@@ -519,8 +519,8 @@ async def test_a_crew_names_only_tools_that_there_are(harness: Harness, gateway:
     assert "would have one name for models" in (await faults(harness, f"{own}/*"))[path]
     assert await faults(harness, f"{own}/get_user", f"{own}/pay") == {}
     gateway.tools = [tool(f"t{index}") for index in range(129)]
-    await refresh(harness, source)
-    await sources_of(harness).AcceptToolChanges(pb.AcceptToolChangesRequest(id=source.id))
+    newest = (await refresh(harness, source)).source.list_revision
+    await sources_of(harness).AcceptToolChanges(pb.AcceptToolChangesRequest(id=source.id, list_revision=newest))
     assert "come to 129 tools" in (await faults(harness, f"{own}/*"))[path]
 
 
@@ -571,7 +571,9 @@ async def test_a_changed_tool_is_blocked_until_an_admin_accepts_it(harness: Harn
     with refused(C.ABORTED, "REVISION_MISMATCH"):
         await sources_of(harness).AcceptToolChanges(accepting)
     with refused(C.INVALID_ARGUMENT, "INVALID_FIELD"):
-        await sources_of(harness).AcceptToolChanges(pb.AcceptToolChangesRequest(id=source.id, tools=["pya"]))
+        await sources_of(harness).AcceptToolChanges(
+            pb.AcceptToolChangesRequest(id=source.id, list_revision=2, tools=["pya"])
+        )
     accepted = await sources_of(harness).AcceptToolChanges(
         pb.AcceptToolChangesRequest(id=source.id, list_revision=2, tools=["pay"])
     )

@@ -5,14 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import protovalidate
 import pytest
 from buf.validate import validate_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from coxswain.common.v1 import access_pb2, error_reason_pb2, format_pb2
-from tests.support.descriptors import product_files, product_messages, product_services
+from tests.support.descriptors import make, product_files, product_messages, product_services
 from tools.reference.protos import comments
 
 PACKAGES = ("auth", "common", "memory", "models", "orchestrator", "tools")
@@ -21,6 +25,8 @@ SERVICES = ("auth", "memory", "models", "orchestrator", "tools")
 _BARE = {"Filter", "Value", "Request", "Response", "Options", "Config", "Item", "Result", "Key", "Entry"}
 _VERBS_ALONE = {"Complete", "StreamComplete", "Embed"}
 """RPCs whose noun is their service's: inference."""
+
+_VALIDATOR = protovalidate.Validator()
 
 every_package = pytest.mark.parametrize("package", PACKAGES)
 every_service = pytest.mark.parametrize("package", SERVICES)
@@ -90,6 +96,19 @@ def test_partial_updates_go_by_a_mask_that_has_to_be_given(package: str) -> None
             assert rules(mask).required, method.full_name
 
 
+@every_service
+def test_what_several_people_change_is_changed_at_a_revision(package: str) -> None:
+    without_revision = {
+        method.name
+        for method in methods(package)
+        if method.name.startswith("Update")
+        and method.name.removeprefix("Update") in named_resources(package)
+        and "expected_revision" not in method.input_type.fields_by_name
+    }
+    # docs/api-style.md says why.
+    assert without_revision == ({"UpdateMemoryBackend"} if package == "memory" else set())
+
+
 # W3
 
 
@@ -133,22 +152,110 @@ def test_memory_knows_no_crew_by_its_stored_id() -> None:
 # W6
 
 
+_SAYS_WHAT_ABSENCE_MEANS = re.compile(
+    r"\b(0|absent|empty|false|has to be|have none|left out|may be|needed|required|unless|UNSPECIFIED|without)\b"
+    "|`update_mask`",
+    re.IGNORECASE,
+)
+_WIDENS = (
+    "Accept",
+    "Adopt",
+    "Cancel",
+    "Clear",
+    "Delete",
+    "Empty",
+    "Forget",
+    "Lower",
+    "Remove",
+    "Revoke",
+    "Rotate",
+    "Set",
+)
+"""Verbs of calls that take something away or let something through: a field left out must not make them do more."""
+_HARMLESS_WHEN_LEFT_OUT = {
+    "AcceptToolChangesRequest.tools": "accepts all changes of the list that `list_revision` says was looked at",
+    "AdoptIndexRequest.dry_run": "does what the call is named for; rows are kept, and another call changes them back",
+    "AdoptIndexRequest.from_group": "leaves the group of the rows as it is",
+    "AdoptIndexRequest.index": "is the index that the backend's configuration names",
+    "DeleteGroupRequest.confirm_id": "is refused: it has to equal the id",
+    "DeleteEndpointRequest.confirm_name": "is refused: it has to equal the name",
+    "DeleteIndexRequest.confirm_name": "is refused: it has to equal the name",
+    "DeleteIndexRecordsRequest.memory_id": "names the rows by their primary keys, and no others",
+    "DeleteMemoryBackendRequest.successor_id": "refuses to delete the active backend",
+    "DeleteMemoryBackendRequest.successor_name": "refuses to delete the active backend",
+    "DeleteRecordsRequest.filter": "leaves the ids; neither of both is refused",
+    "DeleteRecordsRequest.ids": "leaves the filter; neither of both is refused",
+    "DeleteRecordsRequest.purge_history": "keeps them in the history",
+    "DeleteToolSourceRequest.force": "refuses to delete a source that crews use",
+    "EmptyIndexRequest.confirm_name": "is refused: it has to equal the name",
+    "EmptyIndexRequest.memory_id": "empties the index whose name is confirmed, as the call says",
+    "ForgetSubjectRequest.dry_run": "does what the call is named for, to the one subject that has to be given",
+    "LowerGroupLimitsRequest.limits": "lifts what the mask names, no higher than the operator's limit",
+    "LowerGroupLimitsRequest.update_mask": "is refused",
+    "RotateWebhookSigningKeyRequest.former_key_lifetime": "lets the former key sign for a day, so that nothing breaks",
+    "SetBudgetCeilingRequest.scope": "is for all calls of the group that has to be given, which is the usual case",
+    "SetBudgetRequest.scope": "is for all calls of the group, which is the usual case; an empty budget is refused",
+    "SetGroupLimitsRequest.clear_lowered": "leaves what admins have lowered",
+    "SetGroupLimitsRequest.limits": "gives what the mask names the installation's default",
+    "SetGroupLimitsRequest.update_mask": "is refused, unless there is something to clear",
+}
+
+
+def fields_at_fault(message: Message) -> list[str]:
+    """Return the fields of a request, or the choices between them, that break a rule."""
+    paths = [fault.proto.field for fault in _VALIDATOR.collect_violations(message)]
+    return [path.elements[0].field_name for path in paths if path is not None]
+
+
+def may_be_left_out() -> Iterator[tuple[MethodDescriptor, FieldDescriptor]]:
+    """Yield the fields that a changing request of the public API is valid without, but for those of a few kinds.
+
+    A map that is left out is an empty one, and a `request_id` only makes repeating safe.
+    """
+    for method in (method for package in SERVICES for method in methods(package)):
+        options = method.GetOptions()
+        if options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS:
+            continue
+        if options.Extensions[access_pb2.access] != access_pb2.ACCESS_PUBLIC:
+            continue
+        asked_for = set(fields_at_fault(GetMessageClass(method.input_type)()))
+        for field in method.input_type.fields:
+            choice = field.containing_oneof.name if field.containing_oneof else field.name
+            is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+            if not {field.name, choice} & asked_for and field.name != "request_id" and not is_map:
+                yield method, field
+
+
+def test_a_field_that_may_be_left_out_says_what_that_means() -> None:
+    silent = {
+        field.full_name
+        for _, field in may_be_left_out()
+        if not _SAYS_WHAT_ABSENCE_MEANS.search(comments()[field.full_name])
+    }
+    assert silent == set()
+
+
+def test_a_field_left_out_takes_nothing_more_away_and_lets_nothing_more_through() -> None:
+    found = {
+        f"{method.input_type.name}.{field.name}"
+        for method, field in may_be_left_out()
+        if method.name.startswith(_WIDENS)
+    }
+    assert found == set(_HARMLESS_WHEN_LEFT_OUT)
+
+
 @pytest.mark.parametrize(
-    ("package", "request_name", "field_name"),
+    ("request_name", "fields", "at_fault"),
     [
-        ("models", "SetModelEnabledRequest", "enabled"),
+        ("models.v1.SetModelEnabledRequest", {"name": "openai/gpt-4o"}, "enabled"),
+        ("models.v1.SetBudgetRequest", {"budget": {}}, "budget"),
+        ("models.v1.DeleteBudgetRequest", {}, "scope"),
+        ("orchestrator.v1.AcceptToolChangesRequest", {"name": "crm"}, "list_revision"),
+        ("orchestrator.v1.AnswerQuestionRequest", {"id": "1"}, "answer"),
     ],
 )
-def test_what_does_harm_when_it_is_left_out_has_to_be_given(package: str, request_name: str, field_name: str) -> None:
-    (message,) = (message for message in messages(package) if message.name == request_name)
-    field = message.fields_by_name[field_name]
-    unspecified = field.enum_type is not None and 0 in rules(field).enum.not_in
-    assert unspecified or (rules(field).required and field.has_presence)
-
-
-def test_an_answer_has_to_be_given() -> None:
-    (message,) = (message for message in messages("orchestrator") if message.name == "AnswerQuestionRequest")
-    assert message.oneofs_by_name["answer"].GetOptions().Extensions[validate_pb2.oneof].required
+def test_what_decides_has_to_be_given(request_name: str, fields: dict[str, Any], at_fault: str) -> None:
+    assert fields_at_fault(ParseDict(fields, make(request_name))) == [at_fault]
 
 
 # W8
