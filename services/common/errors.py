@@ -200,6 +200,11 @@ class Unavailable(CoxswainError):
     code = "UNAVAILABLE"
     default_reason = "DEPENDENCY_UNAVAILABLE"
 
+    @classmethod
+    def shutting_down(cls, text: str, retry_after: float) -> Self:
+        """Say that this process ends, and in `text` what to do after so many seconds; another process serves it."""
+        return cls(text, reason="SHUTTING_DOWN", retry_after=retry_after)
+
 
 class Unimplemented(CoxswainError):
     """The installation does not have that part."""

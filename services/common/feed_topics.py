@@ -115,8 +115,6 @@ class Topics(Generic[T]):
     def refuse_when_draining(self) -> None:
         """Raise Unavailable when this process ends."""
         if self._draining:
-            raise Unavailable(
-                f"this replica is shutting down; watch again from the last {self._place} you have seen",
-                reason="OVERLOADED",
-                retry_after=0.2,
+            raise Unavailable.shutting_down(
+                f"this replica is shutting down; watch again from the last {self._place} you have seen", 0.2
             )

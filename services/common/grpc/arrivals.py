@@ -37,13 +37,11 @@ class Arrivals:
         """Count a call that has arrived.
 
         Raises:
-            Unavailable: OVERLOADED, the listener is about to stop.
+            Unavailable: SHUTTING_DOWN, the listener is about to stop.
         """
         self._count += 1
         if self._refusing:
-            raise Unavailable(
-                "this server is shutting down; try another one", reason="OVERLOADED", retry_after=_RETRY_SECONDS
-            )
+            raise Unavailable.shutting_down("this server is shutting down; try another one", _RETRY_SECONDS)
 
     async def end(self, grace: float) -> None:
         """Return when the listener can stop, of whose `grace` in seconds a tenth may go by without an arrival."""

@@ -69,4 +69,4 @@ class Workers:
 
     def _refuse_when_draining(self) -> None:
         if self._draining:
-            raise Unavailable("this replica is shutting down; try another one", reason="OVERLOADED", retry_after=0.2)
+            raise Unavailable.shutting_down("this replica is shutting down; try another one", 0.2)

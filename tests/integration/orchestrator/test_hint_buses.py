@@ -141,7 +141,7 @@ async def test_a_draining_api_ends_the_streams_of_hosts_and_takes_no_new_ones(sq
     await stream.initial_metadata()
     await sqlite_harness.services["orchestrator"].drain()
     for call in (stream, WorkerServiceStub(channel).SubscribeHints(request)):
-        with refused(grpc.StatusCode.UNAVAILABLE, "OVERLOADED"):
+        with refused(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"):
             await call.read()
 
 

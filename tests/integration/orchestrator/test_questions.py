@@ -428,9 +428,9 @@ async def test_a_watch_ends_with_unavailable_when_its_replica_shuts_down(harness
     call = watch(harness)
     assert await taken(call, 1) == [(1, question_id, "OPEN")]
     await harness.services["orchestrator"].drain()
-    with refused(CODE.UNAVAILABLE, "OVERLOADED"):
+    with refused(CODE.UNAVAILABLE, "SHUTTING_DOWN"):
         await call.read()
-    with refused(CODE.UNAVAILABLE, "OVERLOADED"):
+    with refused(CODE.UNAVAILABLE, "SHUTTING_DOWN"):
         await watch(harness, 1).read()
 
 

@@ -175,7 +175,7 @@ async def test_a_draining_server_ends_watches_with_a_status_that_says_try_again(
         call = watch(harness, made.id)
         assert (await call.read()).event.sequence == 1
         await harness.services["orchestrator"].drain()
-        with refused(CODE.UNAVAILABLE, "OVERLOADED"):
+        with refused(CODE.UNAVAILABLE, "SHUTTING_DOWN"):
             await call.read()
     async with (
         serve_services(tmp_path, "models", "orchestrator", database_url=database_url) as harness,

@@ -168,7 +168,7 @@ async def test_a_position_whose_events_may_be_gone_is_refused_and_a_draining_ser
         with refused(CODE.FAILED_PRECONDITION, "POSITION_EXPIRED"):
             await Watch(harness, after=position).stands()
     await harness.services["orchestrator"].drain()
-    with refused(CODE.UNAVAILABLE, "OVERLOADED"):
+    with refused(CODE.UNAVAILABLE, "SHUTTING_DOWN"):
         await late.next(1)
 
 

@@ -25,6 +25,7 @@ _BEARABLE_REASONS = frozenset(
         "UPSTREAM_BAD_RESPONSE",
         "DEPENDENCY_UNAVAILABLE",
         "OVERLOADED",
+        "SHUTTING_DOWN",
         "INTERNAL",
         # Of memories that another execution has changed in between.
         "REVISION_MISMATCH",

@@ -17,7 +17,7 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 _BACKOFF = Backoff(0.2, 5.0)
-_ABSENT = frozenset({"DEPENDENCY_UNAVAILABLE", "OVERLOADED"})
+_ABSENT = frozenset({"DEPENDENCY_UNAVAILABLE", "OVERLOADED", "SHUTTING_DOWN"})
 
 
 async def retry_while_absent(call: Callable[[], Awaitable[T]], seconds: float) -> T:

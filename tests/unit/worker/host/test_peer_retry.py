@@ -8,14 +8,17 @@ from services.orchestrator.worker.host import peer_retry
 from services.orchestrator.worker.host.peer_retry import retry_while_absent
 
 
-async def test_patience_ends_and_refusals_are_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("absence", [Unavailable("gone"), Unavailable.shutting_down("try another one", 0.1)])
+async def test_patience_ends_and_refusals_are_not_waited_out(
+    monkeypatch: pytest.MonkeyPatch, absence: Unavailable
+) -> None:
     monkeypatch.setattr(peer_retry, "_BACKOFF", Backoff(0.001, 5.0))
     tries = 0
 
     async def absent() -> None:
         nonlocal tries
         tries += 1
-        raise Unavailable("gone")
+        raise absence
 
     with pytest.raises(Unavailable):
         await retry_while_absent(absent, 0.02)
