@@ -2,9 +2,9 @@
 
 In order: request id and log context, deadline, whether the listener stops, a place among the open calls, identity,
 access and role, reading (first where anybody may call) without such a place, a turn of the group (a stream's until its
-first response), decoding, refusal of crowds and of U+0000, validation, handler, encoding; a failure anywhere becomes a
-`google.rpc.Status`. The steps are bound to a method once, when it is registered: an interceptor would choose and wrap a
-handler for every call.
+first response), identity and role once more where that had to be waited for, decoding, refusal of crowds and of U+0000,
+validation, handler, encoding; a failure anywhere becomes a `google.rpc.Status`. The steps are bound to a method once,
+when it is registered: an interceptor would choose and wrap a handler for every call.
 """
 
 import asyncio
