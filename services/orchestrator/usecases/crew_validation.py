@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from services.common.errors import FieldViolation, InvalidArgument, NotFound
 from services.orchestrator.domain.crew import CrewSpec
@@ -114,7 +115,7 @@ class CrewValidation:
             *_unknown_prices(spec.limits, "spec.limits", needs, known),
         ]
         warnings = [
-            *crew_warnings(spec),
+            *(await asyncio.to_thread(crew_warnings, spec) if _has_schemas(spec) else crew_warnings(spec)),
             *(
                 replace(fault, description=f"{fault.description}; or name one in StartExecution")
                 for fault in _model_faults(by_default, known, "")
@@ -136,9 +137,8 @@ class CrewValidation:
         self, spec: CrewSpec, sources: Mapping[str, ToolSource], pins: Mapping[str, str] | None
     ) -> list[FieldViolation]:
         read = await asyncio.to_thread(check_faults, spec) if needs_checking(spec) else []
-        if not sources:
-            return [*crew_faults(spec, sources, self._max_bytes), *read]
-        return [*await asyncio.to_thread(crew_faults, spec, sources, self._max_bytes, pins), *read]
+        look = partial(crew_faults, spec, sources, self._max_bytes, pins)
+        return [*(await asyncio.to_thread(look) if sources or _has_schemas(spec) else look()), *read]
 
     async def _unavailable(self, spec: CrewSpec) -> Mapping[str, str]:
         """Return why tools of the gateway's own that a crew names cannot be used now, by name."""
@@ -170,6 +170,11 @@ class CrewValidation:
             return await self._models.find(name, credential=credential)
         except (NotFound, InvalidArgument) as error:
             return error.message
+
+
+def _has_schemas(spec: CrewSpec) -> bool:
+    """Return whether a crew has schemas: their patterns may take seconds to compile."""
+    return any(task.output_schema for task in spec.tasks)
 
 
 def crew_invalid(faults: Sequence[FieldViolation]) -> InvalidArgument:

@@ -1,6 +1,7 @@
 """CrewService over real gRPC."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from coxswain.orchestrator.v1 import crew_pb2 as pb
 from services.orchestrator.tables import crew_revisions
+from services.orchestrator.usecases import schema_warnings
 from tests.integration.orchestrator.support import (
     CAPABLE_MODEL,
     EVERY_FIELD,
@@ -569,3 +571,25 @@ async def test_a_memory_that_the_group_does_not_have_is_warned_of_as_knowledge(
         theirs = await warned(BOB)
         assert theirs.keys() == {f"spec.knowledge[{index}].memory.memory_id" for index in (0, 1)}
         assert len(set(theirs.values())) == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_schemas_are_looked_at_beside_the_loop_and_what_is_none_is_told(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[bool] = []
+
+    def is_known(pattern: str) -> bool:
+        looked.append(threading.current_thread() is threading.main_thread())
+        return False
+
+    monkeypatch.setattr(schema_warnings, "_is_known", is_known)
+    wanted = spec()
+    wanted.tasks[0].output_schema.update({"type": "object", "properties": {"code": {"pattern": "^a"}}})
+    validated = await crews(harness).ValidateCrew(pb.ValidateCrewRequest(spec=wanted))
+    assert "is not checked" in str(validated.warnings)
+    assert set(looked) == {False}
+    wanted.tasks[0].output_schema.update({"properties": []})
+    with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+        await crews(harness).CreateCrew(pb.CreateCrewRequest(spec=wanted))
+    assert list(refusal.violations) == ["spec.tasks[0].output_schema"]
