@@ -63,7 +63,7 @@ def test_an_error_is_json_with_all_details(server: Server, installation: Install
         "code": "INVALID_ARGUMENT",
         "message": "id: value is required",
         "reason": "INVALID_ARGUMENT",
-        "violations": [{"field": "id", "description": "value is required"}],
+        "fields": [{"field": "id", "description": "value is required"}],
     }
 
 

@@ -43,6 +43,7 @@ async def test_an_ended_execution_is_deleted_and_a_group_says_how_long_others_st
 
 async def test_a_batch_is_a_file_of_inputs(run: Run, crew_file: str, tmp_path: Path) -> None:
     assert (await run("apply", "-f", crew_file)).exit_code == 0
+    assert (await run("batch", "list")).stdout == "no batches\n"
     inputs = tmp_path / "inputs.jsonl"
     for wrong, said in (
         ("", "empty"),
@@ -96,6 +97,17 @@ def test_a_service_that_another_address_has_is_pointed_to(server: Server) -> Non
     assert result.exit_code == 10 + 12
     assert f"{server.address} does not serve this" in result.stderr
     assert "--address" in result.stderr
+
+
+async def test_a_token_of_no_group_is_kept_with_a_warning(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COXSWAIN_CONTEXTS", str(tmp_path / "contexts.json"))
+    useless = await run("login", "here", token="dev:nope")
+    assert useless.exit_code == 0
+    assert "nothing can be done with this token" in useless.stderr
+    assert "coxswain member set 'dev|nope' operator" in useless.stderr
+    assert "warning" not in (await run("login", "here")).stderr
 
 
 async def test_whoami_lists_the_groups_one_may_choose(run: Run) -> None:
@@ -261,6 +273,16 @@ async def test_a_run_repeated_after_the_crew_has_changed_is_still_the_same(run: 
         (["memory", "export", "/"], "is a directory"),
         (["memory", "list", "--kind", "document", "--crew", "a"], "documents belong to the whole group"),
         (["nonsense"], "No such command"),
+        (["executions", "--limit", "many"], "'many' is not a whole number of at least 1"),
+        (["--timeout", "1s", "whoami"], "'--timeout': '1s' is not a number of at least 0.1"),
+        (["budget", "set", "--alert-share", "2"], "'2' is not a number from 0 to 1"),
+        (["run", "x", "--overlap", "odd"], "'--overlap': 'odd' is not one of 'allow'"),
+        (["limits", "set", "sales", "--max-crews", "5"], "write max_crews=NUMBER"),
+        (["limits", "lower", "--max-crews=5"], "write max_crews=NUMBER"),
+        (
+            ["secret", "put", "llm/openai", "--origin", "https://u:p@a.example/v1"],
+            "leave out the path: https://a.example",
+        ),
     ],
 )
 def test_wrong_usage_is_explained(arguments: list[str], says: str) -> None:
@@ -268,6 +290,72 @@ def test_wrong_usage_is_explained(arguments: list[str], says: str) -> None:
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.replace("│", " ").split())
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["secret", "put", "llm/openai", "s3cret"], "asked for, or read from standard input or from --file"),
+        (["secret", "put", "s3cret", "--origin", "https://a.example"], "nothing uses a secret of this name"),
+        (["login", "here", "coxt_s3cret"], "asked for, or read from standard input, --token or COXSWAIN_TOKEN"),
+        (["login", "dev:s3cret:sales=admin"], "the token is no argument"),
+        (["login", f"e30.{'s3cret' * 9}.x"], "the token is no argument"),
+    ],
+)
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_secret_in_the_wrong_place_is_not_repeated(arguments: list[str], says: str, form: list[str]) -> None:
+    result = invoke("127.0.0.1:1", *arguments, *form, stdin="")
+    assert result.exit_code != 0
+    assert says in " ".join(result.stderr.split())
+    assert "s3cret" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "told"),
+    [
+        (["whoami"], 24, {"code": "UNAVAILABLE", "message": "127.0.0.1:1 cannot be reached"}),
+        (["whoami", "--address", "here"], 2, {"message": "address 'here': give a port, as in here:50051"}),
+        (["memory", "import", "/no/file"], 2, {"message": "/no/file: No such file or directory"}),
+        (
+            ["delete", "x"],
+            2,
+            {"message": "this would delete execution x with its results and events; repeat with --yes"},
+        ),
+        (["nonsense"], 2, {"message": "No such command 'nonsense'.", "reason": "WRONG_USAGE"}),
+        (["--no-such"], 2, {"message": "No such option: --no-such", "reason": "WRONG_USAGE"}),
+        (
+            ["executions", "--limit", "0"],
+            2,
+            {
+                "message": "Invalid value for '--limit': '0' is not a whole number of at least 1",
+                "reason": "WRONG_USAGE",
+                "fields": [{"field": "--limit", "description": "'0' is not a whole number of at least 1"}],
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_before", [True, False])
+def test_with_json_errors_are_json_on_standard_error(
+    arguments: list[str], exit_code: int, told: dict[str, Any], is_before: bool
+) -> None:
+    result = invoke("127.0.0.1:1", *(["--json", *arguments] if is_before else [*arguments, "--json"]))
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    assert json.loads(result.stderr) == told
+
+
+async def test_with_json_a_refusal_has_its_reason_fields_and_request_id(run: Run) -> None:
+    refused = await run("crews", "list", "--limit", "5", "--json", token="dev:alice")
+    assert {"code", "message", "reason", "request_id"} <= json.loads(refused.stderr).keys()
+    faulty = await run("budget", "set", "--monthly-cost", "5", "--subject", "x" * 2000, "--json")
+    told = json.loads(faulty.stderr)
+    assert (faulty.exit_code, told["reason"]) == (13, "INVALID_FIELD")
+    assert told["fields"][0].keys() == {"field", "description"}
+    assert told["request_id"]
+
+
+def test_help_is_a_word_too() -> None:
+    assert "coxswain status" in invoke("127.0.0.1:1", "help").stdout
+    assert invoke("127.0.0.1:1", "help", "crews", "get").stdout.startswith("Usage: coxswain crews get")
 
 
 def test_up_serves_and_ends_as_the_suite_does(tmp_path: Path) -> None:

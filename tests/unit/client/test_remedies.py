@@ -19,6 +19,13 @@ def failure(reason: str, **metadata: str) -> CoxswainError:
     return CoxswainError("it failed", code=grpc.StatusCode.UNKNOWN, reason=reason, metadata=metadata)
 
 
+def test_a_client_alone_is_not_told_to_start_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = CoxswainError("no connection", code=grpc.StatusCode.UNAVAILABLE)
+    assert "`coxswain up`" in remedy_for(away)
+    monkeypatch.setattr(remedies, "serves_here", lambda: False)
+    assert remedy_for(away) == "give the address of a server with --address or COXSWAIN_ADDRESS"
+
+
 @pytest.mark.parametrize("resource", remedies._LISTS)
 def test_what_is_not_found_is_listed_by_a_command(resource: str) -> None:
     [words] = re.findall("`coxswain (.*)`", remedy_for(failure("NOT_FOUND", resource=resource)))

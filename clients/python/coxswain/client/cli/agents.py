@@ -220,10 +220,9 @@ def _agent(session: Session, reference: str) -> Iterator[_Agent]:
         from a2a.types import a2a_pb2
         from a2a.types.a2a_pb2_grpc import A2AServiceStub
     except ImportError:
-        session.say(
-            "error: this needs the messages of A2A; install the client's wheel with its extra a2a: "
-            'pip install "$(echo build/coxswain_client-*.whl)[a2a]"',
-            "red",
+        session.fail(
+            "this needs the messages of A2A; install the client's wheel with its extra a2a: "
+            'pip install "$(echo build/coxswain_client-*.whl)[a2a]"'
         )
         raise typer.Exit(EXIT_USAGE) from None
     channels = open_blocking_channels(session.connection)

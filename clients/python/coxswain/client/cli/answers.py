@@ -303,12 +303,12 @@ def on_terminal() -> bool:
 def _ask(session: Session, question: Question, request: AnswerQuestionRequest) -> None:
     """Show a question and put the answer that is typed into the request."""
     if question.state != OPEN:
-        session.say(f"the question is {state_of(question)} already", "red")
+        session.fail(f"the question is {state_of(question)} already")
         raise typer.Exit(EXIT_USAGE)
     _show(session, question)
     ways = _WAYS[question.kind]
     if not on_terminal():
-        session.say(f"answer it with {ways.options}; --cancel ends the execution", "red")
+        session.fail(f"answer it with {ways.options}; --cancel ends the execution")
         raise typer.Exit(EXIT_USAGE)
     choice = _choose((*ways.choices, "cancel", "later"))
     if choice == "later":

@@ -5,10 +5,12 @@ Help and completion cost what this module imports: no command, no gRPC.
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer._click.exceptions import NoArgsIsHelpError
 
 from coxswain.client.cli.command_tree import CommandTree
 from coxswain.client.cli.complete import complete_context
@@ -21,15 +23,25 @@ EXIT_UNEXPECTED = 70
 class _Coxswain(CommandTree):
     """Ends with an exit code and an error message, never with a traceback."""
 
+    _as_json = False
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        # A line that cannot be parsed says nothing else of its options.
+        self._as_json = "--json" in (args[: args.index("--")] if "--" in args else args)
+        return self._ending(lambda: super(_Coxswain, self).make_context(info_name, args, parent, **extra), lambda: None)
+
     def invoke(self, ctx: Any) -> Any:
+        return self._ending(lambda: super(_Coxswain, self).invoke(ctx), lambda: ctx.obj)
+
+    def _ending(self, act: Callable[[], Any], state: Callable[[], object]) -> Any:
         try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
+            return act()
+        except (typer.Exit, typer.Abort, NoArgsIsHelpError):
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - what it does not know it raises again
             from coxswain.client.cli.failures import end_of
 
-            raise typer.Exit(end_of(error, ctx.obj)) from None
+            raise typer.Exit(end_of(error, state(), as_json=self._as_json)) from None
 
 
 app = typer.Typer(
@@ -126,5 +138,6 @@ def main() -> None:
             raise
         from coxswain.client.cli.session import Session
 
-        Session().say(f"error: unexpected {type(error).__name__}: {error}; COXSWAIN_DEBUG=1 shows the traceback", "red")
+        session = Session(json="--json" in sys.argv)
+        session.fail(f"unexpected {type(error).__name__}: {error}; COXSWAIN_DEBUG=1 shows the traceback")
         sys.exit(EXIT_UNEXPECTED)

@@ -102,7 +102,7 @@ def list_batches(
     made = Listing("id", "crew", "created", ">total", "state", "progress")
     for batch in found:
         add_row(made, batch.id, batch.crew_name, When(batch.create_time), batch.total, _state(batch), _counts(batch))
-    session.out.print(made)
+    session.out.print(made if found else "no batches")
     return None
 
 

@@ -62,7 +62,7 @@ def call(
     if every:
         return _list(session, known)
     found = _method(method, known)
-    session.json_errors = True
+    session.json = True
     requests = list(_requests(found, _text(request)))
     channels = open_blocking_channels(session.connection)
     try:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import typer
 from typer._click.shell_completion import CompletionItem
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command_from_info, get_group_from_info
 from typer.models import CommandInfo, TyperInfo
 
@@ -25,12 +25,16 @@ class Entry(NamedTuple):
     attribute: str
     """A function, or an application of typer with commands of its own."""
     help: str
+    command_class: str = ""
+    """Another attribute of the module: the class of the command, where it has one of its own."""
 
 
 SECTIONS: dict[str, dict[str, Entry]] = {
     "Installation": {
         "up": Entry("system", "up", "Serve all services on this machine until Ctrl-C."),
-        "login": Entry("login", "login", "Remember an installation with your token, and use it from now on."),
+        "login": Entry(
+            "login", "login", "Remember an installation with your token, and use it from now on.", "ReadsToken"
+        ),
         "logout": Entry("login", "logout", "Forget the token of an installation."),
         "context": Entry("login", "app", "List, choose and delete the installations that you have logged in to."),
         "status": Entry("system", "status", "Show whether each service is serving, and who you are."),
@@ -102,6 +106,7 @@ _ALIASES = {
 """Other names of commands, which help does not show."""
 _LISTS = frozenset({"executions", "questions"})
 """Commands that only list: `list` behind them changes nothing, as behind those that have others below them."""
+_HELP = "help"
 _BEHIND = "behind_the_command_"
 _ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
@@ -114,6 +119,11 @@ class CommandTree(TyperGroup):
         self.commands = _Commands(self)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if args[0] == _HELP:
+            if not args[1:]:
+                typer.echo(ctx.get_help())
+                raise typer.Exit
+            args = [*args[1:], ctx.help_option_names[-1]]
         if args[0] in _LISTS and args[1:2] == ["list"]:
             args = [args[0], *args[2:]]
         return super().resolve_command(ctx, args)
@@ -166,13 +176,15 @@ class _Commands(MutableMapping[str, Any]):
 
 
 def _load(name: str, entry: Entry) -> Any:
-    found = getattr(importlib.import_module(f"{__package__}.{entry.module}"), entry.attribute)
+    module = importlib.import_module(f"{__package__}.{entry.module}")
+    found = getattr(module, entry.attribute)
     if isinstance(found, typer.Typer):
         return get_group_from_info(
             TyperInfo(found, name=name), pretty_exceptions_short=False, suggest_commands=True, rich_markup_mode=None
         )
+    kind = getattr(module, entry.command_class) if entry.command_class else TyperCommand
     return get_command_from_info(
-        CommandInfo(name, callback=found), pretty_exceptions_short=False, rich_markup_mode=None
+        CommandInfo(name, cls=kind, callback=found), pretty_exceptions_short=False, rich_markup_mode=None
     )
 
 

@@ -14,7 +14,7 @@ from coxswain.client.cli.encryption import check_encryption
 from coxswain.client.cli.findings import FAIL, OK, WARN, Finding
 from coxswain.client.cli.group_limits import LOWERED, limit_origin
 from coxswain.client.cli.releases import check_releases, compare_with_orchestrator
-from coxswain.client.cli.remedies import START, remedy_for
+from coxswain.client.cli.remedies import how_to_reach, remedy_for
 from coxswain.client.cli.secrets import question_about
 from coxswain.client.cli.session import EXIT_NOT_SUCCEEDED, JsonOption, Session, add_row, one_line, session_of, table
 from coxswain.client.cli.system import ELSEWHERE, health_of, public_services, who
@@ -66,7 +66,7 @@ def _examine(session: Session) -> Iterator[Finding]:
     with session.client() as client:
         reached = list(_guarded("services", _services, client))
         yield from reached
-        if any(found.remedy == START for found in reached):
+        if any(found.remedy == how_to_reach() for found in reached):
             return
         yield from _guarded("releases", lambda client: check_releases(client, public_services()), client)
         identified = list(_guarded("identity", _identity, client))
@@ -96,7 +96,7 @@ def _guarded(name: str, check: Callable[["Client"], Iterable[Finding]], client: 
             case "UNIMPLEMENTED":
                 yield Finding(name, WARN, "not served at this address", "give the address of its service")
             case "UNAVAILABLE" if not error.reason:
-                yield Finding(name, FAIL, "the server cannot be reached", START)
+                yield Finding(name, FAIL, "the server cannot be reached", how_to_reach())
             case code:
                 yield Finding(name, FAIL, f"{error.message} ({error.reason or code})", _remedy(error))
 

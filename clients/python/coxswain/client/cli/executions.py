@@ -197,7 +197,7 @@ def cancel(context: typer.Context, id: IdArgument, as_json: JsonOption = False) 
         session.print_json(execution)
     elif ended_otherwise:
         moment = f"{execution.end_time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
-        session.say(f"nothing to cancel: the execution ended at {moment}, {state_words(execution.state)}", "red")
+        session.fail(f"nothing to cancel: the execution ended at {moment}, {state_words(execution.state)}")
     else:
         ended = execution.state in TERMINAL_STATES
         session.show(state_words(execution.state) if ended else "cancellation requested")

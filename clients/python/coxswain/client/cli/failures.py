@@ -2,9 +2,11 @@
 
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import grpc
+from typer._click.exceptions import ClickException
 
 from coxswain.client.cli.encryption import tls_mismatch
 from coxswain.client.cli.names import names_of
@@ -18,6 +20,7 @@ from coxswain.client.cli.session import (
     debugging,
     problem_table,
 )
+from coxswain.client.cli.usage_errors import in_plain_words
 from coxswain.client.cli.words import field_in_own_words
 from coxswain.client.documents import DocumentError, Problem
 from coxswain.client.errors import CoxswainError
@@ -30,12 +33,13 @@ _SECONDS_FOR_NAMES = 2.0
 _LIKENESS_OF_IDS = 0.9
 
 
-def end_of(error: BaseException, state: object) -> int:
+def end_of(error: BaseException, state: object, *, as_json: bool = False) -> int:
     """Say what went wrong and return the exit code. Raises what is no failure of a kind that people can act on.
 
-    ``state`` is the session, once the command has one.
+    ``state`` is the session, once the command has one. ``as_json`` says that the line has --json.
     """
     session = state if isinstance(state, Session) else Session()
+    session.json = session.json or as_json
     match error:
         case KeyboardInterrupt():
             return EXIT_INTERRUPTED
@@ -43,6 +47,8 @@ def end_of(error: BaseException, state: object) -> int:
             # The reader has closed the pipe; there is nothing left to flush to.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_USAGE
+        case ClickException():
+            return _report_usage(session, in_plain_words(error))
         case CoxswainError() | ExecutionNotSucceeded() | DocumentError() | TextFileError() | OSError() | ValueError():
             if debugging():
                 raise error
@@ -51,46 +57,47 @@ def end_of(error: BaseException, state: object) -> int:
             raise error
 
 
+def _report_usage(session: Session, error: ClickException) -> int:
+    if session.json:
+        parameter: Any = getattr(error, "param", None)
+        long = next((spelling for spelling in getattr(parameter, "opts", ()) if spelling.startswith("--")), "")
+        name = getattr(error, "param_hint", None) or long or (parameter.get_error_hint() if parameter else "")
+        fields = [{"field": name.strip("'"), "description": error.message}] if name else []
+        session.fail(error.format_message(), reason="WRONG_USAGE", fields=fields)
+    else:
+        error.show()
+    return EXIT_USAGE
+
+
 def _report(session: Session, error: Exception) -> int:
     """Print the error and what to do about it; return the exit code."""
     match error:
         case DocumentError():
             own = [replace(problem, description=session.own(problem.description)) for problem in error.problems]
+            if session.json:
+                session.fail(f"{error.path} is not valid", reason="FILE_INVALID", fields=[asdict(each) for each in own])
+                return EXIT_USAGE
             session.err.print(problem_table(own, f"{error.path} is not valid"))
             return EXIT_USAGE
         case ExecutionNotSucceeded():
-            session.say(str(error), "red")
+            if session.json:
+                session.fail(str(error), reason=error.execution.error.reason)
+            else:
+                session.say(str(error), "red")
             return EXIT_NOT_SUCCEEDED
         case CoxswainError():
             _report_call(session, error)
             return EXIT_STATUS + int(error.code.value[0])
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
-            session.say(f"error: {where}{error.strerror or error}", "red")
+            session.fail(f"{where}{error.strerror or error}")
             return EXIT_USAGE
         case _:
-            session.say(f"error: {error}", "red")
+            session.fail(str(error))
             return EXIT_USAGE
 
 
 def _report_call(session: Session, error: CoxswainError) -> None:
-    if session.json_errors:
-        violations = [{"field": fault.field, "description": fault.description} for fault in error.violations]
-        told = {
-            "code": error.code.name,
-            "message": error.message,
-            "reason": error.reason,
-            "metadata": error.metadata,
-            "violations": violations,
-            "retryAfter": error.retry_after,
-            "requestId": error.request_id,
-        }
-        return session.print_json({name: value for name, value in told.items() if value}, to_errors=True)
-    reason = f", {error.reason}" if error.reason not in {"", error.code.name} else ""
-    unnamed = [violation for violation in error.violations if violation.description not in error.message]
-    # The parts of a crew have no options.
-    own = session.options if error.reason != "CREW_INVALID" else {}
-    fields = {violation.field: field_in_own_words(violation.field, own) for violation in error.violations}
     # The texts of gRPC itself about a lost connection or an unknown method are for its developers.
     message, remedy = error.message, _meant(session, error) or remedy_for(error)
     if not error.reason and error.code is grpc.StatusCode.UNAVAILABLE:
@@ -99,6 +106,21 @@ def _report_call(session: Session, error: CoxswainError) -> None:
             message, remedy = mismatch.text, mismatch.remedy
     elif not error.reason and error.code is grpc.StatusCode.UNIMPLEMENTED:
         message = f"{session.connection.target} does not serve this"
+    if session.json:
+        return session.fail(
+            message,
+            code=error.code.name,
+            reason=error.reason,
+            metadata=error.metadata,
+            fields=[asdict(fault) for fault in error.violations],
+            retry_after=error.retry_after,
+            request_id=error.request_id,
+        )
+    reason = f", {error.reason}" if error.reason not in {"", error.code.name} else ""
+    unnamed = [violation for violation in error.violations if violation.description not in error.message]
+    # The parts of a crew have no options.
+    own = session.options if error.reason != "CREW_INVALID" else {}
+    fields = {violation.field: field_in_own_words(violation.field, own) for violation in error.violations}
     for path in sorted(fields, key=len, reverse=True):
         message = message.replace(f"{path}: ", f"{fields[path]}: ")
     session.say(f"error: {session.own(message)} ({error.code.name}{reason})", "red")

@@ -1,10 +1,12 @@
 """Commands about what groups may do and have: limits show, limits set, limits lower."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
+from typer._click.exceptions import NoSuchOption
+from typer.core import TyperCommand
 
 from coxswain.auth.v1.group_limits_pb2 import (
     GetGroupLimitsRequest,
@@ -16,11 +18,24 @@ from coxswain.auth.v1.group_limits_pb2 import (
 )
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.session import JsonOption, add_row, session_of
+from coxswain.client.cli.usage_errors import as_assignment
 
 app = typer.Typer(no_args_is_help=True, help="What groups may do and have.")
 
 _FIELDS = GroupLimits.DESCRIPTOR.fields_by_name
 LOWERED = "lowered by the group's admins"
+
+
+class _TakesLimits(TyperCommand):
+    """Says how a limit is written to who wrote it as an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except NoSuchOption as error:
+            raise as_assignment(error, _FIELDS) from None
+
+
 # What fits into every field; the server knows how much of each it takes.
 _MOST = 10**15
 
@@ -48,7 +63,7 @@ def show(
     return None
 
 
-@app.command(name="set")
+@app.command(name="set", cls=_TakesLimits)
 def set_limits(
     context: typer.Context,
     group: Annotated[str, typer.Argument(help="Id of the group.")],
@@ -95,7 +110,7 @@ def set_limits(
     return None
 
 
-@app.command()
+@app.command(cls=_TakesLimits)
 def lower(
     context: typer.Context,
     limits: Annotated[

@@ -1,6 +1,8 @@
 """Commands about installations: login, logout, context list, use, delete."""
 
 import os
+import re
+import shlex
 import sys
 from dataclasses import replace
 from typing import Annotated
@@ -21,9 +23,13 @@ from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, session_from, session_of
 from coxswain.client.cli.system import who
+from coxswain.client.cli.usage_errors import ReadsToken
 from coxswain.client.connection import DEFAULT_ADDRESS
 
 app = typer.Typer(cls=ListingGroup, help="List, choose and delete the installations that you have logged in to.")
+
+# Holds no token: they have a colon or are longer.
+_NAME = re.compile(r"[\w.-]{1,40}")
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the context.", autocompletion=complete_context)
@@ -51,6 +57,9 @@ def login(
 
         coxswain login local --address 127.0.0.1:50051 --token dev:alice:sales=editor
     """
+    if name and not _NAME.fullmatch(name):
+        # It may be a token, in the wrong place.
+        raise typer.BadParameter(f"takes up to 40 letters, digits and . _ -; {ReadsToken.read_from}", param_hint="NAME")
     given = context.find_root().obj
     assert isinstance(given, GlobalOptions)
     contexts = load_contexts()
@@ -70,6 +79,12 @@ def login(
     contexts.current = name
     save_contexts(contexts)
     session.show(f"{name}: you are {who(caller)}")
+    if not (caller.principal.group_id or caller.principal.platform_admin or caller.groups or caller.invitations):
+        session.say(
+            "warning: nothing can be done with this token: it is in no group; ask an admin of one to add you with "
+            f"`coxswain member set {shlex.quote(caller.principal.subject)} operator`",
+            "yellow",
+        )
     session.say(f"kept in {contexts_path()}; `coxswain logout {name}` forgets it", "dim")
     _warn_of_precedence(session, name)
 

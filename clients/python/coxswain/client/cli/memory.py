@@ -235,7 +235,7 @@ def forget(
     failed = [found for found in response.namespaces if found.problem]
     for found in failed:
         memory_id, kind = found.namespace.memory_id, kind_name(found.namespace.kind)
-        session.say(f"some may be left in {memory_id} ({kind}): {one_line(found.problem)}", "red")
+        session.fail(f"some may be left in {memory_id} ({kind}): {one_line(found.problem)}")
     if failed:
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
 

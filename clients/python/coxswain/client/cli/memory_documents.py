@@ -85,7 +85,7 @@ def save(
                 response = client.save_document(file, header, on_progress=show)
             except (InvalidArgument, CoxswainError) as error:
                 failed += 1
-                session.say(f"{file}: {error}", "red")
+                session.fail(f"{file}: {error}")
                 continue
             saved.append(response)
             document = response.document

@@ -110,7 +110,7 @@ def _search_several(session: Session, client: "Client", query: SearchQuery) -> N
     [answer] = client.memory.BatchSearchRecords(BatchSearchRecordsRequest(queries=[query])).answers
     for problem in answer.problems:
         places = ", ".join(f"{place.memory_id} ({kind_name(place.kind)})" for place in problem.namespaces[:10])
-        session.say(f"not searched: {places}: {one_line(problem.message)}", "red")
+        session.fail(f"not searched: {places}: {one_line(problem.message)}")
     if answer.next_namespaces_token:
         session.say("the group has more crews than one search goes through: name some with --crew", "yellow")
     if answer.cut:

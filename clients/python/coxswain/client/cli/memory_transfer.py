@@ -69,9 +69,10 @@ def export_records(
         namespace = namespace_of(client, crew, memory_id, kind)
         origin = next((info for info in namespaces(client) if info.namespace == namespace), None)
         if origin is None:
-            session.say(unknown(namespace), "red" if memory_id else "yellow")
             if memory_id:
+                session.fail(unknown(namespace))
                 raise typer.Exit(EXIT_USAGE)
+            session.say(unknown(namespace), "yellow")
         request = ExportRecordsRequest(
             namespace=namespace, filter=_all_one_may_see(session, client, namespace), include_embeddings=embeddings
         )

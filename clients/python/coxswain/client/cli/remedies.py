@@ -1,10 +1,10 @@
 """What to do about failed calls."""
 
+import importlib.util
+
 from coxswain.client.errors import CoxswainError
 
-START = "start a server with `coxswain up`, or give the address of another one with --address"
 _REMEDIES = {
-    "UNAVAILABLE": START,
     "UNIMPLEMENTED": "services that run on their own have addresses of their own: give all four with --address "
     "auth=HOST:PORT,memory=HOST:PORT,models=HOST:PORT,orchestrator=HOST:PORT",
     "CREDENTIAL_MISSING": "give a token with --token or COXSWAIN_TOKEN, or keep one with `coxswain login`",
@@ -39,6 +39,18 @@ _LISTS = {
 }
 
 
+def serves_here() -> bool:
+    """Whether `coxswain up` can serve: the services are not part of the client's package."""
+    return importlib.util.find_spec("services") is not None and importlib.util.find_spec("services.suite") is not None
+
+
+def how_to_reach() -> str:
+    """What to do when no server answers."""
+    if serves_here():
+        return "start a server with `coxswain up`, or give the address of another one with --address"
+    return "give the address of a server with --address or COXSWAIN_ADDRESS"
+
+
 def remedy_for(error: CoxswainError) -> str:
     """What to do about an error; empty where only its message says so."""
     if error.reason == "UPSTREAM_UNAVAILABLE":
@@ -47,4 +59,5 @@ def remedy_for(error: CoxswainError) -> str:
         return _PLATFORM_ADMIN
     if error.reason == "NOT_FOUND" and (listing := _LISTS.get(error.metadata.get("resource", ""))):
         return f"`coxswain {listing}` lists what there is"
-    return _REMEDIES.get(error.reason or error.code.name, "")
+    kind = error.reason or error.code.name
+    return how_to_reach() if kind == "UNAVAILABLE" else _REMEDIES.get(kind, "")

@@ -12,6 +12,7 @@ from coxswain.auth.v1.secret_pb2 import DeleteSecretRequest, ListSecretsRequest,
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of
+from coxswain.client.cli.usage_errors import ReadsSecret
 from coxswain.client.errors import CoxswainError
 from coxswain.client.paging import pages
 from coxswain.client.text_files import read_text
@@ -68,7 +69,7 @@ def use_of(name: str) -> str:
     return _DATABRICKS.get(name, "")
 
 
-@app.command()
+@app.command(cls=ReadsSecret)
 def put(
     context: typer.Context,
     name: NameArgument,
@@ -91,8 +92,10 @@ def put(
         coxswain secret put llm/vertex_ai --file account.json --origin https://models.example.com
     """
     session = session_of(context, as_json)
+    _check_origins(origins)
     if not use_of(name):
-        session.say(f"warning: nothing uses a secret of the name {name!r}; see `coxswain secret put --help`", "yellow")
+        # It may be the value, in the wrong place.
+        session.say("warning: nothing uses a secret of this name; see `coxswain secret put --help`", "yellow")
     with session.client() as client:
         users = _users(client, name)
         allowed = origins or sorted({secret_origin(source.spec) for source in users} - {""})
@@ -114,6 +117,15 @@ def put(
             )
         for source in users:
             _list_again(session, client, source)
+
+
+def _check_origins(origins: list[str] | None) -> None:
+    """Raise typer.BadParameter for an address with a path in place of its origin."""
+    for origin in origins or ():
+        parts = urlsplit(origin)
+        if parts.hostname and (parts.path.strip("/") or parts.query or parts.fragment):
+            host = parts.netloc.rpartition("@")[2]
+            raise typer.BadParameter(f"leave out the path: {parts.scheme}://{host}", param_hint="--origin")
 
 
 def _list_again(session: Session, client: "Client", source: ToolSource) -> None:
@@ -212,6 +224,7 @@ def explain(
         coxswain secret explain llm/openai
     """
     session = session_of(context, as_json)
+    _check_origins(origins)
     with session.client() as client:
         users = _users(client, name) if name.startswith("tools/") and not origins else []
         known = origins or sorted({secret_origin(source.spec) for source in users} - {""})

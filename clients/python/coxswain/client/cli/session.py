@@ -53,14 +53,13 @@ class Session:
 
     connection: Connection = field(default_factory=Connection)
     json: bool = False
+    """Whether results are printed as JSON, and errors too."""
     raw: bool = False
     """Whether results are printed as they are, control characters included."""
     out: Console = field(default_factory=lambda: _console(stderr=False))
     err: Console = field(default_factory=lambda: _console(stderr=True))
     wide: bool = False
     """Whether lists and texts are printed whole."""
-    json_errors: bool = False
-    """Whether a failed call is told as JSON, with all details."""
     options: dict[str, str] = field(default_factory=dict)
     """What people type for the parameters of the command that runs; see `words`."""
 
@@ -86,6 +85,14 @@ class Session:
     def say(self, text: str, style: str = "") -> None:
         """Print a message on standard error; standard output is for results."""
         self.err.print(Text(harmless(text), style=style), soft_wrap=True)
+
+    def fail(self, text: str, **details: object) -> None:
+        """Print why the command fails on standard error; with --json as JSON, with those details that are not empty."""
+        if self.json:
+            told = {"message": text, **details}
+            self.print_json({name: value for name, value in told.items() if value}, to_errors=True)
+        else:
+            self.say(f"error: {text}", "red")
 
     def own(self, text: str) -> str:
         """A text of a server in words of the command line."""
@@ -207,7 +214,7 @@ def confirm(session: Session, what: str, verb: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        session.say(f"this would {verb} {what}; repeat with --yes", "red")
+        session.fail(f"this would {verb} {what}; repeat with --yes")
         raise typer.Exit(EXIT_USAGE)
     typer.confirm(harmless(f"{verb.capitalize()} {what}?"), abort=True, err=True)
 

@@ -1,6 +1,5 @@
 """Commands about the installation: up, version, status, whoami."""
 
-import importlib.util
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
 from coxswain.client.cli.listing import Listing
+from coxswain.client.cli.remedies import serves_here
 from coxswain.client.cli.roles import role_name
 from coxswain.client.cli.session import (
     EXIT_STATUS,
@@ -44,8 +44,8 @@ def up(
     Example: `COXSWAIN_PORT=6000 coxswain up`
     """
     session = session_of(context)
-    if importlib.util.find_spec("services") is None or importlib.util.find_spec("services.suite") is None:
-        session.say("error: the services are not installed here, only the client; run this in a checkout", "red")
+    if not serves_here():
+        session.fail("the services are not installed here, only the client; run this in a checkout")
         raise typer.Exit(EXIT_USAGE)
     sys.stdout.flush()
     # The same process: signals and exit codes are the suite's own.
