@@ -166,6 +166,16 @@ async def test_tool_calls_that_nobody_offered_are_no_result(lone: Installation, 
         assert (ended.state, ended.result.text) == (S.EXECUTION_STATE_SUCCEEDED, text)
 
 
+async def test_a_call_in_the_last_request_of_an_agent_is_no_result(lone: Installation) -> None:
+    turns(lone, 1)
+    written = '{"name": "calculator", "arguments": {"expression": "1 + 1"}}'
+    lone.llm.on(Reply(text=written), route="chat", contains="you MUST give your absolute best final answer", times=1)
+    lone.llm.on(Reply(text=DONE), route="chat")
+    ended = await lone.finished((await lone.start(reckoner(max_iterations=1))).id)
+    assert (ended.state, ended.result.text, requests(lone)) == (S.EXECUTION_STATE_SUCCEEDED, DONE, 3)
+    assert "no tool can be called any more" in str(lone.llm.calls_where(route="chat")[-1].body)
+
+
 REFUSAL = Reply(refusal="I cannot help with that.")
 
 

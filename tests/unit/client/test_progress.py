@@ -11,6 +11,7 @@ from rich.console import Console
 
 from coxswain.client.cli.event_lines import MAX_SHOWN_TEXT as MAX_LINE_TEXT
 from coxswain.client.cli.event_lines import EventLines
+from coxswain.client.cli.events import _line
 from coxswain.client.cli.live import LiveView, PlainView, execution_view, follow
 from coxswain.client.errors import Unavailable
 from coxswain.client.progress import MAX_SHOWN_TEXT, Progress, describe
@@ -118,6 +119,14 @@ def test_who_is_waited_for_with_a_fresh_token_is_told_what_to_type() -> None:
 
 
 @pytest.mark.parametrize("live", [True, False])
+def test_a_schedule_that_started_nothing_is_told_without_an_execution() -> None:
+    said = pb.ExecutionError(reason="NOT_FOUND", message="there is no crew c")
+    nothing = pb.ScheduleStartedNothing(schedule_name="nightly", error=said)
+    response = pb.WatchExecutionsResponse(event=event(0, schedule_started_nothing=nothing))
+    response.event.execution_id = ""
+    assert _line(response, EventLines()) == '12:00:00 schedule "nightly" started nothing: there is no crew c'
+
+
 def test_a_lost_connection_is_said_until_something_comes_again(live: bool) -> None:
     output = io.StringIO()
     console = Console(file=output, width=100)
