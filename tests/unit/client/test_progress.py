@@ -118,7 +118,6 @@ def test_who_is_waited_for_with_a_fresh_token_is_told_what_to_type() -> None:
     assert not view.progress.credential_needed
 
 
-@pytest.mark.parametrize("live", [True, False])
 def test_a_schedule_that_started_nothing_is_told_without_an_execution() -> None:
     said = pb.ExecutionError(reason="NOT_FOUND", message="there is no crew c")
     nothing = pb.ScheduleStartedNothing(schedule_name="nightly", error=said)
@@ -127,6 +126,7 @@ def test_a_schedule_that_started_nothing_is_told_without_an_execution() -> None:
     assert _line(response, EventLines()) == '12:00:00 schedule "nightly" started nothing: there is no crew c'
 
 
+@pytest.mark.parametrize("live", [True, False])
 def test_a_lost_connection_is_said_until_something_comes_again(live: bool) -> None:
     output = io.StringIO()
     console = Console(file=output, width=100)
