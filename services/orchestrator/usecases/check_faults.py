@@ -1,12 +1,16 @@
 """What is wrong with the checks and conditions of a crew."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 from services.common.errors import FieldViolation
 from services.orchestrator.domain.crew import CrewSpec, OutputCheck
 from services.orchestrator.expressions import BadExpression, Expression
 from services.orchestrator.output_checks import BadCheck, compile_check
-from services.orchestrator.suggestions import suggestion
+from services.orchestrator.suggestions import few_suggestions, suggestion
+
+_MOST_FAULTS = 200
+"""Of one answer: each condition may name as many tasks that there are not as it has room for."""
 
 
 def needs_checking(spec: CrewSpec) -> bool:
@@ -15,16 +19,23 @@ def needs_checking(spec: CrewSpec) -> bool:
 
 
 def check_faults(spec: CrewSpec) -> list[FieldViolation]:
-    """Return what is wrong with the checks and conditions of a crew. It parses: not in an event loop."""
+    """Return what is wrong with the checks and conditions of a crew, the first faults of very many.
+
+    It parses: not in an event loop.
+    """
+    with few_suggestions():
+        return list(islice(_all_faults(spec), _MOST_FAULTS))
+
+
+def _all_faults(spec: CrewSpec) -> Iterator[FieldViolation]:
     owners = [(f"spec.agents[{index}]", agent.checks) for index, agent in enumerate(spec.agents)]
     owners += [(f"spec.tasks[{index}]", task.checks) for index, task in enumerate(spec.tasks)]
-    faults = [
-        FieldViolation(f"{owner}.checks[{index}].{kind}", str(fault))
-        for owner, checks in owners
-        for index, check in enumerate(checks)
-        if (kind := _kind(check)) and (fault := _fault(check))
-    ]
-    return [*faults, *(fault for index in range(len(spec.tasks)) for fault in _condition_faults(spec, index))]
+    for owner, checks in owners:
+        for index, check in enumerate(checks):
+            if (kind := _kind(check)) and (fault := _fault(check)):
+                yield FieldViolation(f"{owner}.checks[{index}].{kind}", str(fault))
+    for index in range(len(spec.tasks)):
+        yield from _condition_faults(spec, index)
 
 
 def _kind(check: OutputCheck) -> str:

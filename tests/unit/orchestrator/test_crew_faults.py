@@ -262,6 +262,14 @@ def test_settings_of_a_memory_without_effect_are_warned_of(memory: MemorySpec, w
 NAMED: dict[str, Any] = {"properties": {"minItems": {"type": "integer"}}}
 
 
+def test_faults_of_conditions_that_name_no_task_are_few() -> None:
+    condition = " || ".join(f"tasks.none{number}.skipped" for number in range(40))
+    spec = crew(*(task(f"task {number}", condition=condition) for number in range(10)))
+    found = check_faults(spec)
+    assert 0 < len(found) <= 200
+    assert sum("did you mean" in fault.description or "there is" in fault.description for fault in found) <= 20
+
+
 @pytest.mark.parametrize(
     ("schema", "warned"),
     [
