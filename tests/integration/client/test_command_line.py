@@ -528,4 +528,6 @@ def test_a_watch_says_that_its_connection_was_lost(server: Server, installation:
     watched = invoke(server.address, "watch", "e")
     assert watched.exit_code == 0
     said = [line for line in watched.stderr.splitlines() if line]
-    assert [line.startswith("the connection is lost (UNAVAILABLE)") for line in said] == [False, True, False]
+    assert re.fullmatch(r"the connection is lost since [\d:]{8} UTC \(UNAVAILABLE\); it is being made again", said[1])
+    assert re.fullmatch(r"the connection is back after \d+ s", said[2])
+    assert len(said) == 4

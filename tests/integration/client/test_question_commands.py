@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -398,6 +399,20 @@ async def test_a_watch_goes_on_after_a_lost_connection(server: Server, installat
         for change in blocking.watch_questions(1):
             seen.append((change.sequence, change.question.id))
     assert seen[5:] == [(2, "q2"), (3, "q3")]
+
+
+def test_a_watch_says_that_its_connection_is_lost_and_back(server: Server, installation: Installation) -> None:
+    installation.questions = [asked("q1")]
+    installation.watch_breaks_after = [
+        (1, lambda context: refuse(context, grpc.StatusCode.UNAVAILABLE, "gone")),
+        # The connection is back although nothing new is asked.
+        (0, lambda context: refuse(context, grpc.StatusCode.PERMISSION_DENIED, "no member any more")),
+    ]
+    result = invoke(server.address, "questions", "--watch")
+    lost, back, refused, *_ = result.stderr.splitlines()
+    assert re.fullmatch(r"the connection is lost since [\d:]{8} UTC \(UNAVAILABLE\); it is being made again", lost)
+    assert re.fullmatch(r"the connection is back after \d+ s", back)
+    assert "no member any more" in refused
 
 
 def test_a_watch_prints_each_change_until_it_is_refused(server: Server, installation: Installation) -> None:

@@ -20,7 +20,7 @@ from coxswain.client.blocking_channel import blocking_trailing_metadata, open_bl
 from coxswain.client.connection import Connection, Tls
 from coxswain.client.document_upload import document_requests
 from coxswain.client.downloads import DownloadCursor
-from coxswain.client.errors import AlreadyExists, CoxswainError, NotFound
+from coxswain.client.errors import AlreadyExists, CoxswainError, DeadlineExceeded, NotFound, Unavailable
 from coxswain.client.exports import ExportCursor
 from coxswain.client.results import (
     EVERY_FIELD,
@@ -76,6 +76,10 @@ from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
 from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServiceStub
 from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
+
+# A service for each watch, by which its server is asked whether it answers.
+_ORCHESTRATOR = "coxswain.orchestrator.v1.ExecutionService"
+_MODELS = "coxswain.models.v1.UsageService"
 
 
 class Client:
@@ -303,31 +307,40 @@ class Client:
         labels: Mapping[str, str] | None = None,
         kinds: Collection[ExecutionEventKind.ValueType] = (),
         max_outage: float = 300.0,
+        on_outage: Callable[[CoxswainError], object] | None = None,
+        on_return: Callable[[], object] | None = None,
     ) -> Generator[WatchExecutionsResponse, None, None]:
         """What happens in all executions of the group, from now on or after a position; it does not end by itself.
 
         A response without an ``event`` tells the position alone: the first one that the watch stands, later ones that
         nothing is to be shown. Keep the ``position`` of the last response to continue in another process. Reconnects as
-        ``watch`` does. Raises FailedPrecondition with the reason POSITION_EXPIRED for a position that is too old.
+        ``watch`` does; ``on_return`` is called when the server answers again after an outage. Raises FailedPrecondition
+        with the reason POSITION_EXPIRED for a position that is too old.
         """
         request = WatchExecutionsRequest(
             after_position=after_position, crew_id=crew_id, schedule_id=schedule_id, labels=labels, kinds=kinds
         )
         cursor = GroupWatchCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
-        return self._follow(self.executions.WatchExecutions, cursor)
+        return self._follow(self.executions.WatchExecutions, cursor, _ORCHESTRATOR, on_outage, on_return)
 
     def watch_questions(
-        self, after_sequence: int = 0, *, max_outage: float = 300.0
+        self,
+        after_sequence: int = 0,
+        *,
+        max_outage: float = 300.0,
+        on_outage: Callable[[CoxswainError], object] | None = None,
+        on_return: Callable[[], object] | None = None,
     ) -> Generator[WatchQuestionsResponse, None, None]:
         """What people of the group are asked: all open questions, then every change, each once and in order.
 
         With ``after_sequence``, the ``sequence`` of the last change seen, only what came after it. Reconnects after a
         lost connection and never ends by itself. Raises Unavailable after ``max_outage`` seconds without a connection,
-        and at once any error that another attempt cannot resolve.
+        and at once any error that another attempt cannot resolve. ``on_outage`` is called with each failure that
+        another attempt follows, ``on_return`` when the server answers again.
         """
         request = WatchQuestionsRequest(after_sequence=after_sequence)
         cursor = SequenceCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
-        return self._follow(self.questions.WatchQuestions, cursor)
+        return self._follow(self.questions.WatchQuestions, cursor, _ORCHESTRATOR, on_outage, on_return)
 
     def watch_budget_alerts(
         self, after_sequence: int | None = None, *, max_outage: float = 300.0
@@ -340,21 +353,51 @@ class Client:
         """
         request = WatchBudgetAlertsRequest(after_sequence=after_sequence)
         cursor = SequenceCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
-        return self._follow(self.usage.WatchBudgetAlerts, cursor)
+        return self._follow(self.usage.WatchBudgetAlerts, cursor, _MODELS)
 
-    def _follow(self, method: Any, cursor: GroupWatchCursor | SequenceCursor) -> Generator[Any, None, None]:
+    def _follow(
+        self,
+        method: Any,
+        cursor: GroupWatchCursor | SequenceCursor,
+        service: str,
+        on_outage: Callable[[CoxswainError], object] | None = None,
+        on_return: Callable[[], object] | None = None,
+    ) -> Generator[Any, None, None]:
+        is_lost = False
         while True:
-            call = method(cursor.request())
+            call = None
             try:
+                if is_lost:
+                    # A stream may stay without a response for long: whether it stands is asked for.
+                    cursor.connects()
+                    self._check_answers(service)
+                    is_lost = False
+                    if on_return is not None:
+                        on_return()
+                call = method(cursor.request())
                 for response in call:
                     cursor.accept(response)
                     yield response
                 pause = cursor.pause()
             except CoxswainError as error:
                 pause = cursor.pause_after_failure(error)
+                is_lost = True
+                if on_outage is not None:
+                    on_outage(error)
             finally:
-                call.cancel()
+                if call is not None:
+                    call.cancel()
             time.sleep(pause)
+
+    def _check_answers(self, service: str) -> None:
+        """Raise Unavailable unless the server of a service answers and serves."""
+        try:
+            if not self.healthy(service):
+                raise Unavailable(f"{service} is not serving")
+        except NotFound:
+            return
+        except DeadlineExceeded as error:
+            raise Unavailable(str(error)) from error
 
     def download_artifact(
         self, execution_id: str, name: str, *, revision: int = 0, max_outage: float = 300.0

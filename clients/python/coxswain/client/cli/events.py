@@ -9,6 +9,7 @@ import typer
 from coxswain.client.cli.event_kinds import kind_help, kinds_from
 from coxswain.client.cli.event_lines import EventLines
 from coxswain.client.cli.inputs import LabelsOption, labels_from
+from coxswain.client.cli.outages import Outages
 from coxswain.client.cli.schedules import schedule_id
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, one_line, session_of
 from coxswain.orchestrator.v1.execution_pb2 import WatchExecutionsResponse
@@ -33,7 +34,7 @@ def events(
     """
     session = session_of(context, as_json)
     labels, kinds = labels_from(label), kinds_from(kind, "--kind")
-    lines = EventLines(whole=session.wide)
+    lines, outages = EventLines(whole=session.wide), Outages(session.err)
     with session.client() as client:
         watching = client.watch_executions(
             after,
@@ -41,6 +42,8 @@ def events(
             schedule_id=schedule_id(client, schedule) if schedule else "",
             labels=labels,
             kinds=kinds,
+            on_outage=outages.lost,
+            on_return=outages.back,
         )
         try:
             with closing(watching) as responses:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coxswain.client.cli.event_lines import EventLines
+from coxswain.client.cli.outages import Outages
 from coxswain.client.cli.session import harmless
 from coxswain.client.errors import CoxswainError
 from coxswain.client.progress import Progress, TaskProgress, answering, renewal
@@ -52,7 +53,7 @@ class PlainView:
         self.progress = Progress()
         self._console = console
         self._lines = EventLines(whole=whole)
-        self._lost = False
+        self._outages = Outages(console)
 
     def __enter__(self) -> Self:
         return self
@@ -63,17 +64,14 @@ class PlainView:
         return None
 
     def show(self, event: ExecutionEvent) -> None:
+        self._outages.back()
         self.progress.apply(event)
         if line := self._lines.line(event):
             at = event.time.ToDatetime().strftime("%H:%M:%S") if event.HasField("time") else "--:--:--"
             self._console.print(Text(f"{at} #{event.sequence} {line}"), soft_wrap=True)
-        self._lost = False
 
     def lost(self, error: CoxswainError) -> None:
-        if not self._lost:
-            self._lost = True
-            said = f"the connection is lost ({error.code.name}); it is being made again"
-            self._console.print(Text(said, style="yellow"), soft_wrap=True)
+        self._outages.lost(error)
 
 
 class LiveView:

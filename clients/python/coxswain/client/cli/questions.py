@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from coxswain.client.cli.forms import fields_of
+from coxswain.client.cli.outages import Outages
 from coxswain.client.cli.session import (
     EXIT_INTERRUPTED,
     JsonOption,
@@ -88,9 +89,10 @@ def subject_of(question: Question) -> str:
 
 
 def _watch(session: Session, client: "Client", after: int) -> None:
-    sequence = after
+    sequence, outages = after, Outages(session.err)
     try:
-        with closing(client.watch_questions(after)) as changes:
+        watching = client.watch_questions(after, on_outage=outages.lost, on_return=outages.back)
+        with closing(watching) as changes:
             for change in changes:
                 sequence = change.sequence
                 if session.json:

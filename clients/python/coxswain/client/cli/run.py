@@ -29,6 +29,7 @@ from coxswain.client.cli.limits import (
     limits_from,
 )
 from coxswain.client.cli.live import execution_view, follow
+from coxswain.client.cli.outages import Outages
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, session_of
 from coxswain.client.results import ExecutionNotSucceeded, start_request
 from coxswain.orchestrator.v1.crew_pb2 import Crew
@@ -193,11 +194,13 @@ def watch(
 def follow_execution(session: Session, client: "Client", execution_id: str, after: int) -> None:
     """Show the events after a sequence until the execution ends, then its result."""
     sequence = after
-    view = execution_view(session.err, execution_id, whole=session.wide)
+    view, outages = execution_view(session.err, execution_id, whole=session.wide), Outages(session.err)
+    on_outage = outages.lost if session.json else view.lost
     try:
-        with closing(client.watch(execution_id, after, on_outage=None if session.json else view.lost)) as events:
+        with closing(client.watch(execution_id, after, on_outage=on_outage)) as events:
             if session.json:
                 for event in events:
+                    outages.back()
                     sequence = event.sequence
                     session.print_json(event)
             else:

@@ -1,0 +1,33 @@
+"""What a watch says of its connection: that it is lost and since when, and that it is back."""
+
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.text import Text
+
+from coxswain.client.errors import CoxswainError
+
+
+class Outages:
+    """Prints one line when a connection is lost, and one when it is back."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._since: datetime | None = None
+
+    def lost(self, error: CoxswainError) -> None:
+        """Say once in an outage that the connection is being made again."""
+        if self._since is None:
+            self._since = datetime.now(UTC)
+            since = f"{self._since:%H:%M:%S} UTC"
+            self._print(f"the connection is lost since {since} ({error.code.name}); it is being made again")
+
+    def back(self) -> None:
+        """Say that an outage is over, if there was one."""
+        if self._since is not None:
+            passed = (datetime.now(UTC) - self._since).total_seconds()
+            self._since = None
+            self._print(f"the connection is back after {passed:.0f} s")
+
+    def _print(self, text: str) -> None:
+        self._console.print(Text(text, style="yellow"), soft_wrap=True)
