@@ -160,6 +160,7 @@ class _Commands(MutableMapping[str, Any]):
         if name not in self._loaded:
             self._loaded[name] = _load(name, _ENTRIES[name])
             _add_global_options(self._loaded[name], self._tree)
+            _add_roles(self._loaded[name], name)
         return self._loaded[name]
 
     def __setitem__(self, name: str, command: Any) -> None:
@@ -204,6 +205,23 @@ def _add_global_options(command: Any, tree: CommandTree) -> None:
         repeated.expose_value, repeated.callback = False, _override
         _skip_when_absent(repeated)
         command.params.append(repeated)
+
+
+def _add_roles(command: Any, path: str) -> None:
+    """Let the help of a command and of all below it end with the role that is needed."""
+    for name, inner in getattr(command, "commands", {}).items():
+        _add_roles(inner, f"{path} {name}")
+    if hasattr(command, "commands"):
+        return
+
+    def format_epilog(_context: Any, formatter: Any) -> None:
+        from coxswain.client.cli.needed_roles import role_line
+
+        if line := role_line(path):
+            formatter.write_paragraph()
+            formatter.write_text(line)
+
+    command.format_epilog = format_epilog
 
 
 def _skip_when_absent(parameter: Any) -> None:
