@@ -158,7 +158,8 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def new_database(server: str, template: str = "") -> str:
     """Create a database and return its URL; a copy of the one that the URL `template` leads to, if there is one."""
     name = f"test_{uuid.uuid4().hex}"
-    copied = f" TEMPLATE {urlsplit(template).path[1:]}" if template else ""
+    # Copied as files: in blocks it would cost twice as much, and so would their removal.
+    copied = f" TEMPLATE {urlsplit(template).path[1:]} STRATEGY FILE_COPY" if template else ""
     asyncio.run(_execute(server, f"CREATE DATABASE {name}{copied}"))
     return server.replace("/postgres?", f"/{name}?")
 
