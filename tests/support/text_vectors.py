@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 _WORD = re.compile(r"\w+")
 _TRIGRAM_WEIGHT = 0.35
@@ -15,7 +16,7 @@ def embed_text(text: str, dimensions: int) -> list[float]:
     """Return `dimensions` floats of unit length; the same text gives the same vector in every process."""
     vector = [0.0] * dimensions
     for feature, weight in _features(text):
-        digest = int.from_bytes(hashlib.blake2b(feature.encode(), digest_size=8).digest(), "big")
+        digest = _digest(feature)
         vector[(digest >> 1) % dimensions] += weight if digest & 1 else -weight
     length = math.sqrt(math.fsum(value * value for value in vector))
     if length == 0.0:
@@ -23,6 +24,11 @@ def embed_text(text: str, dimensions: int) -> list[float]:
         vector[0] = 1.0
         return vector
     return [value / length for value in vector]
+
+
+@lru_cache(100_000)
+def _digest(feature: str) -> int:
+    return int.from_bytes(hashlib.blake2b(feature.encode(), digest_size=8).digest(), "big")
 
 
 def _features(text: str) -> Iterator[tuple[str, float]]:
