@@ -18,7 +18,8 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.support.shared_statements import share_statements
 
-_E2E = "tests/e2e/"
+_SHARING = ("tests/e2e/", "tests/unit/worker/crew/")
+"""Directories whose tests share what starts slowly."""
 
 # How fast examples come, and are tried, is the machine's affair.
 settings.register_profile("untimed", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
@@ -73,13 +74,14 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
-    """Where whole files go to processes, give all of `e2e` to one: its tests share installations that start slowly."""
+    """Where whole files go to processes, give a directory whose tests share what starts slowly to one."""
     return _Scheduling(config, log) if config.option.dist == "loadfile" else None
 
 
 class _Scheduling(LoadFileScheduling):  # type: ignore[misc,unused-ignore]
     def _split_scope(self, nodeid: str) -> str:
-        return _E2E if nodeid.startswith(_E2E) else str(super()._split_scope(nodeid))
+        sharing = (directory for directory in _SHARING if nodeid.startswith(directory))
+        return next(sharing, None) or str(super()._split_scope(nodeid))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
-"""One warm fork server for all tests of a module: importing CrewAI takes seconds."""
+"""One warm fork server for all tests here: importing CrewAI takes seconds."""
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,14 +15,21 @@ from services.orchestrator.worker.host.crew_process import ForkServer
 @pytest.fixture(scope="module", autouse=True)
 def measured() -> Iterator[None]:
     """Have fork servers let coverage be measured in what they fork."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crew_process, "_COMMAND", ("-m", "tests.support.measured_fork_server"))
+    with _measuring():
         yield
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def fork_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ForkServer]:
     data: Path = tmp_path_factory.mktemp("crew")
     async with ForkServer(crew_environment(data)) as server:
-        await server.warm()
+        with _measuring():
+            await server.warm()
         yield server
+
+
+@contextlib.contextmanager
+def _measuring() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crew_process, "_COMMAND", ("-m", "tests.support.measured_fork_server"))
+        yield

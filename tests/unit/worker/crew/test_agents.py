@@ -10,7 +10,7 @@ from services.orchestrator.worker.crew.agent_date import date_for
 from services.orchestrator.worker.host.crew_process import ForkServer
 from tests.unit.worker.crew.scripted_host import PLAIN, Json, ScriptedHost, answer, said, segment, text_of
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CLERK = AgentSpec("clerk", "Clerk", "Reckon", "You have reckoned everything.", model="m")
 SUM = TaskSpec("sum", "Add it up.", "A number", "clerk")

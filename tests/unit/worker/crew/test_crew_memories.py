@@ -21,7 +21,7 @@ from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.crew.scripted_host import Json, ScriptedHost, answer, said, segment, tool_call
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 AGENT = AgentSpec("reader", "Reader", "Read closely", "You have read everything.", model="m")
 TASK = TaskSpec("read", "Read about ships.", "Three facts", "reader")

@@ -41,7 +41,7 @@ from tests.unit.worker.crew.scripted_host import (
 )
 from tests.unit.worker.waiting import PATIENCE
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 READER = AgentSpec("reader", "Reader", "Read closely", "You have read everything.", model="m")
 WRITER = AgentSpec("writer", "Writer", "Write well", "You have written everything.", model="m")

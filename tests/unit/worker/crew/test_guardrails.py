@@ -22,7 +22,7 @@ from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.crew.scripted_host import Json, ScriptedHost, answer, said, segment
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 WRITER = AgentSpec("writer", "Writer", "Write well", "You have written everything.", model="m")
 WRITE = TaskSpec("write", "Write.", "Some words", "writer")

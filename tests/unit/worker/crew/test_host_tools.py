@@ -27,7 +27,7 @@ from tests.unit.worker.crew.scripted_host import (
     tool_call,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

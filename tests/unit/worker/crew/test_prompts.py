@@ -16,7 +16,7 @@ from services.orchestrator.worker.host.crew_process import ForkServer
 from tests.unit.worker.crew.replies import scripted, told_conversation
 from tests.unit.worker.crew.scripted_host import ScriptedHost, segment
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 READER = AgentSpec("reader", "Reader", "Read closely", "You have read everything.", model="m")
 WRITER = AgentSpec("writer", "Writer", "Write well", "You have written everything.", model="m")

@@ -10,7 +10,7 @@ from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.link.errors import TaskError
 from tests.unit.worker.crew.scripted_host import Json, ScriptedHost, answer, said, segment, text_of, tool_call
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 READ = TaskSpec("read", "Read.", "Facts", "reader")
 CALCULATING = AgentSpec("reader", "Reader", "Read", model="m", tools=(ToolSpec("calculator"),))

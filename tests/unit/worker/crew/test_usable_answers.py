@@ -32,7 +32,7 @@ from tests.unit.worker.crew.scripted_host import (
     tool_call,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 AGENT = AgentSpec("reader", "Reader", "Read", model="m")
 CALCULATING = replace(AGENT, tools=(ToolSpec("calculator"),))
