@@ -83,8 +83,8 @@ async def test_a_schedule_is_created_listed_shown_and_deleted(run: Run) -> None:
     assert said(created).endswith("-01-01 00:00+01:00")
     listed = (await run("schedule", "list")).stdout
     [line] = [line for line in listed.splitlines() if "morning" in line]
-    assert f"{NEW_YEAR}  Europe/Zurich  20" in line
-    assert line.split()[-1] == "on"
+    assert f"{NEW_YEAR}  20" in line
+    assert line.endswith("+01:00  on     Europe/Zurich")
     shown = said(await run("schedule", "get", schedule["id"]))
     assert f"crew brief newest revision ({schedule['start']['crew_id']})" in shown
     for text in ("within 1.5 s", "labels who=me", "acts as the group, for dev|alice", "input text a"):
@@ -217,7 +217,7 @@ async def test_what_is_no_time_is_refused_by_its_field(run: Run, arguments: list
 async def test_missing_inputs_are_named_when_it_is_created(run: Run) -> None:
     result = await run("schedule", "create", "morning", "--cron", NEW_YEAR, "--crew", "brief")
     told = refused(result, 13)
-    assert "--input: is missing" in told
+    assert "--input text: is missing" in told
     assert "{text}" in told
 
 
@@ -278,7 +278,7 @@ async def test_what_a_schedule_has_started_is_found(run: Run, monkeypatch: pytes
     shown = said(await run("schedule", "get", "morning"))
     assert f"last {due.year + 1}-01-01 00:00+01:00 last execution {execution_id}" in shown
     [line] = [line for line in (await run("schedule", "list")).stdout.splitlines() if "morning" in line]
-    assert line.split()[-2:] == [execution_id, "on"]
+    assert line.split()[-1] == execution_id
 
     await run("schedule", "delete", "morning", "--yes")
     [[execution]] = rows(await run("executions", "--schedule", schedule["id"], "--json"))
@@ -298,6 +298,6 @@ async def test_why_a_schedule_started_nothing_is_shown(
     assert "topic" in error["message"]
     shown = said(await run("schedule", "get", "morning"))
     assert f"last error {error['message']} ({error['reason']})" in shown
-    assert said(await run("schedule", "list")).endswith(f"failed: {error['reason']}")
+    assert f" failed: {error['reason']} " in said(await run("schedule", "list"))
     mended = await run("schedule", "update", "morning", "-i", "topic=b", "--drop-input", "text")
     assert (mended.exit_code, mended.stderr) == (0, "")

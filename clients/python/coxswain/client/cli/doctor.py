@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from coxswain.auth.v1.credential_pb2 import ExplainCredentialResponse, LinkOutcome
@@ -34,6 +35,7 @@ _CLOCK_SECONDS = 5
 _PRINCIPAL_LIFETIME = timedelta(minutes=5)
 """For how long a principal is valid at most."""
 _NEARLY = 0.9
+_WIDTH_WITH_REMEDIES = 120
 _PAGE = 1000
 _WORKER_SERVICE = worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
 
@@ -51,13 +53,23 @@ def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
     if session.json:
         session.print_json({"address": session.connection.target, "findings": [asdict(found) for found in findings]})
     else:
-        made = table("check", "", "what", "what to do")
-        for found in findings:
-            status = Text(found.status, style=_STYLES[found.status])
-            add_row(made, found.check, status, one_line(session.own(found.text)), found.remedy)
-        session.out.print(made)
+        session.out.print(findings_table(session, findings, session.out.width))
     if any(found.status == FAIL for found in findings):
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
+
+
+def findings_table(session: Session, findings: Iterable[Finding], width: int) -> Table:
+    """What was found, for people; where lines are short, what to do stands below what was found."""
+    beside = width >= _WIDTH_WITH_REMEDIES
+    made = table("check", "", "what", "what to do") if beside else table("check", "", "what")
+    made.columns[0].no_wrap = made.columns[1].no_wrap = True
+    for found in findings:
+        status = Text(found.status, style=_STYLES[found.status])
+        cells = (found.check, status, one_line(session.own(found.text)))
+        add_row(made, *cells, *([found.remedy] if beside else []))
+        if found.remedy and not beside:
+            add_row(made, "", "", Text(f"-> {found.remedy}", style="bold"))
+    return made
 
 
 def _examine(session: Session) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ _LEAST_CUT = 4
 # What one goes on with, or looks for first.
 _KEPT = frozenset({"id", "name", "memory id", "memory", "state", "service", "method", "cost"})
 # What other commands are given: half a name is of no use, so these are cut last.
-_NAMES = frozenset({"id", "name", "model", "group"})
+_NAMES = frozenset({"id", "name", "model", "group", "cron", "zone"})
 _NAMES_SHARE = 5 / 6
 _UNITS = (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("m", timedelta(minutes=1)))
 
@@ -25,9 +25,10 @@ _UNITS = (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("m", timedelta(m
 class When(Text):
     """A time: by its distance where lines are short, in UTC where they are whole. Empty for one that is not set."""
 
-    def __init__(self, moment: Timestamp) -> None:
+    def __init__(self, moment: Timestamp, whole: str = "") -> None:
+        """``whole`` is the time as it is written in another zone."""
         at = moment.ToDatetime(UTC) if moment.ByteSize() else None
-        super().__init__(f"{at:%Y-%m-%d %H:%M:%S}" if at else "")
+        super().__init__((whole or f"{at:%Y-%m-%d %H:%M:%S}") if at else "")
         self.distance = _distance(datetime.now(UTC) - at) if at else ""
 
 

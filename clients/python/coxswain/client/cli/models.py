@@ -1,10 +1,12 @@
 """Commands about models: models list, get, create, enable, disable, test, delete."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from coxswain.client.cli.complete import complete_model
 from coxswain.client.cli.listing import Listing
@@ -39,6 +41,7 @@ NameArgument = Annotated[
 ]
 _PROVIDERS = [name.removeprefix("PROVIDER_").lower() for name in list(Provider.keys())[1:]]
 _CREDENTIALS = {"NOT_NEEDED": "not needed", "AVAILABLE": "yes", "MISSING": "no"}
+_KEYS = {"NOT_NEEDED": "-", "AVAILABLE": "yes", "MISSING": "missing"}
 _CAPABILITIES = ("chat", "embeddings", "tools", "json_schema", "reasoning", "images", "documents", "audio")
 _LIMITS = {
     "context_window": "tokens of prompt and answer",
@@ -52,6 +55,8 @@ _PRICES = {
     "cache_write_cost_per_million_tokens": "$ per million tokens written to the cache",
     "output_cost_per_million_tokens": "$ per million output tokens",
 }
+# Where terminals are narrower, values need the place.
+_WIDTH_WITH_SOURCES = 80
 _ALWAYS_SHOWN = {"input_cost_per_million_tokens", "output_cost_per_million_tokens"}
 
 
@@ -61,7 +66,7 @@ def list_models(
     enabled: Annotated[bool, typer.Option("--enabled", help="Only models your group may call.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models your group can see.
+    """List the models your group can see. `key` says whether there is a credential: yes, missing, or - for no need.
 
     Example: `coxswain models list --enabled`
     """
@@ -70,12 +75,7 @@ def list_models(
         found = list(pages(client.models.ListModels, ListModelsRequest(enabled_only=enabled), "models"))
     if session.json:
         return session.print_json(found)
-    made = Listing("name", "enabled", "credential", "can", ">context", "provider", "what")
-    for model in found:
-        window = f"{model.context_window:,}" if model.context_window else ""
-        key, usable = _credential(model), "yes" if model.enabled else "no"
-        add_row(made, model.name, usable, key, _can(model), window, _provider(model), model.description)
-    return session.out.print(made)
+    return session.out.print(_listing(found))
 
 
 @app.command()
@@ -215,10 +215,25 @@ def _set_enabled(session: Session, name: str, *, enabled: bool) -> None:
 
 
 def _show(session: Session, model: Model) -> None:
-    made = table("what", "value", "from")
+    session.out.print(_facts(model, session.out.width))
+
+
+def _listing(models: Iterable[Model]) -> Listing:
+    made = Listing("name", "key", "enabled", "can", ">context", "provider", "what")
+    for model in models:
+        window = f"{model.context_window:,}" if model.context_window else ""
+        usable = "yes" if model.enabled else "no"
+        add_row(made, model.name, _key(model), usable, _can(model), window, _provider(model), model.description)
+    return made
+
+
+def _facts(model: Model, width: int) -> Table:
+    columns = ("what", "value", "from") if width >= _WIDTH_WITH_SOURCES else ("what", "value")
+    made = table(*columns)
+    made.columns[0].no_wrap = True
     for row in _details(model):
-        add_row(made, *row)
-    session.out.print(made)
+        add_row(made, *row[: len(columns)])
+    return made
 
 
 def _details(model: Model) -> list[tuple[str, str, str]]:
@@ -259,6 +274,14 @@ def _provider(model: Model) -> str:
     return Provider.Name(model.provider).removeprefix("PROVIDER_").lower()
 
 
+def _key(model: Model) -> str:
+    """Whether there is a credential, in few letters: it decides, and long names leave little of a line."""
+    return _KEYS.get(_availability(model), "?")
+
+
 def _credential(model: Model) -> str:
-    name = CredentialAvailability.Name(model.credential).removeprefix("CREDENTIAL_AVAILABILITY_")
-    return _CREDENTIALS.get(name, "unknown")
+    return _CREDENTIALS.get(_availability(model), "unknown")
+
+
+def _availability(model: Model) -> str:
+    return CredentialAvailability.Name(model.credential).removeprefix("CREDENTIAL_AVAILABILITY_")

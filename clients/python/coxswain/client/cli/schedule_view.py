@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coxswain.client.cli.limits import limits_text
-from coxswain.client.cli.listing import Listing
+from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.session import add_row, one_line, plain, table
 from coxswain.orchestrator.v1.schedule_pb2 import Schedule
 
@@ -20,7 +20,7 @@ _SHOWN_CHARACTERS = 200
 
 def schedule_table(schedules: Iterable[Schedule]) -> Listing:
     """A table with one row for each schedule."""
-    made = Listing("name", "cron", "zone", "next", "last", "last execution", "state")
+    made = Listing("name", "cron", "next", "state", "zone", "last", "last execution")
     for schedule in schedules:
         state = _state(schedule)
         if not schedule.paused and schedule.HasField("last_error"):
@@ -29,11 +29,11 @@ def schedule_table(schedules: Iterable[Schedule]) -> Listing:
             made,
             schedule.name,
             schedule.cron,
-            schedule.time_zone or "UTC",
-            moment(schedule, "next_fire_time"),
-            moment(schedule, "last_fire_time"),
-            schedule.last_execution_id,
+            When(schedule.next_fire_time, moment(schedule, "next_fire_time")),
             state,
+            schedule.time_zone or "UTC",
+            When(schedule.last_fire_time, moment(schedule, "last_fire_time")),
+            schedule.last_execution_id,
         )
     return made
 
