@@ -122,7 +122,7 @@ class MemoryService:
         self._history = RecordHistory(
             stores, runtime.database, limits_of_history, max_message_bytes=runtime.settings.max_message_bytes
         )
-        parts = DocumentParts(runtime.database)
+        parts = DocumentParts(runtime.database, self._background)
         quota = RecordQuota()
         self._documents = Documents(
             runtime.database,

@@ -1,16 +1,20 @@
 """Records that are parts of documents: none is there without its document, whichever way it was saved or removed."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.background import BackgroundTasks
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.errors import Aborted, FailedPrecondition, FieldViolation
+from services.common.errors import Aborted, CoxswainError, FailedPrecondition, FieldViolation
+from services.common.grpc.call import outlast_caller
 from services.common.identity.principal import Principal
 from services.memory.domain.documents import (
     SavedDocument,
@@ -28,6 +32,8 @@ from services.memory.filters import parts_of
 from services.memory.repositories.documents import DocumentRepository, DocumentRow, DocumentState
 from services.memory.stores.base import MemoryStore
 
+logger = structlog.get_logger(__name__)
+
 _ROWS_AT_ONCE = 500
 _MOST_ATTEMPTS = 5
 """Times that a document is tried which others save at the same moment."""
@@ -36,13 +42,16 @@ _MOST_ATTEMPTS = 5
 class DocumentParts:
     """What calls that know nothing of documents do to their parts."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, background: BackgroundTasks) -> None:
         self._database = database
+        self._background = background
 
     async def named(
         self, principal: Principal, store: MemoryStore, records: Sequence[Record]
     ) -> Sequence[SavedDocument]:
         """Return the documents whose parts are among records that are to be saved; see `note_saved`.
+
+        Parts get the time at which their document expires: one that stayed longer would be there without it.
 
         Raises:
             FailedPrecondition: a record names a document that is there, and is none of its parts.
@@ -66,8 +75,39 @@ class DocumentParts:
                 known[document.id] = document
             elif not is_part_of(document, record):
                 raise _no_part(f"records[{position}].document.parent_document_id", document)
+            record.expires_at = document.expires_at
             named[document.id] = document
         return list(named.values())
+
+    @contextlib.asynccontextmanager
+    async def noting(
+        self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument], records: Sequence[Record]
+    ) -> AsyncIterator[None]:
+        """Note the documents whose parts are saved within; see `note_saved`.
+
+        They may be stored too when the caller goes away meanwhile: then they are noted without it.
+        """
+        if not named:
+            yield
+            return
+        try:
+            yield
+            await self.note_saved(key, store, named, records)
+        except asyncio.CancelledError:
+            # An index that shows writes late would keep documents of which nothing was stored.
+            if store.compares_revisions:
+                self._background.start(self._note_without_caller(key, store, named, records))
+            raise
+
+    async def _note_without_caller(
+        self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument], records: Sequence[Record]
+    ) -> None:
+        outlast_caller()
+        try:
+            await self.note_saved(key, store, named, records)
+        except CoxswainError as error:
+            # Nobody is left to handle it; parts of another revision go with the next save of their document.
+            logger.warning("parts_not_noted", reason=error.reason)
 
     async def note_saved(
         self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument], records: Sequence[Record]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -134,16 +135,11 @@ class Memories:
             existing = await store.space(key)
             space = await self._embed(existing, records, model, crew_name)
             named = await self._documents.named(principal, store, records) if kind is MemoryKind.DOCUMENT else ()
+            options: dict[str, Any] = {"crew_name": crew_name, "near_copies": near_copies}
             if isinstance(store, KeepsHistory):
-                keeping = await self._history.keeping(principal)
-                saved = await store.save(
-                    key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies, keeping=keeping
-                )
-            else:
-                saved = await store.save(key, space, records, utc_now(), crew_name=crew_name, near_copies=near_copies)
-        if named:
-            await self._documents.note_saved(key, store, named, records)
-        return saved
+                options["keeping"] = await self._history.keeping(principal)
+            async with self._documents.noting(key, store, named, records):
+                return await store.save(key, space, records, utc_now(), **options)
 
     async def _embed(
         self, existing: EmbeddingSpace | None, records: Sequence[Record], model: str, crew_name: str

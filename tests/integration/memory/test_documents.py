@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import select, update
 
 from coxswain.memory.v1 import document_pb2 as pb
@@ -602,6 +603,44 @@ async def test_parts_that_are_saved_while_their_namespace_is_cleared_have_a_docu
     found = {name for name in ("manual", "new") if await parts(channel, name)}
     # An index that shows writes late cannot tell in time that parts have gone.
     assert found <= there if store[0] == "databricks" else found == there
+
+
+async def test_parts_that_are_saved_expire_with_their_document(memory: Harness) -> None:
+    channel = memory.channel()
+    expires = Timestamp(seconds=4_000_000_000)
+    saved = (await save(channel, MANUAL, id="manual", chunk_characters=200, expire_time=expires)).document
+    late = Timestamp(seconds=4_100_000_000)
+    first, second = _part("new"), _part("new", index=1)
+    first.expire_time.CopyFrom(expires)
+    second.expire_time.CopyFrom(late)
+    await _save_records(channel, _part(revision=saved.revision), first, second)
+    for name in ("manual", "new"):
+        assert {part.expire_time.seconds for part in await parts(channel, name)} == {expires.seconds}
+        found = await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id=name))
+        assert found.document.expire_time == expires
+
+
+async def test_parts_whose_caller_goes_away_once_they_are_saved_have_a_document(
+    memory: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = memory.channel()
+    note, saved, noted = DocumentParts.note_saved, asyncio.Event(), asyncio.Event()
+
+    async def slow(*given: Any) -> None:
+        if saved.is_set():
+            await note(*given)
+            noted.set()
+        saved.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(DocumentParts, "note_saved", slow)
+    saving = asyncio.ensure_future(_save_records(channel, _part()))
+    await saved.wait()
+    saving.cancel()
+    async with asyncio.timeout(30):
+        await noted.wait()
+    assert (await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="manual"))).document.revision == 1
+    assert len(await parts(channel, "manual")) == 1
 
 
 async def test_parts_that_a_save_of_their_document_overtakes_go_with_the_next(
