@@ -128,9 +128,14 @@ class DocumentParts:
         # An index that shows writes late does not tell.
         if store.compares_revisions:
             await self._remove_emptied(store, key, noted.values(), records)
-        for document in named:
-            if document.id not in noted:
-                raise saved_meanwhile(document.id)
+        later = [document.id for document in named if document.id not in noted]
+        if not later:
+            return
+        # They would stay when the document expires; where it fails they go with its next save, which knows of them.
+        late = [r.id for r in records if isinstance(r.body, Document) and r.body.parent_document_id in later]
+        with contextlib.suppress(CoxswainError):
+            await store.delete(key, late, EVERYTHING, utc_now())
+        raise saved_meanwhile(later[0])
 
     async def _remove_emptied(
         self, store: MemoryStore, key: NamespaceKey, noted: Collection[DocumentState], records: Sequence[Record]

@@ -643,21 +643,29 @@ async def test_parts_whose_caller_goes_away_once_they_are_saved_have_a_document(
     assert len(await parts(channel, "manual")) == 1
 
 
-async def test_parts_that_a_save_of_their_document_overtakes_go_with_the_next(
-    memory: Harness, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fails", [False, True])
+async def test_parts_that_a_save_of_their_document_overtakes_go(
+    memory: Harness, monkeypatch: pytest.MonkeyPatch, *, fails: bool
 ) -> None:
     channel = memory.channel()
     await save(channel, MANUAL, id="manual", chunk_characters=200)
-    note = DocumentParts.note_saved
+    save_parts = SqlMemoryStore.save
 
-    async def overtaken(*given: Any) -> None:
+    async def overtaken(*given: Any, **named: Any) -> Any:
         await save(channel, MANUAL[:300], id="manual", chunk_characters=200)
-        await note(*given)
+        return await save_parts(*given, **named)
+
+    async def fail(*given: Any, **named: Any) -> Any:
+        raise Unavailable("the database does not answer", reason="DEPENDENCY_UNAVAILABLE")
 
     with monkeypatch.context() as patched:
-        patched.setattr(DocumentParts, "note_saved", overtaken)
+        patched.setattr(SqlMemoryStore, "save", overtaken)
+        if fails:
+            patched.setattr(SqlMemoryStore, "delete", fail)
         with refused(CODE.ABORTED, "REVISION_MISMATCH"):
             await _save_records(channel, _part(index=1))
+    found = {part.document.document_revision for part in await parts(channel, "manual")}
+    assert found == ({1, 2} if fails else {2})
     document = (await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="manual"))).document
     assert document.revision == 2
     last = (await save(channel, MANUAL, id="manual", chunk_characters=200)).document
