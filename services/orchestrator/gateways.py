@@ -1,6 +1,7 @@
 """Other services, as use cases see them."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
@@ -9,7 +10,8 @@ import structlog
 from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2, group_limits_pb2
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc, record_pb2
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
-from services.common.grpc.call import acting_as
+from services.common.cache import ExpiringCache
+from services.common.grpc.call import acting_as, current_principal
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.limit_messages import limits_from_proto
 from services.common.grpc.peers import Peers
@@ -24,6 +26,9 @@ from services.orchestrator.usecases.ports import Grant, ModelInfo
 
 _COPIED_AT_ONCE = 200
 _COUNT_SECONDS = 5.0
+_CALLABLE = {model_pb2.CREDENTIAL_AVAILABILITY_NOT_NEEDED, model_pb2.CREDENTIAL_AVAILABILITY_AVAILABLE}
+_CALLABLE_SIZE = 10_000
+_CALLABLE_SECONDS = 60.0
 
 logger = structlog.get_logger(__name__)
 
@@ -35,13 +40,20 @@ class RemoteModels:
         self._stub: model_service_pb2_grpc.ModelServiceAsyncStub = model_service_pb2_grpc.ModelServiceStub(
             peers.channel("models")
         )
+        # With a credential a start costs auth no question, but for the first one within this time.
+        self._callable = ExpiringCache[tuple[str, str, str, str], bool](_CALLABLE_SIZE)
 
-    async def find(self, name: str, *, credential: bool = False) -> ModelInfo:
+    async def find(self, name: str) -> ModelInfo:
         """See `ports.Models`."""
+        principal = current_principal()
+        caller = (principal.group_id, principal.subject, principal.session_id, name)
+        checked = self._callable.get(caller) is None
         try:
-            response = await self._stub.GetModel(model_pb2.GetModelRequest(name=name, check_credential=credential))
+            response = await self._stub.GetModel(model_pb2.GetModelRequest(name=name, check_credential=checked))
         except grpc.RpcError as error:
             raise from_rpc_error(error, "models") from error
+        if response.model.credential in _CALLABLE:
+            self._callable.put(caller, True, time.monotonic() + _CALLABLE_SECONDS)
         offered = response.model.capabilities
         return ModelInfo(
             enabled=response.model.enabled,
@@ -50,7 +62,15 @@ class RemoteModels:
             priced=response.model.HasField("input_cost_per_million_tokens")
             and response.model.HasField("output_cost_per_million_tokens"),
             lacks_credential=response.model.credential == model_pb2.CREDENTIAL_AVAILABILITY_MISSING,
+            secret_name=_secret_name(response.model.provider),
         )
+
+
+def _secret_name(provider: model_pb2.Provider.ValueType) -> str:
+    """Return the name of the secret that auth looks for, see `chains/names.py` there; empty where that is not known."""
+    if provider in {model_pb2.PROVIDER_DATABRICKS, model_pb2.PROVIDER_LITELLM}:
+        return ""
+    return f"llm/{model_pb2.Provider.Name(provider).removeprefix('PROVIDER_').lower()}"
 
 
 class RemoteMemories:

@@ -84,6 +84,7 @@ class CrewValidation:
         faults = [
             *await self._own_faults(spec, await self._sources.needed(group_id, spec.tool_sources), pins),
             *_model_faults(needs, known, model),
+            *_missing_credentials(needs, known, model),
             *_unknown_prices(spec.limits, "spec.limits", needs, known),
             *(() if limits is None else _unknown_prices(limits, "limits", needs, known)),
         ]
@@ -105,7 +106,7 @@ class CrewValidation:
             Unavailable: the models service cannot be asked.
         """
         needs = model_needs(spec, default=self._default_model)
-        known = await self._known(needs, credential=True)
+        known = await self._known(needs)
         # What the default cannot do may be done by the model that an execution names.
         by_default = [need for need in needs if not need.named_in]
         sources = await self._sources.needed(group_id, spec.tool_sources)
@@ -160,14 +161,14 @@ class CrewValidation:
             if memory in without
         ]
 
-    async def _known(self, needs: Iterable[ModelNeed], *, credential: bool = False) -> dict[str, ModelInfo | str]:
+    async def _known(self, needs: Iterable[ModelNeed]) -> dict[str, ModelInfo | str]:
         names = list(dict.fromkeys(need.model for need in needs))
-        answers = await asyncio.gather(*(self._find(name, credential=credential) for name in names))
+        answers = await asyncio.gather(*map(self._find, names))
         return dict(zip(names, answers, strict=True))
 
-    async def _find(self, name: str, *, credential: bool) -> ModelInfo | str:
+    async def _find(self, name: str) -> ModelInfo | str:
         try:
-            return await self._models.find(name, credential=credential)
+            return await self._models.find(name)
         except (NotFound, InvalidArgument) as error:
             return error.message
 
@@ -197,15 +198,19 @@ def _model_faults(
             yield fault
 
 
-def _missing_credentials(needs: Iterable[ModelNeed], known: Mapping[str, ModelInfo | str]) -> Iterator[FieldViolation]:
+def _missing_credentials(
+    needs: Iterable[ModelNeed], known: Mapping[str, ModelInfo | str], override: str = ""
+) -> Iterator[FieldViolation]:
     told = set()
     for need in needs:
         model = known[need.model]
         if need.model not in told and not isinstance(model, str) and model.lacks_credential:
             told.add(need.model)
+            secret = f', named "{model.secret_name}"' if model.secret_name else ""
             yield FieldViolation(
-                need.named_in or need.field,
-                f'there is no credential to call the model "{need.model}" with; have a key stored for your group '
+                "model" if need.model == override else need.named_in or need.field,
+                f'there is no credential to call the model "{need.model}" with; an admin stores a key for your group '
+                f"with PutSecret{secret} and with the origin of the model's address, as in https://api.openai.com "
                 "(ExplainCredential says what was looked for), or choose another model",
             )
 

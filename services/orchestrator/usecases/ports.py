@@ -26,6 +26,8 @@ class ModelInfo:
     """Whether the cost of a call is known."""
     lacks_credential: bool = False
     """Whether it is known that the caller has no credential for it."""
+    secret_name: str = ""
+    """Name of the group's secret that can be the credential. Example: "llm/openai". Empty: that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class Grant:
 class Models(Protocol):
     """The models service, asked on behalf of the current caller."""
 
-    async def find(self, name: str, *, credential: bool = False) -> ModelInfo:
-        """Return what the models service knows of a model; whether the caller has its `credential` only if asked for.
+    async def find(self, name: str) -> ModelInfo:
+        """Return what the models service knows of a model, and whether the caller has a credential for it.
 
         Raises:
             NotFound: the caller's group does not have this model; the message lists similar names.

@@ -12,6 +12,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from coxswain.auth.v1.secret_pb2 import PutSecretRequest
+from coxswain.auth.v1.secret_service_pb2_grpc import SecretServiceStub
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2
 from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
@@ -41,8 +43,16 @@ if TYPE_CHECKING:
     from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceAsyncStub
 
 EVERY_FIELD = FieldMask(paths=["*"])
-CAPABLE_MODEL = "openai/gpt-4o-mini"
-"""A seeded model that calls tools and follows schemas; it is never called here."""
+CAPABLE_MODEL = "ollama/qwen3:8b"
+"""A seeded model that calls tools and follows schemas, without a key; it is never called here."""
+KEYED_MODEL = "openai/gpt-4o-mini"
+"""A seeded model with a price that cannot be called without a key."""
+
+
+async def store_key(harness: Harness) -> None:
+    """Store a key of the group for models of OpenAI."""
+    request = PutSecretRequest(name="llm/openai", value="k", allowed_origins=["https://api.openai.com"])
+    await SecretServiceStub(harness.channel()).PutSecret(request)
 
 
 @dataclass

@@ -61,11 +61,11 @@ async def test_executions_lie_side_by_side_task_by_task(harness: Harness, worker
             .where(task_runs.c.execution_id == second.id, task_runs.c.task_index == 1)
             .values(llm_calls=3, input_tokens=40, output_tokens=20, cost=0.5)
         )
-    fork = pb.ForkExecutionRequest(id=second.id, from_task="check", model="openai/gpt-4o")
+    fork = pb.ForkExecutionRequest(id=second.id, from_task="check", model="ollama/gpt-oss:20b")
     third = (await executions_of(harness).ForkExecution(fork)).execution
     found = await compare(harness, first.id, second.id, third.id)
     assert [execution.id for execution in found.executions] == [first.id, second.id, third.id]
-    assert [execution.model for execution in found.executions] == ["", "", "openai/gpt-4o"]
+    assert [execution.model for execution in found.executions] == ["", "", "ollama/gpt-oss:20b"]
     assert found.differing_fields == ["model", "state", "inputs.more", "inputs.text"]
     assert [[value.value_json for value in given.values] for given in found.inputs] == [
         ["", '"x"', '"x"'],

@@ -96,14 +96,14 @@ async def test_a_resumed_execution_may_go_on_with_another_model_and_copies_what_
 ) -> None:
     made = await ended(harness, worker, 1, labels={"order": "1", "try": "1"}, timeout=Duration(seconds=9))
     resumed = await resume(
-        harness, made, model="openai/gpt-4o", labels={"try": "2"}, timeout=Duration(seconds=60), request_id="r"
+        harness, made, model="ollama/gpt-oss:20b", labels={"try": "2"}, timeout=Duration(seconds=60), request_id="r"
     )
-    assert (resumed.model, resumed.resumed_from, resumed.forked_from_task) == ("openai/gpt-4o", made.id, "")
+    assert (resumed.model, resumed.resumed_from, resumed.forked_from_task) == ("ollama/gpt-oss:20b", made.id, "")
     assert (dict(resumed.labels), resumed.timeout.seconds) == ({"order": "1", "try": "2"}, 60)
     assert resumed.last_sequence == 2
     assert await decided(harness, resumed) == [COPIED, UNFINISHED, UNFINISHED]
     again = await resume(
-        harness, made, model="openai/gpt-4o", labels={"try": "2"}, timeout=Duration(seconds=60), request_id="r"
+        harness, made, model="ollama/gpt-oss:20b", labels={"try": "2"}, timeout=Duration(seconds=60), request_id="r"
     )
     assert again.id == resumed.id
     with refused(CODE.ALREADY_EXISTS, "REQUEST_ID_REUSED"):
@@ -111,7 +111,7 @@ async def test_a_resumed_execution_may_go_on_with_another_model_and_copies_what_
     unchanged = await resume(harness, made)
     assert (unchanged.model, unchanged.timeout.seconds) == ("", 9)
     # Absent is as before; empty is the crew's own.
-    assert (await resume(harness, await _failed_again(harness, worker, resumed))).model == "openai/gpt-4o"
+    assert (await resume(harness, await _failed_again(harness, worker, resumed))).model == "ollama/gpt-oss:20b"
     assert (await resume(harness, resumed, model="")).model == ""
 
 
@@ -144,11 +144,11 @@ async def test_another_revision_runs_again_what_it_changes(harness: Harness, wor
 
 async def test_a_fork_of_what_succeeded_runs_again_what_is_wanted(harness: Harness, worker: Worker) -> None:
     made = await ended(harness, worker, 3, ExecutionState.SUCCEEDED)
-    from_edit = await fork(harness, made, from_task="edit", model="openai/gpt-4o", request_id="f")
-    assert (from_edit.forked_from_task, from_edit.model) == ("edit", "openai/gpt-4o")
+    from_edit = await fork(harness, made, from_task="edit", model="ollama/gpt-oss:20b", request_id="f")
+    assert (from_edit.forked_from_task, from_edit.model) == ("edit", "ollama/gpt-oss:20b")
     assert await decided(harness, from_edit) == [COPIED, REQUESTED, CONTEXT]
-    assert (await fork(harness, made, from_task="edit", model="openai/gpt-4o", request_id="f")).id == from_edit.id
-    other_model = await fork(harness, made, model="openai/gpt-4o")
+    assert (await fork(harness, made, from_task="edit", model="ollama/gpt-oss:20b", request_id="f")).id == from_edit.id
+    other_model = await fork(harness, made, model="ollama/gpt-oss:20b")
     assert await decided(harness, other_model) == [DEFINITION] * 3
     other_input = await fork(harness, made, inputs={"text": "Another text."})
     assert await decided(harness, other_input) == [INPUTS, CONTEXT, CONTEXT]
@@ -275,7 +275,7 @@ async def test_journals_go_along_a_chain_and_stay_with_their_tasks(harness: Harn
     assert await journals(resumed) == ([1], [(1, "done"), (1, "unknown")])
     # It never started, and still hands on what it was given.
     await executions_of(harness).CancelExecution(pb.CancelExecutionRequest(id=resumed.id))
-    again = await resume(harness, resumed, model="openai/gpt-4o")
+    again = await resume(harness, resumed, model="ollama/gpt-oss:20b")
     assert await journals(again) == ([1], [(1, "done"), (1, "unknown")])
     # A task that starts over asks models again; what its tools have done in the world is done.
     started_over = await fork(harness, made, from_task="edit")

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.struct_pb2 import Struct
 
 from coxswain.memory.v1.memory_pb2 import (
     DeriveMemoryIdRequest,
@@ -20,18 +21,23 @@ from coxswain.memory.v1.memory_service_pb2_grpc import MemoryServiceStub
 from coxswain.memory.v1.record_pb2 import MEMORY_KIND_DOCUMENT, MEMORY_KIND_UNIFIED, Record, UnifiedRecord
 from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
+from coxswain.orchestrator.v1 import batch_pb2, schedule_pb2
 from coxswain.orchestrator.v1 import crew_pb2 as pb
+from coxswain.orchestrator.v1.batch_service_pb2_grpc import BatchServiceStub
+from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from services.orchestrator.tables import crew_revisions
 from services.orchestrator.usecases import schema_warnings
 from tests.integration.orchestrator.support import (
     CAPABLE_MODEL,
     EVERY_FIELD,
+    KEYED_MODEL,
     create_crew,
     crews,
     executions_of,
     refused,
     spec,
     start_request,
+    store_key,
     working,
 )
 from tests.support.harness import ALICE, BOB, Harness, serve_services
@@ -363,15 +369,36 @@ async def test_broken_rules_and_faults_are_refused_together_and_nothing_is_store
 
 async def test_a_model_without_a_credential_is_warned_of(harness: Harness) -> None:
     stub = crews(harness)
-    wanting = spec(model=CAPABLE_MODEL)
+    wanting = spec(model=KEYED_MODEL)
     answer = await stub.ValidateCrew(pb.ValidateCrewRequest(spec=wanting))
     assert not answer.faults
     (warning,) = answer.warnings
-    assert (warning.field, CAPABLE_MODEL in warning.description) == ("spec.model", True)
+    assert (warning.field, KEYED_MODEL in warning.description) == ("spec.model", True)
     assert "credential" in warning.description
     created = await stub.CreateCrew(pb.CreateCrewRequest(spec=wanting))
     assert list(created.warnings) == [warning]
     assert not (await stub.CreateCrew(pb.CreateCrewRequest(spec=spec("offline")))).warnings
+
+
+async def test_nothing_starts_on_a_model_without_a_credential_until_one_is_stored(harness: Harness) -> None:
+    own = (await crews(harness).CreateCrew(pb.CreateCrewRequest(spec=spec("own", model=KEYED_MODEL)))).crew
+    offline = (await crews(harness).CreateCrew(pb.CreateCrewRequest(spec=spec("offline")))).crew
+    batches, schedules = BatchServiceStub(harness.channel()), ScheduleServiceStub(harness.channel())
+    own_start, override = start_request(own.id), start_request(offline.id, model=KEYED_MODEL)
+    for at_fault, start in (("spec.model", own_start), ("model", override)):
+        plan = schedule_pb2.Schedule(name="daily", cron="0 6 * * *", start=start)
+        for prefix, call in (
+            ("", executions_of(harness).StartExecution(start)),
+            ("start.", batches.StartBatch(batch_pb2.StartBatchRequest(start=start, inputs=[Struct()]))),
+            ("schedule.start.", schedules.CreateSchedule(schedule_pb2.CreateScheduleRequest(schedule=plan))),
+        ):
+            with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
+                await call
+            (field,) = refusal.violations
+            assert field == (at_fault if at_fault.startswith("spec") else f"{prefix}{at_fault}")
+            assert 'PutSecret, named "llm/openai"' in refusal.violations[field]
+    await store_key(harness)
+    assert (await executions_of(harness).StartExecution(start_request(own.id))).execution.crew_id == own.id
 
 
 async def test_undecodable_bytes_are_refused_with_the_name_of_the_message(harness: Harness) -> None:

@@ -20,6 +20,7 @@ from services.orchestrator.service import OrchestratorService
 from services.orchestrator.tables import executions, task_runs
 from tests.integration.orchestrator.support import (
     CAPABLE_MODEL,
+    KEYED_MODEL,
     Worker,
     create_crew,
     crews,
@@ -28,6 +29,7 @@ from tests.integration.orchestrator.support import (
     spec,
     start,
     start_request,
+    store_key,
 )
 from tests.support.harness import BOB, Harness
 
@@ -185,8 +187,8 @@ async def test_the_model_chosen_at_the_start_is_checked_for_all_the_crew_wants(h
     with refused(CODE.INVALID_ARGUMENT, "CREW_INVALID") as refusal:
         await stub.StartExecution(start_request(made.crew.id, model="offline/extrac"))
     assert "offline/extract" in refusal.violations["model"]
-    started = (await stub.StartExecution(start_request(made.crew.id, model="openai/gpt-4o"))).execution
-    assert started.model == "openai/gpt-4o"
+    started = (await stub.StartExecution(start_request(made.crew.id, model="ollama/gpt-oss:20b"))).execution
+    assert started.model == "ollama/gpt-oss:20b"
 
 
 async def test_a_model_switched_off_after_the_crew_was_stored_keeps_it_from_starting(harness: Harness) -> None:
@@ -485,7 +487,8 @@ def _with_a_tool(crew: Any) -> Any:
 
 async def test_limits_are_kept_lowered_and_replaced_when_resumed(harness: Harness, worker: Worker) -> None:
     limits = crew_pb2.ExecutionLimits
-    crew = await create_crew(harness, model=CAPABLE_MODEL, limits=limits(max_cost=0.5, max_tool_calls=9))
+    await store_key(harness)
+    crew = await create_crew(harness, model=KEYED_MODEL, limits=limits(max_cost=0.5, max_tool_calls=9))
     assert crew.spec.limits == limits(max_cost=0.5, max_tool_calls=9)
     stub = executions_of(harness)
     request = start_request(crew.id, limits=limits(max_cost=2, max_tokens=1000))
@@ -512,6 +515,7 @@ async def test_limits_are_kept_lowered_and_replaced_when_resumed(harness: Harnes
 
 
 async def test_a_cost_limit_needs_models_with_prices(harness: Harness) -> None:
+    await store_key(harness)
     unpriced = model_pb2.Model(
         name="openai/in-house", provider=model_pb2.PROVIDER_OPENAI, capabilities=model_pb2.Capabilities(chat=True)
     )

@@ -45,7 +45,7 @@ ALICE = Principal("dev|alice", "sales", Role.ADMIN, False, CredentialKind.DEV, "
 class Models:
     """Knows one model that can do everything."""
 
-    async def find(self, name: str, *, credential: bool = False) -> ModelInfo:
+    async def find(self, name: str) -> ModelInfo:
         if name != "m":
             raise NotFound(f"no {name}", reason="MODEL_NOT_FOUND")
         return ModelInfo(enabled=True, capabilities=frozenset(Capability))
