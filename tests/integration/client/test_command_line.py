@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.cli.app import app
+from coxswain.client.version import VERSION
 from coxswain.orchestrator.v1 import execution_pb2 as pb
 from tests.integration.client.command_line import INTERRUPTIBLE, Run, invoke, rewrite, rows
 from tests.integration.client.installation import Installation, Server, refuse
@@ -108,6 +109,16 @@ async def test_a_token_of_no_group_is_kept_with_a_warning(
     assert "nothing can be done with this token" in useless.stderr
     assert "coxswain member set 'dev|nope' operator" in useless.stderr
     assert "warning" not in (await run("login", "here")).stderr
+
+
+async def test_the_version_of_the_server_is_shown_where_one_answers(run: Run) -> None:
+    assert (await run("version")).stdout == f"coxswain {VERSION}\nserver {VERSION} at {run.address}\n"
+    [told] = rows(await run("version", "--json"))
+    services = dict.fromkeys(("auth", "memory", "models", "orchestrator"), VERSION)
+    assert told == {"version": VERSION, "services": services}
+    alone = await asyncio.to_thread(invoke, "127.0.0.1:1", "version")
+    assert (alone.exit_code, alone.stdout, alone.stderr) == (0, f"coxswain {VERSION}\n", "")
+    assert (await run("--version")).stdout == f"coxswain {VERSION}\n"
 
 
 async def test_whoami_lists_the_groups_one_may_choose(run: Run) -> None:

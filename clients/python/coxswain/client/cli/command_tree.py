@@ -38,7 +38,9 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "logout": Entry("login", "logout", "Forget the token of an installation."),
         "context": Entry("login", "app", "List, choose and delete the installations that you have logged in to."),
         "status": Entry("system", "status", "Show whether each service is serving, and who you are."),
-        "version": Entry("system", "version", "Print the version of this client"),
+        "version": Entry(
+            "system", "version", "Print the version of this client, and of the server where one answers at once."
+        ),
         "whoami": Entry("system", "whoami", "Show subject, group, role, the groups you may choose"),
         "doctor": Entry("doctor", "doctor", "Check address, TLS, services, releases, identity, workers"),
         "call": Entry("call", "call", "Call any method of the API with JSON"),

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import grpc
@@ -16,6 +17,7 @@ from coxswain.client.cli.session import (
     EXIT_STATUS,
     EXIT_USAGE,
     JsonOption,
+    Session,
     add_row,
     session_of,
 )
@@ -28,6 +30,7 @@ from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest, ListWorkersR
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
 
+_SECONDS_FOR_VERSIONS = 2.0
 ELSEWHERE = "not served here"
 _HEALTH_STYLES = {"serving": "green", "not serving": "red", ELSEWHERE: "dim"}
 
@@ -53,12 +56,39 @@ def up(
 
 
 def version(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Print the version of this client, as `coxswain --version` does.
+    """Print the version of this client, and of the server where one answers at once.
+
+    `coxswain --version` prints that of the client alone.
 
     Example: `coxswain version --json`
     """
     session = session_of(context, as_json)
-    session.print_json({"version": VERSION}) if session.json else session.show(f"coxswain {VERSION}")
+    if not session.json:
+        session.show(f"coxswain {VERSION}")
+    releases = _releases(session)
+    if session.json:
+        session.print_json({"version": VERSION, "services": releases})
+    elif len(set(releases.values())) == 1:
+        session.show(f"server {next(iter(releases.values()))} at {session.connection.target}")
+    else:
+        for service, release in releases.items():
+            session.show(f"{service} {release}")
+
+
+def _releases(session: Session) -> dict[str, str]:
+    """The release of each service that answers soon, by its package, such as {"auth": "0.1.0"}."""
+    services = {service.split(".")[1]: service for service in public_services()}
+    until = time.monotonic() + _SECONDS_FOR_VERSIONS
+    found: dict[str, str] = {}
+    with session.client() as client:
+        for package, service in sorted(services.items()):
+            try:
+                release = client.release(service, timeout=max(until - time.monotonic(), 0.01))
+            except CoxswainError:
+                continue
+            if release:
+                found[package] = release
+    return found
 
 
 def status(context: typer.Context, as_json: JsonOption = False) -> None:
