@@ -1,5 +1,6 @@
 """Completion in a shell: names of the installation that the line is about, and silence when there is none."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from coxswain.client.cli.app import app
 from coxswain.client.cli.contexts import Context, Contexts, save_contexts
 from coxswain.orchestrator.v1 import a2a_pb2, crew_pb2
+from tests.integration.client.command_line import Run
 from tests.integration.client.installation import Installation, Server
 
 Complete = Callable[[str], list[str]]
@@ -54,6 +56,28 @@ def test_names_come_from_the_installation_of_the_line(
     assert complete(f"{at} agents send ") == ["bridge"]
     assert {one["authorization"] for one in installation.metadata} == {"Bearer dev:alice:sales=admin"}
     assert all(0 < (left or 0) <= 1 for left in installation.deadlines)
+
+
+async def test_names_of_all_that_a_group_has(run: Run, complete: Complete) -> None:
+    made = [
+        await run("secret", "put", "llm/openai", "--origin", "https://api.openai.com", stdin="v"),
+        await run("tokens", "create", "nightly"),
+        await run("tool", "source", "create", "billing", "--mcp", "https://mcp.example.com/mcp"),
+    ]
+    assert [result.exit_code for result in made] == [0, 0, 1]
+    at = f"coxswain --address {run.address} --token {run.token}"
+    for line, names in {
+        "secret delete ": ["llm/openai"],
+        "tokens revoke n": ["nightly"],
+        "tool source get ": ["billing"],
+        "tool list --source b": ["billing"],
+        "tool test calc": ["calculator"],
+        "budget show --model offline/ex": ["offline/extract"],
+        "--group ": ["sales"],
+        "whoami --group s": ["sales"],
+        "batch show ": [],
+    }.items():
+        assert await asyncio.to_thread(complete, f"{at} {line}") == names, line
 
 
 def test_contexts_and_commands_are_completed_without_a_server(complete: Complete) -> None:

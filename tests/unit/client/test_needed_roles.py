@@ -18,15 +18,16 @@ ROLES = {method.name: method.GetOptions().Extensions[role] for method in methods
 SHOW_WHAT_THEY_MAY = {"doctor", "status"}
 
 
-def _leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every command below one, with the words that name it."""
     if not hasattr(command, "commands"):
         yield path, command
         return
     for name, inner in command.commands.items():
-        yield from _leaves(inner, f"{path} {name}".strip())
+        yield from leaves(inner, f"{path} {name}".strip())
 
 
-COMMANDS = dict(_leaves(typer.main.get_command(app), ""))
+COMMANDS = dict(leaves(typer.main.get_command(app), ""))
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -10,7 +10,6 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from coxswain.client.blocking_channel import open_blocking_channels
-from coxswain.client.cli.complete import complete_agent
 from coxswain.client.cli.inputs import InputsOption, inputs_from
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
@@ -35,9 +34,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(cls=ListingGroup, help="List the crews that other systems can call as agents; try one.")
 
-AgentArgument = Annotated[
-    str, typer.Argument(metavar="AGENT", help="Name or id of its crew, or its tenant.", autocompletion=complete_agent)
-]
+AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="Name or id of its crew, or its tenant.")]
 _VERSION = (("a2a-version", "1.0"),)
 _WAITING = frozenset({"INPUT_REQUIRED", "AUTH_REQUIRED"})
 _ENDED = frozenset({"COMPLETED", "FAILED", "CANCELED", "REJECTED"})

@@ -13,7 +13,7 @@ import typer
 from typer._click.exceptions import NoArgsIsHelpError
 
 from coxswain.client.cli.command_tree import CommandTree
-from coxswain.client.cli.complete import complete_context
+from coxswain.client.cli.complete import complete_context, complete_group
 from coxswain.client.cli.global_options import GlobalOptions
 from coxswain.client.version import VERSION
 
@@ -78,7 +78,10 @@ def options(
         ),
     ] = None,
     group: Annotated[
-        str | None, typer.Option(envvar="COXSWAIN_GROUP", help="Group to act in, for members of several.")
+        str | None,
+        typer.Option(
+            envvar="COXSWAIN_GROUP", help="Group to act in, for members of several.", autocompletion=complete_group
+        ),
     ] = None,
     named_context: Annotated[
         str | None,

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from coxswain.client.cli.complete import complete_model
 from coxswain.client.cli.session import JsonOption, Session, session_of
 from coxswain.models.v1.inference_pb2 import (
     Audio,
@@ -24,9 +23,7 @@ from coxswain.models.v1.inference_pb2 import (
 
 def ask(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="Name of the model, as `coxswain models` lists it.", autocompletion=complete_model)
-    ],
+    model: Annotated[str, typer.Argument(help="Name of the model, as `coxswain models` lists it.")],
     question: Annotated[str, typer.Argument(help="What to ask; - reads standard input.")],
     images: Annotated[
         list[str] | None, typer.Option("--image", help="File or https address of an image to look at; repeatable.")

@@ -8,7 +8,6 @@ import typer
 from google.protobuf.struct_pb2 import Struct
 from rich.table import Table
 
-from coxswain.client.cli.complete import complete_crew
 from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
@@ -41,7 +40,7 @@ _MAX_FILE_BYTES = 64 * 1024 * 1024
 @app.command()
 def start(
     context: typer.Context,
-    crew: Annotated[str, typer.Argument(help="Name or id of a stored crew.", autocompletion=complete_crew)],
+    crew: Annotated[str, typer.Argument(help="Name or id of a stored crew.")],
     file: Annotated[Path, typer.Option("--file", "-f", help="Inputs: a JSON object on each line.")],
     given: InputsOption = None,
     parallel: Annotated[int, typer.Option(min=0, max=1000, help="Most executions at once; 0 means 8.")] = 0,

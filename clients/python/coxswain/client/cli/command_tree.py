@@ -5,7 +5,7 @@ Help and completion load only what they are asked about.
 
 import copy
 import importlib
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, NamedTuple
 
 import typer
@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command_from_info, get_group_from_info
 from typer.models import CommandInfo, TyperInfo
 
+from coxswain.client.cli.complete import complete_name, resource_of
 from coxswain.client.cli.global_options import GlobalOptions
 
 
@@ -163,6 +164,7 @@ class _Commands(MutableMapping[str, Any]):
             self._loaded[name] = _load(name, _ENTRIES[name])
             _add_global_options(self._loaded[name], self._tree)
             _add_roles(self._loaded[name], name)
+            _add_completion(self._loaded[name], name)
         return self._loaded[name]
 
     def __setitem__(self, name: str, command: Any) -> None:
@@ -207,6 +209,20 @@ def _add_global_options(command: Any, tree: CommandTree) -> None:
         repeated.expose_value, repeated.callback = False, _override
         _skip_when_absent(repeated)
         command.params.append(repeated)
+
+
+def _add_completion(command: Any, path: str) -> None:
+    """Let a command and all below it complete the names of what their parameters mean."""
+    for name, inner in getattr(command, "commands", {}).items():
+        _add_completion(inner, f"{path} {name}")
+    for parameter in command.params:
+        key = parameter.name if parameter.param_type_name == "argument" else parameter.opts[0]
+        if resource := resource_of(path, key):
+            parameter.shell_complete = _completion(resource)
+
+
+def _completion(resource: str) -> Callable[[Any, str], list[CompletionItem]]:
+    return lambda ctx, incomplete: [CompletionItem(name) for name in complete_name(ctx, incomplete, resource)]
 
 
 def _add_roles(command: Any, path: str) -> None:

@@ -11,7 +11,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from rich.text import Text
 
-from coxswain.client.cli.complete import complete_crew
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import (
@@ -42,9 +41,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(cls=ListingGroup, help="List the group's crews, newest first; show, export, compare one.")
 
-CrewArgument = Annotated[
-    str, typer.Argument(metavar="CREW", help="The crew, by name or id.", autocompletion=complete_crew)
-]
+CrewArgument = Annotated[str, typer.Argument(metavar="CREW", help="The crew, by name or id.")]
 RevisionOption = Annotated[int, typer.Option(min=0, help="Revision to take; by default the newest.")]
 _STYLES = {"+": "green", "-": "red", "@": "dim"}
 

@@ -6,7 +6,6 @@ import typer
 from rich.text import Text
 
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
-from coxswain.client.cli.complete import complete_crew, complete_schedule
 from coxswain.client.cli.inputs import LabelsOption, labels_from
 from coxswain.client.cli.limits import limits_text
 from coxswain.client.cli.listing import Listing, When
@@ -39,10 +38,8 @@ _STATES = [name.removeprefix("EXECUTION_STATE_").lower() for name in list(Execut
 def executions(
     context: typer.Context,
     state: Annotated[list[str] | None, typer.Option(help=f"Only in one of these states: {', '.join(_STATES)}.")] = None,
-    crew: Annotated[str, typer.Option(help="Only of this crew, by name or id.", autocompletion=complete_crew)] = "",
-    schedule: Annotated[
-        str, typer.Option(help="Only what this schedule started, by name or id.", autocompletion=complete_schedule)
-    ] = "",
+    crew: Annotated[str, typer.Option(help="Only of this crew, by name or id.")] = "",
+    schedule: Annotated[str, typer.Option(help="Only what this schedule started, by name or id.")] = "",
     label: LabelsOption = None,
     subject: Annotated[str, typer.Option(help="Only what this subject started, as `coxswain get` shows it.")] = "",
     reason: Annotated[str, typer.Option(help="Only what failed for this reason, for example TASK_FAILED.")] = "",

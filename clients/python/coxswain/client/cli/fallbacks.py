@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.client.cli.complete import complete_model
 from coxswain.client.cli.session import JsonOption, add_row, session_of, table
 from coxswain.models.v1.model_pb2 import Fallbacks, GetModelRequest, Model, UpdateModelRequest
 
@@ -14,7 +13,7 @@ _OCCASIONS = {"on_outage": "outage", "on_context_window": "context window", "on_
 
 def fallbacks(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Name of a model of your group.", autocompletion=complete_model)],
+    model: Annotated[str, typer.Argument(help="Name of a model of your group.")],
     on_outage: Annotated[
         list[str] | None,
         typer.Option(help="Model to ask when this one fails, is limited or has no quota left; repeat for more."),

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from coxswain.client.cli.complete import complete_model
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.listing_group import NamingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
@@ -36,9 +35,7 @@ from coxswain.models.v1.model_pb2 import (
 
 app = typer.Typer(cls=NamingGroup, help="List the models your group can see; show, create, enable, try one.")
 
-NameArgument = Annotated[
-    str, typer.Argument(help="Name of the model, as `coxswain models` lists it.", autocompletion=complete_model)
-]
+NameArgument = Annotated[str, typer.Argument(help="Name of the model, as `coxswain models` lists it.")]
 _PROVIDERS = [name.removeprefix("PROVIDER_").lower() for name in list(Provider.keys())[1:]]
 _CREDENTIALS = {"NOT_NEEDED": "not needed", "AVAILABLE": "yes", "MISSING": "no"}
 _KEYS = {"NOT_NEEDED": "-", "AVAILABLE": "yes", "MISSING": "missing"}

@@ -3,73 +3,66 @@
 What this module needs for that it imports when it is asked: the command line starts without.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import importlib
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
 
 _MOST = 200
-_MOST_EXECUTIONS = 20
 
 
-def names_of(client: "Client", resource: str) -> Iterable[str]:
+class _Listed(NamedTuple):
+    """How the names of a resource are listed."""
+
+    method: str
+    """Attribute of the client and method. Example: ``crews.ListCrews``."""
+    module: str
+    """Where its request is, below the package. Example: ``orchestrator.v1.crew_pb2``."""
+    items: str
+    """Field of the response."""
+    name: str
+    """Path of the name in an item."""
+    most: int = _MOST
+
+
+_LISTS = {
+    "agent": _Listed("crews.ListPublications", "orchestrator.v1.a2a_pb2", "publications", "crew_name"),
+    "batch": _Listed("batches.ListBatches", "orchestrator.v1.batch_pb2", "batches", "id", 20),
+    "crew": _Listed("crews.ListCrews", "orchestrator.v1.crew_pb2", "crews", "spec.name"),
+    "document": _Listed("documents.ListDocuments", "memory.v1.document_pb2", "documents", "id"),
+    "execution": _Listed("executions.ListExecutions", "orchestrator.v1.execution_pb2", "executions", "id", 20),
+    "member": _Listed("groups.ListMembers", "auth.v1.group_pb2", "members", "subject"),
+    "memory backend": _Listed("memory_backends.ListMemoryBackends", "memory.v1.memory_backend_pb2", "backends", "name"),
+    "memory index": _Listed("vector_indexes.ListIndexes", "memory.v1.vector_index_pb2", "indexes", "index"),
+    "model": _Listed("models.ListModels", "models.v1.model_pb2", "models", "name"),
+    "question": _Listed("questions.ListQuestions", "orchestrator.v1.question_pb2", "questions", "id", 20),
+    "schedule": _Listed("schedules.ListSchedules", "orchestrator.v1.schedule_pb2", "schedules", "name"),
+    "secret": _Listed("secrets.ListSecrets", "auth.v1.secret_pb2", "secrets", "name"),
+    "service token": _Listed("service_tokens.ListServiceTokens", "auth.v1.service_token_pb2", "service_tokens", "name"),
+    "stored group": _Listed("groups.ListGroups", "auth.v1.group_pb2", "groups", "id"),
+    "tool": _Listed("tools.ListTools", "orchestrator.v1.tool_pb2", "tools", "name"),
+    "tool source": _Listed("tool_sources.ListToolSources", "orchestrator.v1.tool_source_pb2", "sources", "spec.name"),
+    "webhook": _Listed("webhooks.ListWebhooks", "orchestrator.v1.webhook_pb2", "webhooks", "id"),
+}
+
+
+def names_of(client: "Client", resource: str) -> list[str]:
     """The names, or the ids where there are no names, of the newest of a resource; none of one that is not known.
 
-    A resource is called as the errors about it call it. Raises CoxswainError.
+    A resource is called as the errors about it call it; "group" means those of the caller, "stored group" all of the
+    installation. Raises CoxswainError.
     """
-    match resource:
-        case "crew":
-            from coxswain.orchestrator.v1.crew_pb2 import ListCrewsRequest
-
-            return [crew.spec.name for crew in client.crews.ListCrews(ListCrewsRequest(page_size=_MOST)).crews]
-        case "agent":
-            from coxswain.orchestrator.v1.a2a_pb2 import ListPublicationsRequest
-
-            agents = client.crews.ListPublications(ListPublicationsRequest(page_size=_MOST)).publications
-            return [agent.crew_name for agent in agents]
-        case "model":
-            from coxswain.models.v1.model_pb2 import ListModelsRequest
-
-            return [model.name for model in client.models.ListModels(ListModelsRequest(page_size=_MOST)).models]
-        case "schedule":
-            from coxswain.orchestrator.v1.schedule_pb2 import ListSchedulesRequest
-
-            schedules = client.schedules.ListSchedules(ListSchedulesRequest(page_size=_MOST)).schedules
-            return [schedule.name for schedule in schedules]
-        case "webhook":
-            from coxswain.orchestrator.v1.webhook_pb2 import ListWebhooksRequest
-
-            webhooks = client.webhooks.ListWebhooks(ListWebhooksRequest(page_size=_MOST)).webhooks
-            return [webhook.id for webhook in webhooks]
-        case "execution":
-            from coxswain.orchestrator.v1.execution_pb2 import ListExecutionsRequest
-
-            request = ListExecutionsRequest(page_size=_MOST_EXECUTIONS)
-            return [execution.id for execution in client.executions.ListExecutions(request).executions]
-        case "tool":
-            from coxswain.orchestrator.v1.tool_pb2 import ListToolsRequest
-
-            return [tool.name for tool in client.tools.ListTools(ListToolsRequest(page_size=_MOST)).tools]
-        case "tool source":
-            from coxswain.orchestrator.v1.tool_source_pb2 import ListToolSourcesRequest
-
-            sources = client.tool_sources.ListToolSources(ListToolSourcesRequest(page_size=_MOST)).sources
-            return [source.spec.name for source in sources]
-        case "secret":
-            from coxswain.auth.v1.secret_pb2 import ListSecretsRequest
-
-            return [secret.name for secret in client.secrets.ListSecrets(ListSecretsRequest(page_size=_MOST)).secrets]
-        case "member":
-            from coxswain.auth.v1.group_pb2 import ListMembersRequest
-
-            return [one.subject for one in client.groups.ListMembers(ListMembersRequest(page_size=_MOST)).members]
-        case "service token":
-            from coxswain.auth.v1.service_token_pb2 import ListServiceTokensRequest
-
-            tokens = client.service_tokens.ListServiceTokens(ListServiceTokensRequest(page_size=_MOST)).service_tokens
-            return [token.name for token in tokens]
-        case "group":
-            return [membership.group_id for membership in client.whoami().groups]
-        case _:
-            return []
+    if resource == "group":
+        return [membership.group_id for membership in client.whoami().groups]
+    if resource not in _LISTS:
+        return []
+    listed = _LISTS[resource]
+    method = listed.method.rpartition(".")[2]
+    messages = importlib.import_module(f"coxswain.{listed.module}")
+    request = getattr(messages, f"{method}Request")()
+    if "page_size" in request.DESCRIPTOR.fields_by_name:
+        request.page_size = listed.most
+    response = attrgetter(listed.method)(client)(request)
+    return list(map(attrgetter(listed.name), getattr(response, listed.items)))

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coxswain.client.cli.complete import complete_crew
 from coxswain.client.cli.session import Session
 from coxswain.client.memory_file import kind_from, kind_name
 from coxswain.client.paging import pages
@@ -15,7 +14,7 @@ from coxswain.memory.v1.record_pb2 import MemoryKind
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
 
-CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id.", autocompletion=complete_crew)]
+CrewOption = Annotated[str, typer.Option("--crew", help="The crew, by name or id.")]
 MemoryIdOption = Annotated[
     str, typer.Option("--memory-id", help="The memory id of a crew, as `memory stats` lists it.")
 ]

@@ -9,7 +9,6 @@ import typer
 
 from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.cli.apply import apply_document, read
-from coxswain.client.cli.complete import complete_crew, complete_execution
 from coxswain.client.cli.event_kinds import kind_help, kinds_from
 from coxswain.client.cli.inputs import (
     InputsOption,
@@ -38,7 +37,7 @@ from coxswain.orchestrator.v1.execution_pb2 import ExecutionState, ExecutionWebh
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.", autocompletion=complete_execution)]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The execution's id.")]
 WatchOption = Annotated[
     bool, typer.Option("--watch/--detach", help="Follow the execution until it ends, or only start it.")
 ]
@@ -66,9 +65,7 @@ class OnExpiry(StrEnum):
 
 def run(
     context: typer.Context,
-    crew: Annotated[
-        str, typer.Argument(help="Name or id of a stored crew; leave it out with --file.", autocompletion=complete_crew)
-    ] = "",
+    crew: Annotated[str, typer.Argument(help="Name or id of a stored crew; leave it out with --file.")] = "",
     file: Annotated[
         Path | None, typer.Option("--file", "-f", exists=True, help="Apply this crew file first, then run it.")
     ] = None,

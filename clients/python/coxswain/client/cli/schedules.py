@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.client.cli.complete import complete_crew, complete_model, complete_schedule
 from coxswain.client.cli.inputs import (
     InputsOption,
     KeyOption,
@@ -47,9 +46,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(cls=ListingGroup, help="Start crews at fixed times.")
 
-ScheduleArgument = Annotated[
-    str, typer.Argument(metavar="SCHEDULE", help="The schedule's name or id.", autocompletion=complete_schedule)
-]
+ScheduleArgument = Annotated[str, typer.Argument(metavar="SCHEDULE", help="The schedule's name or id.")]
 
 _CRON = typer.Option(
     "--cron",
@@ -58,11 +55,11 @@ _CRON = typer.Option(
 _TIME_ZONE = typer.Option(
     "--time-zone", help="IANA name of the time zone of the cron fields, for example Europe/Zurich."
 )
-_CREW = typer.Option("--crew", help="Name or id of a stored crew.", autocompletion=complete_crew)
+_CREW = typer.Option("--crew", help="Name or id of a stored crew.")
 _CREW_REVISION = typer.Option(
     "--crew-revision", min=0, help="A revision of the crew; 0 means the newest one each time."
 )
-_MODEL = typer.Option("--model", help="Model to use instead of the crew's own.", autocompletion=complete_model)
+_MODEL = typer.Option("--model", help="Model to use instead of the crew's own.")
 _PRIORITY = typer.Option("--priority", min=0, max=1000, help="Lower runs first.")
 
 

@@ -8,7 +8,6 @@ import typer
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from coxswain.client.cli.complete import complete_webhook
 from coxswain.client.cli.event_kinds import kind_help, kind_name, kinds_from
 from coxswain.client.cli.inputs import LabelsOption, labels_from
 from coxswain.client.cli.listing import Listing, When
@@ -33,7 +32,7 @@ from coxswain.orchestrator.v1.webhook_pb2 import (
 
 app = typer.Typer(cls=ListingGroup, help="List the addresses that events are posted to; create, change, retry.")
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id.", autocompletion=complete_webhook)]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The webhook's id.")]
 KindsOption = Annotated[list[str] | None, typer.Option("--kind", help=kind_help("Only these kinds"))]
 _STATE = "WEBHOOK_DELIVERY_STATE_"
 
