@@ -6,7 +6,7 @@ import gc
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -64,12 +64,18 @@ structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.p
 share_statements()
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
     """Leave modules and tests out of garbage collections: a million objects that stay anyway."""
-    gc.freeze()
-    # Full collections find little, and cost most.
-    threshold, younger, _ = gc.get_threshold()
-    gc.set_threshold(threshold, younger, 100)
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        # Full collections find little, and cost most.
+        threshold, younger, _ = gc.get_threshold()
+        gc.set_threshold(threshold, younger, 100)
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
