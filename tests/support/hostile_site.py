@@ -18,7 +18,6 @@ PAGES = {
     "/image": ("image/gif", b"GIF89a"),
     "/deep": ("text/html", b"<div>" * 100_000 + b"x"),
     "/deep.json": ("application/json", b"[" * 100_000),
-    "/bomb": ("text/html", gzip.compress(b"<p>" + b"x" * 200_000_000)),
     "/orders": ("application/json", b'{"state": "made"}'),
 }
 """Type and body of each page."""
@@ -59,6 +58,8 @@ class Site(HttpEmulator):
                 return web.Response(text=PAGE.format(self.long_text), content_type="text/html")
             case "/away":
                 raise web.HTTPFound(self.elsewhere)
+            case "/bomb":
+                return web.Response(body=_bomb(), content_type="text/html", headers={"Content-Encoding": "gzip"})
             case "/endless":
                 return await self._endless(request)
             case "/silent":
@@ -71,12 +72,15 @@ class Site(HttpEmulator):
         if request.path not in PAGES:
             raise web.HTTPNotFound
         content_type, body = PAGES[request.path]
-        packed = {"Content-Encoding": "gzip"} if body.startswith(b"\x1f\x8b") else {}
-        return web.Response(body=body, headers={"Content-Type": content_type, **packed})
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _endless(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/html"})
         await response.prepare(request)
         while not self._let_go.is_set():
-            await response.write(b"<p>more</p>" * 5000)
+            await response.write(b"<p>more</p>" * 100 + b"<p>" + b"more " * 10_000 + b"</p>")
         return response
+
+
+def _bomb() -> bytes:
+    return gzip.compress(b"<p>" + b"x" * 200_000_000)
