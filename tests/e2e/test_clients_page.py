@@ -14,6 +14,7 @@ from tests.support.pages import recipe
 from tests.support.suite_process import SuiteProcess
 
 PAGE = "clients.md"
+LANGUAGES = {"Python": "python", "TypeScript": "js", "grpcurl": "sh", "Go": "go", "Java": "java", "C# (.NET)": "csharp"}
 
 # Where grpcurl is not installed, buf sends the same data to the same method.
 GRPCURL = """#!/bin/sh
@@ -22,9 +23,13 @@ exec buf curl --http2-prior-knowledge --protocol grpc -H "$3" -d "$5" "http://$6
 """
 
 
-def run(suite: SuiteProcess, group: str, *command: str, text: str, cwd: Path, **environment: str) -> str:
-    """Run a program that is given as text, with the suite's address and a group of its own."""
-    own = text.replace("127.0.0.1:50051", suite.address("orchestrator")).replace("alice:sales", f"alice:{group}")
+def run(suite: SuiteProcess, *command: str, text: str, cwd: Path, **environment: str) -> str:
+    """Run a program that is given as text, as it is printed but for the suite's address.
+
+    That is one suite for all recipes, as a reader has one server: none may need what another one has used up.
+    """
+    suite.restore_workers()
+    own = text.replace("127.0.0.1:50051", suite.address("orchestrator"))
     ran = subprocess.run(
         command,
         input=own,
@@ -40,10 +45,7 @@ def run(suite: SuiteProcess, group: str, *command: str, text: str, cwd: Path, **
 
 
 def test_python(suite: SuiteProcess, tmp_path: Path) -> None:
-    suite.restore_workers()
-    printed = run(
-        suite, "of-python", sys.executable, "-", text=recipe(PAGE, "Python", "python"), cwd=tmp_path
-    ).splitlines()
+    printed = run(suite, sys.executable, "-", text=recipe(PAGE, "Python", "python"), cwd=tmp_path).splitlines()
     events = [line.split() for line in printed if re.fullmatch(r"\d+ \w+", line)]
     assert [int(number) for number, _ in events] == list(range(1, len(events) + 1)), "each event once, over the cut"
     kinds = [kind for _, kind in events]
@@ -55,24 +57,50 @@ def test_python(suite: SuiteProcess, tmp_path: Path) -> None:
     assert generated.startswith("StatusCode.NOT_FOUND NOT_FOUND {")
 
 
+def test_typescript(suite: SuiteProcess, typescript_client: Path) -> None:
+    program = recipe(PAGE, "TypeScript", "js")
+    node = ("node", "--input-type=module", "-")
+    printed = run(suite, *node, text=program, cwd=typescript_client).splitlines()
+    sequences = [int(line.split()[0]) for line in printed if re.fullmatch(r"\d+ \w+", line)]
+    assert sequences == list(range(1, len(sequences) + 1)), "each event once, over the cut"
+    watched = printed.index("events undefined")
+    assert printed[watched - 3 : watched - 1] == ["executionCancelled", "INVALID_FIELD inputs.text"]
+    assert printed[watched - 1].startswith("NOT_FOUND")
+    assert printed[watched + 1] == "letter executionQueued"
+    assert printed[-3] == "letter questionRaised"
+    assert printed[-2].startswith("asked ")
+    assert printed[-1] == "alert undefined"
+
+
 def test_grpcurl(suite: SuiteProcess, tmp_path: Path) -> None:
-    suite.restore_workers()
     programs = [str(Path(sys.executable).parent), os.environ["PATH"]]
     if shutil.which("grpcurl") is None:
         (tmp_path / "grpcurl").write_text(GRPCURL)
         (tmp_path / "grpcurl").chmod(0o755)
         programs.insert(0, str(tmp_path))
     path = os.pathsep.join(programs)
-    printed = run(suite, "of-grpcurl", "sh", "-s", text=recipe(PAGE, "grpcurl", "sh"), cwd=tmp_path, PATH=path)
+    printed = run(suite, "sh", "-s", text=recipe(PAGE, "grpcurl", "sh"), cwd=tmp_path, PATH=path)
     for found in ('"executionSucceeded"', '"executionCancelled"', "failed with exit code"):
         assert found in printed
     assert re.findall(r'"sequence": "(\d+)"', printed)[0] == "4", "the watch goes on behind the event it names"
 
 
+def test_recipes_start_executions_of_their_own() -> None:
+    texts = [recipe(PAGE, heading, language) for heading, language in LANGUAGES.items()]
+    starts = [
+        (group, request_id)
+        for text in texts
+        for group in set(re.findall(r"dev:alice:(\w+)=", text))
+        for request_id in set(re.findall(r"\border-\w+", text))
+    ]
+    assert len(starts) >= len(texts)
+    assert len(set(starts)) == len(starts)
+
+
 @pytest.mark.parametrize("language", ["go", "java", "csharp"])
 def test_recipes_that_are_not_run_name_what_there_is(language: str) -> None:
-    headings = {"go": "Go", "java": "Java", "csharp": "C# (.NET)"}
-    text = recipe(PAGE, headings[language], language)
+    (heading,) = (heading for heading, name in LANGUAGES.items() if name == language)
+    text = recipe(PAGE, heading, language)
     messages = {name for file in product_files() for name in file.message_types_by_name}
     methods = {method.name for service in product_services() for method in service.methods}
     assert set(re.findall(r"\b[A-Z]\w+(?:Request|Question)\b", text)) <= messages | methods
