@@ -60,6 +60,29 @@ print("loaded:", *sorted(loaded))
     }
 
 
+@pytest.mark.parametrize("line", ["crews --help", "secret put --help", "schedule create --help"])
+def test_help_of_a_command_loads_no_grpc(line: str, tmp_path: Path) -> None:
+    program = f"""
+import sys
+from coxswain.client.cli.app import main
+sys.argv = ["coxswain", *{line.split()!r}]
+try:
+    main()
+except SystemExit:
+    print("loaded:", *(name for name in ("grpc", "asyncio", "protovalidate") if name in sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=scrubbed_environment(tmp_path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"Usage: coxswain {line.removesuffix(' --help')}")
+    assert done.stdout.endswith("loaded:\n")
+
+
 @pytest.mark.parametrize("name", ENTRIES)
 def test_each_command_is_what_the_help_says(name: str) -> None:
     tree: Any = typer.main.get_command(app)

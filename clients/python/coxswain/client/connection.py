@@ -6,13 +6,13 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-import grpc
 from google.protobuf.message import Message
 
-from coxswain.client import policy
+if TYPE_CHECKING:
+    import grpc
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 30.0
@@ -44,7 +44,10 @@ class Tls:
     server_name: str = ""
     """The name the server's certificate is checked against, when it is not the address's."""
 
-    def credentials(self) -> grpc.ChannelCredentials:
+    def credentials(self) -> "grpc.ChannelCredentials":
+        # Settings alone, as the help of a command has them, need no gRPC.
+        import grpc
+
         return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate_chain)
 
 
@@ -119,7 +122,7 @@ class Connection:
         return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
     @property
-    def credentials(self) -> grpc.ChannelCredentials | None:
+    def credentials(self) -> "grpc.ChannelCredentials | None":
         """TLS credentials of a connection with one address; None means no encryption."""
         if isinstance(self.tls, Tls):
             return self.tls.credentials()
@@ -130,6 +133,8 @@ class Connection:
     @property
     def options(self) -> list[tuple[str, Any]]:
         """Channel options of a connection with one address: message sizes, retries, liveness."""
+        from coxswain.client import policy
+
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -206,6 +211,8 @@ def with_request_id(request: RequestT) -> RequestT:
 
     It makes every repetition of the call, by gRPC or by the caller's code around it, the same request to the server.
     """
+    from coxswain.client import policy
+
     if not isinstance(request, Message) or policy.REQUEST_ID not in request.DESCRIPTOR.fields_by_name:
         return request
     if getattr(request, policy.REQUEST_ID):

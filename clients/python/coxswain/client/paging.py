@@ -1,9 +1,10 @@
 """Listings as one sequence over all pages."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coxswain.client.errors import ResourceExhausted
+if TYPE_CHECKING:
+    from coxswain.client.errors import ResourceExhausted
 
 
 def pages(method: Callable[[Any], Any], request: Any, field: str, limit: int | None = None) -> Iterator[Any]:
@@ -12,6 +13,9 @@ def pages(method: Callable[[Any], Any], request: Any, field: str, limit: int | N
     Example: ``pages(client.crews.ListCrews, ListCrewsRequest(), "crews")``. The request is modified. A page too
     large for a message is requested again with half the size.
     """
+    # The help of commands that list needs no gRPC.
+    from coxswain.client.errors import ResourceExhausted
+
     listing = _Listing(request, field, limit)
     while not listing.finished:
         try:
@@ -26,6 +30,9 @@ async def apages(
     method: Callable[[Any], Awaitable[Any]], request: Any, field: str, limit: int | None = None
 ) -> AsyncIterator[Any]:
     """As ``pages``, for AsyncClient."""
+    # The help of commands that list needs no gRPC.
+    from coxswain.client.errors import ResourceExhausted
+
     listing = _Listing(request, field, limit)
     while not listing.finished:
         try:
@@ -46,7 +53,7 @@ class _Listing:
         self._field = field
         self._left = limit
 
-    def halve(self, error: ResourceExhausted) -> None:
+    def halve(self, error: "ResourceExhausted") -> None:
         """Halve the page size. Raises the error when it is no matter of size, or the size is 1."""
         # 50 is what every listing means by 0.
         size = self._request.page_size or 50

@@ -26,7 +26,6 @@ from coxswain.client.cli.limits import (
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.schedule_view import moment, schedule_details, schedule_table
 from coxswain.client.cli.session import JsonOption, Session, confirm, session_of
-from coxswain.client.errors import NotFound
 from coxswain.client.paging import pages
 from coxswain.client.results import EVERY_FIELD, crew_key, id_of, start_request
 from coxswain.client.values import to_value
@@ -171,6 +170,8 @@ def get(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOption 
 
     Example: `coxswain schedule get morning`
     """
+    from coxswain.client.errors import NotFound
+
     session = session_of(context, as_json)
     with session.client() as client:
         found = _find(client, schedule)

@@ -13,7 +13,6 @@ from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of
 from coxswain.client.cli.usage_errors import ReadsSecret
-from coxswain.client.errors import CoxswainError
 from coxswain.client.paging import pages
 from coxswain.client.text_files import read_text
 from coxswain.orchestrator.v1.tool_source_pb2 import (
@@ -130,6 +129,8 @@ def _check_origins(origins: list[str] | None) -> None:
 
 def _list_again(session: Session, client: "Client", source: ToolSource) -> None:
     """List the tools of a source that could not be listed, perhaps for want of the secret."""
+    from coxswain.client.errors import CoxswainError
+
     if source.spec.disabled or not (source.problem or source.list_error):
         return
     try:
@@ -149,6 +150,8 @@ def _value(name: str, file: Path | None) -> str:
 
 def _users(client: "Client", name: str) -> list[ToolSource]:
     """The sources of tools that name a secret."""
+    from coxswain.client.errors import CoxswainError
+
     try:
         sources = list(pages(client.tool_sources.ListToolSources, ListToolSourcesRequest(page_size=1000), "sources"))
     except CoxswainError:

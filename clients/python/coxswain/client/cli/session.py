@@ -13,7 +13,6 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console, ConsoleOptions, Group
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -23,10 +22,12 @@ from coxswain.client.cli.global_options import GlobalOptions
 from coxswain.client.cli.listing import WHOLE_WIDTH, Listing
 from coxswain.client.cli.words import in_own_words, options_of
 from coxswain.client.connection import DEFAULT_TIMEOUT, Connection, Tls
-from coxswain.client.documents import Problem
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from coxswain.client.blocking import Client
+    from coxswain.client.documents import Problem
 
 EXIT_NOT_SUCCEEDED = 1
 EXIT_USAGE = 2
@@ -192,7 +193,7 @@ def harmless(text: str) -> str:
     return _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
-def problem_table(problems: Iterable[Problem], title: str = "") -> Group:
+def problem_table(problems: "Iterable[Problem]", title: str = "") -> Group:
     """A table of faults with their lines and fields, and with their files where they come from several."""
     problems = list(problems)
     files = any(problem.file for problem in problems)
@@ -203,8 +204,10 @@ def problem_table(problems: Iterable[Problem], title: str = "") -> Group:
     return Group(Text(title), made) if title else Group(made)
 
 
-def progress_bar(console: Console) -> Progress:
+def progress_bar(console: Console) -> "Progress":
     """A progress bar; it shows nothing unless the console is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
