@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
-from fastapi import Depends, FastAPI, Header, Request
+from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from google.protobuf.json_format import MessageToDict, MessageToJson
 from pydantic import BaseModel
@@ -49,8 +49,14 @@ async def connected(_: FastAPI) -> AsyncIterator[None]:
 
 
 def user(authorization: Annotated[str, Header()] = "") -> str:
-    """The bearer token of the user; Coxswain checks it and derives their group and role from it."""
-    return authorization.removeprefix("Bearer ")
+    """The bearer token of the user; Coxswain checks it and derives their group and role from it.
+
+    Without one a call would be the development identity's, for which nobody has signed in.
+    """
+    bearer = authorization.removeprefix("Bearer ")
+    if not bearer:
+        raise HTTPException(HTTPStatus.UNAUTHORIZED, "send the user's token", {"WWW-Authenticate": "Bearer"})
+    return bearer
 
 
 User = Annotated[str, Depends(user)]

@@ -150,6 +150,11 @@ function refuse(error: unknown, response: ServerResponse): void {
 
 const server = createServer((request, response) => {
   const token = (request.headers.authorization ?? "").replace(/^Bearer /, "");
+  if (!token) {
+    // Without one a call would be the development identity's.
+    response.writeHead(401, { "WWW-Authenticate": "Bearer" }).end();
+    return;
+  }
   void bearer.run(token, () => route(request, response).catch((error: unknown) => { refuse(error, response); }));
 });
 server.listen(Number(process.env["PORT"] ?? "8000"), "127.0.0.1", () => {

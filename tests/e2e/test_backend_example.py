@@ -104,6 +104,9 @@ def test_a_user_cancels(suite: SuiteProcess, backend: httpx.Client) -> None:
 def test_refusals_are_told_in_the_words_of_the_web(backend: httpx.Client) -> None:
     stranger = backend.post("/letters", json={"text": TEXT}, headers={"Authorization": "Bearer nonsense"})
     assert stranger.status_code == 401
+    for nobody in ({}, {"Authorization": ""}):
+        for method, path in (("POST", "/letters"), ("GET", "/letters/x"), ("POST", "/questions/x")):
+            assert backend.request(method, path, headers=nobody).status_code == 401
     missing = backend.get("/letters/nobody/events", headers=ALICE)
     assert (missing.status_code, missing.json()["reason"]) == (404, "NOT_FOUND")
     wrong = backend.post("/questions/x", json={"accept": False, "text": "x" * 70_000}, headers=ALICE)
