@@ -29,7 +29,7 @@ def test_every_page_of_docs_is_in_the_navigation_and_is_there() -> None:
     assert "navigation.indexes" not in re.sub(r"#.*", "", CONFIG), "or pages called README.md are not shown"
     assert set(listed) <= pages().keys()
     apart = {path for path in pages() if path.startswith("docs/decisions/")} | {"docs/README.md"}
-    assert {path for path in pages() if path.startswith("docs/")} - apart <= set(listed)
+    assert {path for path in pages() if path.startswith(("docs/", "examples/"))} - apart <= set(listed)
 
 
 @pytest.mark.parametrize(

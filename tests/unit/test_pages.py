@@ -115,4 +115,4 @@ def test_the_demo_runs_on_a_model_that_is_named() -> None:
 def test_readme_begins_with_two_commands_and_fits_on_two_screens() -> None:
     first = blocks("README.md", "sh")[0]
     assert re.findall(r"^make (\w+)", first, re.MULTILINE) == ["demo", "test"]
-    assert len(pages()["README.md"].splitlines()) <= 80
+    assert len(pages()["README.md"].splitlines()) <= 70

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from services.common.db.database import Database
 from services.common.grpc.tls import server_credentials
-from services.common.hosting import Host
+from services.common.hosting import Host, refuse_taken_port
 from services.common.settings import CommonSettings
 from services.common.startup import StartError
 from tests.support.service_tables import make_service_tables
@@ -157,6 +157,26 @@ async def test_a_port_of_metrics_that_is_taken_is_named(tmp_path: Path) -> None:
             COXSWAIN_LOG_LEVEL="ERROR",
         )
     assert lines == [f"auth cannot start: COXSWAIN_METRICS_PORT={port} cannot be served on: Address already in use"]
+
+
+def made_in(directory: Path) -> list[str]:
+    return [file.name for file in directory.iterdir()]
+
+
+async def test_a_suite_whose_port_is_taken_says_so_before_it_makes_anything(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        lines = await failed_start(
+            "services.suite", COXSWAIN_DATA_DIR=str(tmp_path), COXSWAIN_PORT=str(port), COXSWAIN_METRICS_PORT="0"
+        )
+    (line,) = lines
+    assert line.startswith(f"suite cannot start: 127.0.0.1:{port} cannot be served on: another process may be using it")
+    assert made_in(tmp_path) == ["suite.lock"]
+
+
+@pytest.mark.parametrize(("host", "port"), [("localhost", 0), ("127.0.0.1", 0), ("[::]", 0), ("0.0.0.0", 0)])
+def test_a_free_port_is_not_refused(host: str, port: int) -> None:
+    refuse_taken_port(host, port)
 
 
 @pytest.mark.parametrize(("present", "missing"), [("certificate", "KEY"), ("key", "CERTIFICATE")])
