@@ -61,10 +61,14 @@ async def _fuzz(suite: FuzzedSuite, database: str, arguments: argparse.Namespace
     caller = Caller(suite, kept, _LONGEST_SECONDS)
     progress = _Progress(database, calls)
     warm = calls // _WARM_SHARE
+    rounds = 0 if arguments.methods else max(3, calls // _CALLS_OF_A_ROUND)
+    warm_rounds = -(-rounds // _WARM_SHARE)
     await caller.all(map(planner.plan, range(warm)), _AT_ONCE, progress.show)
+    # What gRPC once needed for odd connections stays, and is used again.
+    failures = await _assault(suite, arguments.seed, range(warm_rounds))
     before = await settled(suite)
     await caller.all(map(planner.plan, range(warm, calls)), _AT_ONCE, progress.show)
-    failures = [] if arguments.methods else await _assault(suite, arguments.seed, max(3, calls // _CALLS_OF_A_ROUND))
+    failures += await _assault(suite, arguments.seed, range(warm_rounds, rounds))
     more = await not_given_back(suite, before)
     after = await settled(suite)
     wrong = await caller.still_serves()
@@ -86,14 +90,15 @@ async def _fuzz(suite: FuzzedSuite, database: str, arguments: argparse.Namespace
     return len(lines)
 
 
-async def _assault(suite: FuzzedSuite, seed: int, rounds: int) -> list[str]:
+async def _assault(suite: FuzzedSuite, seed: int, rounds: range) -> list[str]:
     """Play odd connections, and return the failures of calls beside them."""
     address = suite.address("auth")
     async with Innocent(address) as innocent:
-        for first in range(0, rounds, _ROUNDS_AT_ONCE):
-            await assault(address, seed + first, min(_ROUNDS_AT_ONCE, rounds - first))
+        for first in rounds[::_ROUNDS_AT_ONCE]:
+            await assault(address, seed + first, min(_ROUNDS_AT_ONCE, rounds.stop - first))
             await innocent.call()
-    print(f"  {rounds * len(ATTACKS):,} odd connections, {innocent.calls:,} innocent calls beside them", flush=True)
+    connections = len(rounds) * len(ATTACKS)
+    print(f"  {connections:,} odd connections, {innocent.calls:,} innocent calls beside them", flush=True)
     return innocent.failures
 
 

@@ -106,6 +106,8 @@ def fuzzed_suite(directory: Path, database_url: str = "", *, workers: int = 0) -
             "DATABRICKS_TOKEN": "token-of-the-operator",
             "COXSWAIN_MEMORY_PROVISION_POLL_SECONDS": "0.05",
             "COXSWAIN_LOG_LEVEL": "WARNING",
+            # As in the images.
+            "MALLOC_ARENA_MAX": "2",
         }
         if database_url:
             environment |= {"COXSWAIN_DATABASE_URL": database_url, "COXSWAIN_MIGRATE": "auto"}
