@@ -47,6 +47,7 @@ def test_every_step_works(
                     if command.startswith("coxswain "):
                         coxswain(*shlex.split(command)[1:], value=API_KEY if file else None)
         assert "execution_succeeded" in capsys.readouterr().out
+        assert "model: offline/extract" in (tmp_path / "letter.yaml").read_text(encoding="utf-8"), "it needs no model"
         assert "stored_secret: used" in coxswain("secret", "explain", "llm/openai")
     finally:
         coxswain("schedule", "delete", "weekly-letter", "--yes")
