@@ -11,7 +11,7 @@ from coxswain.auth.v1 import auth_service_pb2_grpc, delegation_pb2, group_limits
 from coxswain.memory.v1 import memory_pb2, memory_service_pb2_grpc, record_pb2
 from coxswain.models.v1 import model_pb2, model_service_pb2_grpc
 from services.common.cache import ExpiringCache
-from services.common.grpc.call import acting_as, current_principal
+from services.common.grpc.call import acting_as, current_call
 from services.common.grpc.enums import enum_from_proto, enum_to_proto
 from services.common.grpc.limit_messages import limits_from_proto
 from services.common.grpc.peers import Peers
@@ -45,14 +45,13 @@ class RemoteModels:
 
     async def find(self, name: str) -> ModelInfo:
         """See `ports.Models`."""
-        principal = current_principal()
-        caller = (principal.group_id, principal.subject, principal.session_id, name)
-        checked = self._callable.get(caller) is None
+        caller = _caller_of(name)
+        checked = caller is None or self._callable.get(caller) is None
         try:
             response = await self._stub.GetModel(model_pb2.GetModelRequest(name=name, check_credential=checked))
         except grpc.RpcError as error:
             raise from_rpc_error(error, "models") from error
-        if response.model.credential in _CALLABLE:
+        if caller is not None and response.model.credential in _CALLABLE:
             self._callable.put(caller, True, time.monotonic() + _CALLABLE_SECONDS)
         offered = response.model.capabilities
         return ModelInfo(
@@ -64,6 +63,15 @@ class RemoteModels:
             lacks_credential=response.model.credential == model_pb2.CREDENTIAL_AVAILABILITY_MISSING,
             secret_name=_secret_name(response.model.provider),
         )
+
+
+def _caller_of(model: str) -> tuple[str, str, str, str] | None:
+    """Return who calls, and for which model; None while nobody does, as when a schedule or a batch starts."""
+    try:
+        principal = current_call().principal
+    except LookupError:
+        return None
+    return None if principal is None else (principal.group_id, principal.subject, principal.session_id, model)
 
 
 def _secret_name(provider: model_pb2.Provider.ValueType) -> str:

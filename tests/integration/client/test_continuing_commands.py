@@ -46,6 +46,7 @@ EACH = {"max_cost": 0.5, "max_tokens": "40000", "max_model_calls": "20", "max_to
 
 
 async def test_limits_are_set_kept_and_changed(run: Run, crew_file: str) -> None:
+    await run("secret", "put", "llm/openai", "--origin", "https://api.openai.com", stdin="key")
     (started,) = rows(await run("run", "-f", crew_file, *PRICED, *LIMITS, "--detach", "--json"))
     assert started["limits"] == EACH
     shown = (await run("get", started["id"])).stdout.splitlines()
