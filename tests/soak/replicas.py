@@ -127,6 +127,8 @@ class Replicas:
         # The module exports no names.
         pg_ctl = getattr(postgres_server, "pg_ctl")  # noqa: B009
         pg_ctl(arguments, pgdata=self.postgres.pgdata, user=self.postgres.system_user, timeout=120)
+        # It is another process now, which the library would leave running at the end.
+        self.postgres.ensure_postgres_running()
         self.database_away.append((began, time.monotonic() + _SETTLED_SECONDS))
 
     def excused(self, began: float, ended: float) -> bool:
