@@ -12,6 +12,7 @@ PROTOS := gen/.stamp
 
 # What is checked; places that do not exist are left out.
 SOURCES := $(wildcard services clients/python tests tools examples benchmarks deploy)
+TEXTS := $(wildcard $(SOURCES) docs protos .github *.md Makefile pyproject.toml)
 # What crosses the socket between a worker host and a crew process: generated like the rest, but no part of the product's face.
 LINK := services/orchestrator/worker/link
 PROTO_FILES := $(shell find protos -mindepth 1 -type d -o -name '*.proto') $(LINK)/link.proto
@@ -157,10 +158,11 @@ format: protos ## Format Python and protos, and mend what ruff can
 	@$(BIN)/buf format -w $(LINK)/link.proto
 
 .PHONY: lint
-lint: $(ENVIRONMENT) ## Style and likely mistakes in Python
+lint: $(ENVIRONMENT) ## Style and likely mistakes in Python, and misspelled words everywhere but in tests
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/ruff check $(SOURCES)
 	@$(PY) tools/generate_blocking_client.py --check
+	@$(BIN)/typos --force-exclude --hidden $(TEXTS)
 
 .PHONY: types
 types: protos ## Types, strictly

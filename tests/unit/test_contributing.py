@@ -105,7 +105,7 @@ def test_a_hook_runs_and_is_content_with_this_tree(hook: str) -> None:
 
 def test_hooks_that_get_files_mend_or_refuse_them(tmp_path: Path) -> None:
     file = tmp_path / "odd.py"
-    for hook, odd in {"ruff-check": "import os\n", "ruff-format": "x=1\n"}.items():
+    for hook, odd in {"ruff-check": "import os\n", "ruff-format": "x=1\n", "typos": "recieve = 1\n"}.items():
         file.write_text(odd)
         done = run(*shlex.split(HOOKS[hook]["entry"]), str(file))
         assert done.returncode != 0 or file.read_text() != odd, hook
