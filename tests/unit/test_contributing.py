@@ -44,7 +44,7 @@ def toy_environment(tmp_path: Path) -> list[str]:
     """What points `make` at tools that do nothing but say that they ran; mypy fails where a file `ill` is beside it."""
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in ("python", "ruff", "mypy", "lint-imports", "buf", "pytest"):
+    for tool in ("python", "ruff", "typos", "mypy", "lint-imports", "buf", "pytest"):
         file = tools / tool
         file.write_text(f'#!/bin/sh\necho "ran {tool} $*"\n[ {tool} != mypy ] || [ ! -e {tmp_path}/ill ]\n')
         file.chmod(0o755)
