@@ -40,19 +40,21 @@ class RemoteModels:
         self._stub: model_service_pb2_grpc.ModelServiceAsyncStub = model_service_pb2_grpc.ModelServiceStub(
             peers.channel("models")
         )
-        # With a credential a start costs auth no question, but for the first one within this time.
-        self._callable = ExpiringCache[tuple[str, str, str, str], bool](_CALLABLE_SIZE)
+        # With a credential a start costs auth no question, but for the first one of a group within this time.
+        self._callable = ExpiringCache[tuple[str, str], bool](_CALLABLE_SIZE)
 
     async def find(self, name: str) -> ModelInfo:
         """See `ports.Models`."""
-        caller = _caller_of(name)
-        checked = caller is None or self._callable.get(caller) is None
+        key = _group_id(), name
+        checked = self._callable.get(key) is None
         try:
             response = await self._stub.GetModel(model_pb2.GetModelRequest(name=name, check_credential=checked))
         except grpc.RpcError as error:
             raise from_rpc_error(error, "models") from error
-        if caller is not None and response.model.credential in _CALLABLE:
-            self._callable.put(caller, True, time.monotonic() + _CALLABLE_SECONDS)
+        secret_name = _secret_name(response.model.provider)
+        # A key of the group is there for all of it, whoever acts.
+        if key[0] and secret_name and response.model.credential in _CALLABLE:
+            self._callable.put(key, True, time.monotonic() + _CALLABLE_SECONDS)
         offered = response.model.capabilities
         return ModelInfo(
             enabled=response.model.enabled,
@@ -61,24 +63,29 @@ class RemoteModels:
             priced=response.model.HasField("input_cost_per_million_tokens")
             and response.model.HasField("output_cost_per_million_tokens"),
             lacks_credential=response.model.credential == model_pb2.CREDENTIAL_AVAILABILITY_MISSING,
-            secret_name=_secret_name(response.model.provider),
+            secret_name=secret_name,
         )
 
 
-def _caller_of(model: str) -> tuple[str, str, str, str] | None:
-    """Return who calls, and for which model; None while nobody does, as when a schedule or a batch starts."""
+def _group_id() -> str:
+    """Return the group of the call that is served; empty while there is none, as when a schedule or a batch starts."""
     try:
         principal = current_call().principal
     except LookupError:
-        return None
-    return None if principal is None else (principal.group_id, principal.subject, principal.session_id, model)
-
-
-def _secret_name(provider: model_pb2.Provider.ValueType) -> str:
-    """Return the name of the secret that auth looks for, see `chains/names.py` there; empty where that is not known."""
-    if provider in {model_pb2.PROVIDER_DATABRICKS, model_pb2.PROVIDER_LITELLM}:
         return ""
-    return f"llm/{model_pb2.Provider.Name(provider).removeprefix('PROVIDER_').lower()}"
+    return "" if principal is None else principal.group_id
+
+
+def _secret_name(provider: int) -> str:
+    """Return the name of the secret that auth looks for, see `chains/names.py` there.
+
+    Empty where that is not known, and where a credential may be the caller's own.
+    """
+    names: dict[int, str] = {
+        number: name.removeprefix("PROVIDER_").lower() for name, number in model_pb2.Provider.items()
+    }
+    unnamed = {model_pb2.PROVIDER_UNSPECIFIED, model_pb2.PROVIDER_DATABRICKS, model_pb2.PROVIDER_LITELLM}
+    return f"llm/{names[provider]}" if provider in names and provider not in unnamed else ""
 
 
 class RemoteMemories:

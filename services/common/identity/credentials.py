@@ -197,7 +197,8 @@ class AuthCredentials:
     ) -> CredentialAvailability:
         if explanation.resolvable:
             return CredentialAvailability.AVAILABLE
-        if not explanation.links:
+        outcomes = {link.outcome for link in explanation.links}
+        if not outcomes or credential_pb2.LINK_OUTCOME_UNAVAILABLE in outcomes:
             return CredentialAvailability.UNKNOWN
         none_may_be_sent = all(
             link.outcome in _KEYLESS_OUTCOMES

@@ -84,7 +84,7 @@ class CrewValidation:
         faults = [
             *await self._own_faults(spec, await self._sources.needed(group_id, spec.tool_sources), pins),
             *_model_faults(needs, known, model),
-            *_missing_credentials(needs, known, model),
+            *_missing_keys(needs, known, model),
             *_unknown_prices(spec.limits, "spec.limits", needs, known),
             *(() if limits is None else _unknown_prices(limits, "limits", needs, known)),
         ]
@@ -196,6 +196,17 @@ def _model_faults(
         fault = _fault(need, known[need.model], override)
         if fault is not None:
             yield fault
+
+
+def _missing_keys(
+    needs: Iterable[ModelNeed], known: Mapping[str, ModelInfo | str], override: str
+) -> Iterator[FieldViolation]:
+    """Yield what no call can be made without.
+
+    Other credentials may be the caller's own, who need not be whom the execution acts as.
+    """
+    by_key = {name: model for name, model in known.items() if not isinstance(model, str) and model.secret_name}
+    return _missing_credentials([need for need in needs if need.model in by_key], by_key, override)
 
 
 def _missing_credentials(

@@ -397,6 +397,9 @@ async def test_nothing_starts_on_a_model_without_a_credential_until_one_is_store
             (field,) = refusal.violations
             assert field == (at_fault if at_fault.startswith("spec") else f"{prefix}{at_fault}")
             assert 'PutSecret, named "llm/openai"' in refusal.violations[field]
+    # One of Databricks may be the caller's own, who need not be whom the execution acts as.
+    foreign = start_request(offline.id, model="databricks/databricks-meta-llama-3-3-70b-instruct")
+    assert (await executions_of(harness).StartExecution(foreign)).execution.crew_id == offline.id
     await store_key(harness)
     assert (await executions_of(harness).StartExecution(start_request(own.id))).execution.crew_id == own.id
 

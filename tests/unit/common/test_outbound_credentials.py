@@ -253,12 +253,14 @@ async def test_whether_there_are_credentials_is_told_in_one_call_without_fetchin
         for toy.link, outcome, keyless in (
             ("environment", "REJECTED", "NOT_NEEDED"),
             ("environment", "EXPIRED", "MISSING"),
-            ("environment", "UNAVAILABLE", "MISSING"),
             ("stored_secret", "REJECTED", "MISSING"),
         ):
             toy.outcome = credential_pb2.LinkOutcome.Value(f"LINK_OUTCOME_{outcome}")
             assert (await availability(source, KEYLESS)).name == keyless
             assert await availability(source, ELSEWHERE) is CredentialAvailability.MISSING
+        # It may be had a moment later.
+        toy.outcome = credential_pb2.LINK_OUTCOME_UNAVAILABLE
+        assert await availability(source, ELSEWHERE) is CredentialAvailability.UNKNOWN
         assert toy.asked == []
         # One that was fetched for a call is known to be there, for its group alone.
         await source.resolve(ORIGIN, "openai")
