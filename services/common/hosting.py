@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -257,6 +258,8 @@ class Host:
 def refuse_taken_port(host: str, port: int) -> None:
     """Find out before anything is made or opened whether a port is free; 0 always is.
 
+    What else keeps a process from serving at this address is found when it does.
+
     Raises:
         StartError: another process serves on it.
     """
@@ -267,7 +270,8 @@ def refuse_taken_port(host: str, port: int) -> None:
             probe.bind(address)
             probe.listen()
     except OSError as error:
-        raise _cannot_serve(f"{host}:{port}", "COXSWAIN_PORT") from error
+        if error.errno == errno.EADDRINUSE:
+            raise _cannot_serve(f"{host}:{port}", "COXSWAIN_PORT") from error
 
 
 def _cannot_serve(address: str, variable: str) -> StartError:
