@@ -58,6 +58,11 @@ class CrewRepository:
         """Return a crew that is not deleted, at a revision (0: the newest)."""
         return await self._one(_existing(group_id, key, revision))
 
+    async def find_id(self, group_id: str, key: ResourceKey) -> str:
+        """Return the id of a crew that is not deleted, or "" if there is none."""
+        found = select(crews.c.id).where(*_named(group_id, key), crews.c.deleted_at.is_(None))
+        return await self._connection.scalar(found) or ""
+
     async def get_first_revision(self, group_id: str, crew_id: str) -> Crew | None:
         """Return a crew as it was created, whether or not it is deleted."""
         return await self._one(_select(1).where(crews.c.group_id == group_id, crews.c.id == crew_id))

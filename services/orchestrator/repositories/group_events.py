@@ -36,7 +36,8 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.event import NewEvent, StoredEvent
 from services.orchestrator.domain.group_event import GroupEvent, Position
-from services.orchestrator.tables import executions, group_events, schedules, webhooks
+from services.orchestrator.domain.schedule import Schedule
+from services.orchestrator.tables import executions, group_events, webhooks
 
 _LARGEST_ID = 2**63 - 1
 _sqlite_sequence = table("sqlite_sequence", column("name", Text), column("seq", BigInteger))
@@ -57,24 +58,22 @@ class GroupEventRepository:
 
     async def append(self, group_id: str, execution_id: str, events: Sequence[tuple[int, NewEvent]]) -> None:
         """Store events of an execution, each with its sequence there, in the transaction that stores them there."""
-        await self._store([_row(event, sequence, group_id, execution_id=execution_id) for sequence, event in events])
+        await self._store([_row(event, sequence, group_id, execution_id) for sequence, event in events])
 
-    async def append_of_schedule(self, group_id: str, schedule_id: str, event: NewEvent) -> None:
-        """Store an event of a schedule in the transaction that changes it."""
-        await self._store([_row(event, 0, group_id, schedule_id=schedule_id)])
+    async def append_of_schedule(self, schedule: Schedule, crew_id: str, event: NewEvent) -> None:
+        """Store an event of a schedule in the transaction that changes it; `crew_id` is empty for an unknown crew."""
+        of_schedule = {"schedule_id": schedule.id, "crew_id": crew_id, "labels": dict(schedule.start.labels)}
+        await self._store([_row(event, 0, schedule.group_id, None) | of_schedule])
 
     async def _store(self, rows: list[dict[str, Any]]) -> None:
         await self._connection.execute(_insert(self._connection.dialect.name), rows)
 
 
-def _row(
-    event: NewEvent, sequence: int, group_id: str, *, execution_id: str | None = None, schedule_id: str | None = None
-) -> dict[str, Any]:
+def _row(event: NewEvent, sequence: int, group_id: str, execution_id: str | None) -> dict[str, Any]:
     now = utc_now()
     return {
         "group_id": group_id,
         "execution_id": execution_id,
-        "schedule_id": schedule_id,
         "sequence": sequence,
         "time": event.time or now,
         "kind": event.kind,
@@ -160,18 +159,13 @@ class GroupEventReader:
     def _with_execution(self) -> Select[Any]:
         return select(
             group_events,
-            executions.c.crew_id,
+            executions.c.crew_id.label("execution_crew_id"),
             executions.c.crew_name,
             executions.c.schedule_id.label("started_by"),
             executions.c.batch_id,
-            executions.c.labels,
-            schedules.c.start,
+            executions.c.labels.label("execution_labels"),
             is_settled(self._database.dialect).label("settled"),
-        ).select_from(
-            group_events.outerjoin(executions, executions.c.id == group_events.c.execution_id).outerjoin(
-                schedules, schedules.c.id == group_events.c.schedule_id
-            )
-        )
+        ).select_from(group_events.outerjoin(executions, executions.c.id == group_events.c.execution_id))
 
 
 async def adopt_events(database: Database) -> int:
@@ -197,8 +191,9 @@ async def adopt_events(database: Database) -> int:
     behind_all = case((webhooks.c.position_transaction >= newest, _LARGEST_ID))
     position_id = func.coalesce(first_undelivered - 1, behind_all)
     async with database.write() as connection:
-        # A webhook goes on before the first of them that it has not delivered, or behind all. What it meets again has
-        # its delivery. A process that has read on from the former position loses its claim.
+        # A webhook goes on before the first of them that it has not delivered, or behind all. What it meets again of
+        # executions has its delivery; an event of a schedule is posted again. A process that has read on from the
+        # former position loses its claim.
         await connection.execute(
             update(webhooks)
             .where(webhooks.c.sequence.is_(None), position_id.is_not(None))
@@ -224,17 +219,15 @@ def _number(transaction: ColumnElement[Any]) -> ColumnElement[int]:
 
 
 def _event(row: dict[str, Any]) -> GroupEvent:
-    # A schedule is what would have been started.
-    start = row["start"] or {}
     return GroupEvent(
         position=Position(row["transaction_id"], row["id"]),
         stored_at=row["stored_at"],
         execution_id=row["execution_id"] or "",
-        crew_id=row["crew_id"] or start.get("crew_id", ""),
+        crew_id=row["execution_crew_id"] or row["crew_id"] or "",
         crew_name=row["crew_name"] or "",
         schedule_id=row["schedule_id"] or row["started_by"] or "",
         batch_id=row["batch_id"] or "",
-        labels=row["labels"] or start.get("labels", {}),
+        labels=row["execution_labels"] or row["labels"] or {},
         event=StoredEvent(
             sequence=row["sequence"],
             time=row["time"],

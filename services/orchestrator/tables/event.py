@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, String, Table
 
-from services.common.db.types import UtcDateTime
+from services.common.db.types import JsonDocument, UtcDateTime
 from services.orchestrator.tables.columns import GROUP, ID, metadata
 
 execution_events = Table(
@@ -38,8 +38,10 @@ group_events = Table(
     Column("task_name", String(128), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("payload", LargeBinary, nullable=False),
-    # Of an event of a schedule; its row stays when it is deleted.
+    # Of an event of a schedule, as the schedule was then; those of an execution are in its row.
     Column("schedule_id", ID),
+    Column("crew_id", ID),
+    Column("labels", JsonDocument),
     Column("stored_at", UtcDateTime, nullable=False),
     Index("ix_group_events_execution_id_sequence", "execution_id", "sequence"),
     # The one before stands for it. To be dropped with the next release, by IF EXISTS: some have dropped it already.

@@ -30,6 +30,7 @@ from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.schedule import Schedule
 from services.orchestrator.events import error_to_proto, new_event
 from services.orchestrator.hints.bus import HintBus
+from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.group_events import GroupEventRepository
 from services.orchestrator.repositories.schedules import ScheduleRepository, read_next_schedules
 from services.orchestrator.usecases.execution_starter import ExecutionStarter
@@ -186,7 +187,10 @@ class Scheduler:
         async with self._database.write() as connection:
             if not await ScheduleRepository(connection).fired(before, after):
                 return
-            await GroupEventRepository(connection).append_of_schedule(before.group_id, before.id, new_event(body))
+            start = before.start
+            # The crew that has the name now: filters choose events by its id.
+            crew_id = start.crew_id or await CrewRepository(connection).find_id(before.group_id, start.crew)
+            await GroupEventRepository(connection).append_of_schedule(before, crew_id, new_event(body))
         self._bus.publish(Hint(HintKind.EVENTS_STORED, group_id=before.group_id))
 
     async def _note(self, before: Schedule, after: Schedule) -> None:

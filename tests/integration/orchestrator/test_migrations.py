@@ -223,6 +223,7 @@ async def test_events_keep_their_ids_where_their_table_is_made_anew_and_those_of
         await connection.execute(delete(group_events).where(group_events.c.sequence == 3))
     await upgrade_database("orchestrator", empty_database_url)
     of_schedule = of_execution | {"execution_id": None, "schedule_id": "nightly", "sequence": 0}
+    of_schedule |= {"crew_id": "crew", "labels": {"team": "sales"}}
     async with database.write() as connection:
         added = await connection.scalar(insert(group_events).values(of_schedule).returning(group_events.c.id))
         ids = list(await connection.scalars(select(group_events.c.id).order_by(group_events.c.id)))
@@ -232,5 +233,7 @@ async def test_events_keep_their_ids_where_their_table_is_made_anew_and_those_of
         left = select(group_events.c.id, group_events.c.execution_id).order_by(group_events.c.id)
         assert list(await connection.execute(left)) == [(1, earlier.execution_id), (2, earlier.execution_id)]
         indexes = await connection.run_sync(lambda sync: inspect(sync).get_indexes("group_events"))
+        columns = await connection.run_sync(lambda sync: inspect(sync).get_columns("group_events"))
+    assert {"schedule_id", "crew_id", "labels"}.isdisjoint(column["name"] for column in columns)
     assert {index["name"] for index in indexes} == {index.name for index in group_events.indexes}
     await database.close()

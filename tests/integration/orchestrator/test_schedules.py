@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.protobuf import json_format
 from google.protobuf.field_mask_pb2 import FieldMask
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from coxswain.auth.v1.delegation_pb2 import EXECUTION_IDENTITY_GROUP, EXECUTION_IDENTITY_USER
 from coxswain.orchestrator.v1 import crew_pb2, execution_pb2, webhook_pb2
@@ -23,9 +23,12 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import NotFound, PermissionDenied, Unavailable
 from services.common.resource_key import ResourceKey
-from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, Start
+from services.orchestrator.domain.execution import ExecutionIdentity, OnCredentialExpiry, OverlapPolicy, Start
+from services.orchestrator.domain.group_event import EventFilter, GroupEvent, Position
 from services.orchestrator.domain.schedule import Plan, Schedule
+from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.group_events import GroupEventReader
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import schedules
 from services.orchestrator.usecases import scheduler
@@ -515,6 +518,53 @@ async def test_missed_runs_are_caught_up_with_a_single_execution(orchestrator: O
     assert len(await orchestrator.rows()) == 1
     after = await orchestrator.schedules.get(ALICE, ResourceKey(made.id))
     assert (after.last_fire_at, after.next_fire_at) == (moment, made.next_fire_at)
+
+
+async def told_to_the_group(database: Database) -> list[GroupEvent]:
+    """Return the events of schedules in the group, when all that was stored can be read."""
+    while True:
+        read = await GroupEventReader(database).after("sales", Position(0, 0), 100)
+        if not read.held_back:
+            return [each for each in read.events if not each.execution_id]
+        await asyncio.sleep(0.02)
+
+
+async def test_events_of_a_schedule_keep_the_crew_of_its_name_and_its_labels_without_its_start(
+    orchestrator: Orchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan(orchestrator)
+    start = replace(
+        planned.start, crew_id="", crew_name="c", labels={"team": "sales"}, overlap_policy=OverlapPolicy.SKIP
+    )
+    first = replace(planned, start=start)
+    made = await orchestrator.schedules.create(ALICE, first, [], None)
+    for seconds in (3, 2):
+        await make_due(orchestrator.database, seconds=seconds)
+        await orchestrator.scheduler.once()
+    changed = replace(first, start=replace(start, labels={"team": "ops"}))
+    await orchestrator.schedules.update(ALICE, ResourceKey(made.id), lambda _: (changed, []))
+    async with orchestrator.database.write() as connection:
+        await CrewRepository(connection).delete(orchestrator.crew_id, utc_now())
+    await make_due(orchestrator.database, seconds=1)
+    await orchestrator.scheduler.once()
+    fetch = orchestrator.database.fetch
+    asked: list[str] = []
+
+    async def noted(query: Select[Any]) -> list[dict[str, Any]]:
+        asked.append(str(query.compile(dialect=orchestrator.database.engine.dialect)))
+        return await fetch(query)
+
+    monkeypatch.setattr(orchestrator.database, "fetch", noted)
+    told = await told_to_the_group(orchestrator.database)
+    assert [(each.crew_id, each.labels) for each in told] == [
+        (orchestrator.crew_id, {"team": "sales"}),
+        ("", {"team": "ops"}),
+    ]
+    chosen = EventFilter(crew_id=orchestrator.crew_id, labels={"team": "sales"})
+    assert [chosen.shows(each) for each in told] == [True, False]
+    # A start holds inputs of any size, and a page is of hundreds of events.
+    assert asked
+    assert not any("schedules" in query for query in asked)
 
 
 async def until_fired(orchestrator: Orchestrator, count: int) -> None:

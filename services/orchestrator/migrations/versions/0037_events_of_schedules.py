@@ -6,6 +6,7 @@ Revises: 0036
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0037"
 down_revision = "0036"
@@ -16,14 +17,17 @@ depends_on = None
 def upgrade() -> None:
     """Let rows be without an execution: what runs on the release before does not see them."""
     _require_executions(required=False)
-    op.add_column("group_events", sa.Column("schedule_id", sa.String(length=64)))
+    for column in ("schedule_id", "crew_id"):
+        op.add_column("group_events", sa.Column(column, sa.String(length=64)))
+    op.add_column("group_events", sa.Column("labels", sa.JSON().with_variant(JSONB(), "postgresql")))
 
 
 def downgrade() -> None:
     """Forget the events of schedules."""
     for table in ("webhook_deliveries", "group_events"):
         op.execute(f"DELETE FROM {table} WHERE execution_id IS NULL")  # noqa: S608 - names of tables
-    op.drop_column("group_events", "schedule_id")
+    for column in ("labels", "crew_id", "schedule_id"):
+        op.drop_column("group_events", column)
     _require_executions(required=True)
 
 
