@@ -5,7 +5,7 @@ one large source take it minutes. The rules are these, as types that pydantic ch
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import (
@@ -21,6 +21,12 @@ from pydantic import (
 )
 
 _MOST_SHOWN = 300
+_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SINGLE = (
+    *("items", "additionalProperties", "contains", "propertyNames", "if", "then", "else", "not"),
+    *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
+)
 _KINDS = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 
@@ -120,3 +126,17 @@ def schema_error(schema: object) -> str:
         text = first["msg"].removeprefix("Value error, ")
         return f"{path}: {text}"[:_MOST_SHOWN] if path else text[:_MOST_SHOWN]
     return ""
+
+
+def parts_of(schema: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Yield the schemas right inside one that `schema_error` has accepted, each with its place, but not true or false.
+
+    Example: (("properties", "id"), {"type": "string"}).
+    """
+    found: list[tuple[tuple[str, ...], Any]] = []
+    for keyword in _BY_NAME:
+        found += [((keyword, name), part) for name, part in schema.get(keyword, {}).items()]
+    for keyword in _LISTED:
+        found += [((keyword, str(index)), part) for index, part in enumerate(schema.get(keyword, ()))]
+    found += [((keyword,), schema.get(keyword)) for keyword in _SINGLE]
+    yield from ((place, part) for place, part in found if isinstance(part, Mapping))

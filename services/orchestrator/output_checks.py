@@ -7,6 +7,7 @@ from typing import Any
 from services.orchestrator.domain.crew import OutputCheck, OutputLength
 from services.orchestrator.expressions import BadExpression, Expression, NotEvaluated
 from services.orchestrator.json_schemas import schema_error
+from services.orchestrator.schema_references import reference_error
 from services.orchestrator.schema_violations import BadPattern, compile_pattern, schema_violations
 from services.orchestrator.tool_schemas import outside_reference
 
@@ -115,6 +116,8 @@ def _check_schema(schema: dict[str, Any]) -> None:
         raise BadCheck(f"is not a valid JSON schema: {error}")
     if outside := outside_reference(schema):
         raise BadCheck(f'refers to "{outside}" outside of itself; put it into $defs')
+    if lost := reference_error(schema):
+        raise BadCheck(lost)
     used: set[str] = set()
     pending: list[Any] = [schema]
     while pending:

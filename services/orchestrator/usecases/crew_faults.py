@@ -26,6 +26,7 @@ from services.orchestrator.domain.crew import (
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool_source import ToolSource
 from services.orchestrator.json_schemas import schema_error
+from services.orchestrator.schema_references import reference_error
 from services.orchestrator.suggestions import few_suggestions, suggestion
 from services.orchestrator.tool_schemas import outside_reference
 from services.orchestrator.usecases.output_file_faults import output_file_faults, output_file_warnings
@@ -368,6 +369,8 @@ def _schemas(spec: CrewSpec) -> Iterator[FieldViolation]:
             yield FieldViolation(path, 'must describe an object: set "type" to "object"')
         elif outside := outside_reference(task.output_schema):
             yield FieldViolation(path, f'refers to "{outside}" outside of itself; put it into $defs')
+        elif lost := reference_error(task.output_schema):
+            yield FieldViolation(path, lost)
 
 
 def _approvals(spec: CrewSpec) -> Iterator[FieldViolation]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from services.common.errors import FieldViolation
 from services.orchestrator.domain.crew import CrewSpec
-from services.orchestrator.json_schemas import schema_error
+from services.orchestrator.json_schemas import parts_of, schema_error
 from services.orchestrator.schema_violations import BadPattern, compile_pattern
 
 _MOST_WARNINGS = 20
@@ -19,9 +19,6 @@ _LEFT_OUT = (
     'type "object" without properties, which may hold any'
 )
 _REST = ("additionalProperties", "patternProperties", "unevaluatedProperties")
-_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SINGLE = ("items", "additionalProperties", "contains", "propertyNames", "if", "then", "else", "not")
 
 _Place = tuple[str, ...]
 
@@ -49,8 +46,6 @@ def _shown(place: _Place) -> str:
 
 
 def _warnings(schema: Any, place: _Place) -> Iterator[tuple[_Place, str]]:
-    if not isinstance(schema, Mapping):
-        return
     named = schema.get("properties")
     for keyword in _REST if named else ("unevaluatedProperties",):
         if schema.get(keyword, False) is not False:
@@ -65,14 +60,8 @@ def _warnings(schema: Any, place: _Place) -> Iterator[tuple[_Place, str]]:
             if not _is_known(pattern):
                 yield place, f"{keyword} {pattern[:_LONGEST_PLACE]} is not checked: it is no regular expression of RE2"
     yield from ((place, warning) for warning in _named_elsewhere(schema, is_root=not place))
-    for keyword in _BY_NAME:
-        for name, part in schema.get(keyword, {}).items():
-            yield from _warnings(part, (*place, keyword, name))
-    for keyword in _LISTED:
-        for index, part in enumerate(schema.get(keyword, ())):
-            yield from _warnings(part, (*place, keyword, str(index)))
-    for keyword in _SINGLE:
-        yield from _warnings(schema.get(keyword), (*place, keyword))
+    for inner, part in parts_of(schema):
+        yield from _warnings(part, (*place, *inner))
 
 
 def _is_known(pattern: str) -> bool:

@@ -314,6 +314,43 @@ def test_an_output_schema_that_refers_to_another_document_is_a_fault() -> None:
 
 
 @pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"properties": {"a": {"$ref": "#/$defs/none"}}}, 'properties.a.$ref: there is no "#/$defs/none"'),
+        ({"title": "x", "not": {"$ref": "#/title"}}, 'not.$ref: "#/title" is not a JSON schema'),
+        ({"allOf": [{}], "not": {"$ref": "#/allOf/x"}}, 'not.$ref: there is no "#/allOf/x"'),
+        ({"minimum": 1, "not": {"$ref": "#/minimum/x"}}, 'not.$ref: there is no "#/minimum/x"'),
+        ({"not": {"$ref": "#name"}}, 'not.$ref: there is no "#name"'),
+        ({"x": {"type": "objekt"}, "not": {"$ref": "#/x"}}, 'not.$ref: "#/x" is not a valid JSON schema: type: '),
+        ({"x": {"$ref": "#/y"}, "not": {"$ref": "#/x"}}, 'not.$ref.$ref: there is no "#/y"'),
+        ({"$ref": "#"}, '$ref: "#" leads back to itself'),
+        (
+            {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+            '$defs.a.$ref: "#/$defs/b" leads back to itself',
+        ),
+    ],
+)
+def test_a_reference_of_an_output_schema_leads_to_a_schema(schema: dict[str, Any], told: str) -> None:
+    spec = crew(replace(task("read"), output_schema={"type": "object", **schema}))
+    assert faults(spec)["spec.tasks[0].output_schema"].startswith(told)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"next": {"$ref": "#"}}},
+        {"properties": {"a": {"$ref": "#/$defs/a~1b"}, "b": {"$ref": "#/$defs/a~1b"}}, "$defs": {"a/b": True}},
+        {"properties": {"a": {"$ref": "#here"}}, "$defs": {"a": {"$anchor": "here"}}},
+        {"properties": {"$ref": {"const": {"$ref": "#/none"}}}},
+        {"$id": "urn:s", "properties": {"a": {"$id": "urn:a", "$ref": "#/$defs/b", "$defs": {"b": {}}}}},
+    ],
+)
+def test_references_inside_of_an_output_schema_are_no_fault(schema: dict[str, Any]) -> None:
+    spec = crew(replace(task("read"), output_schema={"type": "object", **schema}))
+    assert "spec.tasks[0].output_schema" not in faults(spec)
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"properties": []},

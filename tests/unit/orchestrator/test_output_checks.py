@@ -63,6 +63,7 @@ def test_a_check_tells_what_is_wrong(check: OutputCheck, text: str, told: str) -
         (OutputCheck(json_schema={"patternProperties": {"(?=a)": {}}}), "RE2"),
         (OutputCheck(json_schema={"patternProperties": {}, "unevaluatedProperties": False}), "together"),
         (OutputCheck(json_schema={"$ref": "https://example.com/s"}), "outside of itself"),
+        (OutputCheck(json_schema={"$ref": "#/$defs/none"}), 'there is no "#/$defs/none"'),
         (OutputCheck(expression="output.text."), "not valid CEL"),
         (OutputCheck(expression="answer.text == ''"), "names answer"),
     ],
