@@ -6,7 +6,7 @@ compares each item with each other one where they have to differ, and divides fl
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import re2
@@ -20,7 +20,8 @@ Violations = Callable[[Any], list[str]]
 
 _MOST_VIOLATIONS = 5
 _MOST_CHARACTERS = 200
-_NEAR = 1e-9
+_ROUNDING = 4
+"""How many units in the last place a division of floats may be off."""
 _QUIET = re2.Options()
 _QUIET.log_errors = False
 
@@ -38,14 +39,14 @@ def compile_pattern(text: str) -> Any:
         raise BadPattern(f"is not a regular expression of RE2: {said}") from error
 
 
-def schema_violations(schema: Mapping[str, Any], *, leaving_out: bool = False) -> Violations:
+def schema_violations(schema: Mapping[str, Any]) -> Violations:
     """Return what checks values against a schema that `json_schemas.schema_error` has accepted.
 
-    With `leaving_out` what an object has beside the properties that its schema names is nobody's fault: it is going to
-    be left out. Patterns that RE2 does not know, and references out of the schema, are no rules.
+    Patterns that RE2 does not know, and references that lead nowhere, are no rules. A schema that cannot be applied is
+    a violation of every value that comes to it; nothing is raised.
     """
     # Without what it refers to elsewhere, which would be fetched.
-    validator = (_Leaving if leaving_out else _Validator)(schema, registry=Registry())
+    validator = _Validator(schema, registry=Registry())
 
     def violations(value: Any) -> list[str]:
         found: list[str] = []
@@ -57,8 +58,8 @@ def schema_violations(schema: Mapping[str, Any], *, leaving_out: bool = False) -
                     break
         except RecursionError:
             found.append("it is nested too deeply to be compared with the schema")
-        except Unresolvable:
-            pass
+        except Exception as error:  # noqa: BLE001 - whatever the library makes of a schema that is none
+            found.append(f"it cannot be compared with the schema: {error}"[:_MOST_CHARACTERS])
         return found
 
     return violations
@@ -93,12 +94,6 @@ def _pattern_properties(validator: Any, patterns: Any, instance: Any, _: Any) ->
                 yield from validator.descend(instance[name], rule, path=name, schema_path=pattern)
 
 
-def _named_pattern_properties(validator: Any, patterns: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-    if validator.is_type(instance, "object") and "properties" in schema:
-        instance = {name: value for name, value in instance.items() if name in schema["properties"]}
-    return _pattern_properties(validator, patterns, instance, schema)
-
-
 def _others(instance: Any, schema: Any) -> list[str]:
     """Return the properties that a schema has neither a name nor a pattern for."""
     named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
@@ -112,11 +107,6 @@ def _additional_properties(validator: Any, rule: Any, instance: Any, schema: Any
     elif isinstance(rule, Mapping):
         for name in others:
             yield from validator.descend(instance[name], rule, path=name)
-
-
-def _free_properties(validator: Any, rule: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-    if rule is not False and not schema.get("properties"):
-        yield from _additional_properties(validator, rule, instance, schema)
 
 
 def _unique_items(validator: Any, rule: bool, instance: Any, _: Any) -> Iterator[ValidationError]:
@@ -152,14 +142,18 @@ def _is_multiple(value: float, unit: float) -> bool:
         times = value / unit
     except OverflowError:
         return False
-    return math.isfinite(times) and abs(times - round(times)) <= _NEAR * max(1.0, abs(times))
+    return math.isfinite(times) and abs(times - round(times)) <= _ROUNDING * math.ulp(times)
 
 
-def _ignored(*_: Any) -> Sequence[ValidationError]:
-    return ()
+def _reference(validator: Any, target: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    try:
+        yield from Draft202012Validator.VALIDATORS["$ref"](validator, target, instance, schema)
+    except Unresolvable:
+        return
 
 
 _RULES = {
+    "$ref": _reference,
     "pattern": _pattern,
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional_properties,
@@ -167,11 +161,3 @@ _RULES = {
     "multipleOf": _multiple_of,
 }
 _Validator: Any = extend(Draft202012Validator, _RULES)  # type: ignore[no-untyped-call]
-_Leaving: Any = extend(  # type: ignore[no-untyped-call]
-    _Validator,
-    {
-        "patternProperties": _named_pattern_properties,
-        "additionalProperties": _free_properties,
-        "unevaluatedProperties": _ignored,
-    },
-)

@@ -41,7 +41,20 @@ def test_rules_of_our_own_agree_with_the_library(rule: dict[str, Any], value: An
         ({"multipleOf": 0.1}, 10**400, ["does not follow multipleOf: 0.1"]),
         ({"multipleOf": 0.5}, float("inf"), ["inf is not a multiple of 0.5 (multipleOf: 0.5)"]),
         ({"pattern": "(?=a)"}, "b", []),
+        ({"multipleOf": 0.01}, 5_000_000.07, []),
+        ({"multipleOf": 0.01}, 100000000.005, ["100000000.005 is not a multiple of 0.01 (multipleOf: 0.01)"]),
         ({"$ref": "#/$defs/none"}, 1, []),
+        ({"$ref": "#/$defs/none", "type": "null"}, 1, ["1 is not of type 'null'"]),
+        (
+            {"title": "x", "$ref": "#/title"},
+            1,
+            ["it cannot be compared with the schema: 'str' object has no attribute 'items'"],
+        ),
+        (
+            {"allOf": [{}], "$ref": "#/allOf/x"},
+            1,
+            ["it cannot be compared with the schema: invalid literal for int() with base 10: 'x'"],
+        ),
         ({"maxItems": 1}, [0] * 300, ["does not follow maxItems: 1"]),
         (
             {"properties": {"a": {"items": {"type": "null"}}}},

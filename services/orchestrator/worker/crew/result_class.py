@@ -3,25 +3,37 @@
 CrewAI makes the class. It knows types, names and a few limits; all else that a schema says is compared with the schema.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from crewai.utilities.pydantic_schema_utils import create_model_from_schema
 from pydantic import BaseModel, ConfigDict, create_model
 
+from services.orchestrator.json_schemas import parts_of
 from services.orchestrator.schema_violations import Violations, schema_violations
 
-_rules: WeakKeyDictionary[type[BaseModel], Violations] = WeakKeyDictionary()
+_MOST_PARTS = 5_000
+"""Of a schema that a class is made of: CrewAI takes a tenth of a millisecond for each."""
+_COMBINED = ("anyOf", "oneOf")
+
+
+class _Rules(NamedTuple):
+    violations: Violations
+    names: frozenset[str]
+    """The properties that the schema names anywhere."""
+
+
+_rules: WeakKeyDictionary[type[BaseModel], _Rules] = WeakKeyDictionary()
 
 
 def result_class(schema: Mapping[str, Any]) -> type[BaseModel]:
     """Return the class for results that follow a schema. Raises whatever CrewAI raises for one that it cannot use."""
-    model: type[BaseModel] = create_model_from_schema(_with_own_parts({"title": "Result", **schema}))
+    model: type[BaseModel] = create_model_from_schema(_for_class({"title": "Result", **schema}))
     if not model.model_fields:
         # CrewAI closes every object, one without named properties as well: its only value would be {}.
         model = create_model(model.__name__, __config__=ConfigDict(extra="allow"))
-    _rules[model] = schema_violations(schema, leaving_out=True)
+    _rules[model] = _Rules(schema_violations(schema), frozenset(_names(schema)))
     return model
 
 
@@ -29,27 +41,37 @@ def violations_of(result: BaseModel, given: Any) -> list[str]:
     """Return what of a result does not follow the schema of its class; `given` is the JSON that it was read from.
 
     What the class has turned into its type counts as that, and null as left out where a property need not be there.
+    What the class leaves out does not count. As the class knows little of conditions and alternatives, a result also
+    follows when it does with the left out properties that the schema names somewhere, or as it was given.
     """
     rules = _rules.get(type(result))
-    return [] if rules is None else rules(_as_read(given, result))
+    if rules is None:
+        return []
+    found = rules.violations(_as_read(given, result, frozenset()))
+    if found and rules.violations(_as_read(given, result, rules.names)) and rules.violations(given):
+        return found
+    return []
 
 
-def _as_read(given: Any, read: Any) -> Any:
+def _as_read(given: Any, read: Any, kept: frozenset[str]) -> Any:
+    """Return the JSON of what was read, with those of the left out properties that are to be `kept`."""
     match read:
         case BaseModel() if isinstance(given, dict):
             fields = {field.alias or name: (name, field) for name, field in type(read).model_fields.items()}
+            keeps_all = not fields
             values = {}
             for key, value in given.items():
                 name, field = fields.get(key, ("", None))
                 if field is None:
-                    values[key] = value
+                    if keeps_all or key in kept:
+                        values[key] = value
                 elif (inner := getattr(read, name)) is not None or field.is_required():
-                    values[key] = _as_read(value, inner)
+                    values[key] = _as_read(value, inner, kept)
             return values
         case dict() if isinstance(given, dict):
-            return {key: _as_read(value, read.get(key)) for key, value in given.items()}
+            return {key: _as_read(value, read.get(key), kept) for key, value in given.items()}
         case list() if isinstance(given, list) and len(given) == len(read):
-            return [_as_read(value, inner) for value, inner in zip(given, read, strict=True)]
+            return [_as_read(value, inner, kept) for value, inner in zip(given, read, strict=True)]
         case str() | int() | float():
             return read
         case _:
@@ -57,10 +79,33 @@ def _as_read(given: Any, read: Any) -> Any:
             return given
 
 
+def _names(schema: Any) -> Iterator[str]:
+    for name in ("properties", "dependentRequired", "dependentSchemas"):
+        yield from schema.get(name, ())
+    yield from schema.get("required", ())
+    for _, part in parts_of(schema):
+        yield from _names(part)
+
+
+def _for_class(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema that the class is made of, which may have many times the size, within limits."""
+    whole: dict[str, Any] = _with_own_parts(schema)
+    return whole if _size(whole, {}) <= _MOST_PARTS else schema
+
+
+def _size(schema: Any, known: dict[int, int]) -> int:
+    """Return how many values a schema has, where those that are there several times count as often."""
+    if id(schema) not in known:
+        inner = schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ()
+        known[id(schema)] = 1 + sum(_size(part, known) for part in inner)
+    return known[id(schema)]
+
+
 def _with_own_parts(schema: Any) -> Any:
     """Return a schema whose properties are a part of all that stands beside them: CrewAI takes that for all there is.
 
-    Example: {"properties": P, "anyOf": [A]} has {"allOf": [{"properties": P}, A]} in place of A.
+    Example: {"properties": P, "anyOf": [A]} has {"allOf": [{"properties": P}, A]} in place of A. Alternatives without
+    properties of their own are left out: they add nothing to the class.
     """
     if isinstance(schema, list):
         return [_with_own_parts(part) for part in schema]
@@ -70,8 +115,13 @@ def _with_own_parts(schema: Any) -> Any:
     if not isinstance(schema.get("properties"), Mapping):
         return parts
     own = {name: parts[name] for name in ("title", "properties", "required") if name in parts}
-    for keyword in ("anyOf", "oneOf"):
-        if isinstance(parts.get(keyword), list):
+    for keyword in _COMBINED:
+        if not isinstance(parts.get(keyword), list):
+            continue
+        if all(_is_condition(part) for part in parts[keyword]):
+            del parts[keyword]
+            parts.setdefault("type", "object")
+        else:
             parts[keyword] = [{"allOf": [own, part]} if _may_be_object(part) else part for part in parts[keyword]]
     if isinstance(parts.get("allOf"), list):
         parts["allOf"] = [own, *parts["allOf"]]
@@ -80,3 +130,8 @@ def _with_own_parts(schema: Any) -> Any:
 
 def _may_be_object(schema: Any) -> bool:
     return isinstance(schema, dict) and schema.get("type", "object") == "object"
+
+
+def _is_condition(schema: Any) -> bool:
+    """Return whether a schema says something of objects without naming properties that they have."""
+    return _may_be_object(schema) and not schema.keys() & {"properties", "$ref", "allOf", "const", "enum", *_COMBINED}
