@@ -36,7 +36,7 @@ def test_commands_of_a_page(
     assert len(commands) == count
     address = suite.address("orchestrator")
     with Client(address) as client:
-        group = client.groups.CreateGroup(CreateGroupRequest(display_name="Limits", admin_subject="dev|alice")).group.id
+        group = client.groups.CreateGroup(CreateGroupRequest(display_name="Limits", admin_subject="dev|ops")).group.id
     for _program, *arguments in commands:
         result = CliRunner().invoke(
             app, ["--address", address, *(group if word == "GROUP" else word for word in arguments)]

@@ -181,7 +181,9 @@ async def test_a_refused_key_ends_an_execution_after_it_was_looked_up_once_more(
     ended = await lone.finished(execution.id)
     assert (ended.state, ended.error.reason) == (S.EXECUTION_STATE_FAILED, "UPSTREAM_CREDENTIAL_REJECTED")
     assert "have an admin store a valid one" in ended.error.message
-    assert (requests(lone), await lone.journaled_tools(execution.id)) == (3, 1)
+    # That none is needed is remembered for seconds: on a busy machine the refused one may be fresh, and is final then.
+    assert requests(lone) in {2, 3}
+    assert await lone.journaled_tools(execution.id) == 1
 
 
 async def test_waiting_ends_with_the_executions_time(lone: Installation) -> None:
