@@ -89,6 +89,8 @@ class LeaseStore:
     async def _prepare(self) -> None:
         if self._is_ready:
             return
-        async with self._preparing, self._database.write() as connection:
-            await connection.run_sync(lambda sync: worker_leases.create(sync, checkfirst=True))
+        async with self._preparing:
+            async with self._database.write() as connection:
+                await connection.run_sync(lambda sync: worker_leases.create(sync, checkfirst=True))
+            # Not before the commit: who reads without waiting for it must find the table.
             self._is_ready = True

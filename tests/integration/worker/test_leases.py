@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
 from services.orchestrator.domain.lease import LeaseView
@@ -55,6 +57,33 @@ async def test_a_lease_lives_by_the_databases_clock(database_url: str, leases: L
         assert not leaves.renew(), "what it had is others' now; it begins another one"
         await leases.forget(expired)
         assert {lease.executor_id for lease in await leases.all()} == {"lives", "leaves"}
+
+
+async def test_a_file_that_is_being_prepared_is_read_when_its_table_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/orchestrator.db", "orchestrator")
+    leases = LeaseStore(database)
+    made, commit = asyncio.Event(), asyncio.Event()
+    write = Database.write
+
+    @contextlib.asynccontextmanager
+    async def slow(self: Database) -> AsyncIterator[AsyncConnection]:
+        async with write(self) as connection:
+            yield connection
+            made.set()
+            await commit.wait()
+
+    monkeypatch.setattr(Database, "write", slow)
+    first = asyncio.create_task(leases.alive())
+    await made.wait()
+    second = asyncio.create_task(leases.alive())
+    # Time enough for a read that waits for nothing; one that waits for the commit is not done however long this is.
+    await asyncio.wait([second], timeout=0.5)
+    commit.set()
+    assert (await first, await second) == ([], [])
+    await leases.close()
+    await database.close()
 
 
 async def test_only_a_lease_with_the_lock_that_was_missing_is_forgotten(database_url: str, leases: LeaseStore) -> None:
