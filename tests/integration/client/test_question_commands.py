@@ -14,6 +14,7 @@ from rich.console import Console
 from coxswain.client import AsyncClient, Client
 from coxswain.client.cli.questions import _print, _summary
 from coxswain.client.cli.session import Session
+from coxswain.client.errors import CoxswainError, PermissionDenied, Unimplemented
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.v1 import question_pb2 as pb
 from coxswain.orchestrator.v1 import question_state_pb2 as state_pb
@@ -413,6 +414,30 @@ def test_a_watch_says_that_its_connection_is_lost_and_back(server: Server, insta
     assert re.fullmatch(r"the connection is lost since [\d:]{8} UTC \(UNAVAILABLE\); it is being made again", lost)
     assert re.fullmatch(r"the connection is back after \d+ s", back)
     assert "no member any more" in refused
+
+
+@pytest.mark.parametrize("refusal", [Unimplemented, PermissionDenied])
+async def test_a_watch_goes_on_where_health_checks_are_not_routed(
+    server: Server, installation: Installation, monkeypatch: pytest.MonkeyPatch, refusal: type[CoxswainError]
+) -> None:
+    def healthy(*_: Any, **__: Any) -> Any:
+        raise refusal("the proxy knows no health checks")
+
+    installation.questions = [asked("q1"), asked("q2")]
+    returned = list[str]()
+    for kind in (Client, AsyncClient):
+        monkeypatch.setattr(kind, "healthy", healthy)
+    installation.watch_breaks_after = [(1, lambda context: refuse(context, grpc.StatusCode.UNAVAILABLE, "gone"))]
+    with Client(server.address, token=ALICE) as client:
+        changes = client.watch_questions(on_return=lambda: returned.append("blocking"))
+        assert [next(changes).sequence for _ in range(2)] == [1, 2]
+        changes.close()
+    installation.watch_breaks_after = [(1, lambda context: refuse(context, grpc.StatusCode.UNAVAILABLE, "gone"))]
+    async with AsyncClient(server.address, token=ALICE) as waiting:
+        following = waiting.watch_questions(on_return=lambda: returned.append("waiting"))
+        assert [(await anext(following)).sequence for _ in range(2)] == [1, 2]
+        await following.aclose()
+    assert returned == ["blocking", "waiting"]
 
 
 def test_a_watch_prints_each_change_until_it_is_refused(server: Server, installation: Installation) -> None:

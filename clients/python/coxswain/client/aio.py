@@ -389,14 +389,17 @@ class AsyncClient:
             await asyncio.sleep(pause)
 
     async def _check_answers(self, service: str) -> None:
-        """Raise Unavailable unless the server of a service answers and serves."""
+        """Raise Unavailable unless the server of a service answers, and does not say that it does not serve."""
         try:
             if not await self.healthy(service):
                 raise Unavailable(f"{service} is not serving")
-        except NotFound:
-            return
+        except Unavailable:
+            raise
         except DeadlineExceeded as error:
             raise Unavailable(str(error)) from error
+        except CoxswainError:
+            # An answer as well: not every proxy lets health checks through.
+            return
 
     async def download_artifact(
         self, execution_id: str, name: str, *, revision: int = 0, max_outage: float = 300.0
