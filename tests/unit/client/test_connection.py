@@ -31,9 +31,21 @@ def test_addresses_are_read_as_people_write_them(address: str, target: str, encr
     assert (connection.credentials is not None) is encrypted
 
 
-@pytest.mark.parametrize("address", ["https://example.com/api", "http://user@example.com", "https://"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://example.com/api",
+        "https://example.com:443/api",
+        "http://user@example.com",
+        "http://user:word@example.com:80",
+        "https://example.com:443?x=1",
+        "https://example.com:443#x",
+        "https://",
+        "https://:443",
+    ],
+)
 def test_an_address_that_is_more_than_a_place_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match="host and port"):
+    with pytest.raises(ValueError, match="expected scheme, host and port only"):
         _ = Connection(address=address).target
 
 

@@ -112,12 +112,13 @@ class Connection:
                 _check_port(address)
             return address
         parts = urlsplit(address)
-        if parts.netloc.rpartition("@")[2].rpartition("]")[2].partition(":")[1]:
-            _check_port(address)
-        if parts.path.strip("/") or parts.query or parts.username or not parts.hostname:
+        more = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        if more or not parts.hostname:
             raise ValueError(
                 f"address {address!r}: expected scheme, host and port only, such as https://example.com:443"
             )
+        if ":" in parts.netloc.rpartition("]")[2]:
+            _check_port(address)
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
