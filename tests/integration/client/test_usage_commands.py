@@ -54,6 +54,8 @@ async def test_limits_are_set_shown_listed_and_removed(run: Run) -> None:
         refused = await run("budget", "set", *nothing, token=ROOT if "--ceiling-of" in nothing else "")
         assert refused.exit_code == 2
         assert "give at least one limit" in refused.stderr
+    zero = await run("budget", "set", "--monthly-cost", "0", "--alert-share", "0.5")
+    assert (zero.exit_code, "or remove the limits with `coxswain budget delete`" in zero.stderr) == (13, True)
     assert said(await run("budget", "list")) == listed
     assert said(await run("budget", "delete", "--yes")) == "removed"
     assert said(await run("budget", "alerts")) == "no alerts"

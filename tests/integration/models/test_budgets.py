@@ -258,8 +258,9 @@ async def test_only_the_operator_sets_ceilings_and_only_admins_limits(models: In
         models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget(calls_per_minute=1), scope=scope))
     )
     assert failure.fields == ["scope.subject"]
-    failure = await refusal(models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget())))
-    assert (failure.fields, "DeleteBudget" in failure.message) == (["budget"], True)
+    for nothing in (pb.Budget(), pb.Budget(alert_share=0.8)):
+        failure = await refusal(models.usage().SetBudget(pb.SetBudgetRequest(budget=nothing)))
+        assert (failure.fields, "DeleteBudget" in failure.message) == (["budget"], True)
     assert (await refusal(models.usage().DeleteBudget(pb.DeleteBudgetRequest()))).fields == ["scope"]
 
 
@@ -321,15 +322,18 @@ async def test_an_alert_is_stored_once_when_a_share_is_used(served: Installation
     assert [*page.alerts, *rest.alerts] == [second, first]
 
 
-@pytest.mark.parametrize("left", [None, pb.Budget(alert_share=0.5)], ids=["removed", "only the share is left"])
-async def test_limits_that_were_removed_tell_nothing_any_more(served: Installation, left: pb.Budget | None) -> None:
+@pytest.mark.parametrize("is_ceiling", [False, True], ids=["removed", "only the share of a ceiling is left"])
+async def test_limits_that_were_removed_tell_nothing_any_more(served: Installation, is_ceiling: bool) -> None:
     served.llm.on(PRICED, route="chat")
-    await limit(served, monthly_cost_limit=20.0, alert_share=0.5)
-    await complete(served)
-    if left is None:
-        await served.usage().DeleteBudget(pb.DeleteBudgetRequest(scope=pb.BudgetScope()))
+    if is_ceiling:
+        await cap(served, "sales", monthly_cost_limit=20.0, alert_share=0.5)
     else:
-        await served.usage().SetBudget(pb.SetBudgetRequest(budget=left))
+        await limit(served, monthly_cost_limit=20.0, alert_share=0.5)
+    await complete(served)
+    if is_ceiling:
+        await cap(served, "sales", alert_share=0.5)
+    else:
+        await served.usage().DeleteBudget(pb.DeleteBudgetRequest(scope=pb.BudgetScope()))
     await complete(served)
     await limit(served, pb.BudgetScope(model=CHAT), daily_cost_limit=100.0, alert_share=0.1)
     await complete(served)

@@ -249,6 +249,7 @@ def test_a_field_left_out_takes_nothing_more_away_and_lets_nothing_more_through(
     [
         ("models.v1.SetModelEnabledRequest", {"name": "openai/gpt-4o"}, "enabled"),
         ("models.v1.SetBudgetRequest", {"budget": {}}, "budget"),
+        ("models.v1.SetBudgetRequest", {"budget": {"alertShare": 0.8}}, "budget"),
         ("models.v1.DeleteBudgetRequest", {}, "scope"),
         ("orchestrator.v1.AcceptToolChangesRequest", {"name": "crm"}, "list_revision"),
         ("orchestrator.v1.AnswerQuestionRequest", {"id": "1"}, "answer"),

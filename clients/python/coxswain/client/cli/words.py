@@ -40,6 +40,7 @@ _COMMANDS = {
     "CreateGroup": "`coxswain groups create`",
     "AnswerQuestion": "`coxswain answer`",
     "SetBudget": "`coxswain budget set`",
+    "DeleteBudget": "`coxswain budget delete`",
     "ClearNamespace": "`coxswain memory clear`",
     "ForgetSubject": "`coxswain memory forget`",
     "DeleteIndex": "`coxswain memory index delete`",
