@@ -116,8 +116,9 @@ async def test_the_version_of_the_server_is_shown_where_one_answers(run: Run) ->
     [told] = rows(await run("version", "--json"))
     services = dict.fromkeys(("auth", "memory", "models", "orchestrator"), VERSION)
     assert told == {"version": VERSION, "services": services}
-    alone = await asyncio.to_thread(invoke, "127.0.0.1:1", "version")
-    assert (alone.exit_code, alone.stdout, alone.stderr) == (0, f"coxswain {VERSION}\n", "")
+    for nowhere in ("127.0.0.1:1", "host-without-a-port"):
+        alone = await asyncio.to_thread(invoke, nowhere, "version")
+        assert (alone.exit_code, alone.stdout, alone.stderr) == (0, f"coxswain {VERSION}\n", "")
     assert (await run("--version")).stdout == f"coxswain {VERSION}\n"
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import grpc
@@ -77,18 +78,24 @@ def version(context: typer.Context, as_json: JsonOption = False) -> None:
 
 def _releases(session: Session) -> dict[str, str]:
     """The release of each service that answers soon, by its package, such as {"auth": "0.1.0"}."""
+    try:
+        with session.client() as client:
+            return dict(_answers(client))
+    except ValueError:
+        # Nothing can be asked at such an address, and this client has its version all the same.
+        return {}
+
+
+def _answers(client: "Client") -> Iterator[tuple[str, str]]:
     services = {service.split(".")[1]: service for service in public_services()}
     until = time.monotonic() + _SECONDS_FOR_VERSIONS
-    found: dict[str, str] = {}
-    with session.client() as client:
-        for package, service in sorted(services.items()):
-            try:
-                release = client.release(service, timeout=max(until - time.monotonic(), 0.01))
-            except CoxswainError:
-                continue
-            if release:
-                found[package] = release
-    return found
+    for package, service in sorted(services.items()):
+        try:
+            release = client.release(service, timeout=max(until - time.monotonic(), 0.01))
+        except CoxswainError:
+            continue
+        if release:
+            yield package, release
 
 
 def status(context: typer.Context, as_json: JsonOption = False) -> None:
