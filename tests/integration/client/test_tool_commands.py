@@ -183,6 +183,7 @@ async def test_a_source_that_cannot_be_used_yet_is_stored_with_the_reason(run: R
         "tool", "source", "create", "billing", "--mcp", "https://mcp.example.com", "--secret", "tools/b"
     )
     assert (created.exit_code, created.stdout) == (1, "billing stored, but not usable yet\n")
+    assert said(await run("tool", "source", "accept", "billing", "-y")) == "billing: nothing to accept"
     assert "an admin can store one with `coxswain secret put`" in created.stderr
     listed = (await run("tool", "source", "list")).stdout
     assert "not usable: the tools of the source" in listed

@@ -125,8 +125,11 @@ def accept(
             show_differences(session, chosen)
         if chosen:
             confirm(session, f"{len(chosen)} changes of {found.spec.name}", "accept", yes=yes)
-        request = AcceptToolChangesRequest(id=found.id, list_revision=found.list_revision, tools=names)
-        accepted = client.tool_sources.AcceptToolChanges(request).source
+        accepted = found
+        # One that could not be listed yet has no list to accept.
+        if found.list_revision:
+            request = AcceptToolChangesRequest(id=found.id, list_revision=found.list_revision, tools=names)
+            accepted = client.tool_sources.AcceptToolChanges(request).source
     if session.json:
         return session.print_json(accepted)
     done = f"{len(chosen)} changes accepted" if chosen else "nothing to accept"
