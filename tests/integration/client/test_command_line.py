@@ -336,6 +336,15 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(arguments: list[str], says:
         (["nonsense"], 2, {"message": "No such command 'nonsense'.", "reason": "WRONG_USAGE"}),
         (["--no-such"], 2, {"message": "No such option: --no-such", "reason": "WRONG_USAGE"}),
         (
+            ["get"],
+            2,
+            {
+                "message": "Missing argument 'ID'.",
+                "reason": "WRONG_USAGE",
+                "fields": [{"field": "ID", "description": "Missing argument 'ID'."}],
+            },
+        ),
+        (
             ["executions", "--limit", "0"],
             2,
             {

@@ -1,5 +1,6 @@
 """What the command line says to do about errors is a command that exists."""
 
+import json
 import re
 from typing import Any
 
@@ -50,6 +51,23 @@ def test_what_is_near_is_of_the_kind_that_is_not_known(monkeypatch: pytest.Monke
     monkeypatch.setattr(failures, "names_of", lambda _client, resource: names[resource])
     session = Session(connection=Connection(address="127.0.0.1:1"))
     assert failures._meant(session, failure("TOOL_NOT_FOUND", tool=tool)) == meant
+
+
+def test_names_that_are_near_are_asked_for_only_where_they_are_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = list[str]()
+
+    def names_of(_client: object, resource: str) -> list[str]:
+        asked.append(resource)
+        return ["calculator"]
+
+    monkeypatch.setattr(failures, "names_of", names_of)
+    unknown = failure("TOOL_NOT_FOUND", tool="calculater")
+    failures.end_of(unknown, Session(connection=Connection(address="127.0.0.1:1"), json=True))
+    assert (asked, json.loads(capsys.readouterr().err)["reason"]) == ([], "TOOL_NOT_FOUND")
+    failures.end_of(unknown, Session(connection=Connection(address="127.0.0.1:1")))
+    assert (asked, "did you mean 'calculator'?" in capsys.readouterr().err) == (["tool"], True)
 
 
 @pytest.mark.parametrize(

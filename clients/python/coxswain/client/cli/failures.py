@@ -62,8 +62,9 @@ def _report_usage(session: Session, error: ClickException) -> int:
         parameter: Any = getattr(error, "param", None)
         long = next((spelling for spelling in getattr(parameter, "opts", ()) if spelling.startswith("--")), "")
         name = getattr(error, "param_hint", None) or long or (parameter.get_error_hint() if parameter else "")
-        fields = [{"field": name.strip("'"), "description": error.message}] if name else []
-        session.fail(error.format_message(), reason="WRONG_USAGE", fields=fields)
+        text = error.format_message()
+        fields = [{"field": name.strip("'"), "description": error.message or text}] if name else []
+        session.fail(text, reason="WRONG_USAGE", fields=fields)
     else:
         error.show()
     return EXIT_USAGE
@@ -99,7 +100,7 @@ def _report(session: Session, error: Exception) -> int:
 
 def _report_call(session: Session, error: CoxswainError) -> None:
     # The texts of gRPC itself about a lost connection or an unknown method are for its developers.
-    message, remedy = error.message, _meant(session, error) or remedy_for(error)
+    message, remedy = error.message, ""
     if not error.reason and error.code is grpc.StatusCode.UNAVAILABLE:
         message = f"{session.connection.target} cannot be reached"
         if mismatch := tls_mismatch(session.connection):
@@ -129,7 +130,7 @@ def _report_call(session: Session, error: CoxswainError) -> None:
         session.err.print(problem_table(faults))
     if error.retry_after is not None:
         session.say(f"try again in {error.retry_after:g} s")
-    if remedy:
+    if remedy := remedy or _meant(session, error) or remedy_for(error):
         session.say(remedy)
     if error.request_id:
         session.say(f"request id {error.request_id}", "dim")
