@@ -549,6 +549,6 @@ def test_a_watch_says_that_its_connection_was_lost(server: Server, installation:
     watched = invoke(server.address, "watch", "e")
     assert watched.exit_code == 0
     said = [line for line in watched.stderr.splitlines() if line]
-    assert re.fullmatch(r"the connection is lost since [\d:]{8} UTC \(UNAVAILABLE\); it is being made again", said[1])
-    assert re.fullmatch(r"the connection is back after \d+ s", said[2])
+    assert re.fullmatch(r"the connection was lost at [\d:]{8} UTC \(UNAVAILABLE\); reconnecting", said[1])
+    assert re.fullmatch(r"reconnected after \d+ s", said[2])
     assert len(said) == 4

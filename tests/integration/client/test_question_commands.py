@@ -411,8 +411,8 @@ def test_a_watch_says_that_its_connection_is_lost_and_back(server: Server, insta
     ]
     result = invoke(server.address, "questions", "--watch")
     lost, back, refused, *_ = result.stderr.splitlines()
-    assert re.fullmatch(r"the connection is lost since [\d:]{8} UTC \(UNAVAILABLE\); it is being made again", lost)
-    assert re.fullmatch(r"the connection is back after \d+ s", back)
+    assert re.fullmatch(r"the connection was lost at [\d:]{8} UTC \(UNAVAILABLE\); reconnecting", lost)
+    assert re.fullmatch(r"reconnected after \d+ s", back)
     assert "no member any more" in refused
 
 

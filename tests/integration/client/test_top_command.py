@@ -99,7 +99,7 @@ def test_a_lost_connection_is_said_and_made_again(busy: Installation, server: Se
             lambda context: refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "late"),
         ]
         old = next(looks)
-        assert "no connection since 0 s" in old.line()
+        assert "no connection for 0 s" in old.line()
         assert len(old.executions) == 2
         assert not next(looks).lost
         busy.faults["ListExecutions"] = [gone]

@@ -42,7 +42,7 @@ class View(Protocol):
         ...
 
     def lost(self, error: CoxswainError) -> None:
-        """Say that the connection is lost and is being made again; the next event ends that."""
+        """Say that the connection was lost; the next event ends that."""
         ...
 
 
@@ -121,7 +121,7 @@ class LiveView:
             yield Text(f"waits for an answer: {answering(question_id)}", style="yellow")
         if self._lost_at is not None:
             passed = _seconds(timedelta(seconds=self._clock() - self._lost_at))
-            yield Text(f"the connection is lost for {passed}; it is being made again", style="yellow")
+            yield Text(f"the connection was lost {passed} ago; reconnecting", style="yellow")
         if progress.credential_needed:
             yield Text(f"your token has expired: {renewal(self._execution_id)}", style="yellow")
 

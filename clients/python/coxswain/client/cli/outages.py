@@ -1,4 +1,4 @@
-"""What a watch says of its connection: that it is lost and since when, and that it is back."""
+"""What a watch says of its connection: when it was lost, and that it is back."""
 
 from datetime import UTC, datetime
 
@@ -16,18 +16,17 @@ class Outages:
         self._since: datetime | None = None
 
     def lost(self, error: CoxswainError) -> None:
-        """Say once in an outage that the connection is being made again."""
+        """Say once in an outage when the connection was lost."""
         if self._since is None:
             self._since = datetime.now(UTC)
-            since = f"{self._since:%H:%M:%S} UTC"
-            self._print(f"the connection is lost since {since} ({error.code.name}); it is being made again")
+            self._print(f"the connection was lost at {self._since:%H:%M:%S} UTC ({error.code.name}); reconnecting")
 
     def back(self) -> None:
         """Say that an outage is over, if there was one."""
         if self._since is not None:
             passed = (datetime.now(UTC) - self._since).total_seconds()
             self._since = None
-            self._print(f"the connection is back after {passed:.0f} s")
+            self._print(f"reconnected after {passed:.0f} s")
 
     def _print(self, text: str) -> None:
         self._console.print(Text(text, style="yellow"), soft_wrap=True)

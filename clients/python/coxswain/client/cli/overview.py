@@ -84,7 +84,7 @@ class Overview:
         parts += [f"{figures['questions']}{questions} to answer"] if self.questions else []
         parts += [] if self.workers is None else [f"{self.workers} workers"]
         parts += [] if self.cost is None else [f"{dollars(self.cost)} today"]
-        return ", ".join(parts) + (f"; no connection since {self.lost}" if self.lost else "")
+        return ", ".join(parts) + (f"; no connection for {self.lost}" if self.lost else "")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         yield Text(f"{self.time:%H:%M:%S} UTC  {harmless(self.target)}", style="dim", no_wrap=True, overflow="ellipsis")
