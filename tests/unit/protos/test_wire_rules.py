@@ -153,7 +153,7 @@ def test_memory_knows_no_crew_by_its_stored_id() -> None:
 
 
 _SAYS_WHAT_ABSENCE_MEANS = re.compile(
-    r"\b(0|absent|empty|false|has to be|have none|left out|may be|needed|required|unless|UNSPECIFIED|without)\b"
+    r"\b(0|absent|empty|false|has to be|have none|left out|may be|needed|required|unless|UNSPECIFIED)\b"
     "|`update_mask`",
     re.IGNORECASE,
 )
