@@ -115,6 +115,12 @@ def test_a_login_again_keeps_tls_and_authorities(contexts: Path) -> None:
     assert _resolved(GlobalOptions(address="far.example.com:444"), "far", known)[1].ca_file is None
 
 
+def test_a_context_keeps_a_name_that_new_ones_may_not_have(server: Server, coxswain: Coxswain) -> None:
+    save_contexts(Contexts("", {"our own": Context(server.address)}))
+    assert coxswain("login", "our own", stdin=f"{SECRET}\n").exit_code == 0
+    assert coxswain("login", "our second", stdin=f"{SECRET}\n").exit_code == 2
+
+
 def test_a_logout_forgets_the_token_of_the_context_that_is_given(contexts: Path, coxswain: Coxswain) -> None:
     save_contexts(Contexts("here", {name: Context("127.0.0.1:1", "kept") for name in ("here", "there")}))
     assert coxswain("logout", "--context", "there").stdout == "there: logged out\n"

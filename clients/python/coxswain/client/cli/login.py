@@ -57,12 +57,12 @@ def login(
 
         coxswain login local --address 127.0.0.1:50051 --token dev:alice:sales=editor
     """
-    if name and not _NAME.fullmatch(name):
-        # It may be a token, in the wrong place.
-        raise typer.BadParameter(f"takes up to 40 letters, digits and . _ -; {ReadsToken.read_from}", param_hint="NAME")
     given = context.find_root().obj
     assert isinstance(given, GlobalOptions)
     contexts = load_contexts()
+    if name and name not in contexts.named and not _NAME.fullmatch(name):
+        # It may be a token, in the wrong place.
+        raise typer.BadParameter(f"takes up to 40 letters, digits and . _ -; {ReadsToken.read_from}", param_hint="NAME")
     name, given = _resolved(given, name, contexts)
     given.token = given.token or _ask_token(f"{name} at {given.address}")
     session = session_from(given)
