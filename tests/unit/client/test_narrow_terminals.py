@@ -8,7 +8,7 @@ from rich.console import Console
 
 from coxswain.client.cli.doctor import findings_table
 from coxswain.client.cli.findings import FAIL, OK, Finding
-from coxswain.client.cli.models import _facts, _listing
+from coxswain.client.cli.models import _details_table, _listing
 from coxswain.client.cli.schedule_view import schedule_table
 from coxswain.client.cli.session import Session
 from coxswain.models.v1.model_pb2 import Capabilities, CredentialAvailability, Model, Provider
@@ -59,7 +59,7 @@ def test_models_show_whether_there_is_a_credential() -> None:
 
 @pytest.mark.parametrize("width", [NARROW, 100])
 def test_what_a_model_is_said_to_be_is_not_folded(width: int) -> None:
-    shown = lines(_facts(model("openai/gpt-5", CredentialAvailability.CREDENTIAL_AVAILABILITY_MISSING), width), width)
+    shown = lines(_details_table(model("openai/gpt-5", CredentialAvailability.CREDENTIAL_AVAILABILITY_MISSING), width), width)
     [price] = [line for line in shown if line.startswith("$ per million cached input tokens")]
     assert price.split("tokens")[1].split() == (["0.1"] if width == NARROW else ["0.1", "packaged", "list"])
 

@@ -212,7 +212,7 @@ def _set_enabled(session: Session, name: str, *, enabled: bool) -> None:
 
 
 def _show(session: Session, model: Model) -> None:
-    session.out.print(_facts(model, session.out.width))
+    session.out.print(_details_table(model, session.out.width))
 
 
 def _listing(models: Iterable[Model]) -> Listing:
@@ -224,7 +224,7 @@ def _listing(models: Iterable[Model]) -> Listing:
     return made
 
 
-def _facts(model: Model, width: int) -> Table:
+def _details_table(model: Model, width: int) -> Table:
     columns = ("what", "value", "from") if width >= _WIDTH_WITH_SOURCES else ("what", "value")
     made = table(*columns)
     made.columns[0].no_wrap = True
