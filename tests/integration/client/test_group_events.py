@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import aclosing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,13 @@ async def test_a_watch_of_the_group_outlives_cut_connections(run: Run, crew_file
         async with AsyncClient(relay.address, token=ALICE) as watching, AsyncClient(run.address, token=ALICE) as client:
             seen: list[tuple[str, str | None]] = []
             made: list[str] = []
-            async with aclosing(watching.watch_executions(labels={"team": "a"})) as responses:
+            said: list[str] = []
+            following = watching.watch_executions(
+                labels={"team": "a"},
+                on_outage=lambda _: said.append("lost"),
+                on_return=lambda: said.append("back"),
+            )
+            async with aclosing(following) as responses:
                 async for response in responses:
                     if response.HasField("event"):
                         seen.append((response.event.execution_id, response.event.WhichOneof("event")))
@@ -41,6 +48,9 @@ async def test_a_watch_of_the_group_outlives_cut_connections(run: Run, crew_file
     finally:
         relay.close()
     assert relay.connections >= 3
+    assert said.count("back") >= 2
+    # However often it failed to connect, it is said once that it is back.
+    assert "back" not in [after for before, after in pairwise(["back", *said]) if before == "back"]
     kinds = ("execution_queued", "execution_cancelled")
     assert seen == [(execution_id, kind) for execution_id in made for kind in kinds]
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from coxswain.client import AsyncClient, Client
 from coxswain.client.cli.questions import _print, _summary
 from coxswain.client.cli.session import Session
-from coxswain.client.errors import CoxswainError, PermissionDenied, Unimplemented
+from coxswain.client.errors import Unimplemented
 from coxswain.orchestrator.v1 import execution_pb2
 from coxswain.orchestrator.v1 import question_pb2 as pb
 from coxswain.orchestrator.v1 import question_state_pb2 as state_pb
@@ -416,28 +417,46 @@ def test_a_watch_says_that_its_connection_is_lost_and_back(server: Server, insta
     assert "no member any more" in refused
 
 
-@pytest.mark.parametrize("refusal", [Unimplemented, PermissionDenied])
-async def test_a_watch_goes_on_where_health_checks_are_not_routed(
-    server: Server, installation: Installation, monkeypatch: pytest.MonkeyPatch, refusal: type[CoxswainError]
+async def test_a_watch_is_back_once_there_is_an_answer_from_what_it_needs(
+    server: Server, installation: Installation
 ) -> None:
-    def healthy(*_: Any, **__: Any) -> Any:
-        raise refusal("the proxy knows no health checks")
+    def late(context: Any) -> None:
+        refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the database does not answer")
+
+    def break_off() -> None:
+        installation.watch_breaks_after = [(1, lambda context: refuse(context, grpc.StatusCode.UNAVAILABLE, "gone"))]
+        # That the server is alive is not enough; that it refuses something is.
+        refused = lambda context: refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls")  # noqa: E731
+        installation.faults["ListQuestions"] = [late, late, refused]
 
     installation.questions = [asked("q1"), asked("q2")]
-    returned = list[str]()
-    for kind in (Client, AsyncClient):
-        monkeypatch.setattr(kind, "healthy", healthy)
-    installation.watch_breaks_after = [(1, lambda context: refuse(context, grpc.StatusCode.UNAVAILABLE, "gone"))]
-    with Client(server.address, token=ALICE) as client:
-        changes = client.watch_questions(on_return=lambda: returned.append("blocking"))
+    said = list[str]()
+    told: Any = {"on_outage": lambda error: said.append(error.code.name), "on_return": lambda: said.append("back")}
+    break_off()
+    with Client(server.address, token=ALICE) as client, closing(client.watch_questions(**told)) as changes:
         assert [next(changes).sequence for _ in range(2)] == [1, 2]
-        changes.close()
-    installation.watch_breaks_after = [(1, lambda context: refuse(context, grpc.StatusCode.UNAVAILABLE, "gone"))]
-    async with AsyncClient(server.address, token=ALICE) as waiting:
-        following = waiting.watch_questions(on_return=lambda: returned.append("waiting"))
+    assert said == ["UNAVAILABLE"] * 3 + ["back"]
+    said.clear()
+    break_off()
+    async with (
+        AsyncClient(server.address, token=ALICE) as waiting,
+        aclosing(waiting.watch_questions(**told)) as following,
+    ):
         assert [(await anext(following)).sequence for _ in range(2)] == [1, 2]
-        await following.aclose()
-    assert returned == ["blocking", "waiting"]
+    assert said == ["UNAVAILABLE"] * 3 + ["back"]
+
+
+async def test_a_watch_goes_on_where_health_checks_are_not_routed(
+    server: Server, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def healthy(*_: Any, **__: Any) -> Any:
+        raise Unimplemented("the proxy knows no health checks")
+
+    monkeypatch.setattr(Client, "healthy", healthy)
+    installation.questions = [asked("q1"), asked("q2")]
+    installation.watch_breaks_after = [(1, lambda context: refuse(context, grpc.StatusCode.UNAVAILABLE, "gone"))]
+    with Client(server.address, token=ALICE) as client, closing(client.watch_questions()) as changes:
+        assert [next(changes).sequence for _ in range(2)] == [1, 2]
 
 
 def test_a_watch_prints_each_change_until_it_is_refused(server: Server, installation: Installation) -> None:

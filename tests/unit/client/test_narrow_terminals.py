@@ -59,7 +59,9 @@ def test_models_show_whether_there_is_a_credential() -> None:
 
 @pytest.mark.parametrize("width", [NARROW, 100])
 def test_what_a_model_is_said_to_be_is_not_folded(width: int) -> None:
-    shown = lines(_details_table(model("openai/gpt-5", CredentialAvailability.CREDENTIAL_AVAILABILITY_MISSING), width), width)
+    shown = lines(
+        _details_table(model("openai/gpt-5", CredentialAvailability.CREDENTIAL_AVAILABILITY_MISSING), width), width
+    )
     [price] = [line for line in shown if line.startswith("$ per million cached input tokens")]
     assert price.split("tokens")[1].split() == (["0.1"] if width == NARROW else ["0.1", "packaged", "list"])
 

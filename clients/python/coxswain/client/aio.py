@@ -68,7 +68,11 @@ from coxswain.orchestrator.v1.execution_pb2 import (
     WatchExecutionsResponse,
 )
 from coxswain.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
-from coxswain.orchestrator.v1.question_pb2 import WatchQuestionsRequest, WatchQuestionsResponse
+from coxswain.orchestrator.v1.question_pb2 import (
+    ListQuestionsRequest,
+    WatchQuestionsRequest,
+    WatchQuestionsResponse,
+)
 from coxswain.orchestrator.v1.question_service_pb2_grpc import QuestionServiceStub
 from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceStub
@@ -76,9 +80,7 @@ from coxswain.orchestrator.v1.tool_source_service_pb2_grpc import ToolSourceServ
 from coxswain.orchestrator.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from coxswain.orchestrator.v1.worker_service_pb2_grpc import WorkerServiceStub
 
-# A service for each watch, by which its server is asked whether it answers.
-_ORCHESTRATOR = "coxswain.orchestrator.v1.ExecutionService"
-_MODELS = "coxswain.models.v1.UsageService"
+_CHECK_SECONDS = 5.0
 
 
 class AsyncClient:
@@ -320,7 +322,7 @@ class AsyncClient:
             after_position=after_position, crew_id=crew_id, schedule_id=schedule_id, labels=labels, kinds=kinds
         )
         cursor = GroupWatchCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
-        return self._follow(self.executions.WatchExecutions, cursor, _ORCHESTRATOR, on_outage, on_return)
+        return self._follow(self.executions.WatchExecutions, cursor, on_outage, on_return)
 
     def watch_questions(
         self,
@@ -339,7 +341,7 @@ class AsyncClient:
         """
         request = WatchQuestionsRequest(after_sequence=after_sequence)
         cursor = SequenceCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
-        return self._follow(self.questions.WatchQuestions, cursor, _ORCHESTRATOR, on_outage, on_return)
+        return self._follow(self.questions.WatchQuestions, cursor, on_outage, on_return, self._check_questions)
 
     def watch_budget_alerts(
         self, after_sequence: int | None = None, *, max_outage: float = 300.0
@@ -352,30 +354,35 @@ class AsyncClient:
         """
         request = WatchBudgetAlertsRequest(after_sequence=after_sequence)
         cursor = SequenceCursor(request, max_outage=max_outage, renewable=callable(self.connection.token))
-        return self._follow(self.usage.WatchBudgetAlerts, cursor, _MODELS)
+        return self._follow(self.usage.WatchBudgetAlerts, cursor)
 
     async def _follow(
         self,
         method: Any,
         cursor: GroupWatchCursor | SequenceCursor,
-        service: str,
         on_outage: Callable[[CoxswainError], object] | None = None,
         on_return: Callable[[], object] | None = None,
+        check: Callable[[], Any] | None = None,
     ) -> AsyncGenerator[Any, None]:
+        """Yield the responses of one stream after another.
+
+        A stream that may stay without a response for long has a ``check``, which raises while it could not stand.
+        """
         is_lost = False
         while True:
             call = None
             try:
-                if is_lost:
-                    # A stream may stay without a response for long: whether it stands is asked for.
+                if is_lost and on_return is not None and check is not None:
                     cursor.connects()
-                    await self._check_answers(service)
+                    await check()
                     is_lost = False
-                    if on_return is not None:
-                        on_return()
+                    on_return()
                 call = method(cursor.request())
                 async for response in call:
                     cursor.accept(response)
+                    if is_lost and on_return is not None:
+                        on_return()
+                    is_lost = False
                     yield response
                 pause = cursor.pause()
             except CoxswainError as error:
@@ -388,17 +395,16 @@ class AsyncClient:
                     call.cancel()
             await asyncio.sleep(pause)
 
-    async def _check_answers(self, service: str) -> None:
-        """Raise Unavailable unless the server of a service answers, and does not say that it does not serve."""
+    async def _check_questions(self) -> None:
+        """Raise Unavailable while the server, or what it needs to tell of questions, does not answer."""
         try:
-            if not await self.healthy(service):
-                raise Unavailable(f"{service} is not serving")
+            await self.questions.ListQuestions(ListQuestionsRequest(page_size=1), timeout=_CHECK_SECONDS)
         except Unavailable:
             raise
         except DeadlineExceeded as error:
             raise Unavailable(str(error)) from error
         except CoxswainError:
-            # An answer as well: not every proxy lets health checks through.
+            # It answers, and what it refuses is the stream's to say.
             return
 
     async def download_artifact(
