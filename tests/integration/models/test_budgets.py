@@ -251,7 +251,8 @@ async def test_only_the_operator_sets_ceilings_and_only_admins_limits(models: In
         ("cost_per_minute", float("nan")),
         ("cost_per_minute", -0.01),
     ]:
-        failure = await refusal(models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget(**{name: value}))))  # type: ignore[arg-type]
+        faulty: dict[str, Any] = {"calls_per_minute": 1, name: value}
+        failure = await refusal(models.usage().SetBudget(pb.SetBudgetRequest(budget=pb.Budget(**faulty))))
         assert failure.fields == [f"budget.{name}"]
     scope = pb.BudgetScope(subject="alice")
     failure = await refusal(
