@@ -1,6 +1,7 @@
 """The published keys of an issuer, found by discovery, read again on a timer and when a token names a new one."""
 
 import asyncio
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +36,10 @@ class IssuerAddress:
 
 
 class KeySet:
-    """Keys by key id. Known keys outlive an outage of the issuer; unknown key ids cannot make us ask all the time."""
+    """Keys by key id. Known keys outlive an outage of the issuer; unknown key ids cannot make us ask all the time.
+
+    After a reading that failed nobody knows whether the issuer publishes a key that is not known.
+    """
 
     def __init__(
         self, http: JsonClient, address: IssuerAddress, *, refresh_seconds: float, unknown_key_pause_seconds: float
@@ -47,6 +51,8 @@ class KeySet:
         self._keys: Mapping[str, jwt.PyJWK] = {}
         self._read_at = float("-inf")
         self._tried_at = float("-inf")
+        self._failure: Unavailable | None = None
+        """Why the last reading failed."""
         self._reading = asyncio.Lock()
 
     @property
@@ -58,17 +64,16 @@ class KeySet:
         """Return a key, None when the issuer does not publish it.
 
         Raises:
-            Unavailable: no keys are known yet and the issuer does not answer.
+            Unavailable: the key is not known, and the issuer does not answer, or did not a moment ago.
         """
         seen = self._tried_at
-        if not self._keys:
+        if not self._keys or self._wants_reading(kid):
             await self._read(seen)
-        elif self._wants_reading(kid):
-            try:
-                await self._read(seen)
-            except Unavailable as error:
-                logger.warning("issuer_unavailable", issuer=self.issuer, error=error.message)
-        return self._keys.get(kid)
+        key = self._keys.get(kid)
+        if key is None and self._failure is not None:
+            # One exception raised for many callers would collect the traceback of each.
+            raise copy.copy(self._failure)
+        return key
 
     def _wants_reading(self, kid: str) -> bool:
         now = time.monotonic()
@@ -79,18 +84,26 @@ class KeySet:
         """Read the keys unless another call has, since `seen`."""
         async with self._reading:
             if self._tried_at > seen:
-                if not self._keys:
-                    raise unavailable(self.issuer, "did not return its keys")
                 return
             self._tried_at = time.monotonic()
-            bearer = await self._bearer()
-            jwks_uri = self._address.jwks_uri
-            if not jwks_uri:
-                jwks_uri = await self._discover(bearer)
-            self._keys = _usable(await self._get(jwks_uri, bearer))
-            if not self._keys:
-                raise unavailable(jwks_uri, "publishes no key that can be used")
+            try:
+                self._keys = await self._published()
+            except Unavailable as error:
+                self._failure = error
+                logger.warning("issuer_unavailable", issuer=self.issuer, error=error.message)
+                return
+            self._failure = None
             self._read_at = time.monotonic()
+
+    async def _published(self) -> Mapping[str, jwt.PyJWK]:
+        bearer = await self._bearer()
+        jwks_uri = self._address.jwks_uri
+        if not jwks_uri:
+            jwks_uri = await self._discover(bearer)
+        keys = _usable(await self._get(jwks_uri, bearer))
+        if not keys:
+            raise unavailable(jwks_uri, "publishes no key that can be used")
+        return keys
 
     async def _discover(self, bearer: str) -> str:
         url = self._address.discovery_url

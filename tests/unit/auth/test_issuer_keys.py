@@ -1,14 +1,16 @@
-"""Which of the keys that an issuer publishes are taken."""
+"""Which of the keys that an issuer publishes are taken, and what an outage of the issuer says of them."""
 
+import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
-from services.auth.http import HttpAnswer
-from services.auth.identity.jwks import _usable
+from services.auth.http import HttpAnswer, JsonClient, unavailable
+from services.auth.identity.jwks import IssuerAddress, KeySet, _usable
+from services.common.errors import Unavailable
 
 STRONG = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
 WEAK = rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key()
@@ -32,3 +34,48 @@ def published(key: rsa.RSAPublicKey, **more: Any) -> dict[str, Any]:
 )
 def test_keys_that_prove_something_are_taken(entry: dict[str, Any], taken: bool) -> None:
     assert bool(_usable(HttpAnswer(200, {"keys": [entry, "no object", None]}))) is taken
+
+
+class Issuer:
+    """Publishes one key, or does not answer."""
+
+    def __init__(self) -> None:
+        self.kid = "first"
+        self.is_away = False
+        self.asked = 0
+
+    async def get(self, url: str, **_: object) -> HttpAnswer:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise unavailable(url, "did not answer")
+        return HttpAnswer(200, {"keys": [published(STRONG, kid=self.kid)]})
+
+
+def keys_of(issuer: Issuer, pause: float) -> KeySet:
+    address = IssuerAddress("issuer", "", jwks_uri="https://issuer.example.com/keys")
+    return KeySet(cast("JsonClient", issuer), address, refresh_seconds=1000, unknown_key_pause_seconds=pause)
+
+
+async def test_a_new_key_is_not_refused_because_its_issuer_is_away() -> None:
+    issuer = Issuer()
+    keys = keys_of(issuer, pause=0.0)
+    assert await keys.key("first") is not None
+    issuer.kid, issuer.is_away = "second", True
+    together = await asyncio.gather(*(keys.key("second") for _ in range(3)), return_exceptions=True)
+    assert [type(outcome) for outcome in together] == [Unavailable] * 3
+    assert await keys.key("first") is not None, "what is known outlives the outage"
+    issuer.is_away = False
+    assert await keys.key("second") is not None
+
+
+async def test_after_an_outage_new_keys_are_not_refused_before_the_issuer_is_asked_again() -> None:
+    issuer = Issuer()
+    issuer.is_away = True
+    keys = keys_of(issuer, pause=1000.0)
+    with pytest.raises(Unavailable):
+        await keys.key("first")
+    issuer.is_away = False
+    assert await keys.key("first") is not None
+    assert await keys.key("second") is None, "the issuer has said what it publishes"
+    assert issuer.asked == 2
