@@ -11,10 +11,16 @@ from services.orchestrator.json_schemas import parts_of, schema_error
 
 _MOST_SHOWN = 100
 _REFERENCES = ("$ref", "$dynamicRef")
+_ON_THE_SPOT = frozenset({"allOf", "oneOf", "not", "if"})
+"""What holds schemas that are always compared with the same value."""
+
+_Leads = dict[int, list[tuple[int, str]]]
+"""By a schema, those that are compared with the same value, and of references what is said of them."""
 
 
 def reference_error(schema: Mapping[str, Any]) -> str:
-    """Return the first reference of a schema that leads to no schema, with its place; "" when each leads to one.
+    """Return the first reference of a schema that leads to no schema, or back to itself with the same value, with its
+    place; "" when there is none.
 
     `schema_error` has accepted the schema, and `outside_reference` has found nothing.
     Example: 'properties.a.$ref: there is no "#/$defs/none"'.
@@ -22,7 +28,7 @@ def reference_error(schema: Mapping[str, Any]) -> str:
     resolver = Registry().resolver_with_root(DRAFT202012.create_resource(schema))
     pending: list[tuple[tuple[str, ...], Any, Any]] = [((), schema, resolver)]
     seen = {id(schema)}
-    leads: dict[int, tuple[int, str]] = {}
+    leads: _Leads = {}
     for place, part, outer in pending:
         inner = outer.in_subresource(DRAFT202012.create_resource(part)) if place and "$id" in part else outer
         for keyword in (keyword for keyword in _REFERENCES if keyword in part):
@@ -40,24 +46,37 @@ def reference_error(schema: Mapping[str, Any]) -> str:
                 pending.append(((*place, keyword), target, found.resolver))
             elif not isinstance(target, Mapping | bool):
                 return f"{where}: {shown} is not a JSON schema"
-            leads[id(part)] = (id(target), f"{where}: {shown}")
+            leads.setdefault(id(part), []).append((id(target), f"{where}: {shown}"))
         for name, one in parts_of(part):
+            # Of anyOf the others are compared where the first one does not hold.
+            if name[0] in _ON_THE_SPOT or name == ("anyOf", "0"):
+                leads.setdefault(id(part), []).append((id(one), ""))
             if id(one) not in seen:
                 seen.add(id(one))
                 pending.append(((*place, *name), one, inner))
     return _circle(leads)
 
 
-def _circle(leads: Mapping[int, tuple[int, str]]) -> str:
-    """Return what is said of a reference that leads through references alone to where it stands; "" without one."""
+def _circle(leads: _Leads) -> str:
+    """Return what is said of a reference by which a schema is compared with the same value again; "" without one."""
     done: set[int] = set()
     for start in leads:
-        path: set[int] = set()
-        at = start
-        while at in leads and at not in done:
-            if at in path:
-                return f"{leads[at][1]} leads back to itself"
-            path.add(at)
-            at = leads[at][0]
-        done |= path
+        path: dict[int, str] = {}
+        """The schemas that lead here, each with what is said of how it led on."""
+        ways = [(start, iter(leads[start]))]
+        while ways and start not in done:
+            at, rest = ways[-1]
+            path.setdefault(at, "")
+            target, text = next(rest, (None, ""))
+            if target is None:
+                done.add(at)
+                ways.pop()
+                path.pop(at)
+                continue
+            path[at] = text
+            if target in path:
+                circle = [*path.values()][[*path].index(target) :]
+                return f"{next(filter(None, circle))} leads back to itself"
+            if target in leads and target not in done:
+                ways.append((target, iter(leads[target])))
     return ""

@@ -7,6 +7,7 @@ from typing import Any
 from services.common.errors import FieldViolation
 from services.orchestrator.domain.crew import CrewSpec
 from services.orchestrator.json_schemas import parts_of, schema_error
+from services.orchestrator.schema_alternatives import loses_properties
 from services.orchestrator.schema_violations import BadPattern, compile_pattern
 
 _MOST_WARNINGS = 20
@@ -17,6 +18,10 @@ _MOST_NAMES = 5
 _LEFT_OUT = (
     "has no effect: properties that are not named are left out of the result; name them, or ask for a property of "
     'type "object" without properties, which may hold any'
+)
+_TOO_MANY = (
+    "has too many alternatives (anyOf, oneOf, allOf) within each other: properties that stand beside them are left out "
+    "of the result; say it with fewer"
 )
 _REST = ("additionalProperties", "patternProperties", "unevaluatedProperties")
 
@@ -35,9 +40,11 @@ def _all_warnings(spec: CrewSpec) -> Iterator[FieldViolation]:
     for index, task in enumerate(spec.tasks):
         if task.output_schema is None or schema_error(task.output_schema):
             continue
+        path = f"spec.tasks[{index}].output_schema"
+        if loses_properties(task.output_schema):
+            yield FieldViolation(path, _TOO_MANY)
         for place, warning in _warnings(task.output_schema, ()):
-            text = f"{_shown(place)}: {warning}" if place else warning
-            yield FieldViolation(f"spec.tasks[{index}].output_schema", text)
+            yield FieldViolation(path, f"{_shown(place)}: {warning}" if place else warning)
 
 
 def _shown(place: _Place) -> str:

@@ -17,6 +17,7 @@ from services.orchestrator.domain.tool_source import (
     ToolDifference,
     ToolSource,
 )
+from services.orchestrator.schema_references import reference_error
 from services.orchestrator.tool_identity import digest_of, listed_hash
 from services.orchestrator.tool_resolver import EVERY_TOOL
 from services.orchestrator.tool_schemas import schema_fault
@@ -91,10 +92,14 @@ def _clean(tool: ListedTool) -> ListedTool:
     arguments = _shown_schema(tool.arguments_schema)
     if arguments != tool.arguments_schema:
         warnings.append("characters that are not shown were removed from the schema of its arguments")
+    if lost := reference_error(arguments):
+        warnings.append(f"the schema of its arguments: {lost}; calls that need it may be refused")
     output = tool.output_schema
     if output is not None and (fault := schema_fault(output)):
         output = None
         warnings.append(f"the schema of its results {fault}; results are not checked by it")
+    elif output is not None and (lost := reference_error(output)):
+        warnings.append(f"the schema of its results: {lost}; results that need it are not checked")
     clean = replace(
         tool,
         title=shown_text(tool.title)[:_MAX_TITLE],

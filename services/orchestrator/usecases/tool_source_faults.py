@@ -22,6 +22,7 @@ from services.orchestrator.domain.tool_source import (
 )
 from services.orchestrator.expressions import BadExpression, Expression
 from services.orchestrator.http_operations import check_http_api, overrides_method
+from services.orchestrator.schema_references import reference_error
 from services.orchestrator.tool_schemas import schema_fault
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -165,7 +166,7 @@ def _http(api: HttpApi, addresses: AddressPolicy) -> Iterator[FieldViolation]:
     for index, operation in enumerate(api.operations):
         path = f"spec.http.operations[{index}]"
         yield from _header_name(f"{path}.idempotency_header", operation.idempotency_header)
-        if fault := schema_fault(operation.arguments_schema):
+        if fault := schema_fault(operation.arguments_schema) or reference_error(operation.arguments_schema):
             yield FieldViolation(f"{path}.arguments_schema", fault)
 
 

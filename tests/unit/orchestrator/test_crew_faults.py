@@ -26,6 +26,7 @@ from services.orchestrator.domain.crew import (
 )
 from services.orchestrator.usecases.check_faults import check_faults
 from services.orchestrator.usecases.crew_faults import crew_faults, crew_warnings, in_document_order
+from services.orchestrator.usecases.schema_warnings import _TOO_MANY, schema_warnings
 
 READER = AgentSpec("reader", "Reader", "Read")
 EDITOR = AgentSpec("editor", "Editor", "Edit")
@@ -306,6 +307,24 @@ def test_what_an_output_schema_says_in_vain_is_warned_of(schema: dict[str, Any],
     assert all(text.startswith(begin) for text, begin in zip(found, warned, strict=True))
 
 
+@pytest.mark.parametrize(("depth", "warned"), [(1, False), (4, True)])
+def test_alternatives_beside_which_properties_are_lost_are_warned_of(depth: int, warned: bool) -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"p": schema}, "anyOf": [{"properties": {"q": {}}}] * 4}
+    assert [*schema_warnings(crew(replace(task("read"), output_schema=named(schema, 1))))] == (
+        [FieldViolation("spec.tasks[0].output_schema", _TOO_MANY)] if warned else []
+    )
+
+
+def test_many_properties_without_alternatives_are_no_loss() -> None:
+    assert not [*schema_warnings(crew(replace(task("read"), output_schema=named({"type": "string"}, 6000))))]
+
+
+def named(schema: dict[str, Any], count: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"p{index}": schema for index in range(count)}}
+
+
 def test_an_output_schema_that_refers_to_another_document_is_a_fault() -> None:
     schema = {"type": "object", "properties": {"held": {"$ref": "https://example.com/s"}}}
     assert (
@@ -324,6 +343,12 @@ def test_an_output_schema_that_refers_to_another_document_is_a_fault() -> None:
         ({"x": {"type": "objekt"}, "not": {"$ref": "#/x"}}, 'not.$ref: "#/x" is not a valid JSON schema: type: '),
         ({"x": {"$ref": "#/y"}, "not": {"$ref": "#/x"}}, 'not.$ref.$ref: there is no "#/y"'),
         ({"$ref": "#"}, '$ref: "#" leads back to itself'),
+        ({"allOf": [{"$ref": "#"}]}, 'allOf.0.$ref: "#" leads back to itself'),
+        ({"anyOf": [{"$ref": "#"}, {}]}, 'anyOf.0.$ref: "#" leads back to itself'),
+        (
+            {"$defs": {"a": {"oneOf": [{}, {"$ref": "#/$defs/b"}]}, "b": {"not": {"$ref": "#/$defs/a"}}}},
+            '$defs.a.oneOf.1.$ref: "#/$defs/b" leads back to itself',
+        ),
         (
             {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
             '$defs.a.$ref: "#/$defs/b" leads back to itself',
@@ -339,6 +364,9 @@ def test_a_reference_of_an_output_schema_leads_to_a_schema(schema: dict[str, Any
     "schema",
     [
         {"properties": {"next": {"$ref": "#"}}},
+        {"properties": {"next": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}}},
+        {"anyOf": [{"type": "object"}, {"$ref": "#"}]},
+        {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}, {"$ref": "#/$defs/b"}]}, "b": {}}},
         {"properties": {"a": {"$ref": "#/$defs/a~1b"}, "b": {"$ref": "#/$defs/a~1b"}}, "$defs": {"a/b": True}},
         {"properties": {"a": {"$ref": "#here"}}, "$defs": {"a": {"$anchor": "here"}}},
         {"properties": {"$ref": {"const": {"$ref": "#/none"}}}},

@@ -189,6 +189,19 @@ def test_a_schema_that_refers_to_itself_is_fine_and_one_that_refers_elsewhere_is
     assert "bytes" in schema_fault({"type": "object", "description": "x" * 70_000})
 
 
+def test_a_reference_that_leads_nowhere_is_told_and_the_tool_is_kept() -> None:
+    lost = {"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}
+    circle = {"type": "object", "allOf": [{"$ref": "#"}]}
+    listed = ListedTool("t", "d", lost, output_schema=circle)
+    kept = clean_list([listed])
+    assert not kept.warnings
+    assert kept.tools[0].warnings == (
+        'the schema of its arguments: properties.a.$ref: there is no "#/$defs/none"; calls that need it may be refused',
+        'the schema of its results: allOf.0.$ref: "#" leads back to itself; results that need it are not checked',
+    )
+    assert kept.tools[0].hash == listed_hash(listed), "what is accepted stays so"
+
+
 def nested(depth: int) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for _ in range(depth):

@@ -11,11 +11,8 @@ from crewai.utilities.pydantic_schema_utils import create_model_from_schema
 from pydantic import BaseModel, ConfigDict, create_model
 
 from services.orchestrator.json_schemas import parts_of
+from services.orchestrator.schema_alternatives import class_schema
 from services.orchestrator.schema_violations import Violations, schema_violations
-
-_MOST_PARTS = 5_000
-"""Of a schema that a class is made of: CrewAI takes a tenth of a millisecond for each."""
-_COMBINED = ("anyOf", "oneOf")
 
 
 class _Rules(NamedTuple):
@@ -29,7 +26,7 @@ _rules: WeakKeyDictionary[type[BaseModel], _Rules] = WeakKeyDictionary()
 
 def result_class(schema: Mapping[str, Any]) -> type[BaseModel]:
     """Return the class for results that follow a schema. Raises whatever CrewAI raises for one that it cannot use."""
-    model: type[BaseModel] = create_model_from_schema(_for_class({"title": "Result", **schema}))
+    model: type[BaseModel] = create_model_from_schema(class_schema(schema))
     if not model.model_fields:
         # CrewAI closes every object, one without named properties as well: its only value would be {}.
         model = create_model(model.__name__, __config__=ConfigDict(extra="allow"))
@@ -85,53 +82,3 @@ def _names(schema: Any) -> Iterator[str]:
     yield from schema.get("required", ())
     for _, part in parts_of(schema):
         yield from _names(part)
-
-
-def _for_class(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema that the class is made of, which may have many times the size, within limits."""
-    whole: dict[str, Any] = _with_own_parts(schema)
-    return whole if _size(whole, {}) <= _MOST_PARTS else schema
-
-
-def _size(schema: Any, known: dict[int, int]) -> int:
-    """Return how many values a schema has, where those that are there several times count as often."""
-    if id(schema) not in known:
-        inner = schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ()
-        known[id(schema)] = 1 + sum(_size(part, known) for part in inner)
-    return known[id(schema)]
-
-
-def _with_own_parts(schema: Any) -> Any:
-    """Return a schema whose properties are a part of all that stands beside them: CrewAI takes that for all there is.
-
-    Example: {"properties": P, "anyOf": [A]} has {"allOf": [{"properties": P}, A]} in place of A. Alternatives without
-    properties of their own are left out: they add nothing to the class.
-    """
-    if isinstance(schema, list):
-        return [_with_own_parts(part) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    parts = {name: _with_own_parts(part) for name, part in schema.items()}
-    if not isinstance(schema.get("properties"), Mapping):
-        return parts
-    own = {name: parts[name] for name in ("title", "properties", "required") if name in parts}
-    for keyword in _COMBINED:
-        if not isinstance(parts.get(keyword), list):
-            continue
-        if all(_is_condition(part) for part in parts[keyword]):
-            del parts[keyword]
-            parts.setdefault("type", "object")
-        else:
-            parts[keyword] = [{"allOf": [own, part]} if _may_be_object(part) else part for part in parts[keyword]]
-    if isinstance(parts.get("allOf"), list):
-        parts["allOf"] = [own, *parts["allOf"]]
-    return parts
-
-
-def _may_be_object(schema: Any) -> bool:
-    return isinstance(schema, dict) and schema.get("type", "object") == "object"
-
-
-def _is_condition(schema: Any) -> bool:
-    """Return whether a schema says something of objects without naming properties that they have."""
-    return _may_be_object(schema) and not schema.keys() & {"properties", "$ref", "allOf", "const", "enum", *_COMBINED}
