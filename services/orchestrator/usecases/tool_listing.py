@@ -58,7 +58,8 @@ class ToolListing:
         self._operators = operators
         self._max_age_seconds = max_age_seconds
         self._started_at = utc_now()
-        self._lists: AsyncCache[str, ToolSource] = AsyncCache(_MOST_AT_ONCE, 0.0)
+        self._lists: AsyncCache[tuple[str, int], ToolSource] = AsyncCache(_MOST_AT_ONCE, 0.0)
+        """By id and revision: who has changed a source gets its list, and not the one that was being asked for."""
         self._beside = asyncio.Semaphore(_BESIDE_AT_ONCE)
         self._waiting: set[str] = set()
         """Ids of the sources that are listed beside calls, or wait for it."""
@@ -70,7 +71,7 @@ class ToolListing:
         Raises:
             CoxswainError: it cannot be listed; why is kept with the source.
         """
-        return await self._lists.get(source.id, lambda: self._list(source))
+        return await self._lists.get((source.id, source.revision), lambda: self._list(source))
 
     async def needed(self, group_id: str, names: Collection[str]) -> dict[str, ToolSource]:
         """Return the sources of the caller's group with these names, by name.

@@ -77,3 +77,24 @@ async def test_a_reader_does_not_have_a_list_asked_for_with_their_own_rights(aut
     await listing.settle()
     assert bool(listing.asked) is asked
     await listing.close()
+
+
+async def test_who_has_changed_a_source_does_not_get_the_list_that_was_asked_for_before() -> None:
+    gate, asked = asyncio.Event(), list[int]()
+
+    class Listing(ToolListing):
+        async def _list(self, source: ToolSource) -> ToolSource:
+            asked.append(source.revision)
+            await gate.wait()
+            return source
+
+    nothing = cast("Any", None)
+    listing = Listing(nothing, nothing, nothing, max_age_seconds=3600)
+    before = old_source("s")
+    changed = replace(before, revision=2)
+    waiting = [asyncio.create_task(listing.refresh(source)) for source in (before, before, changed)]
+    await HeldListing.settle(cast("Any", listing))
+    gate.set()
+    assert [source.revision for source in await asyncio.gather(*waiting)] == [1, 1, 2]
+    assert asked == [1, 2]
+    await listing.close()
