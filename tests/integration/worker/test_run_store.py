@@ -9,6 +9,7 @@ from sqlalchemy import event
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.common.errors import Unavailable
 from services.common.identity.principal import Role
 from services.common.ids import new_id
 from services.orchestrator.domain.crew import OnDeadline
@@ -331,3 +332,24 @@ async def test_what_is_parked_by_a_host_that_was_taken_for_dead_does_not_run(
         await write.park(S.WAITING_FOR_ANSWER)
     assert not await store.any_waiting(ROOM)
     assert (await execution_row(database, execution_id)).state == S.WAITING_FOR_ANSWER
+
+
+async def test_whose_grants_are_revoked_is_stored_when_the_database_is_back(
+    database: Database, store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution_id = await queue(database)
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    async with store.fenced(execution_id, epoch) as write:
+        await write.end(S.CANCELLED, None, utc_now())
+    store.note_revoked(execution_id)
+
+    async def away(*_: object) -> None:
+        raise Unavailable("the database does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ExecutionRepository, "grants_revoked", away)
+        with pytest.raises(Unavailable):
+            await store.store_revoked()
+    assert (await execution_row(database, execution_id)).grant_open
+    await store.store_revoked()
+    assert not (await execution_row(database, execution_id)).grant_open

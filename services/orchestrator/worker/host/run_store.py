@@ -324,7 +324,8 @@ class RunStore:
 
     async def store_revoked(self) -> None:
         """Store whose grants are revoked. What a lost host has not stored, the API's housekeeping revokes again."""
-        revoked, self._revoked = self._revoked, set()
+        revoked = set(self._revoked)
         if revoked:
             async with self._database.write() as connection:
                 await ExecutionRepository(connection).grants_revoked(revoked)
+            self._revoked -= revoked
