@@ -115,6 +115,8 @@ class Delivery:
     next_attempt_at: datetime | None
     """None for deliveries that have ended, and for those behind another one of their execution."""
     ended_at: datetime | None
+    event_id: int | None = None
+    """Of the event in the group, without an execution; None in deliveries that an earlier release made."""
 
 
 @dataclass(frozen=True, slots=True)

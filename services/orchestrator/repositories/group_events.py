@@ -191,9 +191,8 @@ async def adopt_events(database: Database) -> int:
     behind_all = case((webhooks.c.position_transaction >= newest, _LARGEST_ID))
     position_id = func.coalesce(first_undelivered - 1, behind_all)
     async with database.write() as connection:
-        # A webhook goes on before the first of them that it has not delivered, or behind all. What it meets again of
-        # executions has its delivery; an event of a schedule is posted again. A process that has read on from the
-        # former position loses its claim.
+        # A webhook goes on before the first of them that it has not delivered, or behind all. What it meets again has
+        # its delivery. A process that has read on from the former position loses its claim.
         await connection.execute(
             update(webhooks)
             .where(webhooks.c.sequence.is_(None), position_id.is_not(None))

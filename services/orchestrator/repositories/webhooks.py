@@ -234,8 +234,8 @@ class WebhookRepository:
 
         So are those of events of schedules.
 
-        Those of events of executions that have a delivery already are left out: in a database that was restored on
-        another server events are read again. Those of events of schedules are then stored, and posted, once more.
+        Those of events that have a delivery already are left out: in a database that was restored on another server
+        events are read again.
         """
         await insert_missing(self._connection, webhook_deliveries, [_columns(delivery) for delivery in deliveries])
         for webhook_id, execution_id in dict.fromkeys((each.webhook_id, each.execution_id) for each in deliveries):

@@ -80,6 +80,9 @@ webhook_deliveries = Table(
     # Of the pending ones of an execution the first alone has it: the others wait for that one.
     Column("next_attempt_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
+    # The event of the group, without an execution: there, the execution and the sequence tell which it is.
+    Column("event_id", BigInteger),
+    partial_index("webhook_deliveries", "event_id IS NOT NULL", "webhook_id", "event_id", unique=True),
     Index(
         "uq_webhook_deliveries_webhook_id_execution_id_sequence", "webhook_id", "execution_id", "sequence", unique=True
     ),

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.common.clock import utc_now
@@ -94,7 +94,8 @@ async def _notification(webhook: Webhook, event: GroupEvent, render: Render) -> 
     await asyncio.sleep(0)
     delivery_id = new_id()
     body = render(delivery_id, webhook.id, event)
-    return new_delivery(delivery_id, webhook, event.execution_id, event.event.sequence, event.event.kind, body)
+    made = new_delivery(delivery_id, webhook, event.execution_id, event.event.sequence, event.event.kind, body)
+    return made if event.execution_id else replace(made, event_id=event.position.id)
 
 
 def new_delivery(

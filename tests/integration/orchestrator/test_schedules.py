@@ -29,8 +29,9 @@ from services.orchestrator.domain.schedule import Plan, Schedule
 from services.orchestrator.repositories.crews import CrewRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.repositories.group_events import GroupEventReader
+from services.orchestrator.repositories.schedules import ScheduleRepository
 from services.orchestrator.settings import OrchestratorSettings
-from services.orchestrator.tables import schedules
+from services.orchestrator.tables import schedules, webhook_deliveries
 from services.orchestrator.usecases import scheduler
 from services.orchestrator.usecases.scheduler import Scheduler
 from tests.integration.orchestrator.support import (
@@ -464,6 +465,9 @@ async def test_a_schedule_that_starts_nothing_is_told_to_webhooks_and_watchers(
         assert (first.execution_id, first.sequence, first.kind) == ("", 0, kinds[0])
         await hooks.RetryWebhookDelivery(webhook_pb2.RetryWebhookDeliveryRequest(id=first.id))
         assert (await receiver.has(3))[2].body["id"] == posted[0].id
+        # In a database that was restored on another server events are read again.
+        of_events = await database.fetch(select(webhook_deliveries.c.event_id))
+        assert len({row["event_id"] for row in of_events} - {None}) == 2
         watching.cancel()
 
 
@@ -796,3 +800,21 @@ async def test_a_refused_change_leaves_schedule_and_grants_as_they_were(orchestr
         await orchestrator.schedules.update(ALICE, ResourceKey("nothing"), lambda _: (plan(orchestrator), []))
     assert orchestrator.grants.unrevoked == before
     assert await orchestrator.schedules.get(ALICE, ResourceKey(made.id)) == made
+
+
+async def test_a_time_at_which_nothing_starts_is_counted_by_the_replica_that_stores_it(
+    orchestrator: Orchestrator,
+) -> None:
+    made = await created(orchestrator)
+    async with orchestrator.database.write() as connection:
+        await CrewRepository(connection).delete(orchestrator.crew_id, utc_now())
+    await make_due(orchestrator.database, seconds=1)
+    async with orchestrator.database.read() as connection:
+        due = await ScheduleRepository(connection).find_due(made.id, utc_now())
+    assert due is not None
+    counted = scheduler.FIRED.labels("failed")
+    before = counted._value.get()
+    # Each of them has seen that it is due before another one has stored that it has fired.
+    await asyncio.gather(*(_replica(orchestrator)._fire_at(due, utc_now()) for _ in range(3)))
+    assert counted._value.get() - before == 1
+    assert len(await told_to_the_group(orchestrator.database)) == 1
