@@ -132,9 +132,9 @@ class Scheduler:
         except CoxswainError as error:
             if not isinstance(error, _REFUSALS) and error.reason != _REVOKED:
                 return await self._postpone(schedule, error)
-            FIRED.labels("failed").inc()
-            logger.warning("schedule_started_nothing", schedule_id=schedule.id, reason=error.reason)
-            await self._note_nothing(schedule, replace(_fired(schedule, now), last_error=_cause(schedule, error)))
+            if await self._note_nothing(schedule, replace(_fired(schedule, now), last_error=_cause(schedule, error))):
+                FIRED.labels("failed").inc()
+                logger.warning("schedule_started_nothing", schedule_id=schedule.id, reason=error.reason)
         except BadTimeZone as error:
             await self._postpone(schedule, Internal(f"the time zone {schedule.time_zone} {error} on this machine"))
         except Exception:
@@ -176,8 +176,11 @@ class Scheduler:
         self._postponed[schedule_id] = (attempts, asyncio.get_running_loop().time() + pause)
         return pause
 
-    async def _note_nothing(self, before: Schedule, after: Schedule) -> None:
-        """Store that a schedule has fired and started nothing, and the event that says so."""
+    async def _note_nothing(self, before: Schedule, after: Schedule) -> bool:
+        """Store that a schedule has fired and started nothing, and the event that says so.
+
+        Return whether that was done: another process may have been faster, or the schedule was changed.
+        """
         assert after.last_error is not None
         body = ScheduleStartedNothing(
             schedule_id=before.id, schedule_name=before.name, error=error_to_proto(after.last_error)
@@ -186,12 +189,13 @@ class Scheduler:
             body.due_time.FromDatetime(before.next_fire_at)
         async with self._database.write() as connection:
             if not await ScheduleRepository(connection).fired(before, after):
-                return
+                return False
             start = before.start
             # The crew that has the name now: filters choose events by its id.
             crew_id = start.crew_id or await CrewRepository(connection).find_id(before.group_id, start.crew)
             await GroupEventRepository(connection).append_of_schedule(before, crew_id, new_event(body))
         self._bus.publish(Hint(HintKind.EVENTS_STORED, group_id=before.group_id))
+        return True
 
     async def _note(self, before: Schedule, after: Schedule) -> None:
         async with self._database.write() as connection:
