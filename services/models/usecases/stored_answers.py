@@ -282,10 +282,13 @@ class StoredAnswers:
         """Store the answer of a first call instead of its claim, and return whether that was done."""
         return await self._store(group_id, key, body_hash, answer, self._limits.seconds)
 
-    async def end(self, group_id: str, key: str, *, stored: bool) -> None:
+    def end(self, group_id: str, key: str) -> None:
         """Let the next call of the same request_id go on."""
         del self._running[group_id, key]
-        if stored or not self._claims:
+
+    async def release(self, group_id: str, key: str) -> None:
+        """Give up the claim of a call that has stored nothing, before the next one of this process can have its own."""
+        if not self._claims:
             return
         try:
             async with self._database.write() as connection:
@@ -372,5 +375,9 @@ class _Turn:
         shared = error if isinstance(error, CoxswainError) and not isinstance(error, DeadlineExceeded) else None
         answer = self.answer or self._own
         run, self._run = self._run, None
-        run.ended.set_result(answer if answer is not None else shared)
-        await self._owner.end(self._group_id, self._key, stored=self._stored or self.answer is not None)
+        try:
+            if not self._stored and self.answer is None:
+                await self._owner.release(self._group_id, self._key)
+        finally:
+            self._owner.end(self._group_id, self._key)
+            run.ended.set_result(answer if answer is not None else shared)

@@ -408,6 +408,28 @@ async def test_a_claim_that_could_not_be_released_does_not_hold_up_its_own_proce
     assert (await first.inference().Complete(whole("r1"))).stored
 
 
+async def test_a_claim_is_released_before_the_next_call_of_its_process_can_have_one(
+    replicas: tuple[Installation, Installation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = replicas
+    first.llm.on(Reply(hang=True, fault=Fault(status=400)), times=1)
+    failing = asyncio.gather(refusal(first.inference().Complete(whole("r1"))))
+    await first.llm.wait_for_calls(1, hanging=True)
+    (run,) = first.harness.services["models"]._stored_answers._running.values()  # type: ignore[attr-defined]
+    release = StoredAnswerRepository.release
+    others_could_go_on: list[bool] = []
+
+    async def noted(*given: Any) -> None:
+        others_could_go_on.append(run.ended.done())
+        await release(*given)
+
+    monkeypatch.setattr(StoredAnswerRepository, "release", noted)
+    first.llm.release()
+    await failing
+    assert others_could_go_on == [False]
+    assert not (await first.inference().Complete(whole("r1"))).stored
+
+
 # Equal requests
 
 
