@@ -12,6 +12,7 @@ and go to the call's origin alone.
 """
 
 import asyncio
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -95,6 +96,11 @@ class Helper:
             else:
                 self._calls[call_id] = call = Call()
                 call.task = asyncio.create_task(self._run(call_id, call, frame))
+                # Not at its end: one that is cancelled before it has begun comes to none.
+                call.task.add_done_callback(functools.partial(self._forget, call_id))
+
+    def _forget(self, call_id: int, _: asyncio.Task[None]) -> None:
+        del self._calls[call_id]
 
     async def _run(self, call_id: int, call: Call, frame: dict[str, Any]) -> None:
         kind, arguments = frame["kind"], frame["arguments"]
@@ -125,8 +131,6 @@ class Helper:
             self._write({"id": call_id, "end": True})
         except Exception as error:  # noqa: BLE001  # litellm raises what its providers' libraries raise
             self._write({"id": call_id, "error": self._describe(error, exchange)})
-        finally:
-            del self._calls[call_id]
 
     async def _send(self, call_id: int, call: Call, document: dict[str, Any]) -> None:
         data = json.dumps({"id": call_id, "document": document}).encode()
