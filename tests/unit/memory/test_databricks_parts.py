@@ -1,5 +1,7 @@
 """Filters in the string language, and the memory of recent writes."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +10,11 @@ from services.common.errors import InvalidArgument
 from services.memory.domain.filters import Comparison, Condition, Filter
 from services.memory.domain.records import MemoryKind
 from services.memory.stores.databricks import recent_writes
+from services.memory.stores.databricks.descriptions import STANDARD
+from services.memory.stores.databricks.endpoint_types import EndpointTypes, IndexShape, Location
 from services.memory.stores.databricks.filter_language import Owner, handed_over, query_filter
 from services.memory.stores.databricks.recent_writes import RecentWrites
+from services.memory.stores.databricks.resources import WorkspaceResources
 
 OWNER = Owner(MemoryKind.UNIFIED, "sales", "crew")
 HERE = ("https://example.com", "main.memories.unified")
@@ -67,3 +72,27 @@ def test_recent_writes_are_bounded_and_give_up_the_oldest_first(monkeypatch: pyt
     for key in "abcad":
         writes.note(HERE, [key], removed=False)
     assert [writes.written(HERE, key) for key in "abcd"] == [True, False, True, True]
+
+
+async def test_what_a_search_learns_while_a_resource_goes_is_forgotten_with_it() -> None:
+    location, shape = Location("https://example.com", "main"), ("https://example.com", "index")
+    known = EndpointTypes()
+
+    class Client:
+        async def change(self, *_: object) -> None:
+            known.learn(location, storage_optimized=True)
+            known.learn_shape(shape, IndexShape(3))
+
+        delete_index = delete_endpoint = create_endpoint = change
+
+        async def get_endpoint(self, *_: object) -> str:
+            return STANDARD
+
+    client: Any = Client()
+    resources = WorkspaceResources(client, location, known)
+    await resources.delete_index(shape[1])
+    assert known.shape(shape) is None
+    for change in (resources.delete_endpoint(), resources.create_endpoint(storage_optimized=False)):
+        await change
+        assert await known.storage_optimized(location, client) is False
+        known.forget(location)

@@ -1,9 +1,13 @@
 """Connections to databases of groups, while these do not answer."""
 
 import asyncio
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
 
 from services.common.clock import utc_now
+from services.common.errors import Unavailable
 from services.common.group_lines import GroupLines
 from services.memory.domain.backends import MemoryBackend, PgvectorConfig, TlsMode
 from services.memory.stores.pgvector.logins import Login
@@ -39,4 +43,34 @@ async def test_who_waits_for_a_database_of_its_group_holds_no_turn() -> None:
         assert not waiting.done()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
+    await pools.close()
+
+
+async def test_who_finds_too_many_databases_in_use_takes_out_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent, now, moment = cast("Any", Silent()), 0.0, utc_now()
+    pools = ConnectionPools(silent, silent, replace(_LIMITS, databases=2), clock=lambda: now)
+
+    def backend(group: str) -> MemoryBackend:
+        config = PgvectorConfig(f"{group}.example.com", 5432, "d", "s", "user", TlsMode.DISABLE, "", "secret")
+        return MemoryBackend(group, group, "database", None, frozenset(), moment, moment, pgvector=config)
+
+    async def hold(of: MemoryBackend) -> None:
+        async with pools.connection(of):
+            raise AssertionError
+
+    idle = asyncio.create_task(hold(backend("idle")))
+    await asyncio.sleep(0)
+    idle.cancel()
+    await asyncio.gather(idle, return_exceptions=True)
+    used = asyncio.create_task(hold(backend("sales")))
+    await asyncio.sleep(0)
+    now = 3600.0
+    another = replace(backend("sales"), id="other")
+    with pytest.raises(Unavailable, match="of your group"):
+        await hold(another)
+    assert len(pools) == 2, "the pool whose time is over is closed with the next ones"
+    await pools.close_idle()
+    assert len(pools) == 1
+    used.cancel()
+    await asyncio.gather(used, return_exceptions=True)
     await pools.close()

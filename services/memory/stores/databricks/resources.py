@@ -65,11 +65,13 @@ class WorkspaceResources:
 
     async def delete_index(self, index: str) -> None:
         """Remove an index; one that does not exist is not a failure."""
-        self._endpoint_types.forget_shape((self._location.workspace_url, index))
         try:
             await self._client.delete_index(self._location.workspace_url, index)
         except IndexMissing:
             return
+        finally:
+            # Not before: a search meanwhile would remember it again.
+            self._endpoint_types.forget_shape((self._location.workspace_url, index))
 
     async def list_indexes(self) -> list[str]:
         """Return the names of the indexes that the endpoint serves."""
@@ -93,10 +95,12 @@ class WorkspaceResources:
             FailedPrecondition: there is one of that name.
         """
         kind = STORAGE_OPTIMIZED if storage_optimized else "STANDARD"
-        self._endpoint_types.forget(self._location)
-        return await self._client.create_endpoint(
-            self._location.workspace_url, self._location.endpoint, kind, target_qps, endpoint_description
-        )
+        try:
+            return await self._client.create_endpoint(
+                self._location.workspace_url, self._location.endpoint, kind, target_qps, endpoint_description
+            )
+        finally:
+            self._endpoint_types.forget(self._location)
 
     async def list_endpoints(self) -> list[EndpointDescription]:
         """Return the workspace's endpoints by name."""
@@ -109,8 +113,9 @@ class WorkspaceResources:
         Raises:
             FailedPrecondition: it still serves indexes.
         """
-        self._endpoint_types.forget(self._location)
         try:
             await self._client.delete_endpoint(self._location.workspace_url, self._location.endpoint)
         except IndexMissing:
             return
+        finally:
+            self._endpoint_types.forget(self._location)

@@ -127,26 +127,28 @@ class ConnectionPools:
 
     def _make_room(self, group_id: str) -> list[AsyncEngine]:
         """Take out the pools whose time is over, and when there are too many still the one used longest ago."""
-        unused = self._take_unused()
-        own = [key for key in self._pools if key[0] == group_id]
+        unused = self._unused()
+        left = [key for key in self._pools if key not in unused]
+        own = [key for key in left if key[0] == group_id]
+        # Nothing is taken out before all is chosen: who is refused disposes of nothing.
         if len(own) >= self._limits.group_databases:
-            unused.append(
-                self._take_idle(own, "too many databases of your group, or logins to them, are in use at once")
-            )
-        elif len(self._pools) >= self._limits.databases:
-            unused.append(self._take_idle(list(self._pools), "too many databases of groups are in use at once"))
-        return unused
+            unused.append(self._idle(own, "too many databases of your group, or logins to them, are in use at once"))
+        elif len(left) >= self._limits.databases:
+            unused.append(self._idle(left, "too many databases of groups are in use at once"))
+        return self._take_out(unused)
 
-    def _take_idle(self, keys: Sequence[_PoolKey], problem: str) -> AsyncEngine:
-        """Take out the pool of those that nobody has used for the longest time."""
+    def _idle(self, keys: Sequence[_PoolKey], problem: str) -> _PoolKey:
+        """Return the pool of those that nobody has used for the longest time."""
         idle = next((key for key in keys if not self._pools[key].users), None)
         if idle is None:
             raise Unavailable(f"{problem}; try again in a moment", metadata={"dependency": "database"}, retry_after=1.0)
-        return self._pools.pop(idle).engine
+        return idle
 
-    def _take_unused(self) -> list[AsyncEngine]:
+    def _unused(self) -> list[_PoolKey]:
         oldest = self._clock() - self._limits.idle_seconds
-        keys = [key for key, pool in self._pools.items() if not pool.users and pool.used_at < oldest]
+        return [key for key, pool in self._pools.items() if not pool.users and pool.used_at < oldest]
+
+    def _take_out(self, keys: Sequence[_PoolKey]) -> list[AsyncEngine]:
         return [self._pools.pop(key).engine for key in keys]
 
     def _engine(self, config: PgvectorConfig, login: Login) -> AsyncEngine:
@@ -187,7 +189,7 @@ class ConnectionPools:
 
     async def close_idle(self) -> None:
         """Close the pools that nobody has used for a while."""
-        await _dispose(self._take_unused())
+        await _dispose(self._take_out(self._unused()))
 
     async def close(self) -> None:
         """Close all connections."""
