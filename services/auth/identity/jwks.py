@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,19 @@ class KeySet:
     """
 
     def __init__(
-        self, http: JsonClient, address: IssuerAddress, *, refresh_seconds: float, unknown_key_pause_seconds: float
+        self,
+        http: JsonClient,
+        address: IssuerAddress,
+        *,
+        refresh_seconds: float,
+        unknown_key_pause_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._http = http
         self._address = address
         self._refresh_seconds = refresh_seconds
         self._pause_seconds = unknown_key_pause_seconds
+        self._clock = clock
         self._keys: Mapping[str, jwt.PyJWK] = {}
         self._read_at = float("-inf")
         self._tried_at = float("-inf")
@@ -76,24 +83,25 @@ class KeySet:
         return key
 
     def _wants_reading(self, kid: str) -> bool:
-        now = time.monotonic()
-        stale = now - self._read_at > self._refresh_seconds
-        return (stale or kid not in self._keys) and now - self._tried_at > self._pause_seconds
+        now = self._clock()
+        if now - self._tried_at <= self._pause_seconds:
+            return False
+        # One call refreshes the keys; no other waits for what it knows.
+        return kid not in self._keys or (now - self._read_at > self._refresh_seconds and not self._reading.locked())
 
     async def _read(self, seen: float) -> None:
         """Read the keys unless another call has, since `seen`."""
         async with self._reading:
             if self._tried_at > seen:
                 return
-            self._tried_at = time.monotonic()
             try:
                 self._keys = await self._published()
+                self._failure, self._read_at = None, self._clock()
             except Unavailable as error:
                 self._failure = error
                 logger.warning("issuer_unavailable", issuer=self.issuer, error=error.message)
-                return
-            self._failure = None
-            self._read_at = time.monotonic()
+            # Not before, nor when the call is cancelled: others wait for the answer, or ask themselves.
+            self._tried_at = self._clock()
 
     async def _published(self) -> Mapping[str, jwt.PyJWK]:
         bearer = await self._bearer()

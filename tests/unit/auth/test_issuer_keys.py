@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -43,18 +45,26 @@ class Issuer:
         self.kid = "first"
         self.is_away = False
         self.asked = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.keeps_waiting = asyncio.Event()
 
     async def get(self, url: str, **_: object) -> HttpAnswer:
         self.asked += 1
         await asyncio.sleep(0)
+        if not self.answers.is_set():
+            self.keeps_waiting.set()
+            await self.answers.wait()
         if self.is_away:
             raise unavailable(url, "did not answer")
         return HttpAnswer(200, {"keys": [published(STRONG, kid=self.kid)]})
 
 
-def keys_of(issuer: Issuer, pause: float) -> KeySet:
+def keys_of(issuer: Issuer, pause: float, clock: Callable[[], float] = time.monotonic) -> KeySet:
     address = IssuerAddress("issuer", "", jwks_uri="https://issuer.example.com/keys")
-    return KeySet(cast("JsonClient", issuer), address, refresh_seconds=1000, unknown_key_pause_seconds=pause)
+    return KeySet(
+        cast("JsonClient", issuer), address, refresh_seconds=1000, unknown_key_pause_seconds=pause, clock=clock
+    )
 
 
 async def test_a_new_key_is_not_refused_because_its_issuer_is_away() -> None:
@@ -78,4 +88,37 @@ async def test_after_an_outage_new_keys_are_not_refused_before_the_issuer_is_ask
     issuer.is_away = False
     assert await keys.key("first") is not None
     assert await keys.key("second") is None, "the issuer has said what it publishes"
+    assert issuer.asked == 2
+
+
+async def test_a_new_key_is_not_refused_while_the_issuer_is_asked_for_it() -> None:
+    now = 0.0
+    issuer = Issuer()
+    keys = keys_of(issuer, pause=5.0, clock=lambda: now)
+    assert await keys.key("first") is not None
+    issuer.kid, now = "second", 6.0
+    issuer.answers.clear()
+    calls = [asyncio.create_task(keys.key("second")) for _ in range(3)]
+    await issuer.keeps_waiting.wait()
+    assert await keys.key("first") is not None, "who has a known key waits for no reading"
+    # The call that asks gives up: the others have no answer yet.
+    calls[0].cancel()
+    issuer.answers.set()
+    assert None not in await asyncio.gather(*calls[1:])
+    assert issuer.asked == 3
+
+
+async def test_known_keys_are_refreshed_by_one_call_and_the_others_go_on() -> None:
+    now = 0.0
+    issuer = Issuer()
+    keys = keys_of(issuer, pause=5.0, clock=lambda: now)
+    await keys.key("first")
+    now = 2000.0
+    issuer.answers.clear()
+    refreshing = asyncio.create_task(keys.key("first"))
+    await issuer.keeps_waiting.wait()
+    assert await keys.key("first") is not None
+    assert not refreshing.done()
+    issuer.answers.set()
+    assert await refreshing is not None
     assert issuer.asked == 2
