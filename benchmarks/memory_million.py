@@ -1,7 +1,8 @@
 """How fast one large namespace is searched, and in how much memory: 1,000,000 x 384 in SQLite.
 
 The default store in this process, with as much memory for vectors as is asked for. Searches are compared with ones
-that read every row. Saving takes most of the time; --database keeps what was saved for the next run.
+that read every row. Saving takes most of the time; --database keeps what was saved for the next run, which goes on
+where one that was interrupted has stopped.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import psutil
 from benchmarks.memory_stores.data import K, Matrix, text_of
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
+from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.searches import Query
@@ -44,15 +46,17 @@ class _Points:
         return result
 
 
-async def _save(store: SqlMemoryStore, rows: int, dimension: int) -> float:
+async def _save(store: SqlMemoryStore, rows: int, dimension: int, there: int) -> float:
+    """Save what an earlier run has not, a batch in each transaction, and return rows a second."""
     points, started = _Points(dimension, 2), time.perf_counter()
     for start in range(0, rows, _BATCH):
-        new = [
-            Record(f"r{start + n}", Unified(text_of(0, start + n)), vector)
-            for n, vector in enumerate(points.next(min(_BATCH, rows - start)))
-        ]
+        # Drawn in any case: those after it are the same then.
+        vectors = points.next(min(_BATCH, rows - start))
+        if start + len(vectors) <= there:
+            continue
+        new = [Record(f"r{start + n}", Unified(text_of(0, start + n)), vector) for n, vector in enumerate(vectors)]
         await store.save(_KEY, EmbeddingSpace("benchmark", dimension), new, datetime.now(UTC))
-    return rows / (time.perf_counter() - started)
+    return (rows - there) / (time.perf_counter() - started)
 
 
 async def _measure(path: Path, rows: int, dimension: int, mebibytes: int, searches: int) -> None:
@@ -60,8 +64,11 @@ async def _measure(path: Path, rows: int, dimension: int, mebibytes: int, search
     await upgrade_database("memory", url)
     database = Database(url, "memory")
     every_row = SqlMemoryStore(database, cache_bytes=0, cached_namespace_bytes=0)
-    if await every_row.space(_KEY) is None:
-        print(f"saved: {await _save(every_row, rows, dimension):,.0f} rows/s", flush=True)
+    there = (await every_row.count(_KEY, EVERYTHING, datetime.now(UTC))).count
+    if there > rows:
+        raise SystemExit(f"{path} has {there:,} rows: ask for as many, or name another file")
+    if there < rows:
+        print(f"saved: {await _save(every_row, rows, dimension, there):,.0f} rows/s after {there:,}", flush=True)
     bound = mebibytes * _MIB
     store = SqlMemoryStore(database, cache_bytes=bound, cached_namespace_bytes=bound)
     process, points = psutil.Process(), _Points(dimension, 3)

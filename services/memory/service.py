@@ -46,9 +46,9 @@ from services.memory.usecases.backend_checks import BackendChecks
 from services.memory.usecases.batch_search import BatchSearches
 from services.memory.usecases.database_checks import DatabaseChecks
 from services.memory.usecases.document_parts import DocumentParts
+from services.memory.usecases.document_repairs import DocumentRepairs
 from services.memory.usecases.document_uploads import UploadLimits
 from services.memory.usecases.documents import Documents
-from services.memory.usecases.expired_documents import ExpiredDocuments
 from services.memory.usecases.index_adoption import IndexAdoptions
 from services.memory.usecases.index_resources import IndexResources
 from services.memory.usecases.memories import Memories
@@ -100,10 +100,10 @@ class MemoryService:
         self._provisioner = provisioner = Provisioner(
             logins, connector, exact_rows=settings.pgvector_exact_rows, seconds=settings.provision_seconds
         )
-        default = self._store if settings.default_store == "sql" else _chroma_store(runtime)
+        self._default = self._store if settings.default_store == "sql" else _chroma_store(runtime)
         private_ids = runtime.identity.derive("ids of private memories")
         stores = BackendStores(
-            default,
+            self._default,
             runtime.database,
             client,
             self._pgvector,
@@ -123,6 +123,7 @@ class MemoryService:
             stores, runtime.database, limits_of_history, max_message_bytes=runtime.settings.max_message_bytes
         )
         parts = DocumentParts(runtime.database, self._background)
+        self._repairs = repairs = DocumentRepairs(runtime.database, parts, self._background)
         quota = RecordQuota()
         self._documents = Documents(
             runtime.database,
@@ -130,7 +131,7 @@ class MemoryService:
             embedder,
             DocumentReader(_read_limits(settings)),
             parts,
-            ExpiredDocuments(runtime.database, parts, self._background),
+            repairs,
             _upload_limits(settings),
             quota,
             default_model=settings.embedding_model,
@@ -139,6 +140,7 @@ class MemoryService:
             stores,
             embedder,
             parts,
+            repairs,
             self._history,
             quota,
             default_model=settings.embedding_model,
@@ -224,7 +226,8 @@ class MemoryService:
         removed = await self._store.sweep(now)
         # After their parts, none of which is there any more without it.
         async with self._database.write() as connection:
-            await remove_expired_documents(connection, now, unfinished=self._store.removes_at_once)
+            await remove_expired_documents(connection, now, unfinished=self._default.removes_at_once)
+        await self._repairs.sweep(self._default)
         if removed:
             logger.info("expired_memories_removed", count=removed)
         pruned = await self._history.prune()

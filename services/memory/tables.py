@@ -257,7 +257,7 @@ documents = Table(
     # NULL for the default store.
     Column("backend_id", String(64), ForeignKey("memory_backends.id", ondelete="CASCADE"), nullable=True),
     Column("document_id", String(256), nullable=False),
-    # What is known of it, as it is shown; NULL until the first save has ended.
+    # What is known of it, as it is shown. Before revision 1: what parts that are being saved bring, or NULL.
     Column("document", JsonDocument, nullable=True),
     # The revision whose parts count, and the last one that a save has begun.
     Column("revision", BigInteger, nullable=False),
@@ -265,9 +265,10 @@ documents = Table(
     # Parts that may be in the store and do not count, as [revision, number]: the next save or removal takes them away.
     Column("stale", JsonDocument, nullable=False),
     Column("subjects", JsonDocument, nullable=False),
-    # When it expires. Of one that has, or that was never there: when a save last began, if that is later. Of one whose
-    # removal has begun: when a removal or save last began, below zero.
     Column("expires_us", BigInteger, nullable=True),
+    # When everything has ended or failed that has begun with it and its parts; NULL when all has ended.
+    Column("due_us", BigInteger, nullable=True),
     Index("ix_documents_group", "group_id", "backend_id", "document_id"),
     Index("ix_documents_expiry", "expires_us"),
+    Index("ix_documents_due", "due_us"),
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, case, delete, literal, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, case, delete, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.upsert import insert_ignore
@@ -20,10 +20,11 @@ _MOST_STALE = 32
 """Revisions whose parts are noted as stale; those of earlier ones have long been seen in every store."""
 _REMOVED = {"part_count": 0}
 """Stands for a document whose parts are being removed."""
-_ABANDONED = timedelta(days=1)
+_SETTLED: Mapping[str, Any] = {"due_us": None}
+_SAVED_BY = timedelta(days=1)
 """After which a save that has begun has ended or is dead."""
-_RETRIED = timedelta(minutes=10)
-"""After which a removal that has begun has ended or has failed."""
+_SETTLED_BY = timedelta(minutes=10)
+"""After which all else has: a removal, a save of parts alone, and what a save does after its switch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class DocumentRow:
     id: str
     document: SavedDocument | None
     """None before the first save has ended, and when it has expired."""
+    pending: SavedDocument | None
+    """What parts that are being saved bring, until they are noted; None where a document has been there."""
     live: PartsWritten
     """Its parts."""
     last_revision: int
@@ -93,34 +96,66 @@ class DocumentRepository:
         """
         row = await self._taken(document_id, now)
         revision = row.last_revision + 1
-        written = [*row.stale, PartsWritten(revision, count)][-_MOST_STALE:]
-        await self._set(document_id, last_revision=revision, stale=_stale(written), expires_us=_claimed(now))
+        stale = _noted(row, PartsWritten(revision, count))
+        await self._set(document_id, last_revision=revision, stale=stale, due_us=_not_before(now + _SAVED_BY))
         return revision, row
+
+    async def expect(self, document: SavedDocument, now: datetime) -> bool:
+        """Note that parts of a document are about to be saved, whether or not it is there; see `bring`.
+
+        Return False, and note nothing, if it is there at another revision.
+        """
+        row = await self._taken(document.id, now)
+        there = row.document
+        if there is not None and there.revision != document.revision:
+            return False
+        values: dict[str, Any] = {"due_us": _not_before(now + _SETTLED_BY)}
+        if there is not None:
+            # From here on it may have other parts than its file makes.
+            values["document"] = _document(replace(there, fingerprint=""))
+        else:
+            values["last_revision"] = max(row.last_revision, document.revision)
+            values["stale"] = _noted(row, PartsWritten(document.revision, document.part_count))
+            if not row.live.revision:
+                values |= {"document": _document(document), "subjects": list(document.subjects)}
+        await self._set(document.id, **values)
+        return True
 
     async def withdraw(self, document_id: str, revision: int) -> None:
         """Note that no part of a revision that was claimed is in the store. Nobody else gets the revision."""
-        stale = await self._stale_of(document_id)
-        if stale:
-            await self._set(document_id, stale=_stale([parts for parts in stale if parts.revision != revision]))
+        columns = (documents.c.stale, documents.c.revision, documents.c.document)
+        row = (
+            await self._connection.execute(select(*columns).where(self._is(document_id)).with_for_update())
+        ).one_or_none()
+        if row is None:
+            return
+        left = [parts for parts in map(_parts, row.stale) if parts.revision != revision]
+        is_settled = not left and row.revision and row.document != _REMOVED
+        await self._set(document_id, stale=_stale(left), **(_SETTLED if is_settled else {}))
 
-    async def bring(self, document: SavedDocument) -> DocumentState | None:
+    async def bring(self, document: SavedDocument, now: datetime, *, at_once: bool) -> DocumentState | None:
         """Let a document be there that parts from elsewhere bring, or note that parts of one that is there were saved.
+
+        `at_once` says that they are saved in the same transaction. Elsewhere it is looked at later whether they are
+        there, unless `settle` comes before.
 
         Return its state, in which the last revision is raised: nobody removes the document as it was before. None if it
         is not at their revision; they go with its next save or removal then.
         """
-        row = await self._taken(document.id, document.updated_at)
+        row = await self._taken(document.id, now)
         there, raised = row.document, max(document.revision, row.last_revision + 1)
+        due: Mapping[str, Any] = {"due_us": _not_before(now + _SETTLED_BY)}
         if there is None:
             others = [parts for parts in (row.live, *row.stale) if parts.revision != document.revision and parts.count]
-            await self._put(document, replace(row, last_revision=raised), others)
+            due = _SETTLED if at_once and not others else due
+            await self._put(document, replace(row, last_revision=raised), others, **due)
         elif there.revision == document.revision:
             values = _document(replace(there, fingerprint=""))
-            await self._set(document.id, document=values, last_revision=raised)
+            due = _SETTLED if at_once and not row.stale else due
+            await self._set(document.id, document=values, last_revision=raised, **due)
         else:
             saved = PartsWritten(document.revision, document.part_count)
-            stale = [saved, *(parts for parts in row.stale if parts.revision != saved.revision)]
-            await self._set(document.id, stale=_stale(stale), last_revision=raised)
+            await self._set(document.id, stale=_noted(row, saved), last_revision=raised, **due)
             return None
         updated_us = microseconds((there or document).updated_at)
         return DocumentState(document.id, document.revision, raised, updated_us)
@@ -130,11 +165,25 @@ class DocumentRepository:
 
         `gone` says that the parts of earlier revisions are removed with it.
         """
-        row = await self.get(document.id, document.updated_at, lock=True)
+        now = document.updated_at
+        row = await self.get(document.id, now, lock=True)
         if row is None or row.live.revision > document.revision or row.last_revision < document.revision:
             return False
         later = [parts for parts in row.stale if parts.revision > document.revision]
-        await self._put(document, row, later if gone else [*row.written_before(document.revision), *later])
+        stale = later if gone else [*row.written_before(document.revision), *later]
+        # Whoever saves a later revision has its time.
+        soon: Mapping[str, Any] = {"due_us": microseconds(now + _SETTLED_BY)}
+        due = {} if later else _SETTLED if gone else soon
+        await self._put(document, row, stale, **due)
+        return True
+
+    async def restore(self, document: SavedDocument, row: DocumentRow) -> bool:
+        """Let an earlier revision be what counts, as its parts are the ones there, if a row is as it was read."""
+        there = await self.get(row.id, document.updated_at, lock=True)
+        if there != row:
+            return False
+        stale = [parts for parts in (row.live, *row.stale) if parts.revision != document.revision]
+        await self._put(document, row, stale)
         return True
 
     async def add_subject(self, document_id: str, revision: int, subject: str, now: datetime) -> SavedDocument | None:
@@ -155,7 +204,9 @@ class DocumentRepository:
         if subjects and subject in subjects:
             await self._set(document_id, subjects=[name for name in subjects if name != subject])
 
-    async def _put(self, document: SavedDocument, row: DocumentRow, stale: Sequence[PartsWritten]) -> None:
+    async def _put(
+        self, document: SavedDocument, row: DocumentRow, stale: Sequence[PartsWritten], **values: Any
+    ) -> None:
         await self._set(
             document.id,
             document=_document(document),
@@ -164,13 +215,24 @@ class DocumentRepository:
             stale=_stale(stale),
             subjects=list(document.subjects),
             expires_us=None if document.expires_at is None else microseconds(document.expires_at),
+            **values,
         )
 
-    async def settle(self, document_id: str, revision: int) -> None:
-        """Note that parts of revisions before one are gone from the store."""
-        stale = await self._stale_of(document_id)
-        if stale:
-            await self._set(document_id, stale=_stale([parts for parts in stale if parts.revision > revision]))
+    async def settle(self, document_id: str, revision: int, last_revision: int) -> None:
+        """Note that of revisions up to the last one only the one that counts has parts, unless another counts now."""
+        at_revision = and_(self._is(document_id), documents.c.revision == revision)
+        stale = await self._connection.scalar(select(documents.c.stale).where(at_revision).with_for_update())
+        if stale is None:
+            return
+        later = [parts for parts in map(_parts, stale) if parts.revision > last_revision]
+        await self._set(document_id, stale=_stale(later), **({} if later else _SETTLED))
+
+    async def doubt(self, now: datetime) -> None:
+        """Have all documents looked at after a while, unless they are gone or saved anew by then."""
+        # As `remove_expired_documents` does, waiting for none.
+        some = select(documents.c.id).where(self._own()).with_for_update(skip_locked=True)
+        due_us = _not_before(now + _SETTLED_BY)
+        await self._connection.execute(update(documents).where(documents.c.id.in_(some)).values(due_us=due_us))
 
     async def begin_removal(self, row: DocumentRow, now: datetime) -> int:
         """Let a document, whose row is locked, be there no more, nor by a save that has begun; note all of its parts.
@@ -180,9 +242,9 @@ class DocumentRepository:
         revision = row.last_revision + 1
         await self._set(
             row.id,
-            # What has expired is shown to nobody.
             document=_REMOVED,
-            expires_us=-microseconds(now),
+            expires_us=None,
+            due_us=microseconds(now + _SETTLED_BY),
             # What is not shown is passed over when a person is forgotten.
             subjects=[],
             revision=revision,
@@ -204,14 +266,9 @@ class DocumentRepository:
             state.id, state.last_revision
         )
 
-    async def expired(self, now: datetime, limit: int) -> Sequence[DocumentRow]:
-        """Return some of the rows of documents that have expired, but for those that a save or a removal is at.
-
-        Those whose removal has begun and failed are among them.
-        """
-        statement = select(documents).where(self._own(), or_(_has_ended(now), _is_half_removed(now)))
-        rows = await self._connection.execute(statement.order_by(documents.c.expires_us).limit(limit))
-        return [_row(row._asdict(), now) for row in rows]
+    async def due(self, now: datetime, limit: int) -> Sequence[DocumentRow]:
+        """Return some rows of documents that have expired, or of which something has begun that never ended."""
+        return [row for _, row in await _due(self._connection, self._own(), now, limit)]
 
     async def states(self, after: str, limit: int) -> Sequence[DocumentState]:
         """Return the states of the next documents, sorted by id, those of saves that have not ended too."""
@@ -221,7 +278,10 @@ class DocumentRepository:
         columns = (documents.c.document_id, documents.c.revision, documents.c.last_revision, documents.c.document)
         statement = select(*columns).where(clause).order_by(documents.c.document_id).limit(limit)
         rows = await self._connection.execute(statement.with_for_update() if lock else statement)
-        return [DocumentState(*row[:3], (row.document or {}).get("updated_at")) for row in rows]
+        return [
+            DocumentState(*row[:3], row.document.get("updated_at") if row.revision and row.document else None)
+            for row in rows
+        ]
 
     async def _taken(self, document_id: str, now: datetime) -> DocumentRow:
         """Return a document's row, locked; it is made where there is none."""
@@ -231,10 +291,6 @@ class DocumentRepository:
             # One that was there is not locked by that, and a removal may be faster.
             if row is not None:
                 return row
-
-    async def _stale_of(self, document_id: str) -> list[PartsWritten]:
-        statement = select(documents.c.stale).where(self._is(document_id)).with_for_update()
-        return [_parts(parts) for parts in await self._connection.scalar(statement) or []]
 
     async def _set(self, document_id: str, **values: Any) -> None:
         await self._connection.execute(update(documents).where(self._is(document_id)).values(**values))
@@ -269,49 +325,54 @@ class DocumentRepository:
 async def remove_expired_documents(connection: AsyncConnection, now: datetime, *, unfinished: bool) -> int:
     """Remove the rows of documents of the default store that have expired, whose parts expire with them.
 
-    One that is being saved anew stays for that, and one whose removal has begun until it ends: its parts do not expire.
-    `unfinished` says that those go too whose first save has begun a day ago and never ended: it has left no parts.
+    One that is being saved anew stays for that. `unfinished` says that those go too whose first save has begun a day
+    ago and never ended: it has left no parts.
     """
     # Elsewhere parts stay until somebody's credential is at hand: what has to be removed there is not forgotten.
     here = documents.c.backend_id.is_(None)
-    clauses = [_has_ended(now), here, *([] if unfinished else [documents.c.revision > 0])]
+    never_there = and_(documents.c.revision == 0, documents.c.due_us <= microseconds(now))
+    over = or_(_has_expired(now), never_there) if unfinished else _has_expired(now)
     # Waiting for none of several rows, it can be part of no deadlock; the next sweep finds those that are held.
-    ended = select(documents.c.id).where(*clauses).with_for_update(skip_locked=True)
+    ended = select(documents.c.id).where(here, over).with_for_update(skip_locked=True)
     return (await connection.execute(delete(documents).where(documents.c.id.in_(ended)))).rowcount
 
 
-def _has_ended(now: datetime) -> ColumnElement[bool]:
-    """Return the clause that holds for documents that have expired, but for those that a save or a removal is at."""
-    expires_us = documents.c.expires_us
-    expired = and_(expires_us > 0, expires_us <= microseconds(now))
-    unclaimed = documents.c.last_revision == documents.c.revision
-    return and_(expired, or_(unclaimed, expires_us <= microseconds(now - _ABANDONED)))
+async def due_here(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[tuple[str, DocumentRow]]:
+    """Return what `DocumentRepository.due` does of the default store, of all groups, each with its group."""
+    return await _due(connection, documents.c.backend_id.is_(None), now, limit)
 
 
-def _is_half_removed(now: datetime) -> ColumnElement[bool]:
-    """Return the clause that holds for documents whose removal has begun and failed, and that no save is at."""
-    since_us = -documents.c.expires_us
-    failed = and_(documents.c.expires_us <= 0, since_us <= microseconds(now - _RETRIED))
-    unclaimed = documents.c.last_revision == documents.c.revision + 1
-    return and_(failed, or_(unclaimed, since_us <= microseconds(now - _ABANDONED)))
+async def _due(
+    connection: AsyncConnection, clause: ColumnElement[bool], now: datetime, limit: int
+) -> Sequence[tuple[str, DocumentRow]]:
+    never_ended = documents.c.due_us <= microseconds(now)
+    statement = select(documents).where(clause, or_(_has_expired(now), never_ended))
+    first = func.coalesce(documents.c.due_us, documents.c.expires_us)
+    rows = await connection.execute(statement.order_by(first).limit(limit))
+    return [(row.group_id, _row(row._asdict(), now)) for row in rows]
 
 
-def _claimed(now: datetime) -> ColumnElement[Any]:
-    """Return what `expires_us` is after a save has begun: not before it where the document is not there."""
-    expires_us, now_us = documents.c.expires_us, literal(microseconds(now), BigInteger)
-    is_first = documents.c.revision == 0
-    return case((expires_us <= 0, -now_us), (or_(is_first, expires_us <= now_us), now_us), else_=expires_us)
+def _has_expired(now: datetime) -> ColumnElement[bool]:
+    """Return the clause that holds for documents that have expired, but for those that are being saved anew."""
+    now_us = microseconds(now)
+    return and_(documents.c.expires_us <= now_us, or_(documents.c.due_us.is_(None), documents.c.due_us <= now_us))
+
+
+def _not_before(moment: datetime) -> ColumnElement[Any]:
+    """Return what `due_us` is when something else has begun that may last until a moment."""
+    due_us, new = documents.c.due_us, literal(microseconds(moment), BigInteger)
+    return case((due_us > new, due_us), else_=new)
 
 
 def _row(values: Mapping[str, Any], now: datetime) -> DocumentRow:
-    document = None
-    if values["revision"] and values["document"] != _REMOVED:
-        saved = _saved(values["document"], values["subjects"])
-        document = saved if saved.expires_at is None or saved.expires_at > now else None
-    count = values["document"]["part_count"] if values["revision"] else 0
+    known, was_there = values["document"], bool(values["revision"])
+    saved = _saved(known, values["subjects"]) if known and known != _REMOVED else None
+    is_alive = saved is not None and (saved.expires_at is None or saved.expires_at > now)
+    count = known["part_count"] if was_there else 0
     return DocumentRow(
         id=values["document_id"],
-        document=document,
+        document=saved if was_there and is_alive else None,
+        pending=None if was_there else saved,
         live=PartsWritten(values["revision"], count),
         last_revision=values["last_revision"],
         stale=[_parts(parts) for parts in values["stale"]],
@@ -331,6 +392,11 @@ def _saved(values: Mapping[str, Any], subjects: Sequence[str]) -> SavedDocument:
 
 def _stale(written: Sequence[PartsWritten]) -> list[list[int]]:
     return [[parts.revision, parts.count] for parts in written]
+
+
+def _noted(row: DocumentRow, written: PartsWritten) -> list[list[int]]:
+    others = [parts for parts in row.stale if parts.revision != written.revision]
+    return _stale([*others, written][-_MOST_STALE:])
 
 
 def _parts(pair: Sequence[int]) -> PartsWritten:

@@ -42,7 +42,10 @@ class MemoryStore(Protocol):
     """Whether a document is replaced in one transaction: a replacement that fails has left no part."""
 
     removes_at_once: ClassVar[bool]
-    """Whether a document and its parts are removed in one transaction, which is the service's own."""
+    """Whether a document and its parts are removed in one transaction, which is the service's own.
+
+    `save` takes a `switch` there, which is called in its transaction.
+    """
 
     @property
     def backend_id(self) -> str | None:

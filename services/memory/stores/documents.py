@@ -1,6 +1,7 @@
 """Documents in stores that share no transaction with their rows: what is new is there before what is old is gone."""
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from itertools import islice
 from typing import ClassVar
@@ -32,7 +33,7 @@ class SteppedRemovals:
         switch: Switch,
     ) -> int:
         """See `MemoryStore`."""
-        removed = await _remove_others(self, key, document_id, last_revision, stale, now, kept=frozenset())
+        removed = await remove_others(self, key, document_id, last_revision, stale, now, kept=frozenset())
         await switch(None)
         return removed
 
@@ -57,19 +58,22 @@ class SteppedDocuments(SteppedRemovals):
             await self.save(key, space, parts[start : start + _SAVED_AT_ONCE], now)
         await switch(None)
         revision = max(part.body.document_revision for part in parts if isinstance(part.body, Document))
-        await _remove_others(self, key, document_id, revision, stale, now, kept={part.id for part in parts})
+        await remove_others(self, key, document_id, revision, stale, now, kept={part.id for part in parts})
 
 
-async def _remove_others(
+async def remove_others(
     store: MemoryStore,
     key: NamespaceKey,
     document_id: str,
     last_revision: int,
     stale: Iterable[str],
     now: datetime,
-    kept: set[str] | frozenset[str],
+    kept: AbstractSet[str],
 ) -> int:
-    """Remove what is found up to a revision, and then what may be there without being found."""
+    """Remove what names a document as its own up to a revision, and then what may be there without being found.
+
+    What is kept, and parts of later revisions, which others are saving, stay. Return how many were found.
+    """
     found: dict[str, None] = {}
     async for portion in store.read_through(key, parts_of(document_id), "", now, embeddings=False):
         found |= {record.id: None for _, record in portion if not _is_part_after(record, last_revision)}

@@ -30,7 +30,7 @@ from services.memory.domain.records import Document, Record
 from services.memory.domain.subjects import Ties
 from services.memory.filters import parts_of
 from services.memory.repositories.documents import DocumentRepository, DocumentRow, DocumentState
-from services.memory.stores.base import MemoryStore
+from services.memory.stores.base import MemoryStore, Switch
 
 logger = structlog.get_logger(__name__)
 
@@ -82,22 +82,49 @@ class DocumentParts:
     @contextlib.asynccontextmanager
     async def noting(
         self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument], records: Sequence[Record]
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Switch | None]:
         """Note the documents whose parts are saved within; see `note_saved`.
 
-        They may be stored too when the caller goes away meanwhile: then they are noted without it.
+        Yield what the save has to call in its transaction, where that is the service's own. Elsewhere the documents are
+        expected before: of a process that is killed in between nothing stays that no document names. Parts may be
+        stored too when the caller goes away meanwhile: then they are noted without it.
+
+        Raises:
+            Aborted: another call has saved one of the documents meanwhile.
         """
         if not named:
-            yield
+            yield None
             return
+        if store.removes_at_once:
+            yield self._noting_within(key, store, named)
+            return
+        await self._expect(key, store, named)
         try:
-            yield
+            yield None
             await self.note_saved(key, store, named, records)
         except asyncio.CancelledError:
             # An index that shows writes late would keep documents of which nothing was stored.
             if store.compares_revisions:
                 self._background.start(self._note_without_caller(key, store, named, records))
             raise
+
+    def _noting_within(self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument]) -> Switch:
+        async def switch(connection: AsyncConnection | None) -> None:
+            assert connection is not None
+            repository = DocumentRepository(connection, key.group_id, store.backend_id)
+            for document in _in_order(named):
+                if await repository.bring(replace(document, fingerprint=""), utc_now(), at_once=True) is None:
+                    raise saved_meanwhile(document.id)
+
+        return switch
+
+    async def _expect(self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument]) -> None:
+        now = utc_now()
+        async with self._database.write() as connection:
+            repository = DocumentRepository(connection, key.group_id, store.backend_id)
+            for document in _in_order(named):
+                if not await repository.expect(replace(document, fingerprint=""), now):
+                    raise saved_meanwhile(document.id)
 
     async def _note_without_caller(
         self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument], records: Sequence[Record]
@@ -120,14 +147,13 @@ class DocumentParts:
         noted: dict[str, DocumentState] = {}
         async with self._database.write() as connection:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
-            # In one order for everybody, so that two calls do not wait for each other's rows.
-            for document in sorted(named, key=lambda one: one.id):
-                state = await repository.bring(replace(document, fingerprint=""))
+            for document in _in_order(named):
+                state = await repository.bring(replace(document, fingerprint=""), utc_now(), at_once=False)
                 if state is not None:
                     noted[document.id] = state
-        # An index that shows writes late does not tell.
+        # An index that shows writes late tells later.
         if store.compares_revisions:
-            await self._remove_emptied(store, key, noted.values(), records)
+            await self._settle_noted(store, key, noted.values(), records)
         later = [document.id for document in named if document.id not in noted]
         if not later:
             return
@@ -137,17 +163,27 @@ class DocumentParts:
             await store.delete(key, late, EVERYTHING, utc_now())
         raise saved_meanwhile(later[0])
 
-    async def _remove_emptied(
+    async def _settle_noted(
         self, store: MemoryStore, key: NamespaceKey, noted: Collection[DocumentState], records: Sequence[Record]
     ) -> None:
-        """Remove documents whose parts others removed after they were saved and before the documents were noted."""
+        """Remove documents whose parts others removed after they were saved and before the documents were noted.
+
+        The others have what was saved of them.
+        """
         one_of = {r.body.parent_document_id: r.id for r in records if isinstance(r.body, Document)}
         some = [one_of[state.id] for state in noted]
         seen = {record.id for record in await store.get(key, some, utc_now(), embeddings=False)}
+        left = list[DocumentState]()
         for state in noted:
             if one_of[state.id] in seen or (await store.count(key, parts_of(state.id), utc_now())).count:
-                continue
-            await self._remove_row(store, key, state)
+                left.append(state)
+            else:
+                await self._remove_row(store, key, state)
+        async with self._database.write() as connection:
+            repository = DocumentRepository(connection, key.group_id, store.backend_id)
+            for state in left:
+                # What is left of other revisions stays noted.
+                await repository.settle(state.id, state.revision, 0)
 
     async def clear(self, store: MemoryStore, key: NamespaceKey) -> int:
         """Remove the records of all documents and the documents that were there, and return how many records.
@@ -157,6 +193,8 @@ class DocumentParts:
         Raises:
             Aborted: one is being saved all the time.
         """
+        async with self._database.write() as connection:
+            await DocumentRepository(connection, key.group_id, store.backend_id).doubt(utc_now())
         before = {state.id: state async for state in self._states(store, key)}
         removed = await store.clear(key)
         async for state in self._states(store, key):
@@ -359,6 +397,11 @@ async def is_whole(store: MemoryStore, key: NamespaceKey, document: SavedDocumen
     if (await store.count(key, parts_of(document.id), now)).count != document.part_count:
         return False
     return bool(await store.get(key, [part_id(document.id, document.revision, 0)], now, embeddings=False))
+
+
+def _in_order(named: Sequence[SavedDocument]) -> Sequence[SavedDocument]:
+    """Return documents in one order for everybody, so that two calls do not wait for each other's rows."""
+    return sorted(named, key=lambda document: document.id)
 
 
 def _saved_all_the_time(document_id: str) -> Aborted:

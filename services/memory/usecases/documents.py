@@ -37,8 +37,8 @@ from services.memory.usecases.document_drafts import (
     splitting_of,
 )
 from services.memory.usecases.document_parts import DocumentParts, is_whole, joined, saved_meanwhile
+from services.memory.usecases.document_repairs import DocumentRepairs
 from services.memory.usecases.document_uploads import RETRY_SECONDS, UploadedFile, UploadLimits, Uploads
-from services.memory.usecases.expired_documents import ExpiredDocuments
 from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.record_quota import RecordQuota
 
@@ -81,7 +81,7 @@ class Documents:
         embedder: Embedder,
         reader: DocumentReader,
         parts: DocumentParts,
-        expired: ExpiredDocuments,
+        repairs: DocumentRepairs,
         limits: UploadLimits,
         quota: RecordQuota,
         *,
@@ -93,7 +93,7 @@ class Documents:
         self._embedder = embedder
         self._reader = reader
         self._parts = parts
-        self._expired = expired
+        self._repairs = repairs
         self._limits = limits
         self._quota = quota
         self._uploads = Uploads(limits)
@@ -129,7 +129,7 @@ class Documents:
                 fingerprint = fingerprint_of(upload, media_type, charset, content_hash, chunk, overlap)
                 same = await self._unchanged(principal, store, key, upload.id, fingerprint)
                 if same is not None:
-                    self._expired.start_removing(store, key)
+                    self._repairs.start(store, key)
                     yield SaveProgress(SaveStage.STORED, size, same.part_count, document=same, unchanged=True)
                     return
                 read = await self._read(principal, bytes(file.content), media_type, charset, chunk, overlap)
@@ -157,7 +157,7 @@ class Documents:
             assert space is not None
             async with self._quota.room_for(principal, store, count, replaced):
                 document = await self._store(principal, store, key, space, draft, records)
-        self._expired.start_removing(store, key)
+        self._repairs.start(store, key)
         yield SaveProgress(SaveStage.STORED, size, count, count, document)
 
     async def get(self, principal: Principal, document_id: str) -> SavedDocument:
@@ -201,6 +201,7 @@ class Documents:
             raise NotFound.of("document", document_id)
         key = namespace_key(principal, "", MemoryKind.DOCUMENT)
         removed = await self._parts.remove(store, key, row, utc_now())
+        self._repairs.start(store, key)
         if row.document is None:
             # What a save has left that never ended.
             raise NotFound.of("document", document_id)
@@ -321,8 +322,10 @@ class Documents:
             with contextlib.suppress(CoxswainError):
                 await self._undo(store, key, document)
             raise
-        async with self._database.write() as connection:
-            await DocumentRepository(connection, principal.group_id, store.backend_id).settle(document.id, revision)
+        if not store.removes_at_once:
+            async with self._database.write() as connection:
+                repository = DocumentRepository(connection, principal.group_id, store.backend_id)
+                await repository.settle(document.id, revision, revision)
         return document
 
     async def _undo(self, store: MemoryStore, key: NamespaceKey, document: SavedDocument) -> None:
@@ -331,6 +334,9 @@ class Documents:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
             row = await repository.get(document.id, utc_now(), lock=True)
         if row is not None and row.live.revision == document.revision:
+            if store.replaces_at_once:
+                # The transaction with its parts may have failed after the one in which it was switched to.
+                await self._repairs.repair(store, key, row)
             return
         if not store.replaces_at_once:
             written = PartsWritten(document.revision, document.part_count)

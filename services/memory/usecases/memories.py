@@ -26,6 +26,7 @@ from services.memory.schemas import Column, has_column
 from services.memory.stores.base import KeepsHistory, MemoryStore
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.document_parts import DocumentParts
+from services.memory.usecases.document_repairs import DocumentRepairs
 from services.memory.usecases.namespaces import namespace_key
 from services.memory.usecases.ranked_search import CANDIDATES, OneNamespace, search_by_rank
 from services.memory.usecases.record_checks import check_kinds, check_revisions, count_replaced
@@ -81,6 +82,7 @@ class Memories:
         stores: BackendStores,
         embedder: Embedder,
         documents: DocumentParts,
+        repairs: DocumentRepairs,
         history: RecordHistory,
         quota: RecordQuota,
         *,
@@ -92,6 +94,7 @@ class Memories:
         self._stores = stores
         self._embedder = embedder
         self._documents = documents
+        self._repairs = repairs
         self._history = history
         self._quota = quota
         self._default_model = default_model
@@ -138,8 +141,13 @@ class Memories:
             options: dict[str, Any] = {"crew_name": crew_name, "near_copies": near_copies}
             if isinstance(store, KeepsHistory):
                 options["keeping"] = await self._history.keeping(principal)
-            async with self._documents.noting(key, store, named, records):
-                return await store.save(key, space, records, utc_now(), **options)
+            async with self._documents.noting(key, store, named, records) as switch:
+                if switch:
+                    options["switch"] = switch
+                saved = await store.save(key, space, records, utc_now(), **options)
+        if named:
+            self._repairs.start(store, key)
+        return saved
 
     async def _embed(
         self, existing: EmbeddingSpace | None, records: Sequence[Record], model: str, crew_name: str

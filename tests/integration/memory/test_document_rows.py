@@ -133,7 +133,7 @@ async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
         revision, _ = await repository.claim("saved anew", 2, now)
         await repository.claim("given up", 2, now - timedelta(days=1, minutes=1))
         assert await repository.get("saved anew", now - timedelta(minutes=1)) == await repository.get("saved anew", now)
-        assert sorted(row.id for row in await repository.expired(now, 5)) == ["given up", "over"]
+        assert sorted(row.id for row in await repository.due(now, 5)) == ["given up", "over"]
         assert await remove_expired_documents(connection, now, unfinished=True) == 2
         assert await repository.states("", 10) == [DocumentState("saved anew", 1, 2, microseconds(now))]
         again = _document("saved anew", now, revision=revision)
@@ -171,9 +171,9 @@ async def test_a_first_save_that_never_ends_leaves_its_row_for_a_day(database: D
         assert await remove_expired_documents(connection, now, unfinished=True) == 0
         almost = now + timedelta(hours=23)
         revision, _ = await repository.claim("again", 2, almost)
-        assert await repository.expired(almost, 5) == []
+        assert await repository.due(almost, 5) == []
         later = now + timedelta(days=1, minutes=1)
-        assert sorted(row.id for row in await repository.expired(later, 5)) == ["dead"]
+        assert sorted(row.id for row in await repository.due(later, 5)) == ["dead"]
         assert await remove_expired_documents(connection, later, unfinished=False) == 0
         assert await remove_expired_documents(connection, later, unfinished=True) == 1
         # A save that ends after all makes it a document like any other.
@@ -200,11 +200,11 @@ async def test_a_removal_that_has_begun_names_nobody_and_stays_until_it_ends(dat
         assert await repository.page("", 10, now) == []
         # Whoever began it may be at it still; later the rest is anybody's, but for a save that has begun since.
         soon = now + timedelta(minutes=11)
-        assert await repository.expired(now, 5) == []
-        assert await repository.expired(soon, 5) == [row]
+        assert await repository.due(now, 5) == []
+        assert await repository.due(soon, 5) == [row]
         assert (await repository.claim("manual", 2, soon))[0] == last + 1
-        assert await repository.expired(soon + timedelta(minutes=11), 5) == []
-        assert [left.id for left in await repository.expired(later, 5)] == ["manual"]
+        assert await repository.due(soon + timedelta(minutes=11), 5) == []
+        assert [left.id for left in await repository.due(later, 5)] == ["manual"]
         assert await remove_expired_documents(connection, later, unfinished=True) == 0
         assert await repository.remove("manual", last + 1)
 
@@ -265,7 +265,7 @@ async def test_a_save_that_fails_leaves_no_trace_where_it_is_undone(
     if not in_steps:
         return
     # What fails after the switch counts, and keeps its parts.
-    monkeypatch.setattr(stepwise, "_remove_others", fail)
+    monkeypatch.setattr(stepwise, "remove_others", fail)
     row = await save_and_fail("new")
     assert row.live.revision == 5
     found = [part.document.document_revision for part in await parts(channel, "manual")]

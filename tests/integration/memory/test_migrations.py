@@ -12,6 +12,8 @@ from services.common.clock import utc_now
 from services.common.db import portions as portions_module
 from services.common.db.database import Database
 from services.common.db.migrate import downgrade_database, upgrade_database
+from services.common.db.types import JsonDocument
+from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import agent
 from services.memory.domain.records import Body, Document, Entity, LongTerm, MemoryKind, Record, ShortTerm, Unified
@@ -29,6 +31,12 @@ _BACKEND = (
 _NAMESPACE = (
     "INSERT INTO namespaces (id, group_id, crew_id, kind, embedding_model, embedding_dimension, version, "
     "removal_version, record_count, created_at) VALUES ('n', 'sales', 'crew', 1, 'm', 3, 7, 0, 5, :at)"
+)
+
+_DOCUMENTS = sa.table(
+    "documents",
+    *map(sa.column, ("id", "group_id", "document_id", "revision", "last_revision", "expires_us")),
+    *(sa.column(name, JsonDocument()) for name in ("document", "stale", "subjects")),
 )
 
 
@@ -98,13 +106,31 @@ async def test_first_saves_of_earlier_versions_that_never_ended_are_removed(data
     await downgrade_database("memory", database_url, "0011")
     database = Database(database_url, "memory", null_pool=True)
     now = utc_now()
+    row: dict[str, Any] = {"group_id": "sales", "last_revision": 2, "stale": [], "subjects": []}
+    removed = {"document": {"part_count": 0}, "revision": 1, "expires_us": -microseconds(now)}
+    alive = {"document": {"part_count": 2}, "revision": 2, "expires_us": None}
+    rows: dict[str, dict[str, Any]] = {
+        "dead": {"document": None, "revision": 0, "expires_us": None},
+        "removed": removed,
+        "alive": alive,
+    }
     async with database.write() as connection:
-        await DocumentRepository(connection, "sales", None).claim("dead", 2, now)
-        await connection.execute(text("UPDATE documents SET expires_us = NULL"))
+        for name, values in rows.items():
+            await connection.execute(_DOCUMENTS.insert().values(id=name, document_id=name, **row, **values))
     await upgrade_database("memory", database_url)
     async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
         assert await remove_expired_documents(connection, now, unfinished=True) == 0
-        assert await remove_expired_documents(connection, now + timedelta(days=2), unfinished=True) == 1
+        assert await repository.due(now, 5) == []
+        later = now + timedelta(days=2)
+        assert sorted(row.id for row in await repository.due(later, 5)) == ["dead", "removed"]
+        assert await remove_expired_documents(connection, later, unfinished=True) == 1
+    await downgrade_database("memory", database_url, "0012")
+    columns = (_DOCUMENTS.c.id, _DOCUMENTS.c.expires_us)
+    async with database.read() as connection:
+        kept = {row.id: row.expires_us for row in await connection.execute(sa.select(*columns))}
+    assert kept["alive"] is None
+    assert kept["removed"] < 0
     await database.close()
 
 

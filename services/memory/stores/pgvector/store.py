@@ -11,6 +11,7 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Record
 from services.memory.domain.saves import SavedRecord
 from services.memory.domain.vectors import EmbeddingSpace
+from services.memory.stores.base import Switch
 from services.memory.stores.documents import SteppedRemovals
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.stores.pgvector.search import PgvectorSearch
@@ -47,9 +48,12 @@ class PgvectorMemoryStore(SteppedRemovals, SqlRecordStore):
         crew_name: str = "",
         near_copies: float = 0.0,
         keeping: Keeping | None = None,
+        switch: Switch | None = None,
     ) -> Sequence[SavedRecord]:
         """See `MemoryStore` and `KeepsHistory`."""
-        saved = await super().save(key, space, new, now, crew_name=crew_name, near_copies=near_copies, keeping=keeping)
+        saved = await super().save(
+            key, space, new, now, crew_name=crew_name, near_copies=near_copies, keeping=keeping, switch=switch
+        )
         place = (self._backend_id, key.id)
         if self._sweeps.take(place) and not await self._sweep(key, now, keeping):
             self._sweeps.give_back(place)

@@ -103,8 +103,9 @@ class SqlRecordStore(SqlRecordReader):
         crew_name: str = "",
         near_copies: float = 0.0,
         keeping: Keeping | None = None,
+        switch: Switch | None = None,
     ) -> Sequence[SavedRecord]:
-        """See `MemoryStore` and `KeepsHistory`."""
+        """See `MemoryStore` and `KeepsHistory`; `switch` is called before the transaction ends."""
         # Before the transaction, which keeps all writers of the namespace waiting, on SQLite those of every namespace.
         prepared = await asyncio.to_thread(_prepared, key, new, self._database.dialect)
         for attempt in range(_ATTEMPTS):
@@ -117,6 +118,8 @@ class SqlRecordStore(SqlRecordReader):
                     version = await NamespaceRepository(connection).claim(key, space, now, crew_name)
                     near = await there.near_copies(candidates, near_copies, most=most) if candidates else None
                     plan = await self._write(connection, key, space, new, prepared, version, there, now, near, keeping)
+                    if switch:
+                        await switch(connection)
                 return plan.saved
         raise AssertionError("the last attempt reads all that was written")
 
