@@ -48,7 +48,7 @@ def test_what_is_not_found_is_listed_by_a_command(resource: str) -> None:
 )
 def test_what_is_near_is_of_the_kind_that_is_not_known(monkeypatch: pytest.MonkeyPatch, tool: str, meant: str) -> None:
     names = {"tool source": ["search", "search2"], "tool": ["calculator"]}
-    monkeypatch.setattr(failures, "names_of", lambda _client, resource: names[resource])
+    monkeypatch.setattr(failures, "names_of", lambda _connection, resource: names[resource])
     session = Session(connection=Connection(address="127.0.0.1:1"))
     assert failures._meant(session, failure("TOOL_NOT_FOUND", tool=tool)) == meant
 

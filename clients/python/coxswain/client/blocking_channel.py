@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import grpc
+from google.protobuf.message import Message
 
 from coxswain.client.connection import Connection, with_request_id
-from coxswain.client.errors import from_rpc_error
-from coxswain.client.policy import default_timeout
+from coxswain.client.later import errors, policy
+
+MessageT = TypeVar("MessageT", bound=Message)
 
 
 def open_blocking_channels(connection: Connection) -> dict[str, grpc.Channel]:
@@ -21,6 +23,21 @@ def open_blocking_channels(connection: Connection) -> dict[str, grpc.Channel]:
     return {service: channels[each] for service, each in of_services.items()}
 
 
+def call_once(connection: Connection, path: str, request: Message, response: type[MessageT]) -> MessageT:
+    """Make one call and return its answer, in less time than a Client takes to load. It is not repeated.
+
+    ``path`` names the method: ``/coxswain.orchestrator.v1.CrewService/ListCrews``. Raises grpc.RpcError, and ValueError
+    for addresses that are none, or not complete.
+    """
+    service = connection.of_services()[path.split(".")[1]]
+    with _open(service, service.transport_options) as channel:
+        method = channel.unary_unary(
+            path, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
+        )
+        answer: MessageT = method(request, timeout=connection.timeout, metadata=connection.metadata(None))
+        return answer
+
+
 def blocking_trailing_metadata(method: Any, request: Any, timeout: float) -> dict[str, str]:
     """Call a method and return what text metadata came after its answer. Raises CoxswainError."""
     _, call = method.with_call(request, timeout=timeout)
@@ -28,12 +45,14 @@ def blocking_trailing_metadata(method: Any, request: Any, timeout: float) -> dic
 
 
 def _open_channel(connection: Connection) -> grpc.Channel:
+    return grpc.intercept_channel(_open(connection, connection.options), _Calls(connection))
+
+
+def _open(connection: Connection, options: list[tuple[str, Any]]) -> grpc.Channel:
     credentials = connection.credentials
     if credentials is None:
-        channel = grpc.insecure_channel(connection.target, options=connection.options)
-    else:
-        channel = grpc.secure_channel(connection.target, credentials, options=connection.options)
-    return grpc.intercept_channel(channel, _Calls(connection))
+        return grpc.insecure_channel(connection.target, options=options)
+    return grpc.secure_channel(connection.target, credentials, options=options)
 
 
 @dataclass
@@ -53,7 +72,7 @@ class _Calls(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor
     def _details(self, details: grpc.ClientCallDetails) -> grpc.ClientCallDetails:
         timeout = details.timeout
         if timeout is None:
-            timeout = default_timeout(details.method, self._connection.timeout)
+            timeout = policy.default_timeout(details.method, self._connection.timeout)
         given = cast("list[tuple[str, str | bytes]]", list(details.metadata or ()))
         return _Details(
             details.method,
@@ -99,11 +118,11 @@ class _Answer:
         try:
             return self._call.result(timeout)
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise errors.from_rpc_error(error) from error
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         error = self._call.exception(timeout)
-        return from_rpc_error(error) if isinstance(error, grpc.RpcError) else error
+        return errors.from_rpc_error(error) if isinstance(error, grpc.RpcError) else error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call, name)
@@ -122,7 +141,7 @@ class _Answers:
         try:
             return next(self._call)
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise errors.from_rpc_error(error) from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call, name)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from google.protobuf.message import Message
-
 if TYPE_CHECKING:
     import grpc
 
@@ -136,12 +134,16 @@ class Connection:
         """Channel options of a connection with one address: message sizes, retries, liveness."""
         from coxswain.client import policy
 
+        return [*self.transport_options, ("grpc.service_config", policy.service_config())]
+
+    @property
+    def transport_options(self) -> list[tuple[str, Any]]:
+        """Those of ``options`` that need no list of all methods: nothing is repeated."""
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             # A request that outgrows the buffer would silently not be repeated.
             ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
-            ("grpc.service_config", policy.service_config()),
             # A watch may be quiet for long: ask whether the other end still lives.
             ("grpc.keepalive_time_ms", 15_000),
             ("grpc.keepalive_timeout_ms", 5_000),
@@ -212,6 +214,8 @@ def with_request_id(request: RequestT) -> RequestT:
 
     It makes every repetition of the call, by gRPC or by the caller's code around it, the same request to the server.
     """
+    from google.protobuf.message import Message
+
     from coxswain.client import policy
 
     if not isinstance(request, Message) or policy.REQUEST_ID not in request.DESCRIPTOR.fields_by_name:

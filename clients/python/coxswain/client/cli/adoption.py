@@ -1,5 +1,7 @@
 """Taking over an index that something else has filled: memory adopt."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,9 +9,7 @@ import typer
 
 from coxswain.client.cli.backends import backend_key, follow_steps, of_backend
 from coxswain.client.cli.session import JsonOption, Session, add_row, session_of, table
-from coxswain.client.memory_file import kind_from
-from coxswain.memory.v1.memory_backend_pb2 import GetMemoryBackendRequest
-from coxswain.memory.v1.vector_index_pb2 import AdoptIndexRequest, AdoptIndexResponse, AdoptionReport
+from coxswain.client.later import memory_backend_pb2, memory_file, vector_index_pb2
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -39,15 +39,15 @@ def adopt(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = AdoptIndexRequest(
+        request = vector_index_pb2.AdoptIndexRequest(
             index=_full_name(client, backend, index),
-            kind=kind_from(kind),
+            kind=memory_file.kind_from(kind),
             from_group=from_group,
             memory_ids=dict(map(_pair, from_crew or ())),
             dry_run=dry_run,
             **of_backend(backend),
         )
-        reports: list[AdoptionReport] = []
+        reports: list[vector_index_pb2.AdoptionReport] = []
         follow_steps(session, _noting(client.vector_indexes.AdoptIndex(request), reports), "reading")
     if session.json:
         return session.print_json(reports[-1])
@@ -55,10 +55,12 @@ def adopt(
     return None
 
 
-def _full_name(client: "Client", backend: str, index: str) -> str:
+def _full_name(client: Client, backend: str, index: str) -> str:
     if not index or "." in index:
         return index
-    config = client.memory_backends.GetMemoryBackend(GetMemoryBackendRequest(**backend_key(backend))).backend.databricks
+    config = client.memory_backends.GetMemoryBackend(
+        memory_backend_pb2.GetMemoryBackendRequest(**backend_key(backend))
+    ).backend.databricks
     return f"{config.catalog}.{config.schema}.{index}"
 
 
@@ -69,14 +71,16 @@ def _pair(text: str) -> tuple[str, str]:
     return old, new
 
 
-def _noting(steps: Iterator[AdoptIndexResponse], reports: list[AdoptionReport]) -> Iterator[AdoptIndexResponse]:
+def _noting(
+    steps: Iterator[vector_index_pb2.AdoptIndexResponse], reports: list[vector_index_pb2.AdoptionReport]
+) -> Iterator[vector_index_pb2.AdoptIndexResponse]:
     for step in steps:
         if step.HasField("report"):
             reports.append(step.report)
         yield step
 
 
-def _show(session: Session, report: AdoptionReport, *, dry_run: bool) -> None:
+def _show(session: Session, report: vector_index_pb2.AdoptionReport, *, dry_run: bool) -> None:
     if report.memories:
         made = table("memory id", ">records", "note")
         for memory in report.memories:

@@ -1,5 +1,7 @@
 """Commands about crews as agents of other systems (A2A): agents list, card, send."""
 
+from __future__ import annotations
+
 import sys
 import uuid
 from collections.abc import Generator, Iterable, Iterator
@@ -7,9 +9,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
-from coxswain.client.blocking_channel import open_blocking_channels
 from coxswain.client.cli.inputs import InputsOption, inputs_from
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
@@ -22,15 +22,12 @@ from coxswain.client.cli.session import (
     add_row,
     session_of,
 )
-from coxswain.client.errors import DeadlineExceeded, Unavailable
+from coxswain.client.later import a2a_pb2, blocking_channel, errors, json_format, values
 from coxswain.client.near import did_you_mean, near_names
 from coxswain.client.paging import pages
-from coxswain.client.values import to_value
-from coxswain.orchestrator.v1.a2a_pb2 import ListPublicationsRequest, Publication
-from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
 
 if TYPE_CHECKING:
-    from a2a.types import a2a_pb2
+    from a2a.types import a2a_pb2 as agent_pb2
 
 app = typer.Typer(cls=ListingGroup, help="List the crews that other systems can call as agents; try one.")
 
@@ -59,7 +56,7 @@ def list_agents(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListPublicationsRequest(page_size=min(limit, 1000))
+        request = a2a_pb2.ListPublicationsRequest(page_size=min(limit, 1000))
         found = list(pages(client.crews.ListPublications, request, "publications", limit))
     if session.json:
         return session.print_json(found)
@@ -83,7 +80,7 @@ def card(context: typer.Context, agent: AgentArgument, as_json: JsonOption = Fal
     with _agent(session, agent) as (tenant, stub, messages):
         found = stub.GetExtendedAgentCard(messages.GetExtendedAgentCardRequest(tenant=tenant), metadata=_VERSION)
     if session.json:
-        return session.print_json(MessageToDict(found))
+        return session.print_json(json_format.MessageToDict(found))
     session.show(f"{found.name}, version {found.version}")
     if found.description:
         session.show(found.description)
@@ -135,7 +132,7 @@ def send(
         if text:
             message.parts.add(text=text)
         if inputs:
-            message.parts.add(data=to_value(inputs))
+            message.parts.add(data=values.to_value(inputs))
         request = messages.SendMessageRequest(tenant=tenant, message=message)
         followed = _Followed(session, agent, messages)
         try:
@@ -144,7 +141,7 @@ def send(
         except KeyboardInterrupt:
             session.say(followed.where_it_continues())
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        except (Unavailable, DeadlineExceeded):
+        except (errors.Unavailable, errors.DeadlineExceeded):
             session.say(followed.where_it_continues())
             raise
     if followed.state != "COMPLETED":
@@ -161,11 +158,11 @@ class _Followed:
         self._agent = agent
         self._messages = messages
 
-    def until_it_ends_or_waits(self, events: "Iterable[a2a_pb2.StreamResponse]") -> None:
+    def until_it_ends_or_waits(self, events: Iterable[agent_pb2.StreamResponse]) -> None:
         """Show what comes. A task that waits for its sender does so until another command answers it."""
         for event in events:
             if self._session.json:
-                self._session.print_json(MessageToDict(event))
+                self._session.print_json(json_format.MessageToDict(event))
             if event.HasField("task"):
                 self.task_id = event.task.id
                 if "coxswain/execution" in event.task.metadata:
@@ -187,7 +184,7 @@ class _Followed:
         follow = f": `coxswain watch {self._execution_id}` follows it" if self._execution_id else ""
         return f"the task {self.task_id} continues{follow}"
 
-    def _enter(self, status: "a2a_pb2.TaskStatus", prefix: str) -> None:
+    def _enter(self, status: agent_pb2.TaskStatus, prefix: str) -> None:
         self.state = self._messages.TaskState.Name(status.state).removeprefix("TASK_STATE_")
         if self._session.json:
             return
@@ -198,14 +195,14 @@ class _Followed:
         if self.state in _WAITING:
             self._session.say(f"answer it with: coxswain agents send {self._agent} TEXT --task {self.task_id}")
 
-    def _show(self, parts: "Iterable[a2a_pb2.Part]") -> None:
+    def _show(self, parts: Iterable[agent_pb2.Part]) -> None:
         if self._session.json:
             return
         for part in parts:
             if part.HasField("text"):
                 self._session.show(part.text)
             elif part.HasField("data"):
-                self._session.print_json(MessageToDict(part.data))
+                self._session.print_json(json_format.MessageToDict(part.data))
             elif part.HasField("raw"):
                 self._session.say(f"file {part.filename}: {len(part.raw):,} bytes")
 
@@ -214,7 +211,7 @@ class _Followed:
 def _agent(session: Session, reference: str) -> Iterator[_Agent]:
     """The agent of a name, and how to call it. Raises typer.Exit where the package of A2A is missing."""
     try:
-        from a2a.types import a2a_pb2
+        from a2a.types import a2a_pb2 as agent_pb2
         from a2a.types.a2a_pb2_grpc import A2AServiceStub
     except ImportError:
         session.fail(
@@ -222,19 +219,21 @@ def _agent(session: Session, reference: str) -> Iterator[_Agent]:
             'pip install "$(echo build/coxswain_client-*.whl)[a2a]"'
         )
         raise typer.Exit(EXIT_USAGE) from None
-    channels = open_blocking_channels(session.connection)
+    from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceStub
+
+    channels = blocking_channel.open_blocking_channels(session.connection)
     try:
         channel = channels["orchestrator"]
-        request = ListPublicationsRequest(page_size=1000)
+        request = a2a_pb2.ListPublicationsRequest(page_size=1000)
         found = pages(CrewServiceStub(channel).ListPublications, request, "publications")
         stub: Any = A2AServiceStub
-        yield _Agent(_tenant(found, reference), stub(channel), a2a_pb2)
+        yield _Agent(_tenant(found, reference), stub(channel), agent_pb2)
     finally:
         for channel in channels.values():
             channel.close()
 
 
-def _tenant(publications: Iterable[Publication], reference: str) -> str:
+def _tenant(publications: Iterable[a2a_pb2.Publication], reference: str) -> str:
     """The tenant that a name, id or tenant stands for. Raises typer.BadParameter where nothing of it is published."""
     names = []
     for one in publications:
@@ -247,7 +246,7 @@ def _tenant(publications: Iterable[Publication], reference: str) -> str:
     raise typer.BadParameter(f"no crew {reference!r} is published; {hint}", param_hint="AGENT")
 
 
-def _cancelling(call: Any) -> "Generator[a2a_pb2.StreamResponse]":
+def _cancelling(call: Any) -> Generator[agent_pb2.StreamResponse]:
     """The messages of a stream that ends when nobody reads it any more."""
     try:
         yield from call

@@ -1,5 +1,7 @@
 """The command that answers what an execution asks: answer."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -10,23 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from coxswain.client.cli.forms import FieldError, FormField, fields_of, filled, shown
-from coxswain.client.cli.questions import OPEN, state_of, subject_of
+from coxswain.client.cli.questions import state_of, subject_of
 from coxswain.client.cli.session import EXIT_USAGE, JsonOption, Session, harmless, plain, session_of
+from coxswain.client.later import question_pb2, question_state_pb2, values
 from coxswain.client.text_files import read_text
-from coxswain.client.values import to_value
-from coxswain.orchestrator.v1.question_pb2 import (
-    AcceptQuestion,
-    AnswerQuestionRequest,
-    CancelQuestion,
-    DeclineQuestion,
-    GetQuestionRequest,
-    Question,
-)
-from coxswain.orchestrator.v1.question_state_pb2 import QuestionKind
 
 _MAX_BYTES = 4_000_000
 _EXIT_LEFT_OPEN = 1
-_Kind = QuestionKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +32,20 @@ class _Ways:
 
 
 _WAYS = {
-    _Kind.QUESTION_KIND_RESULT_APPROVAL: _Ways("--approve, --refuse FEEDBACK or --edit FILE", ("approve", "refuse")),
-    _Kind.QUESTION_KIND_TOOL_APPROVAL: _Ways(
+    "RESULT_APPROVAL": _Ways("--approve, --refuse FEEDBACK or --edit FILE", ("approve", "refuse")),
+    "TOOL_APPROVAL": _Ways(
         "--approve (with --remember also for later calls), --refuse FEEDBACK, or other arguments with --field "
         "NAME=VALUE, --content JSON or --edit FILE",
         ("approve", "always", "edit", "refuse"),
     ),
-    _Kind.QUESTION_KIND_OUTCOME_UNKNOWN: _Ways(
+    "OUTCOME_UNKNOWN": _Ways(
         "find out, then --happened RESULT, --not-happened or --refuse REASON", ("happened", "not-happened", "refuse")
     ),
-    _Kind.QUESTION_KIND_FORM: _Ways(
+    "FORM": _Ways(
         "--answer TEXT (where there is one field), --field NAME=VALUE, --content JSON, --edit FILE or --refuse REASON",
         ("answer", "refuse"),
     ),
-    _Kind.QUESTION_KIND_URL: _Ways("--approve when you have been there, or --refuse REASON", ("approve", "refuse")),
+    "URL": _Ways("--approve when you have been there, or --refuse REASON", ("approve", "refuse")),
 }
 
 
@@ -147,21 +139,21 @@ def answer(
         raise typer.BadParameter(f"give one of {', '.join(ways)}", param_hint="ID")
     if remember and not approve:
         raise typer.BadParameter("goes with --approve", param_hint="--remember")
-    request = AnswerQuestionRequest(id=id)
+    request = question_pb2.AnswerQuestionRequest(id=id)
     with session.client() as client:
         if refuse is not None:
-            request.decline.CopyFrom(DeclineQuestion(reason=refuse))
+            request.decline.CopyFrom(question_pb2.DeclineQuestion(reason=refuse))
         elif cancel:
-            request.cancel.CopyFrom(CancelQuestion())
+            request.cancel.CopyFrom(question_pb2.CancelQuestion())
         else:
-            question = client.questions.GetQuestion(GetQuestionRequest(id=id)).question
+            question = client.questions.GetQuestion(question_pb2.GetQuestionRequest(id=id)).question
             if not ways:
                 _ask(session, question, request)
             elif approve:
                 request.accept.CopyFrom(_approved(question, remember=remember))
             else:
                 given = _given(question, ways[0], text, fields or [], content, edit, happened)
-                request.accept.CopyFrom(AcceptQuestion(content=to_value(given)))
+                request.accept.CopyFrom(question_pb2.AcceptQuestion(content=values.to_value(given)))
         answered = client.questions.AnswerQuestion(request).question
     if session.json:
         return session.print_json(answered)
@@ -169,22 +161,22 @@ def answer(
     return None
 
 
-def _approved(question: Question, *, remember: bool) -> AcceptQuestion:
-    if question.kind == _Kind.QUESTION_KIND_OUTCOME_UNKNOWN:
+def _approved(question: question_pb2.Question, *, remember: bool) -> question_pb2.AcceptQuestion:
+    if question.kind == question_state_pb2.QUESTION_KIND_OUTCOME_UNKNOWN:
         raise _not_for(question, "--approve")
-    accept = AcceptQuestion()
-    if question.kind == _Kind.QUESTION_KIND_FORM:
+    accept = question_pb2.AcceptQuestion()
+    if question.kind == question_state_pb2.QUESTION_KIND_FORM:
         # What has to be given and was not is said here, in words of the form.
-        accept.content.CopyFrom(to_value(_fill(_schema(question), [])))
+        accept.content.CopyFrom(values.to_value(_fill(_schema(question), [])))
     if remember:
-        if question.kind != _Kind.QUESTION_KIND_TOOL_APPROVAL:
+        if question.kind != question_state_pb2.QUESTION_KIND_TOOL_APPROVAL:
             raise typer.BadParameter("goes with questions about calls that are to be approved", param_hint="--remember")
-        accept.content.CopyFrom(to_value({"decision": "call", "remember": True}))
+        accept.content.CopyFrom(values.to_value({"decision": "call", "remember": True}))
     return accept
 
 
 def _given(
-    question: Question,
+    question: question_pb2.Question,
     option: str,
     text: str | None,
     fields: list[str],
@@ -195,11 +187,11 @@ def _given(
     """The content that the one option that was given means for a question. Raises typer.BadParameter."""
     kind = question.kind
     match option:
-        case "--happened" | "--not-happened" if kind == _Kind.QUESTION_KIND_OUTCOME_UNKNOWN:
+        case "--happened" | "--not-happened" if kind == question_state_pb2.QUESTION_KIND_OUTCOME_UNKNOWN:
             return {"happened": False} if happened is None else {"happened": True, "result": happened}
-        case "--content" if kind == _Kind.QUESTION_KIND_OUTCOME_UNKNOWN:
+        case "--content" if kind == question_state_pb2.QUESTION_KIND_OUTCOME_UNKNOWN:
             return {"happened": True, "result": _parsed(content or "", "--content")}
-        case "--answer" if kind == _Kind.QUESTION_KIND_FORM:
+        case "--answer" if kind == question_state_pb2.QUESTION_KIND_FORM:
             known = fields_of(_schema(question))
             if len(known) != 1:
                 raise typer.BadParameter(
@@ -207,38 +199,46 @@ def _given(
                     param_hint="--answer",
                 )
             return _fill(_schema(question), [f"{known[0].name}={text}"], hint="--answer")
-        case "--field" if kind == _Kind.QUESTION_KIND_FORM:
+        case "--field" if kind == question_state_pb2.QUESTION_KIND_FORM:
             return _fill(_schema(question), fields)
-        case "--field" if kind == _Kind.QUESTION_KIND_TOOL_APPROVAL:
+        case "--field" if kind == question_state_pb2.QUESTION_KIND_TOOL_APPROVAL:
             return _edited(_fill(_arguments_schema(question), fields, _arguments(question)))
-        case "--content" if kind == _Kind.QUESTION_KIND_TOOL_APPROVAL:
+        case "--content" if kind == question_state_pb2.QUESTION_KIND_TOOL_APPROVAL:
             return _edited(_parsed(content or "", "--content"))
-        case "--content" if kind != _Kind.QUESTION_KIND_URL and question.HasField("schema"):
+        case "--content" if kind != question_state_pb2.QUESTION_KIND_URL and question.HasField("schema"):
             return _parsed(content or "", "--content")
         case "--edit" if edit is not None and kind not in {
-            _Kind.QUESTION_KIND_URL,
-            _Kind.QUESTION_KIND_OUTCOME_UNKNOWN,
+            question_state_pb2.QUESTION_KIND_URL,
+            question_state_pb2.QUESTION_KIND_OUTCOME_UNKNOWN,
         }:
             return _from_file(question, edit)
     raise _not_for(question, option)
 
 
-def _not_for(question: Question, option: str) -> typer.BadParameter:
+def _not_for(question: question_pb2.Question, option: str) -> typer.BadParameter:
     return typer.BadParameter(
-        f"does not answer this question ({_kind_name(question)}); give {_WAYS[question.kind].options}",
+        f"does not answer this question ({_kind_name(question)}); give {_ways(question).options}",
         param_hint=option,
     )
 
 
-def _kind_name(question: Question) -> str:
-    return _Kind.Name(question.kind).removeprefix("QUESTION_KIND_").lower().replace("_", " ")
+def _kind(question: question_pb2.Question) -> str:
+    return question_state_pb2.QuestionKind.Name(question.kind).removeprefix("QUESTION_KIND_")
+
+
+def _kind_name(question: question_pb2.Question) -> str:
+    return _kind(question).lower().replace("_", " ")
+
+
+def _ways(question: question_pb2.Question) -> _Ways:
+    return _WAYS[_kind(question)]
 
 
 def _edited(arguments: Any) -> dict[str, Any]:
     return {"decision": "call_edited", "arguments": arguments}
 
 
-def _from_file(question: Question, file: Path) -> Any:
+def _from_file(question: question_pb2.Question, file: Path) -> Any:
     text = read_text(file, _MAX_BYTES).text
     if not question.HasField("schema"):
         return text
@@ -246,7 +246,7 @@ def _from_file(question: Question, file: Path) -> Any:
         content = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{file}: not valid JSON, which the question's schema asks for: {error}") from error
-    return _edited(content) if question.kind == _Kind.QUESTION_KIND_TOOL_APPROVAL else content
+    return _edited(content) if question.kind == question_state_pb2.QUESTION_KIND_TOOL_APPROVAL else content
 
 
 def _parsed(text: str, option: str) -> Any:
@@ -265,18 +265,18 @@ def _fill(
         raise typer.BadParameter(str(error), param_hint=hint) from error
 
 
-def _schema(question: Question) -> Mapping[str, Any]:
+def _schema(question: question_pb2.Question) -> Mapping[str, Any]:
     schema: Mapping[str, Any] = plain(question.schema)
     return schema
 
 
-def _arguments_schema(question: Question) -> Mapping[str, Any]:
+def _arguments_schema(question: question_pb2.Question) -> Mapping[str, Any]:
     properties = _schema(question).get("properties")
     found = properties.get("arguments") if isinstance(properties, Mapping) else None
     return found if isinstance(found, Mapping) else {}
 
 
-def _arguments(question: Question) -> Mapping[str, Any]:
+def _arguments(question: question_pb2.Question) -> Mapping[str, Any]:
     try:
         found = json.loads(question.call.arguments_json or "{}")
     except ValueError:
@@ -288,9 +288,9 @@ def _names(fields: list[FormField]) -> str:
     return ", ".join(field.name for field in fields)
 
 
-def _show(session: Session, question: Question) -> None:
+def _show(session: Session, question: question_pb2.Question) -> None:
     session.say(f"{question.crew_name} / {question.task_name}: {question.text}\n\n{subject_of(question)}\n")
-    if question.kind == _Kind.QUESTION_KIND_FORM:
+    if question.kind == question_state_pb2.QUESTION_KIND_FORM:
         for field in fields_of(_schema(question)):
             session.say(f"  {field.line()}")
 
@@ -300,13 +300,13 @@ def on_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _ask(session: Session, question: Question, request: AnswerQuestionRequest) -> None:
+def _ask(session: Session, question: question_pb2.Question, request: question_pb2.AnswerQuestionRequest) -> None:
     """Show a question and put the answer that is typed into the request."""
-    if question.state != OPEN:
+    if question.state != question_state_pb2.QUESTION_STATE_OPEN:
         session.fail(f"the question is {state_of(question)} already")
         raise typer.Exit(EXIT_USAGE)
     _show(session, question)
-    ways = _WAYS[question.kind]
+    ways = _ways(question)
     if not on_terminal():
         session.fail(f"answer it with {ways.options}; --cancel ends the execution")
         raise typer.Exit(EXIT_USAGE)
@@ -315,16 +315,20 @@ def _ask(session: Session, question: Question, request: AnswerQuestionRequest) -
         session.say("the question stays open")
         raise typer.Exit(_EXIT_LEFT_OPEN)
     if choice == "cancel":
-        request.cancel.CopyFrom(CancelQuestion())
+        request.cancel.CopyFrom(question_pb2.CancelQuestion())
     elif choice == "refuse":
         reason: str = typer.prompt("Why, or what to do better", default="", show_default=False, err=True)
-        request.decline.CopyFrom(DeclineQuestion(reason=reason))
+        request.decline.CopyFrom(question_pb2.DeclineQuestion(reason=reason))
     else:
         content = _typed(session, question, choice)
-        request.accept.CopyFrom(AcceptQuestion() if content is None else AcceptQuestion(content=to_value(content)))
+        request.accept.CopyFrom(
+            question_pb2.AcceptQuestion()
+            if content is None
+            else question_pb2.AcceptQuestion(content=values.to_value(content))
+        )
 
 
-def _typed(session: Session, question: Question, choice: str) -> Any:
+def _typed(session: Session, question: question_pb2.Question, choice: str) -> Any:
     """The content that a choice and what is typed then mean; None for an answer without one."""
     match choice:
         case "always":

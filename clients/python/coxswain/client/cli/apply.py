@@ -1,5 +1,7 @@
 """The command that stores crews: apply."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +14,7 @@ from coxswain.client.cli.session import (
     problem_table,
     session_of,
 )
-from coxswain.client.crew_file import CrewDocument, read_crew
-from coxswain.client.crewai_project import load_crewai_project
-from coxswain.client.documents import DocumentError
-from coxswain.client.errors import InvalidArgument
-from coxswain.client.results import AppliedCrew
-from coxswain.orchestrator.v1.crew_pb2 import ValidateCrewRequest
+from coxswain.client.later import crew_file, crew_pb2, crewai_project, documents, errors, results
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -32,27 +29,27 @@ def read(
     process: str = "",
     crew_class: str = "",
     tools: dict[str, str] | None = None,
-) -> CrewDocument:
+) -> crew_file.CrewDocument:
     """The crew of a file or a CrewAI project; prints what of a project is not taken over."""
     if not path.is_dir():
-        return read_crew(path)
-    imported = load_crewai_project(path, name=name, process=process, crew_class=crew_class, tools=tools)
+        return crew_file.read_crew(path)
+    imported = crewai_project.load_crewai_project(path, name=name, process=process, crew_class=crew_class, tools=tools)
     if imported.notes:
         session.err.print(problem_table(imported.notes, f"{path}: not taken over"))
     return imported.document
 
 
 def apply_document(
-    client: "Client", document: CrewDocument, path: Path, *, carry_memories: bool = False
-) -> AppliedCrew:
+    client: Client, document: crew_file.CrewDocument, path: Path, *, carry_memories: bool = False
+) -> results.AppliedCrew:
     """Store a crew. Raises CoxswainError, and DocumentError with the lines of what the server refuses."""
     try:
         return client.apply_crew(document.spec, carry_memories=carry_memories)
-    except InvalidArgument as error:
+    except errors.InvalidArgument as error:
         if not error.violations:
             raise
         problems = [document.problem(violation.field, violation.description) for violation in error.violations]
-        raise DocumentError(path, problems) from error
+        raise documents.DocumentError(path, problems) from error
 
 
 def apply(
@@ -136,8 +133,8 @@ def _counterparts(given: list[str] | None) -> dict[str, str]:
     return pairs
 
 
-def _check(session: Session, client: "Client", document: CrewDocument, file: Path) -> None:
-    found = client.crews.ValidateCrew(ValidateCrewRequest(spec=document.spec))
+def _check(session: Session, client: Client, document: crew_file.CrewDocument, file: Path) -> None:
+    found = client.crews.ValidateCrew(crew_pb2.ValidateCrewRequest(spec=document.spec))
     if session.json:
         session.print_json(found)
     else:

@@ -1,5 +1,7 @@
 """Commands about the files of executions: artifact list, get."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,8 +12,8 @@ import typer
 
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.session import JsonOption, add_row, session_of
+from coxswain.client.later import artifact_pb2
 from coxswain.client.paging import pages
-from coxswain.orchestrator.v1.artifact_pb2 import GetArtifactRequest, ListArtifactsRequest
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -35,7 +37,7 @@ def list_artifacts(
     Example: `coxswain artifact list 01a20694-1f86-7c54-8594-1ba930202397`
     """
     session = session_of(context, as_json)
-    request = ListArtifactsRequest(
+    request = artifact_pb2.ListArtifactsRequest(
         execution_id=execution, task_name=task, name_prefix=prefix, page_size=min(limit, 1000)
     )
     with session.client() as client:
@@ -85,7 +87,7 @@ def get(
         target = output or Path(local_name(name))
         if target.is_dir():
             target /= local_name(name)
-        request = GetArtifactRequest(execution_id=execution, name=name, revision=revision)
+        request = artifact_pb2.GetArtifactRequest(execution_id=execution, name=name, revision=revision)
         artifact = client.artifacts.GetArtifact(request).artifact
         with new_file(target) as file:
             _write(client, execution, name, artifact.revision, file)
@@ -95,7 +97,7 @@ def get(
     return None
 
 
-def _write(client: "Client", execution: str, name: str, revision: int, file: BinaryIO) -> None:
+def _write(client: Client, execution: str, name: str, revision: int, file: BinaryIO) -> None:
     with closing(client.download_artifact(execution, name, revision=revision)) as content:
         file.writelines(content)
     file.flush()

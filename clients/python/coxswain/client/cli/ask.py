@@ -1,5 +1,7 @@
 """The command that asks a model one question: ask."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -7,18 +9,7 @@ from typing import Annotated
 import typer
 
 from coxswain.client.cli.session import JsonOption, Session, session_of
-from coxswain.models.v1.inference_pb2 import (
-    Audio,
-    CompleteRequest,
-    Completion,
-    ContentPart,
-    Document,
-    Image,
-    Message,
-    MessageRole,
-    StreamCompleteRequest,
-    Usage,
-)
+from coxswain.client.later import inference_pb2
 
 
 def ask(
@@ -39,16 +30,21 @@ def ask(
     Example: `coxswain ask openai/gpt-4.1 "Which rooms are on the plan?" --image plan.png`
     """
     session = session_of(context, as_json)
-    content = [ContentPart(image=_image(image)) for image in images or ()]
-    content += [ContentPart(document=Document(data=path.read_bytes(), file_name=path.name)) for path in documents or ()]
-    content += [ContentPart(audio=Audio(data=path.read_bytes())) for path in audio or ()]
-    content.append(ContentPart(text=sys.stdin.read() if question == "-" else question))
-    completion = Completion(model=model, messages=[Message(role=MessageRole.MESSAGE_ROLE_USER, content=content)])
+    content = [inference_pb2.ContentPart(image=_image(image)) for image in images or ()]
+    content += [
+        inference_pb2.ContentPart(document=inference_pb2.Document(data=path.read_bytes(), file_name=path.name))
+        for path in documents or ()
+    ]
+    content += [inference_pb2.ContentPart(audio=inference_pb2.Audio(data=path.read_bytes())) for path in audio or ()]
+    content.append(inference_pb2.ContentPart(text=sys.stdin.read() if question == "-" else question))
+    completion = inference_pb2.Completion(
+        model=model, messages=[inference_pb2.Message(role=inference_pb2.MessageRole.MESSAGE_ROLE_USER, content=content)]
+    )
     with session.client() as client:
         if session.json:
-            return session.print_json(client.inference.Complete(CompleteRequest(completion=completion)))
-        used = Usage()
-        for piece in client.inference.StreamComplete(StreamCompleteRequest(completion=completion)):
+            return session.print_json(client.inference.Complete(inference_pb2.CompleteRequest(completion=completion)))
+        used = inference_pb2.Usage()
+        for piece in client.inference.StreamComplete(inference_pb2.StreamCompleteRequest(completion=completion)):
             if piece.text:
                 _write(session, piece.text)
             elif piece.HasField("usage"):
@@ -59,10 +55,10 @@ def ask(
     return None
 
 
-def _image(source: str) -> Image:
+def _image(source: str) -> inference_pb2.Image:
     if source.startswith("https://"):
-        return Image(url=source)
-    return Image(data=Path(source).read_bytes())
+        return inference_pb2.Image(url=source)
+    return inference_pb2.Image(data=Path(source).read_bytes())
 
 
 def _write(session: Session, text: str) -> None:

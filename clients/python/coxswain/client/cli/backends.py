@@ -1,12 +1,11 @@
 """Commands about the stores of memories: memory backend."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from google.protobuf.field_mask_pb2 import FieldMask
-from rich.progress import Progress
-from rich.text import Text
 
 from coxswain.client.cli.databases import (
     CaFileOption,
@@ -30,27 +29,15 @@ from coxswain.client.cli.session import (
     confirm,
     progress_bar,
     session_of,
+    styled,
     table,
 )
-from coxswain.client.memory_file import kind_from, kind_name
+from coxswain.client.later import field_mask_pb2, memory_backend_pb2, memory_file, results
 from coxswain.client.paging import pages
-from coxswain.client.results import id_of
-from coxswain.memory.v1.memory_backend_pb2 import (
-    ActivateMemoryBackendRequest,
-    CreateMemoryBackendRequest,
-    DatabricksBackendConfig,
-    DefaultBackendConfig,
-    DeleteMemoryBackendRequest,
-    GetMemoryBackendRequest,
-    KindIndex,
-    ListMemoryBackendsRequest,
-    MemoryBackend,
-    ProvisionMemoryBackendRequest,
-    UpdateMemoryBackendRequest,
-    VerifyMemoryBackendRequest,
-)
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from coxswain.client.blocking import Client
 
 backend_app = typer.Typer(cls=ListingGroup, help="The stores that keep the memories of the group.")
@@ -62,13 +49,17 @@ BackendArgument = Annotated[str, typer.Argument(metavar="BACKEND", help="The bac
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-def _backends(client: "Client") -> Iterator[MemoryBackend]:
-    return pages(client.memory_backends.ListMemoryBackends, ListMemoryBackendsRequest(page_size=1000), "backends")
+def _backends(client: Client) -> Iterator[memory_backend_pb2.MemoryBackend]:
+    return pages(
+        client.memory_backends.ListMemoryBackends,
+        memory_backend_pb2.ListMemoryBackendsRequest(page_size=1000),
+        "backends",
+    )
 
 
 def backend_key(reference: str) -> dict[str, str]:
     """The field of a request that names a backend by id or by name; ``default`` is the embedded store's id."""
-    return {"id" if reference == EMBEDDED or id_of(reference) else "name": reference}
+    return {"id" if reference == EMBEDDED or results.id_of(reference) else "name": reference}
 
 
 def of_backend(reference: str) -> dict[str, str]:
@@ -89,14 +80,14 @@ def list_backends(context: typer.Context, as_json: JsonOption = False) -> None:
         return session.print_json(found)
     made = Listing("name", "active", "store", "disabled kinds", "id")
     for backend in found:
-        active = Text("active", style="green") if backend.active else ""
-        disabled = ", ".join(kind_name(kind) for kind in backend.disabled_kinds)
+        active = styled("active", "green") if backend.active else ""
+        disabled = ", ".join(memory_file.kind_name(kind) for kind in backend.disabled_kinds)
         add_row(made, backend.name, active, _store(backend), disabled, backend.id)
     session.out.print(made if found else "no backends: the embedded store is used")
     return None
 
 
-def _store(backend: MemoryBackend) -> str:
+def _store(backend: memory_backend_pb2.MemoryBackend) -> str:
     if backend.HasField("pgvector"):
         return described(backend.pgvector)
     if not backend.HasField("databricks"):
@@ -153,7 +144,9 @@ def create(
         raise typer.BadParameter("these options belong to a workspace: give --workspace too", param_hint="--workspace")
     if host and bool(workspace) != bool(instance):
         raise typer.BadParameter("--workspace and --instance of Lakebase go together", param_hint="--instance")
-    backend = MemoryBackend(name=name, disabled_kinds=[kind_from(kind) for kind in disabled or []])
+    backend = memory_backend_pb2.MemoryBackend(
+        name=name, disabled_kinds=[memory_file.kind_from(kind) for kind in disabled or []]
+    )
     if host:
         backend.pgvector.CopyFrom(
             database_fields(
@@ -171,7 +164,7 @@ def create(
         )
     elif workspace:
         backend.databricks.CopyFrom(
-            DatabricksBackendConfig(
+            memory_backend_pb2.DatabricksBackendConfig(
                 workspace_url=workspace,
                 endpoint=endpoint,
                 catalog=catalog,
@@ -182,9 +175,11 @@ def create(
             )
         )
     else:
-        backend.default.CopyFrom(DefaultBackendConfig())
+        backend.default.CopyFrom(memory_backend_pb2.DefaultBackendConfig())
     with session.client() as client:
-        created = client.memory_backends.CreateMemoryBackend(CreateMemoryBackendRequest(backend=backend)).backend
+        created = client.memory_backends.CreateMemoryBackend(
+            memory_backend_pb2.CreateMemoryBackendRequest(backend=backend)
+        ).backend
     if session.json:
         return session.print_json(created)
     session.show(f"{created.name} created, id {created.id}")
@@ -228,8 +223,10 @@ def update(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        present = client.memory_backends.GetMemoryBackend(GetMemoryBackendRequest(**backend_key(backend))).backend
-        changed = MemoryBackend()
+        present = client.memory_backends.GetMemoryBackend(
+            memory_backend_pb2.GetMemoryBackendRequest(**backend_key(backend))
+        ).backend
+        changed = memory_backend_pb2.MemoryBackend()
         paths = []
         if name:
             changed.name = name
@@ -272,12 +269,16 @@ def update(
             changed.databricks.indexes.extend(kinds.values())
             paths.append("databricks.indexes")
         if disabled or enabled:
-            wanted = {*present.disabled_kinds, *map(kind_from, disabled or [])} - set(map(kind_from, enabled or []))
+            wanted = {*present.disabled_kinds, *map(memory_file.kind_from, disabled or [])} - set(
+                map(memory_file.kind_from, enabled or [])
+            )
             changed.disabled_kinds[:] = sorted(wanted)
             paths.append("disabled_kinds")
         if not paths:
             raise typer.BadParameter("nothing to change: give at least one option")
-        request = UpdateMemoryBackendRequest(id=present.id, backend=changed, update_mask=FieldMask(paths=paths))
+        request = memory_backend_pb2.UpdateMemoryBackendRequest(
+            id=present.id, backend=changed, update_mask=field_mask_pb2.FieldMask(paths=paths)
+        )
         updated = client.memory_backends.UpdateMemoryBackend(request).backend
     if session.json:
         return session.print_json(updated)
@@ -285,11 +286,11 @@ def update(
     return None
 
 
-def _kind_index(text: str) -> KindIndex:
+def _kind_index(text: str) -> memory_backend_pb2.KindIndex:
     kind, equals, index = text.partition("=")
     if not equals or not index:
         raise typer.BadParameter(f"{text!r}: expected kind=name", param_hint="--index")
-    return KindIndex(kind=kind_from(kind), index=index)
+    return memory_backend_pb2.KindIndex(kind=memory_file.kind_from(kind), index=index)
 
 
 @backend_app.command()
@@ -300,7 +301,9 @@ def activate(context: typer.Context, backend: BackendArgument, as_json: JsonOpti
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.memory_backends.ActivateMemoryBackend(ActivateMemoryBackendRequest(**backend_key(backend)))
+        response = client.memory_backends.ActivateMemoryBackend(
+            memory_backend_pb2.ActivateMemoryBackendRequest(**backend_key(backend))
+        )
     if session.json:
         return session.print_json(response)
     session.show(f"{response.backend.name} is active" if response.HasField("backend") else "the embedded store is used")
@@ -315,13 +318,15 @@ def verify(context: typer.Context, backend: BackendArgument, as_json: JsonOption
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.memory_backends.VerifyMemoryBackend(VerifyMemoryBackendRequest(**backend_key(backend)))
+        response = client.memory_backends.VerifyMemoryBackend(
+            memory_backend_pb2.VerifyMemoryBackendRequest(**backend_key(backend))
+        )
     if session.json:
         session.print_json(response)
     else:
         made = table("", "subject", "finding", "remedy")
         for check in response.checks:
-            mark = Text("ok", style="green") if check.ok else Text("failed", style="red")
+            mark = styled("ok", "green") if check.ok else styled("failed", "red")
             add_row(made, mark, check.subject, check.finding, check.remedy)
         session.out.print(made)
     if not response.ok:
@@ -336,7 +341,7 @@ def provision(context: typer.Context, backend: BackendArgument) -> None:
     """
     session = session_of(context)
     with session.client() as client:
-        request = ProvisionMemoryBackendRequest(**backend_key(backend))
+        request = memory_backend_pb2.ProvisionMemoryBackendRequest(**backend_key(backend))
         follow_steps(session, client.memory_backends.ProvisionMemoryBackend(request), "provisioning")
     session.show(f"{backend} is ready")
 
@@ -357,7 +362,7 @@ def delete_backend(
     session = session_of(context)
     with session.client() as client:
         confirm(session, f"the backend {backend}", "remove", yes=yes)
-        request = DeleteMemoryBackendRequest(**backend_key(backend))
+        request = memory_backend_pb2.DeleteMemoryBackendRequest(**backend_key(backend))
         if successor:
             for field, value in backend_key(successor).items():
                 setattr(request, f"successor_{field}", value)

@@ -1,33 +1,24 @@
 """Commands about batches, which run one crew with many inputs: batch."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from google.protobuf.struct_pb2 import Struct
-from rich.table import Table
 
 from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of, table
+from coxswain.client.later import batch_pb2, execution_pb2, progress, results, struct_pb2, values
 from coxswain.client.paging import pages
-from coxswain.client.progress import state_words
-from coxswain.client.results import start_request
 from coxswain.client.text_files import read_text
-from coxswain.client.values import to_value
-from coxswain.orchestrator.v1.batch_pb2 import (
-    Batch,
-    CancelBatchRequest,
-    DeleteBatchRequest,
-    GetBatchRequest,
-    ListBatchesRequest,
-    StartBatchRequest,
-)
-from coxswain.orchestrator.v1.execution_pb2 import ExecutionError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from coxswain.client.blocking import Client
 
 app = typer.Typer(cls=ListingGroup, help="Run one crew with many inputs.")
@@ -57,9 +48,11 @@ def start(
     session = session_of(context, as_json)
     common, marked, items = inputs_from(session, given), labels_from(labels), _items(file)
     with session.client() as client:
-        template = start_request(client.get_crew(crew), common, model=model, priority=priority, labels=marked)
+        template = results.start_request(client.get_crew(crew), common, model=model, priority=priority, labels=marked)
         template.ClearField("request_id")
-        request = StartBatchRequest(start=template, inputs=items, max_parallel=parallel, request_id=request_id)
+        request = batch_pb2.StartBatchRequest(
+            start=template, inputs=items, max_parallel=parallel, request_id=request_id
+        )
         batch = client.batches.StartBatch(request).batch
     if session.json:
         return session.print_json(batch)
@@ -76,7 +69,7 @@ def show(context: typer.Context, id: BatchArgument, as_json: JsonOption = False)
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        batch = client.batches.GetBatch(GetBatchRequest(id=id)).batch
+        batch = client.batches.GetBatch(batch_pb2.GetBatchRequest(id=id)).batch
     if session.json:
         return session.print_json(batch)
     session.out.print(_details(batch))
@@ -113,7 +106,7 @@ def cancel(context: typer.Context, id: BatchArgument, as_json: JsonOption = Fals
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        batch = client.batches.CancelBatch(CancelBatchRequest(id=id)).batch
+        batch = client.batches.CancelBatch(batch_pb2.CancelBatchRequest(id=id)).batch
     if session.json:
         return session.print_json(batch)
     session.show(_state(batch))
@@ -134,7 +127,7 @@ def delete(
     session = session_of(context, as_json)
     confirm(session, f"batch {id} with its executions, their results and events", "delete", yes=yes)
     with session.client() as client:
-        response = client.batches.DeleteBatch(DeleteBatchRequest(id=id))
+        response = client.batches.DeleteBatch(batch_pb2.DeleteBatchRequest(id=id))
     if session.json:
         return session.print_json(response)
     if response.deleted:
@@ -144,12 +137,12 @@ def delete(
     return None
 
 
-def _batches(client: "Client", limit: int) -> list[Batch]:
-    request = ListBatchesRequest(page_size=min(limit, 1000))
+def _batches(client: Client, limit: int) -> list[batch_pb2.Batch]:
+    request = batch_pb2.ListBatchesRequest(page_size=min(limit, 1000))
     return list(pages(client.batches.ListBatches, request, "batches", limit))
 
 
-def _items(file: Path) -> list[Struct]:
+def _items(file: Path) -> list[struct_pb2.Struct]:
     """The inputs of a file.
 
     Raises typer.BadParameter, which names the line at fault, OSError and TextFileError for a file that cannot be used.
@@ -166,11 +159,11 @@ def _items(file: Path) -> list[Struct]:
             raise typer.BadParameter(f"line {number} is not valid JSON: {error}", param_hint="--file") from None
         if not isinstance(found, dict):
             raise typer.BadParameter(f"line {number} is not a JSON object", param_hint="--file")
-        items.append(to_value(found).struct_value)
+        items.append(values.to_value(found).struct_value)
     return items
 
 
-def _details(batch: Batch) -> Table:
+def _details(batch: batch_pb2.Batch) -> Table:
     made = table("", "")
     usage = batch.usage
     rows = {
@@ -195,16 +188,16 @@ def _details(batch: Batch) -> Table:
     return made
 
 
-def _reason(error: ExecutionError) -> str:
+def _reason(error: execution_pb2.ExecutionError) -> str:
     return f"{error.message} ({error.reason})" if error.reason else ""
 
 
-def _state(batch: Batch) -> str:
+def _state(batch: batch_pb2.Batch) -> str:
     if batch.HasField("end_time"):
         return "cancelled" if batch.HasField("cancel_request_time") else "ended"
     return "being cancelled" if batch.HasField("cancel_request_time") else "running"
 
 
-def _counts(batch: Batch) -> str:
-    parts = [f"{each.count:,} {state_words(each.state)}" for each in batch.counts]
+def _counts(batch: batch_pb2.Batch) -> str:
+    parts = [f"{each.count:,} {progress.state_words(each.state)}" for each in batch.counts]
     return ", ".join([*parts, f"{batch.pending:,} pending"] if batch.pending else parts)

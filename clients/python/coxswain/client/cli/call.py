@@ -1,23 +1,23 @@
 """The command that calls any method of the API: call."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from google.protobuf import json_format
-from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 
-from coxswain.client.blocking_channel import open_blocking_channels
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.roles import role_name
 from coxswain.client.cli.session import Session, add_row, session_of
+from coxswain.client.later import access_pb2, blocking_channel, json_format, message_factory, policy
 from coxswain.client.near import did_you_mean, near_names
-from coxswain.client.policy import methods
-from coxswain.common.v1.access_pb2 import Access, access, role
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor
+    from google.protobuf.message import Message
 
 
 def _complete_method(incomplete: str) -> list[str]:
@@ -64,7 +64,7 @@ def call(
     found = _method(method, known)
     session.json = True
     requests = list(_requests(found, _text(request)))
-    channels = open_blocking_channels(session.connection)
+    channels = blocking_channel.open_blocking_channels(session.connection)
     try:
         # The second part of a package names the service: coxswain.models.v1.
         channel = channels[found.full_name.split(".")[1]]
@@ -79,18 +79,18 @@ def call(
 def _public_methods() -> dict[str, MethodDescriptor]:
     return {
         f"{method.containing_service.full_name}/{method.name}": method
-        for method in methods()
-        if method.GetOptions().Extensions[access] == Access.ACCESS_PUBLIC
+        for method in policy.methods()
+        if method.GetOptions().Extensions[access_pb2.access] == access_pb2.Access.ACCESS_PUBLIC
     }
 
 
 def _list(session: Session, known: dict[str, MethodDescriptor]) -> None:
     if session.json:
-        needed = {path: role_name(method.GetOptions().Extensions[role]) for path, method in known.items()}
+        needed = {path: role_name(method.GetOptions().Extensions[access_pb2.role]) for path, method in known.items()}
         return session.print_json([{"method": path, "role": name} for path, name in needed.items()])
     made = Listing("method", "role")
     for path, method in known.items():
-        add_row(made, path, role_name(method.GetOptions().Extensions[role]).replace("_", " "))
+        add_row(made, path, role_name(method.GetOptions().Extensions[access_pb2.role]).replace("_", " "))
     session.out.print(made)
     return None
 
@@ -121,7 +121,7 @@ def _text(given: str) -> str:
 
 def _requests(method: MethodDescriptor, text: str) -> Iterator[Message]:
     """The requests of a text. Raises typer.BadParameter for what is not JSON of their message."""
-    kind = GetMessageClass(method.input_type)
+    kind = message_factory.GetMessageClass(method.input_type)
     # JSON may hold other line separators than this one.
     for number, line in enumerate(text.split("\n") if method.client_streaming else [text], 1):
         if not line.strip():
@@ -139,8 +139,8 @@ def _answers(channel: Any, method: MethodDescriptor, requests: list[Message]) ->
     shape = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
     invoke = getattr(channel, shape)(
         f"/{method.containing_service.full_name}/{method.name}",
-        request_serializer=GetMessageClass(method.input_type).SerializeToString,
-        response_deserializer=GetMessageClass(method.output_type).FromString,
+        request_serializer=message_factory.GetMessageClass(method.input_type).SerializeToString,
+        response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
     )
     answer = invoke(iter(requests) if method.client_streaming else requests[0])
     return answer if method.server_streaming else iter([answer])

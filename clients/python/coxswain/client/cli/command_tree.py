@@ -165,6 +165,7 @@ class _Commands(MutableMapping[str, Any]):
             _add_global_options(self._loaded[name], self._tree)
             _add_roles(self._loaded[name], name)
             _add_completion(self._loaded[name], name)
+            _take_unchecked(self._loaded[name])
         return self._loaded[name]
 
     def __setitem__(self, name: str, command: Any) -> None:
@@ -242,12 +243,39 @@ def _add_roles(command: Any, path: str) -> None:
     command.format_epilog = format_epilog
 
 
-def _skip_when_absent(parameter: Any) -> None:
-    """Check a parameter's value only where there is one to act on: typer imports pydantic for any check."""
+def _take_unchecked(command: Any) -> None:
+    """Check no absent value of a command and of all below it, and none on completion: typer imports pydantic for it."""
+    for inner in getattr(command, "commands", {}).values():
+        _take_unchecked(inner)
+    given = command.get_params
 
+    def get_params(context: Any) -> list[Any]:
+        parameters: list[Any] = given(context)
+        for parameter in parameters:
+            if "process_value" not in vars(parameter):
+                _skip(parameter, _needs_no_check(parameter))
+        return parameters
+
+    command.get_params = get_params
+
+
+def _needs_no_check(parameter: Any) -> Callable[[Any, Any], bool]:
+    is_one = parameter.nargs == 1 and not parameter.multiple
+    # An eager one, as for help, does nothing where it is absent.
+    may_be_absent = is_one and not parameter.required and (parameter.callback is None or parameter.is_eager)
+    return lambda context, value: context.resilient_parsing or (value is None and may_be_absent)
+
+
+def _skip_when_absent(parameter: Any) -> None:
+    """Check a parameter's value only where there is one to act on."""
+    _skip(parameter, lambda context, value: value is None or context.resilient_parsing)
+
+
+def _skip(parameter: Any, is_unchecked: Callable[[Any, Any], bool]) -> None:
     def process_value(context: Any, value: Any) -> Any:
-        unchecked = value is None or context.resilient_parsing
-        return value if unchecked else type(parameter).process_value(parameter, context, value)
+        if is_unchecked(context, value):
+            return value
+        return type(parameter).process_value(parameter, context, value)
 
     parameter.process_value = process_value
 

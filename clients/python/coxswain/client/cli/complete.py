@@ -88,7 +88,7 @@ def complete_name(ctx: typer.Context, incomplete: str, resource: str) -> list[st
     """Names of a resource that begin with what is typed."""
     try:
         from coxswain.client.cli.names import names_of
-        from coxswain.client.cli.session import session_from
+        from coxswain.client.cli.session import connection_from
 
         # While a line is completed no command runs, and no value of an option is checked.
         given = ctx.find_root().params
@@ -97,8 +97,8 @@ def complete_name(ctx: typer.Context, incomplete: str, resource: str) -> list[st
         if resource == "group":
             # One that is not finished would be refused.
             options = replace(options, group=None)
-        with session_from(replace(options, ca_file=ca_file, timeout=_SECONDS)).client() as client:
-            return _fitting(names_of(client, resource), incomplete)
+        connection = connection_from(replace(options, ca_file=ca_file, timeout=_SECONDS))
+        return _fitting(names_of(connection, resource), incomplete)
     except Exception:  # noqa: BLE001 - a message would stand in the line that somebody types
         return []
 

@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +70,9 @@ def save_contexts(contexts: Contexts) -> None:
     path = contexts_path()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Its mode is 0600 from the beginning.
+    # It loads much that help and completion do not need.
+    import tempfile
+
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".contexts-")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -1,10 +1,11 @@
 """Commands about executions that continue others: resume, fork, compare."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from coxswain.client.cli.inputs import InputsOption, LabelsOption, inputs_from, labels_from
 from coxswain.client.cli.limits import (
@@ -15,16 +16,8 @@ from coxswain.client.cli.limits import (
     limits_from,
 )
 from coxswain.client.cli.run import IdArgument, WatchOption, follow_execution
-from coxswain.client.cli.session import JsonOption, Session, add_row, one_line, session_of, table
-from coxswain.client.progress import state_words
-from coxswain.orchestrator.v1.execution_pb2 import (
-    ComparedTask,
-    CompareExecutionsResponse,
-    Execution,
-    TaskComparison,
-    TaskRun,
-    TaskState,
-)
+from coxswain.client.cli.session import JsonOption, Session, add_row, one_line, session_of, styled, table
+from coxswain.client.later import execution_pb2, progress
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -137,7 +130,7 @@ def fork(
         _show_started(session, client, execution, watching=watching)
 
 
-def _show_started(session: Session, client: "Client", execution: Execution, *, watching: bool) -> None:
+def _show_started(session: Session, client: Client, execution: execution_pb2.Execution, *, watching: bool) -> None:
     if watching:
         follow_execution(session, client, execution.id, 0)
     elif session.json:
@@ -167,21 +160,23 @@ def compare(
     return show_comparison(session, compared)
 
 
-def show_comparison(session: Session, compared: CompareExecutionsResponse) -> None:
+def show_comparison(session: Session, compared: execution_pb2.CompareExecutionsResponse) -> None:
     """Show executions side by side on standard output."""
     _show_executions(session, compared)
     for task in compared.tasks:
         _show_task(session, task)
 
 
-def _show_executions(session: Session, compared: CompareExecutionsResponse) -> None:
+def _show_executions(session: Session, compared: execution_pb2.CompareExecutionsResponse) -> None:
     made = table(">#", "id", "crew", "model", "state")
     for number, execution in enumerate(compared.executions, start=1):
         crew = f"{execution.crew_name} r{execution.crew_revision}"
-        add_row(made, number, execution.id, crew, execution.model or "the crew's", state_words(execution.state))
+        add_row(
+            made, number, execution.id, crew, execution.model or "the crew's", progress.state_words(execution.state)
+        )
     session.out.print(made)
     for given in compared.inputs:
-        session.out.print(Text(f"\ninput {given.name}", style="bold"))
+        session.out.print(styled(f"\ninput {given.name}", "bold"))
         values = table(">#", "value")
         for number, value in enumerate(given.values, start=1):
             add_row(values, number, _text(value.value_json, cut=value.cut))
@@ -190,22 +185,22 @@ def _show_executions(session: Session, compared: CompareExecutionsResponse) -> N
         session.show(f"\ndifferent: {', '.join(compared.differing_fields)}")
 
 
-def _show_task(session: Session, task: TaskComparison) -> None:
+def _show_task(session: Session, task: execution_pb2.TaskComparison) -> None:
     said = [words for words, holds in _SAMENESS if holds(task)]
-    session.out.print(Text(f"\n{task.task_name}{': ' if said else ''}{', '.join(said)}", style="bold"))
+    session.out.print(styled(f"\n{task.task_name}{': ' if said else ''}{', '.join(said)}", "bold"))
     made = table(">#", ">calls", ">tokens", ">cost", ">seconds", "result")
     for number, result in enumerate(task.results, start=1):
         add_row(made, number, *_figures(result), _outcome(result))
     session.out.print(made)
 
 
-_SAMENESS: Sequence[tuple[str, Callable[[TaskComparison], bool]]] = (
+_SAMENESS: Sequence[tuple[str, Callable[[execution_pb2.TaskComparison], bool]]] = (
     ("same result", lambda task: task.same_output),
     ("other definition or inputs", lambda task: not task.same_definition),
 )
 
 
-def _figures(result: ComparedTask) -> tuple[str, str, str, str]:
+def _figures(result: execution_pb2.ComparedTask) -> tuple[str, str, str, str]:
     task = result.task
     if not result.HasField("task") or task.copied:
         return "", "", "", ""
@@ -213,13 +208,13 @@ def _figures(result: ComparedTask) -> tuple[str, str, str, str]:
     return str(used.llm_calls), f"{used.input_tokens + used.output_tokens:,}", f"{used.cost:.4f}", _seconds(task)
 
 
-def _seconds(task: TaskRun) -> str:
+def _seconds(task: execution_pb2.TaskRun) -> str:
     if not task.HasField("start_time") or not task.HasField("end_time"):
         return ""
     return f"{(task.end_time.ToDatetime() - task.start_time.ToDatetime()).total_seconds():.1f}"
 
 
-def _outcome(result: ComparedTask) -> str:
+def _outcome(result: execution_pb2.ComparedTask) -> str:
     if not result.HasField("task"):
         return "(no such task)"
     task = result.task
@@ -228,7 +223,7 @@ def _outcome(result: ComparedTask) -> str:
         return one_line(f"{task.error.message} ({task.error.reason})")
     if task.HasField("output"):
         return copied + _text(task.output.text, cut=result.cut)
-    return f"({TaskState.Name(task.state).removeprefix('TASK_STATE_').lower().replace('_', ' ')})"
+    return f"({execution_pb2.TaskState.Name(task.state).removeprefix('TASK_STATE_').lower().replace('_', ' ')})"
 
 
 def _text(text: str, *, cut: bool) -> str:

@@ -1,15 +1,13 @@
 """Commands about stored crews: crews list, get, export, diff, publish, unpublish, delete."""
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.message import Message
-from rich.text import Text
 
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
@@ -20,23 +18,15 @@ from coxswain.client.cli.session import (
     add_row,
     confirm,
     session_of,
+    styled,
     table,
 )
-from coxswain.client.crew_file import NAMED_PARTS, read_crew
-from coxswain.client.message_writer import document_of, yaml_of
+from coxswain.client.later import a2a_pb2, crew_file, crew_pb2, field_mask_pb2, message_writer, results
 from coxswain.client.paging import pages
-from coxswain.client.results import crew_key
-from coxswain.orchestrator.v1.a2a_pb2 import A2ASpec, ListPublicationsRequest
-from coxswain.orchestrator.v1.crew_pb2 import (
-    Crew,
-    CrewSpec,
-    DeleteCrewRequest,
-    GetCrewRequest,
-    ListCrewsRequest,
-    UpdateCrewRequest,
-)
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
     from coxswain.client.blocking import Client
 
 app = typer.Typer(cls=ListingGroup, help="List the group's crews, newest first; show, export, compare one.")
@@ -58,7 +48,7 @@ def list_crews(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListCrewsRequest(page_size=min(limit, 1000))
+        request = crew_pb2.ListCrewsRequest(page_size=min(limit, 1000))
         found = list(pages(client.crews.ListCrews, request, "crews", limit))
     if session.json:
         return session.print_json(found)
@@ -117,7 +107,7 @@ def export(
     session = session_of(context, as_json)
     spec = _stored(session, crew, revision).spec
     if session.json:
-        return session.print_json(document_of(spec))
+        return session.print_json(message_writer.document_of(spec))
     typer.echo(_file(spec), nl=False)
     return None
 
@@ -143,7 +133,7 @@ def diff(
     """
     session = session_of(context)
     if Path(crew).is_file():
-        spec, title = read_crew(crew).spec, crew
+        spec, title = crew_file.read_crew(crew).spec, crew
         old = _stored(session, spec.name, revision)
         _fill_in(spec, old.spec)
     else:
@@ -154,7 +144,7 @@ def diff(
     lines = list(difflib.unified_diff(before, after, f"{old.spec.name} r{old.revision}", title, lineterm=""))
     for line in lines:
         style = "bold" if line.startswith(("+++", "---")) else _STYLES.get(line[0], "")
-        session.out.print(Text(session.safe(line), style=style), soft_wrap=True)
+        session.out.print(styled(session.safe(line), style), soft_wrap=True)
     if lines:
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
     session.say("no difference")
@@ -192,7 +182,7 @@ def publish(
     chosen = {name: value for name, value in given.items() if value is not None}
     with session.client() as client:
         stored = _update_publication(client, crew, {**chosen, "published": True})
-        found = pages(client.crews.ListPublications, ListPublicationsRequest(page_size=1000), "publications")
+        found = pages(client.crews.ListPublications, a2a_pb2.ListPublicationsRequest(page_size=1000), "publications")
         publication = next(one for one in found if one.crew_id == stored.id)
     if session.json:
         return session.print_json(publication)
@@ -229,39 +219,39 @@ def delete(
     found = _stored(session, crew, 0)
     confirm(session, f"the crew {found.spec.name} with {found.revision} revisions", "delete", yes=yes)
     with session.client() as client:
-        client.crews.DeleteCrew(DeleteCrewRequest(id=found.id))
+        client.crews.DeleteCrew(crew_pb2.DeleteCrewRequest(id=found.id))
     if session.json:
         return session.print_json({"deleted": found.id})
     return session.show(f"{found.spec.name} deleted")
 
 
-def _stored(session: Session, reference: str, revision: int) -> Crew:
-    request = GetCrewRequest(revision=revision)
-    request.MergeFrom(crew_key(reference))
+def _stored(session: Session, reference: str, revision: int) -> crew_pb2.Crew:
+    request = crew_pb2.GetCrewRequest(revision=revision)
+    request.MergeFrom(results.crew_key(reference))
     with session.client() as client:
         return client.crews.GetCrew(request).crew
 
 
-def _update_publication(client: "Client", reference: str, values: Mapping[str, Any]) -> Crew:
+def _update_publication(client: Client, reference: str, values: Mapping[str, Any]) -> crew_pb2.Crew:
     """Store a revision of a crew with other values of fields of its publication."""
-    request = GetCrewRequest()
-    request.MergeFrom(crew_key(reference))
+    request = crew_pb2.GetCrewRequest()
+    request.MergeFrom(results.crew_key(reference))
     found = client.crews.GetCrew(request).crew
-    changed = A2ASpec()
+    changed = a2a_pb2.A2ASpec()
     changed.CopyFrom(found.spec.a2a)
     for name, value in values.items():
         setattr(changed, name, value)
-    update = UpdateCrewRequest(
+    update = crew_pb2.UpdateCrewRequest(
         id=found.id,
-        spec=CrewSpec(a2a=changed),
-        update_mask=FieldMask(paths=["a2a"]),
+        spec=crew_pb2.CrewSpec(a2a=changed),
+        update_mask=field_mask_pb2.FieldMask(paths=["a2a"]),
         expected_revision=found.revision,
     )
     return client.crews.UpdateCrew(update).crew
 
 
-def _file(spec: CrewSpec) -> str:
-    return yaml_of(document_of(spec, NAMED_PARTS))
+def _file(spec: crew_pb2.CrewSpec) -> str:
+    return message_writer.yaml_of(message_writer.document_of(spec, crew_file.NAMED_PARTS))
 
 
 def _fill_in(spec: Message, stored: Message) -> None:
@@ -269,7 +259,7 @@ def _fill_in(spec: Message, stored: Message) -> None:
     for field, value in stored.ListFields():
         mine: Any = getattr(spec, field.name)
         if field.is_repeated:
-            if field.message_type is not None and field.message_type.full_name in NAMED_PARTS:
+            if field.message_type is not None and field.message_type.full_name in crew_file.NAMED_PARTS:
                 by_name = {part.name: part for part in value}
                 for part in mine:
                     if part.name in by_name:
@@ -277,5 +267,5 @@ def _fill_in(spec: Message, stored: Message) -> None:
         elif field.message_type is not None:
             if spec.HasField(field.name):
                 _fill_in(mine, value)
-        elif field.cpp_type != FieldDescriptor.CPPTYPE_STRING and mine == field.default_value:
+        elif field.cpp_type != field.CPPTYPE_STRING and mine == field.default_value:
             setattr(spec, field.name, value)

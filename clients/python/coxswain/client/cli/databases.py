@@ -1,11 +1,13 @@
 """Options of commands about backends that are databases, and the message they make."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from coxswain.memory.v1.memory_backend_pb2 import LakebaseInstance, PgvectorBackendConfig, TlsMode
+from coxswain.client.later import memory_backend_pb2
 
 _TLS_PREFIX = "TLS_MODE_"
 
@@ -43,9 +45,9 @@ def database_fields(
     secret: str,
     instance: str,
     workspace: str,
-) -> PgvectorBackendConfig:
+) -> memory_backend_pb2.PgvectorBackendConfig:
     """The configuration that options make; what was not given is not set."""
-    config = PgvectorBackendConfig(
+    config = memory_backend_pb2.PgvectorBackendConfig(
         host=host,
         port=port,
         database=database,
@@ -57,17 +59,17 @@ def database_fields(
     if tls:
         config.tls_mode = _tls_mode(tls)
     if instance:
-        config.lakebase.CopyFrom(LakebaseInstance(workspace_url=workspace, instance=instance))
+        config.lakebase.CopyFrom(memory_backend_pb2.LakebaseInstance(workspace_url=workspace, instance=instance))
     return config
 
 
-def _tls_mode(text: str) -> TlsMode.ValueType:
+def _tls_mode(text: str) -> memory_backend_pb2.TlsMode.ValueType:
     name = _TLS_PREFIX + text.upper().replace("-", "_")
-    if name not in TlsMode.keys() or name.endswith("UNSPECIFIED"):  # noqa: SIM118 - it is no mapping
+    if name not in memory_backend_pb2.TlsMode.keys() or name.endswith("UNSPECIFIED"):  # noqa: SIM118 - it is no mapping
         raise typer.BadParameter(f"{text!r}: choose verify-full, require or disable", param_hint="--tls")
-    return TlsMode.Value(name)
+    return memory_backend_pb2.TlsMode.Value(name)
 
 
-def described(config: PgvectorBackendConfig) -> str:
+def described(config: memory_backend_pb2.PgvectorBackendConfig) -> str:
     """Where a database is, in a line."""
     return f"postgresql {config.host}:{config.port}/{config.database} schema {config.schema}"

@@ -1,32 +1,45 @@
 """The command `doctor`: what keeps an installation from working for you, and what to do about it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from coxswain.auth.v1.credential_pb2 import ExplainCredentialResponse, LinkOutcome
-from coxswain.auth.v1.group_limits_pb2 import GetGroupLimitsRequest, GroupLimits
 from coxswain.client.cli.encryption import check_encryption
 from coxswain.client.cli.findings import FAIL, OK, WARN, Finding
 from coxswain.client.cli.group_limits import LOWERED, limit_origin
 from coxswain.client.cli.releases import check_releases, compare_with_orchestrator
 from coxswain.client.cli.remedies import how_to_reach, remedy_for
 from coxswain.client.cli.secrets import question_about
-from coxswain.client.cli.session import EXIT_NOT_SUCCEEDED, JsonOption, Session, add_row, one_line, session_of, table
+from coxswain.client.cli.session import (
+    EXIT_NOT_SUCCEEDED,
+    JsonOption,
+    Session,
+    add_row,
+    one_line,
+    session_of,
+    styled,
+    table,
+)
 from coxswain.client.cli.system import ELSEWHERE, health_of, public_services, who
-from coxswain.client.errors import CoxswainError
+from coxswain.client.later import (
+    credential_pb2,
+    errors,
+    execution_pb2,
+    group_limits_pb2,
+    model_pb2,
+    worker_pb2,
+    worker_service_pb2,
+)
 from coxswain.client.paging import pages
-from coxswain.models.v1.model_pb2 import CredentialAvailability, ListModelsRequest, Model, Provider
-from coxswain.orchestrator.v1 import worker_service_pb2
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState, ListExecutionsRequest, QueueReason
-from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from coxswain.client.blocking import Client
 
 _STYLES = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -37,7 +50,6 @@ _PRINCIPAL_LIFETIME = timedelta(minutes=5)
 _NEARLY = 0.9
 _WIDTH_WITH_REMEDIES = 120
 _PAGE = 1000
-_WORKER_SERVICE = worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
 
 
 def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
@@ -64,11 +76,11 @@ def findings_table(session: Session, findings: Iterable[Finding], width: int) ->
     made = table("check", "", "what", "what to do") if beside else table("check", "", "what")
     made.columns[0].no_wrap = made.columns[1].no_wrap = True
     for found in findings:
-        status = Text(found.status, style=_STYLES[found.status])
+        status = styled(found.status, _STYLES[found.status])
         cells = (found.check, status, one_line(session.own(found.text)))
         add_row(made, *cells, *([found.remedy] if beside else []))
         if found.remedy and not beside:
-            add_row(made, "", "", Text(f"-> {found.remedy}", style="bold"))
+            add_row(made, "", "", styled(f"-> {found.remedy}", "bold"))
     return made
 
 
@@ -97,11 +109,11 @@ def _examine(session: Session) -> Iterator[Finding]:
             yield from _guarded(name, check, client)
 
 
-def _guarded(name: str, check: Callable[["Client"], Iterable[Finding]], client: "Client") -> Iterator[Finding]:
+def _guarded(name: str, check: Callable[[Client], Iterable[Finding]], client: Client) -> Iterator[Finding]:
     """Yield what a check finds; that it cannot be made is a finding as well."""
     try:
         yield from check(client)
-    except CoxswainError as error:
+    except errors.CoxswainError as error:
         match error.code.name:
             case "PERMISSION_DENIED":
                 yield Finding(name, WARN, f"not checked: {error.message}", "ask an operator of the group to check it")
@@ -113,7 +125,7 @@ def _guarded(name: str, check: Callable[["Client"], Iterable[Finding]], client: 
                 yield Finding(name, FAIL, f"{error.message} ({error.reason or code})", _remedy(error))
 
 
-def _remedy(error: CoxswainError) -> str:
+def _remedy(error: errors.CoxswainError) -> str:
     match error.code.name:
         # The server itself has been reached: another one that it needs has not.
         case "UNAVAILABLE":
@@ -125,7 +137,7 @@ def _remedy(error: CoxswainError) -> str:
     return remedy or f"the logs of the services say more about request id {error.request_id or 'unknown'}"
 
 
-def _services(client: "Client") -> Iterator[Finding]:
+def _services(client: Client) -> Iterator[Finding]:
     states = {name: health_of(client, name) for name in public_services()}
     ill = [name for name, state in states.items() if state == "not serving"]
     for name in ill:
@@ -139,16 +151,16 @@ def _services(client: "Client") -> Iterator[Finding]:
         yield Finding("services", OK, f"all {serving} serve")
 
 
-def _identity(client: "Client") -> Iterator[Finding]:
+def _identity(client: Client) -> Iterator[Finding]:
     caller = client.whoami()
     status, remedy = (OK, "") if caller.principal.group_id else (WARN, "choose a group with --group")
     yield Finding("identity", status, f"you are {who(caller)}", remedy)
 
 
-def _clock(client: "Client") -> Iterator[Finding]:
+def _clock(client: Client) -> Iterator[Finding]:
     """Compare this machine's clock with what answers tell of the server's: no answer tells its time exactly."""
     expires = client.whoami().principal.expire_time
-    newest = client.executions.ListExecutions(ListExecutionsRequest(page_size=1)).executions
+    newest = client.executions.ListExecutions(execution_pb2.ListExecutionsRequest(page_size=1)).executions
     now = datetime.now(UTC)
     if not expires.seconds:
         yield Finding("clock", OK, "not checked: no answer says what time it is at the server")
@@ -166,8 +178,8 @@ def _clock(client: "Client") -> Iterator[Finding]:
         yield Finding("clock", OK, f"not checked to the second: it differs from the server's by {most:.0f} s at most")
 
 
-def _workers(client: "Client") -> Iterator[Finding]:
-    hosts = client.workers.ListWorkers(ListWorkersRequest())
+def _workers(client: Client) -> Iterator[Finding]:
+    hosts = client.workers.ListWorkers(worker_pb2.ListWorkersRequest())
     server = _release_of_workers_api(client)
     if hosts.worker_count:
         text = f"{hosts.worker_count} worker hosts are alive"
@@ -184,22 +196,25 @@ def _workers(client: "Client") -> Iterator[Finding]:
         yield Finding("tool gateway", WARN, text, "start one, and set COXSWAIN_TOOLS_ADDRESS of the orchestrator")
 
 
-def _release_of_workers_api(client: "Client") -> str:
+def _release_of_workers_api(client: Client) -> str:
     """Return the release that hosts are compared with; empty where health checks, which tell it, lead nowhere."""
     try:
-        return client.release(_WORKER_SERVICE)
-    except CoxswainError:
+        return client.release(worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name)
+    except errors.CoxswainError:
         return ""
 
 
-def _queue(client: "Client") -> Iterator[Finding]:
-    queued = ListExecutionsRequest(states=[ExecutionState.EXECUTION_STATE_QUEUED], page_size=_PAGE)
+def _queue(client: Client) -> Iterator[Finding]:
+    queued = execution_pb2.ListExecutionsRequest(
+        states=[execution_pb2.ExecutionState.EXECUTION_STATE_QUEUED], page_size=_PAGE
+    )
     waiting = client.executions.ListExecutions(queued).executions
     queued.max_create_time.FromDatetime(datetime.now(UTC) - timedelta(seconds=_LONG_WAIT_SECONDS))
-    by_reason: dict[QueueReason.ValueType, list[Execution]] = {}
+    by_reason: dict[str, list[execution_pb2.Execution]] = {}
     for execution in client.executions.ListExecutions(queued).executions:
-        if execution.queue.reason in _WAITS and _waits_since_its_start(execution):
-            by_reason.setdefault(execution.queue.reason, []).append(execution)
+        reason = execution_pb2.QueueReason.Name(execution.queue.reason).removeprefix("QUEUE_REASON_")
+        if reason in _WAITS and _waits_since_its_start(execution):
+            by_reason.setdefault(reason, []).append(execution)
     for reason, executions in by_reason.items():
         what, remedy = _WAITS[reason]
         text = f"{_counted(executions)} of your group have waited {what} for over {_LONG_WAIT_SECONDS} s"
@@ -209,14 +224,20 @@ def _queue(client: "Client") -> Iterator[Finding]:
 
 
 _WAITS = {
-    QueueReason.QUEUE_REASON_NO_WORKER_HOST: ("for a worker host", "start one, or look at its log"),
-    QueueReason.QUEUE_REASON_GROUP_LIMIT: (
+    "NO_WORKER_HOST": ("for a worker host", "start one, or look at its log"),
+    "GROUP_LIMIT": (
         "at the group's limit",
         "wait, or have max_running_executions (platform admins) or COXSWAIN_WORKER_GROUP_LIMIT raised",
     ),
-    QueueReason.QUEUE_REASON_SLOTS_BUSY: ("for a slot", "run more worker hosts, or raise COXSWAIN_WORKER_SLOTS"),
-    QueueReason.QUEUE_REASON_STARTING: ("to be taken by a worker host", "look at the logs of the worker hosts"),
-    QueueReason.QUEUE_REASON_TURN: (
+    "SLOTS_BUSY": (
+        "for a slot",
+        "run more worker hosts, or raise COXSWAIN_WORKER_SLOTS",
+    ),
+    "STARTING": (
+        "to be taken by a worker host",
+        "look at the logs of the worker hosts",
+    ),
+    "TURN": (
         "for their turn",
         "wait for those with their concurrency_key, or end them with `coxswain cancel`",
     ),
@@ -224,20 +245,24 @@ _WAITS = {
 """What executions wait for, by the reason that the server gives, and what to do about it."""
 
 
-def _waits_since_its_start(execution: Execution) -> bool:
+def _waits_since_its_start(execution: execution_pb2.Execution) -> bool:
     """Whether it has waited for what it waits for now all the time, and not for an answer or its turn before."""
-    if execution.queue.reason == QueueReason.QUEUE_REASON_TURN:
+    if execution.queue.reason == execution_pb2.QueueReason.QUEUE_REASON_TURN:
         return True
     return not execution.claims and not execution.concurrency_key
 
 
-def _counted(executions: Sequence[Execution]) -> str:
+def _counted(executions: Sequence[execution_pb2.Execution]) -> str:
     return f"{len(executions):,}{' or more' if len(executions) == _PAGE else ''} executions"
 
 
-def _credentials(client: "Client") -> Iterator[Finding]:
-    models = list(pages(client.models.ListModels, ListModelsRequest(enabled_only=True), "models"))
-    usable = [model for model in models if model.credential != CredentialAvailability.CREDENTIAL_AVAILABILITY_MISSING]
+def _credentials(client: Client) -> Iterator[Finding]:
+    models = list(pages(client.models.ListModels, model_pb2.ListModelsRequest(enabled_only=True), "models"))
+    usable = [
+        model
+        for model in models
+        if model.credential != model_pb2.CredentialAvailability.CREDENTIAL_AVAILABILITY_MISSING
+    ]
     if usable:
         yield Finding("models", OK, f"{len(usable)} of {len(models)} enabled models can be called")
     else:
@@ -247,34 +272,32 @@ def _credentials(client: "Client") -> Iterator[Finding]:
         yield _missing_credential(name, client.auth.ExplainCredential(question_about(name, "")))
 
 
-def _missing_credential(name: str, found: ExplainCredentialResponse) -> Finding:
+def _missing_credential(name: str, found: credential_pb2.ExplainCredentialResponse) -> Finding:
     if found.resolvable:
         text = f"it belongs to {found.origin or 'another address'}, and not to the address of a model that needs it"
         remedy = f"`coxswain secret put {name} --origin ADDRESS` stores one for the model's address"
         return Finding(f"credential {name}", WARN, text, remedy)
-    broken = [link for link in found.links if link.outcome in _BROKEN]
+    broken_outcomes = {
+        credential_pb2.LINK_OUTCOME_REJECTED,
+        credential_pb2.LINK_OUTCOME_EXPIRED,
+        credential_pb2.LINK_OUTCOME_UNAVAILABLE,
+    }
+    broken = [link for link in found.links if link.outcome in broken_outcomes]
     text = "; ".join(f"{link.link}: {link.detail}" for link in broken) or "there is none"
     remedy = f"`coxswain secret explain {name}` says more"
     return Finding(f"credential {name}", FAIL if broken else WARN, text, remedy)
 
 
-def _secret(model: Model) -> str:
+def _secret(model: model_pb2.Model) -> str:
     """Return the name of the secret that a model is called with."""
-    if model.provider == Provider.PROVIDER_LITELLM:
+    if model.provider == model_pb2.Provider.PROVIDER_LITELLM:
         return f"llm/{model.upstream_model.partition('/')[0]}"
-    name = Provider.Name(model.provider).removeprefix("PROVIDER_").lower()
-    return "databricks/api-key" if model.provider == Provider.PROVIDER_DATABRICKS else f"llm/{name}"
+    name = model_pb2.Provider.Name(model.provider).removeprefix("PROVIDER_").lower()
+    return "databricks/api-key" if model.provider == model_pb2.Provider.PROVIDER_DATABRICKS else f"llm/{name}"
 
 
-_BROKEN = {
-    LinkOutcome.LINK_OUTCOME_REJECTED,
-    LinkOutcome.LINK_OUTCOME_EXPIRED,
-    LinkOutcome.LINK_OUTCOME_UNAVAILABLE,
-}
-
-
-def _limits(client: "Client") -> Iterator[Finding]:
-    found = client.groups.GetGroupLimits(GetGroupLimitsRequest())
+def _limits(client: Client) -> Iterator[Finding]:
+    found = client.groups.GetGroupLimits(group_limits_pb2.GetGroupLimitsRequest())
     used = {field.name: value for field, value in found.used.ListFields()}
     limited = {field.name: value for field, value in found.effective.ListFields()}
     nothing = [name for name, most in limited.items() if most == 0]
@@ -282,7 +305,7 @@ def _limits(client: "Client") -> Iterator[Finding]:
     unseen = [name for name, most in limited.items() if name not in used and most > 0]
     for name in (*nothing, *near):
         if limit_origin(found, name) == LOWERED:
-            field = GroupLimits.DESCRIPTOR.fields_by_name[name].json_name
+            field = group_limits_pb2.GroupLimits.DESCRIPTOR.fields_by_name[name].json_name
             remedy = (
                 f"""an admin of your group lifts it: coxswain call LowerGroupLimits '{{"updateMask": "{field}"}}'"""
             )

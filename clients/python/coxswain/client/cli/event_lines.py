@@ -1,9 +1,14 @@
 """Events as lines for people: long texts are cut, and not said again where an earlier line has said the same."""
 
-from google.protobuf.message import Message
+from __future__ import annotations
 
-from coxswain.client.progress import describe
-from coxswain.orchestrator.v1.execution_pb2 import ExecutionEvent
+from typing import TYPE_CHECKING
+
+from coxswain.client.later import execution_pb2, progress
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
 
 MAX_SHOWN_TEXT = 120
 """Characters of a long text in a line; the whole stands in --wide and --json."""
@@ -30,12 +35,12 @@ class EventLines:
         self._whole = whole
         self._said = ("", "", "")
 
-    def line(self, event: ExecutionEvent) -> str:
+    def line(self, event: execution_pb2.ExecutionEvent) -> str:
         """The event in one line; empty for those that have none."""
         what = event.WhichOneof("event") or ""
         if self._whole or what not in _LONG_TEXTS:
-            return describe(event)
-        shown = ExecutionEvent()
+            return progress.describe(event)
+        shown = execution_pb2.ExecutionEvent()
         shown.CopyFrom(event)
         holder: Message = getattr(shown, what)
         *path, name = _LONG_TEXTS[what]
@@ -48,4 +53,4 @@ class EventLines:
             text = "as before" if said == self._said else text[: MAX_SHOWN_TEXT - 1].rstrip() + "…"
         setattr(holder, name, text)
         self._said = said
-        return describe(shown)
+        return progress.describe(shown)

@@ -1,5 +1,7 @@
 """The command events: what happens in all executions of the group."""
 
+from __future__ import annotations
+
 from contextlib import closing
 from datetime import UTC
 from typing import Annotated
@@ -12,7 +14,7 @@ from coxswain.client.cli.inputs import LabelsOption, labels_from
 from coxswain.client.cli.outages import Outages
 from coxswain.client.cli.schedules import schedule_id
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, one_line, session_of
-from coxswain.orchestrator.v1.execution_pb2 import WatchExecutionsResponse
+from coxswain.client.later import execution_pb2
 
 
 def events(
@@ -56,7 +58,7 @@ def events(
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def _line(response: WatchExecutionsResponse, lines: EventLines) -> str:
+def _line(response: execution_pb2.WatchExecutionsResponse, lines: EventLines) -> str:
     event = response.event
     time = event.time.ToDatetime(tzinfo=UTC)
     of_execution = f"{event.execution_id} {response.crew_name}: " if event.execution_id else ""

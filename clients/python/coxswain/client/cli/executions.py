@@ -1,11 +1,11 @@
 """Commands about executions: executions, get, outputs, cancel, renew."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.cli.inputs import LabelsOption, labels_from
 from coxswain.client.cli.limits import limits_text
 from coxswain.client.cli.listing import Listing, When
@@ -16,28 +16,28 @@ from coxswain.client.cli.session import (
     JsonOption,
     add_row,
     session_of,
+    styled,
     table,
 )
 from coxswain.client.cli.spans import moment_before_now
+from coxswain.client.later import delegation_pb2, execution_pb2, progress, watching
 from coxswain.client.paging import pages
-from coxswain.client.progress import state_words
-from coxswain.client.watching import TERMINAL_STATES
-from coxswain.orchestrator.v1.execution_pb2 import (
-    CancelExecutionRequest,
-    Execution,
-    ExecutionState,
-    GetExecutionRequest,
-    GetTaskOutputsRequest,
-    ListExecutionsRequest,
-    TaskState,
-)
 
-_STATES = [name.removeprefix("EXECUTION_STATE_").lower() for name in list(ExecutionState.keys())[1:]]
+STATES = (
+    "queued",
+    "running",
+    "waiting_for_answer",
+    "waiting_for_credential",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "waiting_for_model",
+)
 
 
 def executions(
     context: typer.Context,
-    state: Annotated[list[str] | None, typer.Option(help=f"Only in one of these states: {', '.join(_STATES)}.")] = None,
+    state: Annotated[list[str] | None, typer.Option(help=f"Only in one of these states: {', '.join(STATES)}.")] = None,
     crew: Annotated[str, typer.Option(help="Only of this crew, by name or id.")] = "",
     schedule: Annotated[str, typer.Option(help="Only what this schedule started, by name or id.")] = "",
     label: LabelsOption = None,
@@ -58,7 +58,7 @@ def executions(
         coxswain executions --label team=sales --since 24h --reason TASK_FAILED
     """
     session = session_of(context, as_json)
-    request = ListExecutionsRequest(
+    request = execution_pb2.ListExecutionsRequest(
         page_size=min(limit, 1000),
         states=[_state(name) for name in state or []],
         labels=labels_from(label),
@@ -84,7 +84,7 @@ def executions(
             made,
             execution.id,
             f"{execution.crew_name} r{execution.crew_revision}",
-            state_words(execution.state),
+            progress.state_words(execution.state),
             When(execution.create_time),
             _duration(execution),
             f"{execution.usage.input_tokens + execution.usage.output_tokens:,}",
@@ -101,14 +101,14 @@ def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> 
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        execution = client.executions.GetExecution(GetExecutionRequest(id=id)).execution
+        execution = client.executions.GetExecution(execution_pb2.GetExecutionRequest(id=id)).execution
     if session.json:
         return session.print_json(execution)
     made = table("", "")
     rows = {
         "id": execution.id,
         "crew": f"{execution.crew_name} revision {execution.crew_revision} ({execution.crew_id})",
-        "state": state_words(execution.state),
+        "state": progress.state_words(execution.state),
         "model": execution.model or "the crew's",
         "started by": execution.subject,
         "acts as": _acts_as(execution),
@@ -137,21 +137,21 @@ def get(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -> 
     return None
 
 
-def _waits_for(execution: Execution) -> str:
+def _waits_for(execution: execution_pb2.Execution) -> str:
     wait = execution.model_wait
     again = wait.retry_time.ToDatetime()
     return f"{wait.model} until {again:%H:%M:%S} UTC: {wait.message}" if wait.model else ""
 
 
-def _acts_as(execution: Execution) -> str:
-    return _words(ExecutionIdentity.Name(execution.identity), "EXECUTION_IDENTITY_")
+def _acts_as(execution: execution_pb2.Execution) -> str:
+    return _words(delegation_pb2.ExecutionIdentity.Name(execution.identity), "EXECUTION_IDENTITY_")
 
 
-def _on_expiry(execution: Execution) -> str:
+def _on_expiry(execution: execution_pb2.Execution) -> str:
     # The group's identity does not expire.
-    if execution.identity == ExecutionIdentity.EXECUTION_IDENTITY_GROUP:
+    if execution.identity == delegation_pb2.ExecutionIdentity.EXECUTION_IDENTITY_GROUP:
         return ""
-    return _words(OnCredentialExpiry.Name(execution.on_credential_expiry), "ON_CREDENTIAL_EXPIRY_")
+    return _words(delegation_pb2.OnCredentialExpiry.Name(execution.on_credential_expiry), "ON_CREDENTIAL_EXPIRY_")
 
 
 def _words(name: str, prefix: str) -> str:
@@ -166,14 +166,14 @@ def outputs(context: typer.Context, id: IdArgument, as_json: JsonOption = False)
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = GetTaskOutputsRequest(id=id)
+        request = execution_pb2.GetTaskOutputsRequest(id=id)
         tasks = list(pages(client.executions.GetTaskOutputs, request, "tasks"))
     if session.json:
         return session.print_json(tasks)
     for task in tasks:
-        state = TaskState.Name(task.state).removeprefix("TASK_STATE_").lower().replace("_", " ")
+        state = execution_pb2.TaskState.Name(task.state).removeprefix("TASK_STATE_").lower().replace("_", " ")
         copied = ", copied" if task.copied else ""
-        session.out.print(Text(f"{task.task_index + 1}. {task.task_name}: {state}{copied}", style="bold"))
+        session.out.print(styled(f"{task.task_index + 1}. {task.task_name}: {state}{copied}", "bold"))
         if task.error.reason:
             session.show(f"{task.error.message} ({task.error.reason})")
         if task.output.text:
@@ -188,16 +188,19 @@ def cancel(context: typer.Context, id: IdArgument, as_json: JsonOption = False) 
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        execution = client.executions.CancelExecution(CancelExecutionRequest(id=id)).execution
-    ended_otherwise = execution.state in TERMINAL_STATES and execution.state != ExecutionState.EXECUTION_STATE_CANCELLED
+        execution = client.executions.CancelExecution(execution_pb2.CancelExecutionRequest(id=id)).execution
+    ended_otherwise = (
+        execution.state in watching.TERMINAL_STATES
+        and execution.state != execution_pb2.ExecutionState.EXECUTION_STATE_CANCELLED
+    )
     if session.json:
         session.print_json(execution)
     elif ended_otherwise:
         moment = f"{execution.end_time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
-        session.fail(f"nothing to cancel: the execution ended at {moment}, {state_words(execution.state)}")
+        session.fail(f"nothing to cancel: the execution ended at {moment}, {progress.state_words(execution.state)}")
     else:
-        ended = execution.state in TERMINAL_STATES
-        session.show(state_words(execution.state) if ended else "cancellation requested")
+        ended = execution.state in watching.TERMINAL_STATES
+        session.show(progress.state_words(execution.state) if ended else "cancellation requested")
     if ended_otherwise:
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
 
@@ -212,17 +215,17 @@ def renew(context: typer.Context, id: IdArgument, as_json: JsonOption = False) -
         execution = client.renew(id)
     if session.json:
         return session.print_json(execution)
-    session.show(f"renewed; the execution is {state_words(execution.state)}")
+    session.show(f"renewed; the execution is {progress.state_words(execution.state)}")
     return None
 
 
-def _state(name: str) -> ExecutionState.ValueType:
-    if name.lower() not in _STATES:
-        raise typer.BadParameter(f"{name!r}: expected one of {', '.join(_STATES)}", param_hint="--state")
-    return ExecutionState.Value(f"EXECUTION_STATE_{name.upper()}")
+def _state(name: str) -> execution_pb2.ExecutionState.ValueType:
+    if name.lower() not in STATES:
+        raise typer.BadParameter(f"{name!r}: expected one of {', '.join(STATES)}", param_hint="--state")
+    return execution_pb2.ExecutionState.Value(f"EXECUTION_STATE_{name.upper()}")
 
 
-def _duration(execution: Execution) -> str:
+def _duration(execution: execution_pb2.Execution) -> str:
     if not execution.HasField("start_time") or not execution.HasField("end_time"):
         return ""
     return f"{(execution.end_time.ToDatetime() - execution.start_time.ToDatetime()).total_seconds():.1f}"

@@ -155,9 +155,8 @@ def _meant(session: Session, error: CoxswainError) -> str:
     if resource == "group":
         connection = replace(connection, group="")
     try:
-        with replace(session, connection=connection).client() as client:
-            known = list(names_of(client, resource))
-    except CoxswainError:
+        known = names_of(connection, resource)
+    except grpc.RpcError:
         # The caller may not list them; what was not found is said all the same.
         return ""
     if name in known:

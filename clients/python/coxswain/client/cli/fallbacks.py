@@ -1,12 +1,13 @@
 """The command about models that answer in the place of others: fallbacks."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer
-from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.client.cli.session import JsonOption, add_row, session_of, table
-from coxswain.models.v1.model_pb2 import Fallbacks, GetModelRequest, Model, UpdateModelRequest
+from coxswain.client.later import field_mask_pb2, model_pb2
 
 _OCCASIONS = {"on_outage": "outage", "on_context_window": "context window", "on_content_filter": "content filter"}
 
@@ -40,12 +41,14 @@ def fallbacks(
     with session.client() as client:
         if given or none:
             paths = ["fallbacks"] if none else [f"fallbacks.{name}" for name in given]
-            request = UpdateModelRequest(
-                name=model, model=Model(fallbacks=Fallbacks(**given)), update_mask=FieldMask(paths=paths)
+            request = model_pb2.UpdateModelRequest(
+                name=model,
+                model=model_pb2.Model(fallbacks=model_pb2.Fallbacks(**given)),
+                update_mask=field_mask_pb2.FieldMask(paths=paths),
             )
             found = client.models.UpdateModel(request).model.fallbacks
         else:
-            found = client.models.GetModel(GetModelRequest(name=model)).model.fallbacks
+            found = client.models.GetModel(model_pb2.GetModelRequest(name=model)).model.fallbacks
     if session.json:
         return session.print_json(found)
     made = table("on", "asked in this order")

@@ -1,28 +1,25 @@
 """Commands about what groups may do and have: limits show, limits set, limits lower."""
 
+from __future__ import annotations
+
 import math
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from google.protobuf.field_mask_pb2 import FieldMask
 from typer._click.exceptions import NoSuchOption
 from typer.core import TyperCommand
 
-from coxswain.auth.v1.group_limits_pb2 import (
-    GetGroupLimitsRequest,
-    GetGroupLimitsResponse,
-    GroupLimits,
-    LowerGroupLimitsRequest,
-    SetGroupLimitsRequest,
-    SetGroupLimitsResponse,
-)
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.session import JsonOption, add_row, session_of
 from coxswain.client.cli.usage_errors import as_assignment
+from coxswain.client.later import field_mask_pb2, group_limits_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import FieldDescriptor
 
 app = typer.Typer(no_args_is_help=True, help="What groups may do and have.")
 
-_FIELDS = GroupLimits.DESCRIPTOR.fields_by_name
 LOWERED = "lowered by the group's admins"
 
 
@@ -33,7 +30,7 @@ class _TakesLimits(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except NoSuchOption as error:
-            raise as_assignment(error, _FIELDS) from None
+            raise as_assignment(error, _fields()) from None
 
 
 # What fits into every field; the server knows how much of each it takes.
@@ -52,12 +49,12 @@ def show(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = client.groups.GetGroupLimits(GetGroupLimitsRequest(group_id=group))
+        found = client.groups.GetGroupLimits(group_limits_pb2.GetGroupLimitsRequest(group_id=group))
     if session.json:
         return session.print_json(found)
     made = Listing("limit", ">allowed", ">used", "from")
     effective, used = _present(found.effective), _present(found.used)
-    for name in _FIELDS:
+    for name in _fields():
         add_row(made, name, _shown(effective, name, "unlimited"), _shown(used, name, ""), limit_origin(found, name))
     session.out.print(made)
     return None
@@ -94,11 +91,11 @@ def set_limits(
     session = session_of(context, as_json)
     changes: dict[str, float | None] = dict(_change(text) for text in limits or ())
     cleared = [_known(name, "--clear-lowered") for name in clear_lowered or ()]
-    request = SetGroupLimitsRequest(
+    request = group_limits_pb2.SetGroupLimitsRequest(
         group_id=group,
         limits=_given(changes),
-        update_mask=FieldMask(paths=list(changes)),
-        clear_lowered=FieldMask(paths=cleared),
+        update_mask=field_mask_pb2.FieldMask(paths=list(changes)),
+        clear_lowered=field_mask_pb2.FieldMask(paths=cleared),
     )
     with session.client() as client:
         changed = client.groups.SetGroupLimits(request)
@@ -129,7 +126,9 @@ def lower(
     """
     session = session_of(context, as_json)
     changes: dict[str, float | None] = dict(_change(text) for text in limits)
-    request = LowerGroupLimitsRequest(limits=_given(changes), update_mask=FieldMask(paths=list(changes)))
+    request = group_limits_pb2.LowerGroupLimitsRequest(
+        limits=_given(changes), update_mask=field_mask_pb2.FieldMask(paths=list(changes))
+    )
     with session.client() as client:
         changed = client.groups.LowerGroupLimits(request)
     if session.json:
@@ -141,16 +140,16 @@ def lower(
     return None
 
 
-def _given(changes: dict[str, float | None]) -> GroupLimits:
+def _given(changes: dict[str, float | None]) -> group_limits_pb2.GroupLimits:
     """Return the limits that are given a number."""
-    given = GroupLimits()
+    given = group_limits_pb2.GroupLimits()
     for name, value in changes.items():
         if value is not None:
             setattr(given, name, value if _is_amount(name) else int(value))
     return given
 
 
-def _present(limits: GroupLimits) -> dict[str, float]:
+def _present(limits: group_limits_pb2.GroupLimits) -> dict[str, float]:
     return {field.name: value for field, value in limits.ListFields()}
 
 
@@ -158,7 +157,9 @@ def _shown(limits: dict[str, float], name: str, absent: str) -> str:
     return f"{limits[name]:,.15g}" if name in limits else absent
 
 
-def limit_origin(found: GetGroupLimitsResponse | SetGroupLimitsResponse, name: str) -> str:
+def limit_origin(
+    found: group_limits_pb2.GetGroupLimitsResponse | group_limits_pb2.SetGroupLimitsResponse, name: str
+) -> str:
     """Return whose limit the one is that counts."""
     lowered = _present(found.lowered).get(name)
     # One that counts is below the operator's, or as large.
@@ -169,12 +170,12 @@ def limit_origin(found: GetGroupLimitsResponse | SetGroupLimitsResponse, name: s
 
 def _is_amount(name: str) -> bool:
     """Whether a limit may be a fraction."""
-    return _FIELDS[name].type == _FIELDS[name].TYPE_DOUBLE
+    return _fields()[name].type == _fields()[name].TYPE_DOUBLE
 
 
 def _known(name: str, where: str) -> str:
-    if name not in _FIELDS:
-        raise typer.BadParameter(f'"{name}" is not a limit; choose from {", ".join(_FIELDS)}', param_hint=where)
+    if name not in _fields():
+        raise typer.BadParameter(f'"{name}" is not a limit; choose from {", ".join(_fields())}', param_hint=where)
     return name
 
 
@@ -194,3 +195,8 @@ def _change(text: str) -> tuple[str, float | None]:
             f'{name} takes a number from 0 to {_MOST:,}, unlimited, or default, not "{value}"', param_hint="LIMITS"
         )
     return name, number
+
+
+def _fields() -> Mapping[str, FieldDescriptor]:
+    """The limits that there are, by their names."""
+    return group_limits_pb2.GroupLimits.DESCRIPTOR.fields_by_name

@@ -1,13 +1,15 @@
 """Commands about the groups of an installation: groups list, create, delete."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer
 
-from coxswain.auth.v1.group_pb2 import CreateGroupRequest, DeleteGroupRequest, ListGroupsRequest
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of
+from coxswain.client.later import group_pb2
 from coxswain.client.paging import pages
 
 app = typer.Typer(cls=ListingGroup, help="List, create and delete groups (platform admins).")
@@ -21,7 +23,7 @@ def list_groups(context: typer.Context, as_json: JsonOption = False) -> None:
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = list(pages(client.groups.ListGroups, ListGroupsRequest(page_size=1000), "groups"))
+        found = list(pages(client.groups.ListGroups, group_pb2.ListGroupsRequest(page_size=1000), "groups"))
     if session.json:
         return session.print_json(found)
     made = Listing("id", "name", "created")
@@ -45,7 +47,7 @@ def create(
     Example: `coxswain groups create Sales --admin "https://example.com|alice"`
     """
     session = session_of(context, as_json)
-    request = CreateGroupRequest(display_name=name, admin_subject=admin, request_id=request_id)
+    request = group_pb2.CreateGroupRequest(display_name=name, admin_subject=admin, request_id=request_id)
     with session.client() as client:
         group = client.groups.CreateGroup(request).group
     if session.json:
@@ -67,7 +69,7 @@ def delete(
     session = session_of(context, as_json)
     confirm(session, f"the group {id}, for all its members", "delete", yes=yes)
     with session.client() as client:
-        client.groups.DeleteGroup(DeleteGroupRequest(id=id, confirm_id=id))
+        client.groups.DeleteGroup(group_pb2.DeleteGroupRequest(id=id, confirm_id=id))
     if session.json:
         return session.print_json({"deleted": id})
     return session.show(f"{id} deleted")

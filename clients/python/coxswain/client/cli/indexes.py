@@ -1,5 +1,7 @@
 """Commands about the group's vector search indexes: memory index."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -9,18 +11,7 @@ from coxswain.client.cli.backends import YesOption, follow_steps, of_backend
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, session_of
-from coxswain.client.memory_file import kind_from, kind_name
-from coxswain.memory.v1.vector_index_pb2 import (
-    CountIndexRecordsRequest,
-    CreateIndexRequest,
-    DeleteIndexRequest,
-    DescribeIndexRequest,
-    EmptyIndexRequest,
-    GetSchemaRequest,
-    IndexInfo,
-    ListIndexesRequest,
-    ResourceState,
-)
+from coxswain.client.later import memory_file, vector_index_pb2
 
 index_app = typer.Typer(cls=ListingGroup, help="The group's vector search indexes.")
 
@@ -39,7 +30,7 @@ def list_indexes(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListIndexesRequest(**of_backend(backend) if backend else {})
+        request = vector_index_pb2.ListIndexesRequest(**of_backend(backend) if backend else {})
         found = list(client.vector_indexes.ListIndexes(request).indexes)
     if session.json:
         return session.print_json(found)
@@ -58,20 +49,29 @@ def describe(context: typer.Context, index: IndexArgument, as_json: JsonOption =
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = client.vector_indexes.DescribeIndex(DescribeIndexRequest(index=index)).index
+        found = client.vector_indexes.DescribeIndex(vector_index_pb2.DescribeIndexRequest(index=index)).index
     if session.json:
         return session.print_json(found)
     _show_indexes(session, [found])
     return None
 
 
-def _show_indexes(session: Session, indexes: Iterable[IndexInfo]) -> None:
+def _show_indexes(session: Session, indexes: Iterable[vector_index_pb2.IndexInfo]) -> None:
     made = Listing("name", "kind", "state", ">dimension", "shared", "endpoint", "message")
     for info in indexes:
-        state = ResourceState.Name(info.state).removeprefix("RESOURCE_STATE_").lower().replace("_", " ")
+        state = (
+            vector_index_pb2.ResourceState.Name(info.state).removeprefix("RESOURCE_STATE_").lower().replace("_", " ")
+        )
         shared = "shared" if info.shared else ""
         add_row(
-            made, info.index, kind_name(info.kind), state, info.embedding_dimension, shared, info.endpoint, info.message
+            made,
+            info.index,
+            memory_file.kind_name(info.kind),
+            state,
+            info.embedding_dimension,
+            shared,
+            info.endpoint,
+            info.message,
         )
     session.out.print(made)
 
@@ -84,7 +84,7 @@ def count(context: typer.Context, index: IndexArgument, as_json: JsonOption = Fa
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.vector_indexes.CountIndexRecords(CountIndexRecordsRequest(index=index))
+        response = client.vector_indexes.CountIndexRecords(vector_index_pb2.CountIndexRecordsRequest(index=index))
     if session.json:
         return session.print_json(response)
     session.show(f"{'at least ' if response.at_least else ''}{response.count:,}")
@@ -103,7 +103,7 @@ def show_schema(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.vector_indexes.GetSchema(GetSchemaRequest(kind=kind_from(kind)))
+        response = client.vector_indexes.GetSchema(vector_index_pb2.GetSchemaRequest(kind=memory_file.kind_from(kind)))
     if session.json:
         return session.print_json(response)
     made = Listing("name", "type", "filter", ">position")
@@ -127,7 +127,9 @@ def create_index(
     """
     session = session_of(context)
     with session.client() as client:
-        request = CreateIndexRequest(index=index, kind=kind_from(kind), **of_backend(backend))
+        request = vector_index_pb2.CreateIndexRequest(
+            index=index, kind=memory_file.kind_from(kind), **of_backend(backend)
+        )
         found = client.vector_indexes.CreateIndex(request).index
     _show_indexes(session, [found])
 
@@ -146,7 +148,7 @@ def empty(
     session = session_of(context)
     with session.client() as client:
         confirm(session, f"the group's records in {index}", "remove", yes=yes)
-        request = EmptyIndexRequest(index=index, confirm_name=index, memory_id=memory_id)
+        request = vector_index_pb2.EmptyIndexRequest(index=index, confirm_name=index, memory_id=memory_id)
         done = follow_steps(session, client.vector_indexes.EmptyIndex(request), "removed")
     session.show(f"{done:,} removed")
 
@@ -160,5 +162,5 @@ def delete_index(context: typer.Context, index: IndexArgument, yes: YesOption = 
     session = session_of(context)
     with session.client() as client:
         confirm(session, f"the index {index} with everything in it", "drop", yes=yes)
-        client.vector_indexes.DeleteIndex(DeleteIndexRequest(index=index, confirm_name=index))
+        client.vector_indexes.DeleteIndex(vector_index_pb2.DeleteIndexRequest(index=index, confirm_name=index))
     session.show(f"{index} dropped")

@@ -1,5 +1,7 @@
 """Options that give an execution its inputs and labels."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
 from enum import StrEnum
@@ -8,10 +10,9 @@ from typing import Annotated, TypeVar
 import typer
 
 from coxswain.client.cli.session import Session
+from coxswain.client.later import crew_pb2, execution_pb2
 from coxswain.client.near import did_you_mean, near_names
 from coxswain.client.text_files import read_text
-from coxswain.orchestrator.v1.crew_pb2 import Crew
-from coxswain.orchestrator.v1.execution_pb2 import OverlapPolicy
 
 T = TypeVar("T")
 
@@ -55,9 +56,9 @@ def labels_from(given: Iterable[str] | None) -> dict[str, str]:
     return _once("--label", map(_label, given or []))
 
 
-def overlap_from(choice: OverlapChoice | None) -> OverlapPolicy.ValueType:
+def overlap_from(choice: OverlapChoice | None) -> execution_pb2.OverlapPolicy.ValueType:
     """The policy of ``--overlap``."""
-    return OverlapPolicy.Value(f"OVERLAP_POLICY_{choice.name if choice else 'UNSPECIFIED'}")
+    return execution_pb2.OverlapPolicy.Value(f"OVERLAP_POLICY_{choice.name if choice else 'UNSPECIFIED'}")
 
 
 def _once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
@@ -69,7 +70,7 @@ def _once(option: str, pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
     return found
 
 
-def warn_of_unused(session: Session, crew: Crew, inputs: Iterable[str]) -> None:
+def warn_of_unused(session: Session, crew: crew_pb2.Crew, inputs: Iterable[str]) -> None:
     """Warn on standard error of inputs that no text of the crew uses."""
     for name in inputs:
         if name in crew.input_names:

@@ -1,12 +1,15 @@
 """Lists of things, one line each at any width: cells are cut and columns left out as a whole, never folded."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from google.protobuf.timestamp_pb2 import Timestamp
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions
-from rich.text import Text
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+    from rich.console import Console, ConsoleOptions
+    from rich.text import Text
 
 WHOLE_WIDTH = 4096
 """Width of pipes and of --wide: each line holds a whole row."""
@@ -22,14 +25,17 @@ _NAMES_SHARE = 5 / 6
 _UNITS = (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("m", timedelta(minutes=1)))
 
 
-class When(Text):
+class When:
     """A time: by its distance where lines are short, in UTC where they are whole. Empty for one that is not set."""
 
     def __init__(self, moment: Timestamp, whole: str = "") -> None:
         """``whole`` is the time as it is written in another zone."""
         at = moment.ToDatetime(UTC) if moment.ByteSize() else None
-        super().__init__((whole or f"{at:%Y-%m-%d %H:%M:%S}") if at else "")
+        self.whole = (whole or f"{at:%Y-%m-%d %H:%M:%S}") if at else ""
         self.distance = _distance(datetime.now(UTC) - at) if at else ""
+
+    def __str__(self) -> str:
+        return self.whole
 
 
 def _distance(passed: timedelta) -> str:
@@ -50,17 +56,20 @@ class Listing:
     def __init__(self, *columns: str) -> None:
         self._names = [column.removeprefix(">") for column in columns]
         self._right = [column.startswith(">") for column in columns]
-        self._rows: list[tuple[Text, ...]] = []
+        self._rows: list[tuple[Text | When, ...]] = []
 
-    def add_row(self, *cells: Text) -> None:
+    def add_row(self, *cells: Text | When) -> None:
         """Add a row of one cell for each column."""
         self._rows.append(cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        # Help of commands that list needs nothing of rich.
+        from rich.text import Text
+
         whole = options.max_width >= WHOLE_WIDTH
         rows = [[_line(cell, whole=whole) for cell in row] for row in self._rows]
         header = [Text(name, style="bold") for name in self._names]
-        widths = [max(cell_len(row[n].plain) for row in [header, *rows]) for n in range(len(header))]
+        widths = [max(row[n].cell_len for row in [header, *rows]) for n in range(len(header))]
         shown = list(range(len(header)))
         if not whole:
             shown, widths = self._fit(widths, options.max_width)
@@ -89,11 +98,13 @@ class Listing:
         return not self._right[column] and not is_whole
 
     def _joined(self, row: list[Text], shown: list[int], widths: list[int]) -> Text:
+        from rich.text import Text
+
         line = Text(no_wrap=True, overflow="ignore", end="\n")
         for n in shown:
             cell = row[n].copy()
             cell.truncate(widths[n], overflow="ellipsis")
-            blanks = " " * (widths[n] - cell_len(cell.plain))
+            blanks = " " * (widths[n] - cell.cell_len)
             line.append(" " * _GAP if n != shown[0] else "")
             if self._right[n]:
                 line.append(blanks)
@@ -117,9 +128,11 @@ def _cut(texts: list[int], shown: list[int], widths: list[int], room: int, least
     return cut
 
 
-def _line(cell: Text, *, whole: bool) -> Text:
+def _line(cell: Text | When, *, whole: bool) -> Text:
+    from rich.text import Text
+
     if isinstance(cell, When):
-        return Text(cell.plain if whole else cell.distance)
+        return Text(cell.whole if whole else cell.distance)
     if any(control in cell.plain for control in "\n\t"):
         return Text(" ".join(cell.plain.split()), style=cell.style)
     return cell

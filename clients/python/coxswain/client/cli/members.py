@@ -1,20 +1,16 @@
 """Commands about who may act in the group: member list, set, remove, revoke."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer
 
-from coxswain.auth.v1.access_change_pb2 import (
-    RevokeAccessEverywhereRequest,
-    RevokeAccessEverywhereResponse,
-    RevokeAccessRequest,
-    RevokeAccessResponse,
-)
-from coxswain.auth.v1.group_pb2 import ListMembersRequest, RemoveMemberRequest, SetMemberRequest
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.roles import role_name, role_number
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of
+from coxswain.client.later import access_change_pb2, group_pb2
 from coxswain.client.paging import pages
 
 app = typer.Typer(cls=ListingGroup, help="Say who may act in the group.")
@@ -33,7 +29,7 @@ def list_members(context: typer.Context, as_json: JsonOption = False) -> None:
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = list(pages(client.groups.ListMembers, ListMembersRequest(page_size=1000), "members"))
+        found = list(pages(client.groups.ListMembers, group_pb2.ListMembersRequest(page_size=1000), "members"))
     if session.json:
         return session.print_json(found)
     made = Listing("subject", "role", "since")
@@ -56,7 +52,7 @@ def set_member(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        member = client.groups.SetMember(SetMemberRequest(subject=subject, role=role_number(role))).member
+        member = client.groups.SetMember(group_pb2.SetMemberRequest(subject=subject, role=role_number(role))).member
     if session.json:
         return session.print_json(member)
     return session.show(f"{subject} is {'invited as ' if member.invited else ''}{role_name(member.role)}")
@@ -73,7 +69,7 @@ def remove(
     session = session_of(context, as_json)
     confirm(session, f"{subject} from the group", "remove", yes=yes)
     with session.client() as client:
-        response = client.groups.RemoveMember(RemoveMemberRequest(subject=subject))
+        response = client.groups.RemoveMember(group_pb2.RemoveMemberRequest(subject=subject))
     if session.json:
         return session.print_json(response)
     tokens = response.ended_service_tokens
@@ -98,12 +94,14 @@ def revoke(
     """
     session = session_of(context, as_json)
     confirm(session, f"what was issued to {subject} until now", "revoke", yes=yes)
-    response: RevokeAccessResponse | RevokeAccessEverywhereResponse
+    response: access_change_pb2.RevokeAccessResponse | access_change_pb2.RevokeAccessEverywhereResponse
     with session.client() as client:
         if everywhere:
-            response = client.groups.RevokeAccessEverywhere(RevokeAccessEverywhereRequest(subject=subject))
+            response = client.groups.RevokeAccessEverywhere(
+                access_change_pb2.RevokeAccessEverywhereRequest(subject=subject)
+            )
         else:
-            response = client.groups.RevokeAccess(RevokeAccessRequest(subject=subject))
+            response = client.groups.RevokeAccess(access_change_pb2.RevokeAccessRequest(subject=subject))
     if session.json:
         return session.print_json(response)
     where = "everywhere" if everywhere else "in the group"

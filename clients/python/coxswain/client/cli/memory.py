@@ -1,5 +1,7 @@
 """Commands about memory: list, graph, stats, clear, forget; searches and transfers are in modules of their own."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,19 +31,8 @@ from coxswain.client.cli.session import (
     session_of,
     table,
 )
-from coxswain.client.memory_file import content_of, kind_name
+from coxswain.client.later import memory_file, memory_pb2, record_pb2
 from coxswain.client.paging import pages
-from coxswain.memory.v1.memory_pb2 import (
-    ClearNamespaceRequest,
-    CountRecordsRequest,
-    ForgetSubjectRequest,
-    GetScopeRequest,
-    ListRecordsRequest,
-    NamespaceInfo,
-    RecordFilter,
-    TraverseEntitiesRequest,
-)
-from coxswain.memory.v1.record_pb2 import MemoryKind
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -73,7 +64,7 @@ def list_records(
     session = session_of(context, as_json)
     with session.client() as client:
         # One more than the limit shows whether there are more.
-        request = ListRecordsRequest(
+        request = memory_pb2.ListRecordsRequest(
             namespace=namespace_of(client, crew, memory_id, kind), page_size=min(limit + 1, 1000)
         )
         if private:
@@ -88,7 +79,7 @@ def list_records(
         return session.print_json(records)
     made = Listing("created", "memory", "id")
     for record in records:
-        add_row(made, When(record.create_time), one_line(content_of(record)), record.id)
+        add_row(made, When(record.create_time), one_line(memory_file.content_of(record)), record.id)
     session.out.print(made if records else "nothing remembered")
     return None
 
@@ -117,7 +108,7 @@ def graph(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = TraverseEntitiesRequest(
+        request = memory_pb2.TraverseEntitiesRequest(
             namespace=namespace_of(client, crew, memory_id, "entity"),
             start=start,
             relations=relations or (),
@@ -152,7 +143,7 @@ def stats(context: typer.Context, as_json: JsonOption = False) -> None:
                 made,
                 info.crew_name,
                 info.namespace.memory_id,
-                kind_name(info.namespace.kind),
+                memory_file.kind_name(info.namespace.kind),
                 f"{info.record_count:,}",
                 info.embedding_model,
                 info.embedding_dimension,
@@ -162,10 +153,10 @@ def stats(context: typer.Context, as_json: JsonOption = False) -> None:
     return None
 
 
-def _scopes(client: "Client", info: NamespaceInfo) -> list[str]:
-    if info.namespace.kind != MemoryKind.MEMORY_KIND_UNIFIED:
+def _scopes(client: Client, info: memory_pb2.NamespaceInfo) -> list[str]:
+    if info.namespace.kind != record_pb2.MemoryKind.MEMORY_KIND_UNIFIED:
         return []
-    return list(client.memory.GetScope(GetScopeRequest(namespace=info.namespace)).scope.child_scopes)
+    return list(client.memory.GetScope(memory_pb2.GetScopeRequest(namespace=info.namespace)).scope.child_scopes)
 
 
 @app.command()
@@ -185,15 +176,15 @@ def clear(
     with session.client() as client:
         namespace = namespace_of(client, crew, memory_id, kind)
         # Private ones go too, so they count.
-        counted = RecordFilter(include_private=namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED)
-        found = client.memory.CountRecords(CountRecordsRequest(namespace=namespace, filter=counted))
+        counted = memory_pb2.RecordFilter(include_private=namespace.kind == record_pb2.MemoryKind.MEMORY_KIND_UNIFIED)
+        found = client.memory.CountRecords(memory_pb2.CountRecordsRequest(namespace=namespace, filter=counted))
         if found.count:
             number = f"{'at least ' if found.at_least else ''}{found.count:,}"
             whose = crew or namespace.memory_id or "the group"
-            confirm(session, f"{number} {kind_name(namespace.kind)} memories of {whose}", "remove", yes=yes)
+            confirm(session, f"{number} {memory_file.kind_name(namespace.kind)} memories of {whose}", "remove", yes=yes)
         elif not session.json:
             warn_if_unknown(session, client, namespace)
-        deleted = client.memory.ClearNamespace(ClearNamespaceRequest(namespace=namespace)).deleted
+        deleted = client.memory.ClearNamespace(memory_pb2.ClearNamespaceRequest(namespace=namespace)).deleted
     if session.json:
         return session.print_json({"deleted": deleted})
     session.show(f"{deleted:,} removed")
@@ -216,25 +207,25 @@ def forget(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        response = client.memory.ForgetSubject(ForgetSubjectRequest(subject=subject, dry_run=True))
+        response = client.memory.ForgetSubject(memory_pb2.ForgetSubjectRequest(subject=subject, dry_run=True))
         versions = sum(found.removed_versions for found in response.namespaces)
         if not dry_run and (response.removed or response.kept or versions):
             what = f"{response.removed:,} memories of {subject} and {versions:,} former versions"
             confirm(session, what, "remove", yes=yes)
-            response = client.memory.ForgetSubject(ForgetSubjectRequest(subject=subject))
+            response = client.memory.ForgetSubject(memory_pb2.ForgetSubjectRequest(subject=subject))
     if session.json:
         session.print_json(response)
     else:
         removed = ">to remove" if dry_run else ">removed"
         made = table("crew", "memory id", "kind", removed, ">kept without them", ">former versions")
         for found in response.namespaces:
-            kind = kind_name(found.namespace.kind)
+            kind = memory_file.kind_name(found.namespace.kind)
             figures = (f"{number:,}" for number in (found.removed, found.kept, found.removed_versions))
             add_row(made, found.crew_name, found.namespace.memory_id, kind, *figures)
         session.out.print(made if response.namespaces else "nothing of them is remembered")
     failed = [found for found in response.namespaces if found.problem]
     for found in failed:
-        memory_id, kind = found.namespace.memory_id, kind_name(found.namespace.kind)
+        memory_id, kind = found.namespace.memory_id, memory_file.kind_name(found.namespace.kind)
         session.fail(f"some may be left in {memory_id} ({kind}): {one_line(found.problem)}")
     if failed:
         raise typer.Exit(EXIT_NOT_SUCCEEDED)

@@ -1,10 +1,11 @@
 """Commands about documents: memory document save, list, get, delete."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
@@ -18,17 +19,8 @@ from coxswain.client.cli.session import (
     session_of,
     table,
 )
-from coxswain.client.errors import CoxswainError, InvalidArgument
+from coxswain.client.later import document_pb2, errors, json_format
 from coxswain.client.paging import pages
-from coxswain.memory.v1.document_pb2 import (
-    DeleteDocumentRequest,
-    Document,
-    DocumentHeader,
-    DocumentStage,
-    GetDocumentRequest,
-    ListDocumentsRequest,
-    SaveDocumentResponse,
-)
 
 document_app = typer.Typer(cls=ListingGroup, help="Save files for crews to look things up in.")
 
@@ -59,11 +51,11 @@ def save(
     session = session_of(context, as_json)
     if len(files) > 1 and (document_id or title or source):
         raise typer.BadParameter("is possible with one file alone", param_hint="--id, --title or --source")
-    saved: list[SaveDocumentResponse] = []
+    saved: list[document_pb2.SaveDocumentResponse] = []
     failed = 0
     with session.client() as client, progress_bar(session.err) as bar:
         for file in files:
-            header = DocumentHeader(
+            header = document_pb2.DocumentHeader(
                 id=document_id,
                 title=title,
                 source=source,
@@ -74,8 +66,8 @@ def save(
             )
             task = bar.add_task(f"{file.name}: sending", total=file.stat().st_size)
 
-            def show(response: SaveDocumentResponse, task=task, name=file.name) -> None:  # type: ignore[no-untyped-def]
-                if response.stage == DocumentStage.DOCUMENT_STAGE_RECEIVING:
+            def show(response: document_pb2.SaveDocumentResponse, task=task, name=file.name) -> None:  # type: ignore[no-untyped-def]
+                if response.stage == document_pb2.DocumentStage.DOCUMENT_STAGE_RECEIVING:
                     bar.update(task, completed=response.received_bytes)
                 else:
                     done = response.embedded_parts
@@ -83,7 +75,7 @@ def save(
 
             try:
                 response = client.save_document(file, header, on_progress=show)
-            except (InvalidArgument, CoxswainError) as error:
+            except (errors.InvalidArgument, errors.CoxswainError) as error:
                 failed += 1
                 session.fail(f"{file}: {error}")
                 continue
@@ -109,8 +101,10 @@ def list_documents(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListDocumentsRequest(page_size=min(limit + 1, 1000))
-        found: list[Document] = list(pages(client.documents.ListDocuments, request, "documents", limit + 1))
+        request = document_pb2.ListDocumentsRequest(page_size=min(limit + 1, 1000))
+        found: list[document_pb2.Document] = list(
+            pages(client.documents.ListDocuments, request, "documents", limit + 1)
+        )
     if len(found) > limit:
         del found[limit:]
         session.say("there are more: raise --limit", "yellow")
@@ -132,11 +126,11 @@ def get(context: typer.Context, document_id: IdArgument, as_json: JsonOption = F
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        document = client.documents.GetDocument(GetDocumentRequest(id=document_id)).document
+        document = client.documents.GetDocument(document_pb2.GetDocumentRequest(id=document_id)).document
     if session.json:
         return session.print_json(document)
     made = table("field", "value")
-    for name, value in MessageToDict(document, preserving_proto_field_name=True).items():
+    for name, value in json_format.MessageToDict(document, preserving_proto_field_name=True).items():
         add_row(made, name, one_line(str(value)))
     session.out.print(made)
     return None
@@ -155,5 +149,5 @@ def delete(
     session = session_of(context)
     confirm(session, f"the document {document_id} with all of its parts", "delete", yes=yes)
     with session.client() as client:
-        deleted = client.documents.DeleteDocument(DeleteDocumentRequest(id=document_id)).deleted_parts
+        deleted = client.documents.DeleteDocument(document_pb2.DeleteDocumentRequest(id=document_id)).deleted_parts
     session.say(f"{document_id} is gone with its {deleted:,} parts")

@@ -1,21 +1,15 @@
 """What memories said before, and for how long a group keeps it: memory history, memory history-policy."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from coxswain.client.cli.namespaces import CrewOption, KindOption, MemoryIdOption, PrivateOption, namespace_of
 from coxswain.client.cli.session import JsonOption, add_row, one_line, session_of, table
-from coxswain.client.memory_file import content_of
+from coxswain.client.later import memory_file, record_version_pb2, timestamp_pb2
 from coxswain.client.paging import pages
-from coxswain.memory.v1.record_version_pb2 import (
-    GetHistoryPolicyRequest,
-    ListRecordVersionsRequest,
-    SetHistoryPolicyRequest,
-    UseDefaultHistory,
-    VersionEnd,
-)
 
 
 def register(app: typer.Typer) -> None:
@@ -41,12 +35,12 @@ def history(
     session = session_of(context, as_json)
     with session.client() as client:
         # One more than the limit shows whether there are more.
-        request = ListRecordVersionsRequest(
+        request = record_version_pb2.ListRecordVersionsRequest(
             namespace=namespace_of(client, crew, memory_id, kind), id=record, page_size=min(limit + 1, 1000)
         )
         request.include_private = private
         found = list(pages(client.memory.ListRecordVersions, request, "versions", limit + 1))
-        kept = client.memory.GetHistoryPolicy(GetHistoryPolicyRequest()).policy
+        kept = client.memory.GetHistoryPolicy(record_version_pb2.GetHistoryPolicyRequest()).policy
     if len(found) > limit:
         del found[limit:]
         session.say("there are more: raise --limit", "yellow")
@@ -56,8 +50,8 @@ def history(
         return session.print_json(found)
     made = table("from", "until", "then", "by", "memory")
     for version in found:
-        end = VersionEnd.Name(version.end).removeprefix("VERSION_END_").lower()
-        text = one_line(content_of(version.record))
+        end = record_version_pb2.VersionEnd.Name(version.end).removeprefix("VERSION_END_").lower()
+        text = one_line(memory_file.content_of(version.record))
         add_row(made, _minute(version.begin_time), _minute(version.end_time), end, version.changed_by, text)
     session.out.print(made if found else "nothing is known of it before")
     return None
@@ -78,11 +72,13 @@ def history_policy(
         raise typer.BadParameter("give one of --days and --default", param_hint="--days")
     with session.client() as client:
         if days is not None:
-            policy = client.memory.SetHistoryPolicy(SetHistoryPolicyRequest(days=days)).policy
+            policy = client.memory.SetHistoryPolicy(record_version_pb2.SetHistoryPolicyRequest(days=days)).policy
         elif default:
-            policy = client.memory.SetHistoryPolicy(SetHistoryPolicyRequest(use_default=UseDefaultHistory())).policy
+            policy = client.memory.SetHistoryPolicy(
+                record_version_pb2.SetHistoryPolicyRequest(use_default=record_version_pb2.UseDefaultHistory())
+            ).policy
         else:
-            policy = client.memory.GetHistoryPolicy(GetHistoryPolicyRequest()).policy
+            policy = client.memory.GetHistoryPolicy(record_version_pb2.GetHistoryPolicyRequest()).policy
     if session.json:
         return session.print_json(policy)
     whose = " (the installation's default)" if policy.is_default else ""
@@ -93,5 +89,5 @@ def history_policy(
     return None
 
 
-def _minute(moment: Timestamp) -> str:
+def _minute(moment: timestamp_pb2.Timestamp) -> str:
     return moment.ToDatetime().strftime("%Y-%m-%d %H:%M")

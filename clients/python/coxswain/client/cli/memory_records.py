@@ -1,5 +1,7 @@
 """Commands about single memories: memory save, delete."""
 
+from __future__ import annotations
+
 import sys
 from typing import Annotated
 
@@ -7,8 +9,7 @@ import typer
 
 from coxswain.client.cli.namespaces import CrewOption, KindOption, MemoryIdOption, namespace_of
 from coxswain.client.cli.session import EXIT_NOT_SUCCEEDED, JsonOption, confirm, session_of
-from coxswain.memory.v1.memory_pb2 import DeleteRecordsRequest, SaveRecordsRequest
-from coxswain.memory.v1.record_pb2 import Record, UnifiedRecord
+from coxswain.client.later import memory_pb2, record_pb2
 
 
 def save(
@@ -31,7 +32,7 @@ def save(
     Example: `coxswain memory save "The keeper trims the wick at dusk." --crew brief`
     """
     session = session_of(context, as_json)
-    record = UnifiedRecord(
+    record = record_pb2.UnifiedRecord(
         content=sys.stdin.read() if text == "-" else text,
         scope=scope,
         categories=categories or (),
@@ -42,7 +43,9 @@ def save(
     with session.client() as client:
         namespace = namespace_of(client, crew, memory_id, "unified")
         name = client.get_crew(crew).spec.name if crew else ""
-        request = SaveRecordsRequest(namespace=namespace, records=[Record(id=id, unified=record)], crew_name=name)
+        request = memory_pb2.SaveRecordsRequest(
+            namespace=namespace, records=[record_pb2.Record(id=id, unified=record)], crew_name=name
+        )
         saved = client.memory.SaveRecords(request)
     if session.json:
         return session.print_json(saved)
@@ -67,7 +70,7 @@ def delete(
         namespace = namespace_of(client, crew, memory_id, kind)
         what = f"memory {ids[0]}" if len(ids) == 1 else f"{len(ids)} memories"
         confirm(session, what, "delete", yes=yes)
-        answer = client.memory.DeleteRecords(DeleteRecordsRequest(namespace=namespace, ids=ids))
+        answer = client.memory.DeleteRecords(memory_pb2.DeleteRecordsRequest(namespace=namespace, ids=ids))
     if session.json:
         session.print_json(answer)
     else:

@@ -1,5 +1,7 @@
 """Searches on the command line: of one namespace, or of several crews and kinds at once."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,15 +14,7 @@ from coxswain.client.cli.namespaces import (
     warn_if_unknown,
 )
 from coxswain.client.cli.session import JsonOption, Session, add_row, one_line, session_of
-from coxswain.client.memory_file import content_of, kind_from, kind_name
-from coxswain.memory.v1.batch_search_pb2 import (
-    SEARCH_MERGE_RANK,
-    AllNamespaces,
-    BatchSearchRecordsRequest,
-    NamespaceSearchResult,
-    SearchQuery,
-)
-from coxswain.memory.v1.memory_pb2 import SearchRecordsRequest, SearchResult
+from coxswain.client.later import batch_search_pb2, memory_file, memory_pb2
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -56,14 +50,16 @@ def search(
     if all_crews or len(named) > 1 or len(kinds or ()) > 1:
         if limit > _MOST_OF_SEVERAL:
             raise typer.BadParameter(f"is at most {_MOST_OF_SEVERAL} over several crews", param_hint="--limit")
-        query = SearchQuery(text=text, limit=limit)
+        query = batch_search_pb2.SearchQuery(text=text, limit=limit)
         if min_score is not None:
             query.min_score = min_score
         if private:
             query.filter.include_private = True
         with session.client() as client:
             if all_crews:
-                query.all_namespaces.CopyFrom(AllNamespaces(kinds=map(kind_from, kinds or ())))
+                query.all_namespaces.CopyFrom(
+                    batch_search_pb2.AllNamespaces(kinds=map(memory_file.kind_from, kinds or ()))
+                )
             else:
                 places = (
                     namespace_of(client, crew, memory_id, kind)
@@ -72,7 +68,7 @@ def search(
                 )
                 query.namespaces.extend({place.SerializeToString(): place for place in places}.values())
             return _search_several(session, client, query)
-    request = SearchRecordsRequest(text=text)
+    request = memory_pb2.SearchRecordsRequest(text=text)
     if min_score is not None:
         request.min_score = min_score
     if private:
@@ -84,8 +80,8 @@ def search(
         return _search_one(session, client, request, limit)
 
 
-def _search_one(session: Session, client: "Client", request: SearchRecordsRequest, limit: int) -> None:
-    results, scanned, truncated = list[SearchResult](), 0, False
+def _search_one(session: Session, client: Client, request: memory_pb2.SearchRecordsRequest, limit: int) -> None:
+    results, scanned, truncated = list[memory_pb2.SearchResult](), 0, False
     while len(results) < limit:
         request.limit = limit - len(results)
         response = client.memory.SearchRecords(request)
@@ -101,21 +97,23 @@ def _search_one(session: Session, client: "Client", request: SearchRecordsReques
         return session.print_json(results)
     made = Listing(">score", "memory", "id")
     for result in results:
-        add_row(made, f"{result.score:.3f}", one_line(content_of(result.record)), result.record.id)
+        add_row(made, f"{result.score:.3f}", one_line(memory_file.content_of(result.record)), result.record.id)
     session.out.print(made if results else "nothing found")
     return None
 
 
-def _search_several(session: Session, client: "Client", query: SearchQuery) -> None:
-    [answer] = client.memory.BatchSearchRecords(BatchSearchRecordsRequest(queries=[query])).answers
+def _search_several(session: Session, client: Client, query: batch_search_pb2.SearchQuery) -> None:
+    [answer] = client.memory.BatchSearchRecords(batch_search_pb2.BatchSearchRecordsRequest(queries=[query])).answers
     for problem in answer.problems:
-        places = ", ".join(f"{place.memory_id} ({kind_name(place.kind)})" for place in problem.namespaces[:10])
+        places = ", ".join(
+            f"{place.memory_id} ({memory_file.kind_name(place.kind)})" for place in problem.namespaces[:10]
+        )
         session.fail(f"not searched: {places}: {one_line(problem.message)}")
     if answer.next_namespaces_token:
         session.say("the group has more crews than one search goes through: name some with --crew", "yellow")
     if answer.cut:
         session.say("more were found than a message holds: lower --limit, or search fewer crews", "yellow")
-    if answer.merge == SEARCH_MERGE_RANK:
+    if answer.merge == batch_search_pb2.SEARCH_MERGE_RANK:
         session.say("scores of different embedding models are not comparable: the best of each come in turn", "yellow")
     _say_how(session, answer.scanned_records, truncated=answer.truncated)
     if session.json:
@@ -126,16 +124,16 @@ def _search_several(session: Session, client: "Client", query: SearchQuery) -> N
         add_row(
             made,
             f"{found.result.score:.3f}",
-            one_line(content_of(record)),
+            one_line(memory_file.content_of(record)),
             _crew(found),
-            kind_name(found.namespace.kind),
+            memory_file.kind_name(found.namespace.kind),
             record.id,
         )
     session.out.print(made if answer.results else "nothing found")
     return None
 
 
-def _crew(found: NamespaceSearchResult) -> str:
+def _crew(found: batch_search_pb2.NamespaceSearchResult) -> str:
     return found.crew_name or found.namespace.memory_id
 
 

@@ -1,5 +1,7 @@
 """Commands that move memories to a file and back: memory export, memory import."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import re
@@ -9,7 +11,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from coxswain.client.cli.namespaces import (
     CrewOption,
@@ -20,17 +21,7 @@ from coxswain.client.cli.namespaces import (
     unknown,
 )
 from coxswain.client.cli.session import EXIT_USAGE, Session, progress_bar, session_of
-from coxswain.client.documents import DocumentError, Problem
-from coxswain.client.errors import InvalidArgument, PermissionDenied, ResourceExhausted
-from coxswain.client.memory_file import Entry, Header, kind_name, read_header, read_records
-from coxswain.memory.v1.memory_pb2 import (
-    CountRecordsRequest,
-    ExportRecordsRequest,
-    Namespace,
-    RecordFilter,
-    SaveRecordsRequest,
-)
-from coxswain.memory.v1.record_pb2 import MemoryKind
+from coxswain.client.later import documents, errors, json_format, memory_file, memory_pb2, record_pb2
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -73,10 +64,10 @@ def export_records(
                 session.fail(unknown(namespace))
                 raise typer.Exit(EXIT_USAGE)
             session.say(unknown(namespace), "yellow")
-        request = ExportRecordsRequest(
+        request = memory_pb2.ExportRecordsRequest(
             namespace=namespace, filter=_all_one_may_see(session, client, namespace), include_embeddings=embeddings
         )
-        header = Header(
+        header = memory_file.Header(
             namespace,
             origin.embedding_model if origin else "",
             embeddings=embeddings,
@@ -92,21 +83,23 @@ def export_records(
                 for record in response.records:
                     # It counts saves there, not here.
                     record.ClearField("revision")
-                    line = json.dumps(MessageToDict(record, preserving_proto_field_name=True), ensure_ascii=False)
+                    line = json.dumps(
+                        json_format.MessageToDict(record, preserving_proto_field_name=True), ensure_ascii=False
+                    )
                     sink.write(line + "\n")
                 written += len(response.records)
                 bar.update(task, completed=written)
     session.say(f"{written:,} exported to {'standard output' if str(file) == '-' else file}")
 
 
-def _all_one_may_see(session: Session, client: "Client", namespace: Namespace) -> RecordFilter:
+def _all_one_may_see(session: Session, client: Client, namespace: memory_pb2.Namespace) -> memory_pb2.RecordFilter:
     """The widest filter the caller may use."""
-    everything = RecordFilter(include_private=namespace.kind == MemoryKind.MEMORY_KIND_UNIFIED)
+    everything = memory_pb2.RecordFilter(include_private=namespace.kind == record_pb2.MemoryKind.MEMORY_KIND_UNIFIED)
     try:
-        client.memory.CountRecords(CountRecordsRequest(namespace=namespace, filter=everything))
-    except PermissionDenied:
+        client.memory.CountRecords(memory_pb2.CountRecordsRequest(namespace=namespace, filter=everything))
+    except errors.PermissionDenied:
         session.say("private memories are left out: only the role editor sees them", "yellow")
-        return RecordFilter()
+        return memory_pb2.RecordFilter()
     return everything
 
 
@@ -160,10 +153,10 @@ def import_records(
     session = session_of(context)
     name = "standard input" if str(file) == "-" else str(file)
     with session.client() as client, _opened(file) as (source, size):
-        header = read_header(name, source)
+        header = memory_file.read_header(name, source)
         namespace = header.namespace
         if crew or memory_id:
-            namespace = namespace_of(client, crew, memory_id, kind_name(header.namespace.kind))
+            namespace = namespace_of(client, crew, memory_id, memory_file.kind_name(header.namespace.kind))
         vectors = header.embeddings and not reembed
         if vectors and embedding_model not in ("", header.embedding_model):
             raise typer.BadParameter(
@@ -171,7 +164,7 @@ def import_records(
                 f"add --reembed to embed the texts with {embedding_model}",
                 param_hint="--embedding-model",
             )
-        request = SaveRecordsRequest(namespace=namespace)
+        request = memory_pb2.SaveRecordsRequest(namespace=namespace)
         if not crew and not memory_id:
             request.crew_name = header.crew_name
         request.embedding_model = embedding_model or (header.embedding_model if vectors else "")
@@ -179,7 +172,9 @@ def import_records(
         try:
             with progress_bar(session.err) as bar:
                 task = bar.add_task("imported", total=size)
-                for batch in _batches(read_records(name, source, header.namespace.kind, keep_vectors=vectors)):
+                for batch in _batches(
+                    memory_file.read_records(name, source, header.namespace.kind, keep_vectors=vectors)
+                ):
                     _save(client, request, batch, name)
                     done += len(batch)
                     bar.update(task, completed=batch[-1].end, description=f"imported {done:,}")
@@ -188,7 +183,7 @@ def import_records(
             if done:
                 session.say(f"{done:,} imported before this error; repeat the whole import to continue", "yellow")
             raise
-    session.say(f"{done:,} imported into {namespace.memory_id or 'the group'}, {kind_name(namespace.kind)}")
+    session.say(f"{done:,} imported into {namespace.memory_id or 'the group'}, {memory_file.kind_name(namespace.kind)}")
 
 
 @contextlib.contextmanager
@@ -201,9 +196,9 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], int | None]]:
         yield source, path.stat().st_size or None
 
 
-def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+def _batches(entries: Iterator[memory_file.Entry]) -> Iterator[list[memory_file.Entry]]:
     """Records in batches that fit a message."""
-    batch: list[Entry] = []
+    batch: list[memory_file.Entry] = []
     size = 0
     for entry in entries:
         length = entry.record.ByteSize()
@@ -216,30 +211,32 @@ def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def _save(client: "Client", request: SaveRecordsRequest, batch: Sequence[Entry], name: str) -> None:
+def _save(
+    client: Client, request: memory_pb2.SaveRecordsRequest, batch: Sequence[memory_file.Entry], name: str
+) -> None:
     """Store a batch. Raises DocumentError with the lines of the records that the server refuses."""
     del request.records[:]
     request.records.extend(entry.record for entry in batch)
     try:
         client.memory.SaveRecords(request)
-    except ResourceExhausted as error:
+    except errors.ResourceExhausted as error:
         if error.reason:
             raise
         # Larger than this server's limit of a message.
         if len(batch) == 1:
-            problem = Problem("", f"too large to send: {batch[0].record.ByteSize():,} bytes", batch[0].line)
-            raise DocumentError(name, [problem]) from error
+            problem = documents.Problem("", f"too large to send: {batch[0].record.ByteSize():,} bytes", batch[0].line)
+            raise documents.DocumentError(name, [problem]) from error
         middle = len(batch) // 2
         _save(client, request, batch[:middle], name)
         _save(client, request, batch[middle:], name)
-    except InvalidArgument as error:
+    except errors.InvalidArgument as error:
         problems = []
         for violation in error.violations:
             record = _RECORD_PATH.match(violation.field)
             if record is None:
                 raise
             field = violation.field[record.end() :]
-            problems.append(Problem(field, violation.description, batch[int(record[1])].line))
+            problems.append(documents.Problem(field, violation.description, batch[int(record[1])].line))
         if not problems:
             raise
-        raise DocumentError(name, problems) from error
+        raise documents.DocumentError(name, problems) from error

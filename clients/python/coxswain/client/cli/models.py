@@ -1,42 +1,28 @@
 """Commands about models: models list, get, create, enable, disable, test, delete."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.listing_group import NamingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of, table
-from coxswain.client.documents import DocumentError, read_document
-from coxswain.client.message_reader import MessageReader
+from coxswain.client.later import documents, inference_pb2, message_reader, model_pb2
 from coxswain.client.paging import pages
-from coxswain.models.v1.inference_pb2 import (
-    CompleteRequest,
-    Completion,
-    ContentPart,
-    EmbedRequest,
-    Message,
-    MessageRole,
-)
-from coxswain.models.v1.model_pb2 import (
-    CreateModelRequest,
-    CredentialAvailability,
-    DeleteModelRequest,
-    GetModelRequest,
-    ListModelsRequest,
-    Model,
-    Provider,
-    SetModelEnabledRequest,
-)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
 
 app = typer.Typer(cls=NamingGroup, help="List the models your group can see; show, create, enable, try one.")
 
 NameArgument = Annotated[str, typer.Argument(help="Name of the model, as `coxswain models` lists it.")]
-_PROVIDERS = [name.removeprefix("PROVIDER_").lower() for name in list(Provider.keys())[1:]]
+PROVIDERS = ("offline", "openai", "databricks", "litellm", "azure", "ollama", "vllm")
 _CREDENTIALS = {"NOT_NEEDED": "not needed", "AVAILABLE": "yes", "MISSING": "no"}
 _KEYS = {"NOT_NEEDED": "-", "AVAILABLE": "yes", "MISSING": "missing"}
 _CAPABILITIES = ("chat", "embeddings", "tools", "json_schema", "reasoning", "images", "documents", "audio")
@@ -69,7 +55,7 @@ def list_models(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = list(pages(client.models.ListModels, ListModelsRequest(enabled_only=enabled), "models"))
+        found = list(pages(client.models.ListModels, model_pb2.ListModelsRequest(enabled_only=enabled), "models"))
     if session.json:
         return session.print_json(found)
     return session.out.print(_listing(found))
@@ -83,7 +69,7 @@ def get(context: typer.Context, name: NameArgument, as_json: JsonOption = False)
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        model = client.models.GetModel(GetModelRequest(name=name)).model
+        model = client.models.GetModel(model_pb2.GetModelRequest(name=name)).model
     if session.json:
         return session.print_json(model)
     return _show(session, model)
@@ -93,7 +79,7 @@ def get(context: typer.Context, name: NameArgument, as_json: JsonOption = False)
 def create(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A new name, such as local/llama; calls use it.")],
-    provider: Annotated[str, typer.Option(help=f"One of {', '.join(_PROVIDERS)}.")] = "",
+    provider: Annotated[str, typer.Option(help=f"One of {', '.join(PROVIDERS)}.")] = "",
     upstream: Annotated[str, typer.Option("--upstream-model", help="The provider's name of it, if another.")] = "",
     base_url: Annotated[str, typer.Option(help="Address of the provider, if not its usual one.")] = "",
     can: Annotated[
@@ -117,12 +103,12 @@ def create(
         coxswain models create local/embed -f model.yaml
     """
     session = session_of(context, as_json)
-    model = _from_file(file) if file else Model()
+    model = _from_file(file) if file else model_pb2.Model()
     model.name = name
     if provider:
-        if provider not in _PROVIDERS:
-            raise typer.BadParameter(f"expected one of {', '.join(_PROVIDERS)}", param_hint="--provider")
-        model.provider = Provider.Value(f"PROVIDER_{provider.upper()}")
+        if provider not in PROVIDERS:
+            raise typer.BadParameter(f"expected one of {', '.join(PROVIDERS)}", param_hint="--provider")
+        model.provider = model_pb2.Provider.Value(f"PROVIDER_{provider.upper()}")
     for capability in can or ():
         if capability not in _CAPABILITIES:
             raise typer.BadParameter(f"expected {', '.join(_CAPABILITIES)}", param_hint="--can")
@@ -130,7 +116,7 @@ def create(
     model.upstream_model = upstream or model.upstream_model
     model.base_url = base_url or model.base_url
     with session.client() as client:
-        made = client.models.CreateModel(CreateModelRequest(model=model)).model
+        made = client.models.CreateModel(model_pb2.CreateModelRequest(model=model)).model
     return session.print_json(made) if session.json else _show(session, made)
 
 
@@ -160,15 +146,18 @@ def call_once(context: typer.Context, name: NameArgument, as_json: JsonOption = 
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        model = client.models.GetModel(GetModelRequest(name=name)).model
+        model = client.models.GetModel(model_pb2.GetModelRequest(name=name)).model
         begun = time.monotonic()
         if model.capabilities.embeddings and not model.capabilities.chat:
-            embedded = client.inference.Embed(EmbedRequest(model=name, texts=["ready?"]))
+            embedded = client.inference.Embed(inference_pb2.EmbedRequest(model=name, texts=["ready?"]))
             said, usage = f"{len(embedded.embeddings[0].values)} dimensions", embedded.usage
         else:
-            message = Message(role=MessageRole.MESSAGE_ROLE_USER, content=[ContentPart(text="Answer with: ready")])
-            completion = Completion(model=name, messages=[message])
-            answer = client.inference.Complete(CompleteRequest(completion=completion))
+            message = inference_pb2.Message(
+                role=inference_pb2.MessageRole.MESSAGE_ROLE_USER,
+                content=[inference_pb2.ContentPart(text="Answer with: ready")],
+            )
+            completion = inference_pb2.Completion(model=name, messages=[message])
+            answer = client.inference.Complete(inference_pb2.CompleteRequest(completion=completion))
             said, usage = answer.text, answer.usage
         seconds = time.monotonic() - begun
     if session.json:
@@ -191,31 +180,31 @@ def delete(
     session = session_of(context, as_json)
     confirm(session, f"the model {name}", "delete", yes=yes)
     with session.client() as client:
-        client.models.DeleteModel(DeleteModelRequest(name=name))
+        client.models.DeleteModel(model_pb2.DeleteModelRequest(name=name))
     return session.print_json({"deleted": name}) if session.json else session.show(f"{name} deleted")
 
 
-def _from_file(path: Path) -> Model:
-    reader, model, root = MessageReader(), Model(), read_document(path)
+def _from_file(path: Path) -> model_pb2.Model:
+    reader, model, root = message_reader.MessageReader(), model_pb2.Model(), documents.read_document(path)
     reader.fill(model, root, "")
     if reader.problems:
-        raise DocumentError(path, reader.problems)
+        raise documents.DocumentError(path, reader.problems)
     return model
 
 
 def _set_enabled(session: Session, name: str, *, enabled: bool) -> None:
     with session.client() as client:
-        model = client.models.SetModelEnabled(SetModelEnabledRequest(name=name, enabled=enabled)).model
+        model = client.models.SetModelEnabled(model_pb2.SetModelEnabledRequest(name=name, enabled=enabled)).model
     if session.json:
         return session.print_json(model)
     return session.show(f"{name} is {'enabled' if model.enabled else 'disabled'}")
 
 
-def _show(session: Session, model: Model) -> None:
+def _show(session: Session, model: model_pb2.Model) -> None:
     session.out.print(_details_table(model, session.out.width))
 
 
-def _listing(models: Iterable[Model]) -> Listing:
+def _listing(models: Iterable[model_pb2.Model]) -> Listing:
     made = Listing("name", "key", "enabled", "can", ">context", "provider", "what")
     for model in models:
         window = f"{model.context_window:,}" if model.context_window else ""
@@ -224,7 +213,7 @@ def _listing(models: Iterable[Model]) -> Listing:
     return made
 
 
-def _details_table(model: Model, width: int) -> Table:
+def _details_table(model: model_pb2.Model, width: int) -> Table:
     columns = ("what", "value", "from") if width >= _WIDTH_WITH_SOURCES else ("what", "value")
     made = table(*columns)
     made.columns[0].no_wrap = True
@@ -233,7 +222,7 @@ def _details_table(model: Model, width: int) -> Table:
     return made
 
 
-def _details(model: Model) -> list[tuple[str, str, str]]:
+def _details(model: model_pb2.Model) -> list[tuple[str, str, str]]:
     """Return what is known of a model: what it is, its value, and where that comes from."""
 
     def source(field: str) -> str:
@@ -263,22 +252,22 @@ def _details(model: Model) -> list[tuple[str, str, str]]:
     return [row for row in rows if row[1]]
 
 
-def _can(model: Model) -> str:
+def _can(model: model_pb2.Model) -> str:
     return ", ".join(name for name in _CAPABILITIES if getattr(model.capabilities, name))
 
 
-def _provider(model: Model) -> str:
-    return Provider.Name(model.provider).removeprefix("PROVIDER_").lower()
+def _provider(model: model_pb2.Model) -> str:
+    return model_pb2.Provider.Name(model.provider).removeprefix("PROVIDER_").lower()
 
 
-def _key(model: Model) -> str:
+def _key(model: model_pb2.Model) -> str:
     """Whether there is a credential, in few letters: it decides, and long names leave little of a line."""
     return _KEYS.get(_availability(model), "?")
 
 
-def _credential(model: Model) -> str:
+def _credential(model: model_pb2.Model) -> str:
     return _CREDENTIALS.get(_availability(model), "unknown")
 
 
-def _availability(model: Model) -> str:
-    return CredentialAvailability.Name(model.credential).removeprefix("CREDENTIAL_AVAILABILITY_")
+def _availability(model: model_pb2.Model) -> str:
+    return model_pb2.CredentialAvailability.Name(model.credential).removeprefix("CREDENTIAL_AVAILABILITY_")

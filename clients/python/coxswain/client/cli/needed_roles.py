@@ -1,4 +1,7 @@
-"""The role that each command needs, as its help says it: that of the method it calls, by the method's own option."""
+"""The role that each command needs, as its help says it: that of the method it calls.
+
+It is written down here because the methods' own options are in descriptors, which help has no time to load.
+"""
 
 from collections.abc import Mapping
 
@@ -20,87 +23,76 @@ _ANYBODY = frozenset(
     }
 )
 """Commands that call nothing, or nothing that a role is asked for, or that show what they may."""
-_OPERATOR = "operator"
-_METHODS: Mapping[str, Mapping[str, str]] = {
-    "apply": {"": "UpdateCrew"},
-    "batch delete": {"": "DeleteBatch"},
-    "budget delete": {"": "DeleteBudget"},
-    "budget set": {"": "SetBudget", "with --ceiling-of": "SetBudgetCeiling"},
-    "crews delete": {"": "DeleteCrew"},
-    "crews publish": {"": "UpdateCrew"},
-    "crews unpublish": {"": "UpdateCrew"},
-    "delete": {"": "DeleteExecution"},
-    "fallbacks": {"": "GetModel", "to choose them": "UpdateModel"},
-    "groups create": {"": "CreateGroup"},
-    "groups delete": {"": "DeleteGroup"},
-    "groups list": {"": "ListGroups"},
-    "limits lower": {"": "LowerGroupLimits"},
-    "limits set": {"": "SetGroupLimits"},
-    "member revoke": {"": "RevokeAccess", "with --everywhere": "RevokeAccessEverywhere"},
-    "member set": {"": "SetMember"},
-    "memory adopt": {"": "AdoptIndex"},
-    "memory backend activate": {"": "ActivateMemoryBackend"},
-    "memory backend create": {"": "CreateMemoryBackend"},
-    "memory backend delete": {"": "DeleteMemoryBackend"},
-    "memory backend provision": {"": "ProvisionMemoryBackend"},
-    "memory backend update": {"": "UpdateMemoryBackend"},
-    "memory backend verify": {"": "VerifyMemoryBackend"},
-    "memory clear": {"": "ClearNamespace"},
-    "memory forget": {"": "ForgetSubject"},
-    "memory history-policy": {"": "GetHistoryPolicy", "to change it": "SetHistoryPolicy"},
-    "memory index create": {"": "CreateIndex"},
-    "memory index delete": {"": "DeleteIndex"},
-    "memory index empty": {"": "EmptyIndex"},
-    "models create": {"": "CreateModel"},
-    "models delete": {"": "DeleteModel"},
-    "models disable": {"": "SetModelEnabled"},
-    "models enable": {"": "SetModelEnabled"},
-    "retention": {"": "GetExecutionRetention", "to choose it": "SetExecutionRetention"},
-    "run": {"": "StartExecution", "with --file": "UpdateCrew"},
-    "schedule create": {"": "CreateSchedule"},
-    "schedule delete": {"": "DeleteSchedule"},
-    "schedule pause": {"": "UpdateSchedule"},
-    "schedule resume": {"": "UpdateSchedule"},
-    "schedule update": {"": "UpdateSchedule"},
-    "secret delete": {"": "DeleteSecret"},
-    "secret list": {"": "ListSecrets"},
-    "secret put": {"": "PutSecret"},
-    "tokens create": {"": "CreateServiceToken"},
-    "tokens list": {"": "ListServiceTokens"},
-    "tokens revoke": {"": "RevokeServiceToken"},
-    "tool source accept": {"": "AcceptToolChanges"},
-    "tool source create": {"": "CreateToolSource"},
-    "tool source delete": {"": "DeleteToolSource"},
-    "tool source update": {"": "UpdateToolSource"},
-    "tool test": {"": "TestTool"},
-    "webhooks create": {"": "CreateWebhook"},
-    "webhooks delete": {"": "DeleteWebhook"},
-    "webhooks deliveries": {"": "ListWebhookDeliveries"},
-    "webhooks list": {"": "ListWebhooks"},
-    "webhooks retry": {"": "RetryWebhookDelivery"},
-    "webhooks rotate": {"": "RotateWebhookSigningKey"},
-    "webhooks show": {"": "GetWebhook"},
-    "webhooks update": {"": "UpdateWebhook"},
+_ROLES: Mapping[str, Mapping[str, str]] = {
+    "apply": {"": "editor"},
+    "batch delete": {"": "editor"},
+    "budget delete": {"": "admin"},
+    "budget set": {"": "admin", "with --ceiling-of": "platform admin"},
+    "crews delete": {"": "editor"},
+    "crews publish": {"": "editor"},
+    "crews unpublish": {"": "editor"},
+    "delete": {"": "editor"},
+    "fallbacks": {"": "operator", "to choose them": "admin"},
+    "groups create": {"": "platform admin"},
+    "groups delete": {"": "platform admin"},
+    "groups list": {"": "platform admin"},
+    "limits lower": {"": "admin"},
+    "limits set": {"": "platform admin"},
+    "member revoke": {"": "admin", "with --everywhere": "platform admin"},
+    "member set": {"": "admin"},
+    "memory adopt": {"": "admin"},
+    "memory backend activate": {"": "admin"},
+    "memory backend create": {"": "admin"},
+    "memory backend delete": {"": "admin"},
+    "memory backend provision": {"": "admin"},
+    "memory backend update": {"": "admin"},
+    "memory backend verify": {"": "admin"},
+    "memory clear": {"": "editor"},
+    "memory forget": {"": "admin"},
+    "memory history-policy": {"": "operator", "to change it": "admin"},
+    "memory index create": {"": "admin"},
+    "memory index delete": {"": "admin"},
+    "memory index empty": {"": "admin"},
+    "models create": {"": "admin"},
+    "models delete": {"": "admin"},
+    "models disable": {"": "admin"},
+    "models enable": {"": "admin"},
+    "retention": {"": "operator", "to choose it": "admin"},
+    "run": {"": "operator", "with --file": "editor"},
+    "schedule create": {"": "editor"},
+    "schedule delete": {"": "editor"},
+    "schedule pause": {"": "editor"},
+    "schedule resume": {"": "editor"},
+    "schedule update": {"": "editor"},
+    "secret delete": {"": "admin"},
+    "secret list": {"": "admin"},
+    "secret put": {"": "admin"},
+    "tokens create": {"": "admin"},
+    "tokens list": {"": "admin"},
+    "tokens revoke": {"": "admin"},
+    "tool source accept": {"": "admin"},
+    "tool source create": {"": "admin"},
+    "tool source delete": {"": "admin"},
+    "tool source update": {"": "admin"},
+    "tool test": {"": "editor"},
+    "webhooks create": {"": "admin"},
+    "webhooks delete": {"": "admin"},
+    "webhooks deliveries": {"": "editor"},
+    "webhooks list": {"": "editor"},
+    "webhooks retry": {"": "editor"},
+    "webhooks rotate": {"": "admin"},
+    "webhooks show": {"": "editor"},
+    "webhooks update": {"": "admin"},
 }
-"""The method that decides, by command and by when it is called; empty: always. Others need the role operator."""
+"""The role that is needed, by command and by when it is; empty: always. Others need the role operator."""
 
 
-def roles_of(command: str) -> dict[str, str]:
+def roles_of(command: str) -> Mapping[str, str]:
     """The role that a command needs, by when it does; empty where anybody may use it.
 
     Examples: {"": "admin"} of `secret put`; {"": "operator", "to choose it": "admin"} of `retention`.
     """
-    if command in _ANYBODY:
-        return {}
-    if command not in _METHODS:
-        return {"": _OPERATOR}
-    # Help of what operators may do needs no descriptors.
-    from coxswain.client.cli.roles import role_name
-    from coxswain.client.policy import methods
-    from coxswain.common.v1.access_pb2 import role
-
-    needed = {method.name: method.GetOptions().Extensions[role] for method in methods()}
-    return {when: role_name(needed[name]).replace("_", " ") for when, name in _METHODS[command].items()}
+    return {} if command in _ANYBODY else _ROLES.get(command, {"": "operator"})
 
 
 def role_line(command: str) -> str:

@@ -1,11 +1,15 @@
 """What a watch says of its connection: when it was lost, and that it is back."""
 
+from __future__ import annotations
+
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
+from coxswain.client.cli.session import styled
+from coxswain.client.later import errors
 
-from coxswain.client.errors import CoxswainError
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Outages:
@@ -15,7 +19,7 @@ class Outages:
         self._console = console
         self._since: datetime | None = None
 
-    def lost(self, error: CoxswainError) -> None:
+    def lost(self, error: errors.CoxswainError) -> None:
         """Say once in an outage when the connection was lost."""
         if self._since is None:
             self._since = datetime.now(UTC)
@@ -29,4 +33,4 @@ class Outages:
             self._print(f"reconnected after {passed:.0f} s")
 
     def _print(self, text: str) -> None:
-        self._console.print(Text(text, style="yellow"), soft_wrap=True)
+        self._console.print(styled(text, "yellow"), soft_wrap=True)

@@ -1,35 +1,34 @@
 """What goes on in a group at one moment, and how a terminal shows it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console, ConsoleOptions
-from rich.text import Text
-
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.session import add_row, harmless
 from coxswain.client.cli.sums import dollars
-from coxswain.client.errors import CoxswainError, PermissionDenied, Unimplemented
-from coxswain.client.progress import state_words
-from coxswain.client.watching import TERMINAL_STATES
-from coxswain.models.v1.usage_pb2 import QueryUsageRequest
-from coxswain.orchestrator.v1.execution_pb2 import Execution, ExecutionState, ListExecutionsRequest
-from coxswain.orchestrator.v1.question_pb2 import ListQuestionsRequest, Question
-from coxswain.orchestrator.v1.question_state_pb2 import QuestionState
-from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest
+from coxswain.client.later import (
+    errors,
+    execution_pb2,
+    progress,
+    question_pb2,
+    question_state_pb2,
+    usage_pb2,
+    watching,
+    worker_pb2,
+)
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+
     from coxswain.client.blocking import Client
 
 _MOST = 100
 _MOST_QUESTIONS = 20
 _CALL_SECONDS = 5.0
-_QUEUED, _RUNNING = ExecutionState.EXECUTION_STATE_QUEUED, ExecutionState.EXECUTION_STATE_RUNNING
-_STARTED_STATES = [
-    state for state in ExecutionState.values() if state and state != _QUEUED and state not in TERMINAL_STATES
-]
 _STYLES = {"running": "green", "queued": "dim"}
 ResultT = TypeVar("ResultT")
 
@@ -40,9 +39,9 @@ class Overview:
 
     target: str
     time: datetime
-    executions: list[Execution] = field(default_factory=list)
+    executions: list[execution_pb2.Execution] = field(default_factory=list)
     """Those that run or wait, then those in the queue, each kind with the newest first."""
-    questions: list[Question] = field(default_factory=list)
+    questions: list[question_pb2.Question] = field(default_factory=list)
     more_started: bool = False
     """Whether more executions run or wait than these."""
     more_queued: bool = False
@@ -58,8 +57,8 @@ class Overview:
 
     def figures(self) -> dict[str, Any]:
         """The numbers of the first line, and which of them are not all there are."""
-        queued = sum(execution.state == _QUEUED for execution in self.executions)
-        running = sum(execution.state == _RUNNING for execution in self.executions)
+        queued = sum(execution.state == execution_pb2.EXECUTION_STATE_QUEUED for execution in self.executions)
+        running = sum(execution.state == execution_pb2.EXECUTION_STATE_RUNNING for execution in self.executions)
         return {
             "running": running,
             "waiting": len(self.executions) - queued - running,
@@ -87,12 +86,14 @@ class Overview:
         return ", ".join(parts) + (f"; no connection for {self.lost}" if self.lost else "")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+        from rich.text import Text
+
         yield Text(f"{self.time:%H:%M:%S} UTC  {harmless(self.target)}", style="dim", no_wrap=True, overflow="ellipsis")
         yield Text(self.line(), style="bold red" if self.lost or self.workers == 0 else "bold")
         yield Text()
         made = Listing("id", "crew", "state", "age", ">tokens", ">cost", "acts for")
         for execution in self.executions:
-            usage, state = execution.usage, state_words(execution.state)
+            usage, state = execution.usage, progress.state_words(execution.state)
             add_row(
                 made,
                 execution.id,
@@ -114,28 +115,31 @@ class Overview:
             yield Text("answer one with: coxswain answer ID", style="yellow")
 
 
-def overview_of(client: "Client", target: str, earlier: Overview | None, *, with_cost: bool) -> Overview:
+def overview_of(client: Client, target: str, earlier: Overview | None, *, with_cost: bool) -> Overview:
     """What goes on now; at most five calls. What the server does not tell this caller is None.
 
     ``with_cost`` asks for the cost anew, which sums up rows; else it is that of the earlier one. Raises CoxswainError.
     """
     now = datetime.now(UTC)
     started = client.executions.ListExecutions(
-        ListExecutionsRequest(states=_STARTED_STATES, page_size=_MOST), timeout=_CALL_SECONDS
+        execution_pb2.ListExecutionsRequest(states=_started_states(), page_size=_MOST), timeout=_CALL_SECONDS
     )
     # At least one, which says whether there is a queue at all.
     room = max(_MOST - len(started.executions), 1)
     queued = client.executions.ListExecutions(
-        ListExecutionsRequest(states=[_QUEUED], page_size=room), timeout=_CALL_SECONDS
-    )
-    asked = client.questions.ListQuestions(
-        ListQuestionsRequest(states=[QuestionState.QUESTION_STATE_OPEN], page_size=_MOST_QUESTIONS),
+        execution_pb2.ListExecutionsRequest(states=[execution_pb2.EXECUTION_STATE_QUEUED], page_size=room),
         timeout=_CALL_SECONDS,
     )
-    hosts = _if_told(lambda: client.workers.ListWorkers(ListWorkersRequest(), timeout=_CALL_SECONDS))
+    asked = client.questions.ListQuestions(
+        question_pb2.ListQuestionsRequest(
+            states=[question_state_pb2.QuestionState.QUESTION_STATE_OPEN], page_size=_MOST_QUESTIONS
+        ),
+        timeout=_CALL_SECONDS,
+    )
+    hosts = _if_told(lambda: client.workers.ListWorkers(worker_pb2.ListWorkersRequest(), timeout=_CALL_SECONDS))
     cost = earlier.cost if earlier else None
     if with_cost:
-        today = QueryUsageRequest()
+        today = usage_pb2.QueryUsageRequest()
         today.start_time.FromDatetime(now.replace(hour=0, minute=0, second=0, microsecond=0))
         used = _if_told(lambda: client.usage.QueryUsage(today, timeout=_CALL_SECONDS))
         cost = None if used is None else sum(row.cost for row in used.rows)
@@ -161,9 +165,15 @@ def lost_since(earlier: Overview, since: datetime) -> Overview:
 def _if_told(ask: Callable[[], ResultT]) -> ResultT | None:
     try:
         return ask()
-    except (PermissionDenied, Unimplemented):
+    except (errors.PermissionDenied, errors.Unimplemented):
         return None
-    except CoxswainError as error:
+    except errors.CoxswainError as error:
         if error.reason == "ROLE_REQUIRED":
             return None
         raise
+
+
+def _started_states() -> list[execution_pb2.ExecutionState.ValueType]:
+    """The states of executions that run or wait."""
+    others = {0, execution_pb2.EXECUTION_STATE_QUEUED, *watching.TERMINAL_STATES}
+    return [state for state in execution_pb2.ExecutionState.values() if state not in others]

@@ -1,12 +1,13 @@
 """The command that lists what executions ask people: questions."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from coxswain.client.cli.forms import fields_of
 from coxswain.client.cli.outages import Outages
@@ -18,18 +19,14 @@ from coxswain.client.cli.session import (
     one_line,
     plain,
     session_of,
+    styled,
 )
+from coxswain.client.later import question_pb2, question_state_pb2
 from coxswain.client.paging import pages
-from coxswain.orchestrator.v1.question_pb2 import (
-    ListQuestionsRequest,
-    Question,
-)
-from coxswain.orchestrator.v1.question_state_pb2 import OnDeadline, QuestionKind, QuestionState
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
 
-OPEN = QuestionState.QUESTION_STATE_OPEN
 _PREVIEW = 200
 
 
@@ -59,9 +56,9 @@ def questions(
             if every or crew or execution:
                 raise typer.BadParameter("takes none of --all, --crew and --execution", param_hint="--watch")
             return _watch(session, client, after)
-        request = ListQuestionsRequest(page_size=min(limit, 1000), execution_id=execution)
+        request = question_pb2.ListQuestionsRequest(page_size=min(limit, 1000), execution_id=execution)
         if not every:
-            request.states.append(OPEN)
+            request.states.append(question_state_pb2.QUESTION_STATE_OPEN)
         if crew:
             request.crew_id = client.get_crew(crew).id
         found = list(pages(client.questions.ListQuestions, request, "questions", limit))
@@ -71,12 +68,12 @@ def questions(
         _print(session, _summary(question))
     if not found:
         session.say("no questions" if every else "no open questions")
-    elif any(question.state == OPEN for question in found):
+    elif any(question.state == question_state_pb2.QUESTION_STATE_OPEN for question in found):
         session.say("answer one with: coxswain answer ID")
     return None
 
 
-def subject_of(question: Question) -> str:
+def subject_of(question: question_pb2.Question) -> str:
     """Return what a question is about, in full."""
     call = question.call
     if question.HasField("result"):
@@ -88,7 +85,7 @@ def subject_of(question: Question) -> str:
     return "\n".join(lines)
 
 
-def _watch(session: Session, client: "Client", after: int) -> None:
+def _watch(session: Session, client: Client, after: int) -> None:
     sequence, outages = after, Outages(session.err)
     try:
         watching = client.watch_questions(after, on_outage=outages.lost, on_return=outages.back)
@@ -106,10 +103,10 @@ def _watch(session: Session, client: "Client", after: int) -> None:
 
 def _print(session: Session, lines: Iterator[str]) -> None:
     for line in lines:
-        session.out.print(Text(line), soft_wrap=not session.out.is_terminal)
+        session.out.print(styled(line), soft_wrap=not session.out.is_terminal)
 
 
-def _summary(question: Question) -> Iterator[str]:
+def _summary(question: question_pb2.Question) -> Iterator[str]:
     """A question in lines of which the id is the longest word."""
     yield f"{question.id}  {state_of(question)}"
     asked = _moment(question.create_time.ToDatetime(UTC))
@@ -117,11 +114,19 @@ def _summary(question: Question) -> Iterator[str]:
     subject = one_line(subject_of(question))
     yield f"  {one_line(question.text)}"
     yield f"  > {subject[:_PREVIEW]}{'...' if len(subject) > _PREVIEW else ''}"
-    if question.state == OPEN and question.kind == QuestionKind.QUESTION_KIND_FORM:
+    if (
+        question.state == question_state_pb2.QUESTION_STATE_OPEN
+        and question.kind == question_state_pb2.QuestionKind.QUESTION_KIND_FORM
+    ):
         for field in fields_of(plain(question.schema)):
             yield f"  {one_line(field.line())}"
-    if question.state == OPEN and question.HasField("deadline"):
-        then = OnDeadline.Name(question.on_deadline).removeprefix("ON_DEADLINE_").lower().replace("_", " ")
+    if question.state == question_state_pb2.QUESTION_STATE_OPEN and question.HasField("deadline"):
+        then = (
+            question_state_pb2.OnDeadline.Name(question.on_deadline)
+            .removeprefix("ON_DEADLINE_")
+            .lower()
+            .replace("_", " ")
+        )
         yield f"  until {_moment(question.deadline.ToDatetime(UTC))}, then {then}"
     if question.answered_by:
         yield harmless(f"  by {question.answered_by}")
@@ -129,17 +134,17 @@ def _summary(question: Question) -> Iterator[str]:
         yield f"  because: {one_line(question.decline_reason)}"
 
 
-def state_of(question: Question) -> str:
+def state_of(question: question_pb2.Question) -> str:
     """What has become of a question, in words."""
     edited = ", edited" if question.HasField("accepted_content") and _is_edit(question) else ""
-    return QuestionState.Name(question.state).removeprefix("QUESTION_STATE_").lower() + edited
+    return question_state_pb2.QuestionState.Name(question.state).removeprefix("QUESTION_STATE_").lower() + edited
 
 
-def _is_edit(question: Question) -> bool:
+def _is_edit(question: question_pb2.Question) -> bool:
     """Whether an answer with a content is another one than what was asked about."""
-    if question.kind == QuestionKind.QUESTION_KIND_TOOL_APPROVAL:
+    if question.kind == question_state_pb2.QuestionKind.QUESTION_KIND_TOOL_APPROVAL:
         return "arguments" in question.accepted_content.struct_value
-    return question.kind == QuestionKind.QUESTION_KIND_RESULT_APPROVAL
+    return question.kind == question_state_pb2.QuestionKind.QUESTION_KIND_RESULT_APPROVAL
 
 
 def _moment(moment: datetime) -> str:

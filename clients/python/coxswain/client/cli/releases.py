@@ -1,11 +1,13 @@
 """The check of `doctor` whether services and client are of releases that work together."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from coxswain.client.cli.findings import OK, WARN, Finding
-from coxswain.client.errors import NotFound
+from coxswain.client.later import errors
 from coxswain.client.version import VERSION
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 _FINISH = "finish the rollout: a release works beside the one before it, and beside no older one"
 
 
-def check_releases(client: "Client", services: list[str]) -> Iterator[Finding]:
+def check_releases(client: Client, services: list[str]) -> Iterator[Finding]:
     """Yield one finding. `services` are full names; of each package one process is asked.
 
     Raises:
@@ -24,7 +26,7 @@ def check_releases(client: "Client", services: list[str]) -> Iterator[Finding]:
     for package, service in {service.split(".")[1]: service for service in services}.items():
         try:
             told[package] = client.release(service) or "unknown"
-        except NotFound:
+        except errors.NotFound:
             continue
     releases = set(told.values())
     said = ", ".join(sorted(told)) if len(releases) == 1 else ""

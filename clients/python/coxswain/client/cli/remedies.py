@@ -1,8 +1,10 @@
 """What to do about failed calls."""
 
+from __future__ import annotations
+
 import importlib.util
 
-from coxswain.client.errors import CoxswainError
+from coxswain.client.later import errors
 
 _REMEDIES = {
     "UNIMPLEMENTED": "services that run on their own have addresses of their own: give all four with --address "
@@ -51,7 +53,7 @@ def how_to_reach() -> str:
     return "give the address of a server with --address or COXSWAIN_ADDRESS"
 
 
-def remedy_for(error: CoxswainError) -> str:
+def remedy_for(error: errors.CoxswainError) -> str:
     """What to do about an error; empty where only its message says so."""
     if error.reason == "UPSTREAM_UNAVAILABLE":
         return _LOCAL_SERVERS.get(error.metadata.get("model", "").partition("/")[0], "")

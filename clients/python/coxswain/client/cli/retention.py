@@ -1,20 +1,15 @@
 """Commands about the end of executions' data: delete, retention."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.empty_pb2 import Empty
 
 from coxswain.client.cli.run import IdArgument
 from coxswain.client.cli.session import JsonOption, confirm, session_of
 from coxswain.client.cli.spans import span_from
-from coxswain.orchestrator.v1.execution_pb2 import (
-    DeleteExecutionRequest,
-    ExecutionRetention,
-    GetExecutionRetentionRequest,
-    SetExecutionRetentionRequest,
-)
+from coxswain.client.later import duration_pb2, empty_pb2, execution_pb2
 
 _HOUR = 3600
 
@@ -32,7 +27,7 @@ def delete(
     session = session_of(context, as_json)
     confirm(session, f"execution {id} with its results and events", "delete", yes=yes)
     with session.client() as client:
-        response = client.executions.DeleteExecution(DeleteExecutionRequest(id=id))
+        response = client.executions.DeleteExecution(execution_pb2.DeleteExecutionRequest(id=id))
     if session.json:
         return session.print_json(response)
     session.show("deleted" if response.deleted else "there was nothing to delete")
@@ -59,7 +54,7 @@ def retention(
         confirm(session, f"executions that ended longer ago than {age}", "delete", yes=yes)
     with session.client() as client:
         if chosen is None:
-            counts = client.executions.GetExecutionRetention(GetExecutionRetentionRequest()).retention
+            counts = client.executions.GetExecutionRetention(execution_pb2.GetExecutionRetentionRequest()).retention
         else:
             counts = client.executions.SetExecutionRetention(chosen).retention
     if session.json:
@@ -68,17 +63,17 @@ def retention(
     return None
 
 
-def _choice(age: str) -> SetExecutionRetentionRequest:
+def _choice(age: str) -> execution_pb2.SetExecutionRetentionRequest:
     if age == "forever":
-        return SetExecutionRetentionRequest(keep_forever=Empty())
+        return execution_pb2.SetExecutionRetentionRequest(keep_forever=empty_pb2.Empty())
     if age == "default":
-        return SetExecutionRetentionRequest(use_default=Empty())
-    kept = Duration()
+        return execution_pb2.SetExecutionRetentionRequest(use_default=empty_pb2.Empty())
+    kept = duration_pb2.Duration()
     kept.FromTimedelta(span_from(age, "AGE", ", or forever, or default"))
-    return SetExecutionRetentionRequest(keep_for=kept)
+    return execution_pb2.SetExecutionRetentionRequest(keep_for=kept)
 
 
-def _words(counts: ExecutionRetention) -> str:
+def _words(counts: execution_pb2.ExecutionRetention) -> str:
     whose = "your group's choice" if counts.chosen else "the default"
     if not counts.HasField("keep_for"):
         return f"for ever ({whose})"

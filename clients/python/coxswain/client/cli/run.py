@@ -1,5 +1,7 @@
 """Commands that start an execution or follow one: run, watch."""
 
+from __future__ import annotations
+
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
@@ -7,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coxswain.auth.v1.delegation_pb2 import ExecutionIdentity, OnCredentialExpiry
 from coxswain.client.cli.apply import apply_document, read
 from coxswain.client.cli.event_kinds import kind_help, kinds_from
 from coxswain.client.cli.inputs import (
@@ -27,12 +28,9 @@ from coxswain.client.cli.limits import (
     MaxToolCallsOption,
     limits_from,
 )
-from coxswain.client.cli.live import execution_view, follow
 from coxswain.client.cli.outages import Outages
 from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, session_of
-from coxswain.client.results import ExecutionNotSucceeded, start_request
-from coxswain.orchestrator.v1.crew_pb2 import Crew
-from coxswain.orchestrator.v1.execution_pb2 import ExecutionState, ExecutionWebhook, GetExecutionRequest
+from coxswain.client.later import crew_pb2, delegation_pb2, execution_pb2, results
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -132,7 +130,7 @@ def run(
     if kinds and not webhook:
         raise typer.BadParameter("belongs to --webhook", param_hint="--webhook-kind")
     with session.client() as client:
-        reference: Crew | str = crew
+        reference: crew_pb2.Crew | str = crew
         if file is not None:
             reference = stored = apply_document(client, read(session, file), file).crew
             warn_of_unused(session, stored, inputs)
@@ -141,7 +139,7 @@ def run(
             # Its newest revision still, so that a repeated request stays the same.
             reference = stored.id
             warn_of_unused(session, stored, inputs)
-        request = start_request(
+        request = results.start_request(
             reference,
             inputs,
             model=model,
@@ -152,11 +150,13 @@ def run(
             concurrency_key=key,
             overlap_policy=overlap_from(overlap),
             limits=limits_from(max_cost, max_tokens, max_model_calls, max_tool_calls),
-            identity=ExecutionIdentity.Value(f"EXECUTION_IDENTITY_{identity.name if identity else 'UNSPECIFIED'}"),
-            on_credential_expiry=OnCredentialExpiry.Value(
+            identity=delegation_pb2.ExecutionIdentity.Value(
+                f"EXECUTION_IDENTITY_{identity.name if identity else 'UNSPECIFIED'}"
+            ),
+            on_credential_expiry=delegation_pb2.OnCredentialExpiry.Value(
                 f"ON_CREDENTIAL_EXPIRY_{on_expiry.name if on_expiry else 'UNSPECIFIED'}"
             ),
-            webhook=ExecutionWebhook(url=webhook, kinds=kinds) if webhook else None,
+            webhook=execution_pb2.ExecutionWebhook(url=webhook, kinds=kinds) if webhook else None,
         )
         started = client.executions.StartExecution(request)
         execution = started.execution
@@ -184,13 +184,15 @@ def watch(
     session = session_of(context, as_json)
     with session.client() as client:
         # One that does not exist gets no view.
-        client.executions.GetExecution(GetExecutionRequest(id=id))
+        client.executions.GetExecution(execution_pb2.GetExecutionRequest(id=id))
         follow_execution(session, client, id, after)
 
 
-def follow_execution(session: Session, client: "Client", execution_id: str, after: int) -> None:
+def follow_execution(session: Session, client: Client, execution_id: str, after: int) -> None:
     """Show the events after a sequence until the execution ends, then its result."""
     sequence = after
+    from coxswain.client.cli.live import execution_view, follow
+
     view, outages = execution_view(session.err, execution_id, whole=session.wide), Outages(session.err)
     on_outage = outages.lost if session.json else view.lost
     try:
@@ -209,8 +211,8 @@ def follow_execution(session: Session, client: "Client", execution_id: str, afte
         session.say(f"the execution continues; follow it with: coxswain watch {execution_id} --after {sequence}")
         session.say(f"or end it with: coxswain cancel {execution_id}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    execution = client.executions.GetExecution(GetExecutionRequest(id=execution_id)).execution
-    if execution.state != ExecutionState.EXECUTION_STATE_SUCCEEDED:
-        raise ExecutionNotSucceeded(execution)
+    execution = client.executions.GetExecution(execution_pb2.GetExecutionRequest(id=execution_id)).execution
+    if execution.state != execution_pb2.ExecutionState.EXECUTION_STATE_SUCCEEDED:
+        raise results.ExecutionNotSucceeded(execution)
     if not session.json:
         session.show(execution.result.text)

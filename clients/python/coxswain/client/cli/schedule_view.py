@@ -1,30 +1,33 @@
 """Schedules as people read them."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
 from datetime import UTC, tzinfo
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-from google.protobuf.struct_pb2 import Value
-from rich.table import Table
-from rich.text import Text
 
 from coxswain.client.cli.limits import limits_text
 from coxswain.client.cli.listing import Listing, When
-from coxswain.client.cli.session import add_row, one_line, plain, table
-from coxswain.orchestrator.v1.schedule_pb2 import Schedule
+from coxswain.client.cli.session import add_row, one_line, plain, styled, table
+from coxswain.client.later import schedule_pb2, struct_pb2
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
 
 _SHOWN_CHARACTERS = 200
 
 
-def schedule_table(schedules: Iterable[Schedule]) -> Listing:
+def schedule_table(schedules: Iterable[schedule_pb2.Schedule]) -> Listing:
     """A table with one row for each schedule."""
     made = Listing("name", "cron", "next", "state", "zone", "last", "last execution")
     for schedule in schedules:
         state = _state(schedule)
         if not schedule.paused and schedule.HasField("last_error"):
-            state = Text(f"failed: {schedule.last_error.reason}", style="red")
+            state = styled(f"failed: {schedule.last_error.reason}", "red")
         add_row(
             made,
             schedule.name,
@@ -38,7 +41,7 @@ def schedule_table(schedules: Iterable[Schedule]) -> Listing:
     return made
 
 
-def schedule_details(schedule: Schedule, crew_name: str) -> Table:
+def schedule_details(schedule: schedule_pb2.Schedule, crew_name: str) -> Table:
     """All details of a schedule; the name of its crew is empty when it was deleted; long inputs are shortened."""
     start = schedule.start
     revision = f"revision {start.crew_revision}" if start.crew_revision else "newest revision"
@@ -52,7 +55,7 @@ def schedule_details(schedule: Schedule, crew_name: str) -> Table:
         "next": moment(schedule, "next_fire_time"),
         "last": moment(schedule, "last_fire_time"),
         "last execution": schedule.last_execution_id,
-        "last error": Text(f"{one_line(error.message)} ({error.reason})", style="red") if error.reason else "",
+        "last error": styled(f"{one_line(error.message)} ({error.reason})", "red") if error.reason else "",
         "crew": f"{f'{crew_name} {revision}' if crew_name else 'deleted'} ({start.crew_id or start.crew_name})",
         "model": start.model or "the crew's",
         "priority": start.priority,
@@ -71,7 +74,9 @@ def schedule_details(schedule: Schedule, crew_name: str) -> Table:
     return made
 
 
-def moment(schedule: Schedule, field: Literal["next_fire_time", "last_fire_time", "create_time", "update_time"]) -> str:
+def moment(
+    schedule: schedule_pb2.Schedule, field: Literal["next_fire_time", "last_fire_time", "create_time", "update_time"]
+) -> str:
     """A time of a schedule in its own zone, with the offset; empty where it has none."""
     if not schedule.HasField(field):
         return ""
@@ -87,14 +92,14 @@ def _zone(name: str) -> tzinfo:
         return UTC
 
 
-def _state(schedule: Schedule) -> Text:
+def _state(schedule: schedule_pb2.Schedule) -> Text:
     if schedule.paused:
-        return Text("paused", style="yellow")
+        return styled("paused", "yellow")
     # The days it names have passed, or the server no longer has its zone.
-    return Text("on", style="green") if schedule.HasField("next_fire_time") else Text("over", style="red")
+    return styled("on", "green") if schedule.HasField("next_fire_time") else styled("over", "red")
 
 
-def _shortened(value: Value) -> str:
+def _shortened(value: struct_pb2.Value) -> str:
     text = value.string_value if value.HasField("string_value") else json.dumps(plain(value), ensure_ascii=False)
     text = one_line(text[: 2 * _SHOWN_CHARACTERS])
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

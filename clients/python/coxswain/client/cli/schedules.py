@@ -1,10 +1,11 @@
 """Commands about schedules, which start executions at fixed times: schedule."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.client.cli.inputs import (
     InputsOption,
@@ -26,19 +27,8 @@ from coxswain.client.cli.limits import (
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.schedule_view import moment, schedule_details, schedule_table
 from coxswain.client.cli.session import JsonOption, Session, confirm, session_of
+from coxswain.client.later import errors, execution_pb2, field_mask_pb2, results, schedule_pb2, values
 from coxswain.client.paging import pages
-from coxswain.client.results import EVERY_FIELD, crew_key, id_of, start_request
-from coxswain.client.values import to_value
-from coxswain.orchestrator.v1.execution_pb2 import StartExecutionRequest
-from coxswain.orchestrator.v1.schedule_pb2 import (
-    CreateScheduleRequest,
-    DeleteScheduleRequest,
-    FireScheduleRequest,
-    GetScheduleRequest,
-    ListSchedulesRequest,
-    Schedule,
-    UpdateScheduleRequest,
-)
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -62,15 +52,15 @@ _MODEL = typer.Option("--model", help="Model to use instead of the crew's own.")
 _PRIORITY = typer.Option("--priority", min=0, max=1000, help="Lower runs first.")
 
 
-def schedule_id(client: "Client", reference: str) -> str:
+def schedule_id(client: Client, reference: str) -> str:
     """The id of a schedule given by id, also of a deleted one, or by name. Raises NotFound for an unknown name."""
-    return id_of(reference) or _find(client, reference).id
+    return results.id_of(reference) or _find(client, reference).id
 
 
-def _find(client: "Client", reference: str) -> Schedule:
+def _find(client: Client, reference: str) -> schedule_pb2.Schedule:
     """A schedule by id or by name. Raises NotFound."""
-    known = id_of(reference)
-    request = GetScheduleRequest(id=known) if known else GetScheduleRequest(name=reference)
+    known = results.id_of(reference)
+    request = schedule_pb2.GetScheduleRequest(id=known) if known else schedule_pb2.GetScheduleRequest(name=reference)
     return client.schedules.GetSchedule(request).schedule
 
 
@@ -108,7 +98,7 @@ def create(
     inputs, marked = inputs_from(session, given), labels_from(labels)
     with session.client() as client:
         crew_id = client.get_crew(crew).id
-        start = start_request(
+        start = results.start_request(
             crew_id,
             inputs,
             model=model,
@@ -122,8 +112,8 @@ def create(
         start.crew_revision = crew_revision
         if inputs:
             _warn(session, client, start)
-        schedule = Schedule(name=name, cron=cron, time_zone=time_zone, start=start, paused=paused)
-        created = client.schedules.CreateSchedule(CreateScheduleRequest(schedule=schedule)).schedule
+        schedule = schedule_pb2.Schedule(name=name, cron=cron, time_zone=time_zone, start=start, paused=paused)
+        created = client.schedules.CreateSchedule(schedule_pb2.CreateScheduleRequest(schedule=schedule)).schedule
     _report(session, created, f"{created.name} created, id {created.id}")
 
 
@@ -140,7 +130,7 @@ def fire(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = FireScheduleRequest(id=_find(client, schedule).id, request_id=request_id)
+        request = schedule_pb2.FireScheduleRequest(id=_find(client, schedule).id, request_id=request_id)
         execution = client.schedules.FireSchedule(request).execution
     if session.json:
         return session.print_json(execution)
@@ -157,7 +147,9 @@ def list_schedules(context: typer.Context, as_json: JsonOption = False) -> None:
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = list(pages(client.schedules.ListSchedules, ListSchedulesRequest(page_size=1000), "schedules"))
+        found = list(
+            pages(client.schedules.ListSchedules, schedule_pb2.ListSchedulesRequest(page_size=1000), "schedules")
+        )
     if session.json:
         return session.print_json(found)
     session.out.print(schedule_table(found) if found else "no schedules")
@@ -170,8 +162,6 @@ def get(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOption 
 
     Example: `coxswain schedule get morning`
     """
-    from coxswain.client.errors import NotFound
-
     session = session_of(context, as_json)
     with session.client() as client:
         found = _find(client, schedule)
@@ -179,7 +169,7 @@ def get(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOption 
             return session.print_json(found)
         try:
             crew_name = client.get_crew(found.start.crew_id or found.start.crew_name).spec.name
-        except NotFound:
+        except errors.NotFound:
             crew_name = ""
     session.out.print(schedule_details(found, crew_name))
     return None
@@ -263,12 +253,12 @@ def update(
         _drop(start.labels, dropped_labels, "label")
         start.labels.update(marked)
         for key, item in inputs.items():
-            start.inputs[key].CopyFrom(to_value(item, f"inputs.{key}"))
+            start.inputs[key].CopyFrom(values.to_value(item, f"inputs.{key}"))
         if inputs or crew is not None or crew_revision is not None:
             _warn(session, client, start)
         updated = client.schedules.UpdateSchedule(
-            UpdateScheduleRequest(
-                id=changed.id, schedule=changed, update_mask=EVERY_FIELD, expected_revision=changed.revision
+            schedule_pb2.UpdateScheduleRequest(
+                id=changed.id, schedule=changed, update_mask=results.EVERY_FIELD, expected_revision=changed.revision
             )
         ).schedule
     _report(session, updated, f"{updated.name} updated")
@@ -306,8 +296,10 @@ def resume(context: typer.Context, schedule: ScheduleArgument, as_json: JsonOpti
 def _switch(session: Session, reference: str, *, paused: bool) -> None:
     with session.client() as client:
         found = _find(client, reference)
-        request = UpdateScheduleRequest(
-            id=found.id, schedule=Schedule(paused=paused), update_mask=FieldMask(paths=["paused"])
+        request = schedule_pb2.UpdateScheduleRequest(
+            id=found.id,
+            schedule=schedule_pb2.Schedule(paused=paused),
+            update_mask=field_mask_pb2.FieldMask(paths=["paused"]),
         )
         updated = client.schedules.UpdateSchedule(request).schedule
     _report(session, updated, updated.name)
@@ -327,17 +319,17 @@ def delete(
     with session.client() as client:
         found = _find(client, schedule)
         confirm(session, f"the schedule {found.name}", "delete", yes=yes)
-        client.schedules.DeleteSchedule(DeleteScheduleRequest(id=found.id))
+        client.schedules.DeleteSchedule(schedule_pb2.DeleteScheduleRequest(id=found.id))
     session.show(f"{found.name} deleted")
 
 
-def _warn(session: Session, client: "Client", start: StartExecutionRequest) -> None:
-    request = crew_key(start.crew_id or start.crew_name)
+def _warn(session: Session, client: Client, start: execution_pb2.StartExecutionRequest) -> None:
+    request = results.crew_key(start.crew_id or start.crew_name)
     request.revision = start.crew_revision
     warn_of_unused(session, client.crews.GetCrew(request).crew, start.inputs)
 
 
-def _report(session: Session, schedule: Schedule, what: str) -> None:
+def _report(session: Session, schedule: schedule_pb2.Schedule, what: str) -> None:
     if session.json:
         session.print_json(schedule)
     else:

@@ -1,5 +1,7 @@
 """Commands about the group's secrets: secret put, list, explain, delete. No command shows a stored value."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,20 +9,13 @@ from urllib.parse import urlsplit
 
 import typer
 
-from coxswain.auth.v1.credential_pb2 import CredentialPurpose, ExplainCredentialRequest, LinkOutcome
-from coxswain.auth.v1.secret_pb2 import DeleteSecretRequest, ListSecretsRequest, PutSecretRequest
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, one_line, session_of
 from coxswain.client.cli.usage_errors import ReadsSecret
+from coxswain.client.later import credential_pb2, errors, secret_pb2, tool_source_pb2
 from coxswain.client.paging import pages
 from coxswain.client.text_files import read_text
-from coxswain.orchestrator.v1.tool_source_pb2 import (
-    ListToolSourcesRequest,
-    RefreshToolSourceRequest,
-    ToolSource,
-    ToolSourceSpec,
-)
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -104,7 +99,7 @@ def put(
                 param_hint="--origin",
             )
         value = _value(name, file)
-        request = PutSecretRequest(name=name, value=value, allowed_origins=allowed)
+        request = secret_pb2.PutSecretRequest(name=name, value=value, allowed_origins=allowed)
         secret = client.secrets.PutSecret(request).secret
         if session.json:
             session.print_json(secret)
@@ -127,16 +122,16 @@ def _check_origins(origins: list[str] | None) -> None:
             raise typer.BadParameter(f"leave out the path: {parts.scheme}://{host}", param_hint="--origin")
 
 
-def _list_again(session: Session, client: "Client", source: ToolSource) -> None:
+def _list_again(session: Session, client: Client, source: tool_source_pb2.ToolSource) -> None:
     """List the tools of a source that could not be listed, perhaps for want of the secret."""
-    from coxswain.client.errors import CoxswainError
-
     if source.spec.disabled or not (source.problem or source.list_error):
         return
     try:
-        count = client.tool_sources.RefreshToolSource(RefreshToolSourceRequest(id=source.id)).source.tool_count
+        count = client.tool_sources.RefreshToolSource(
+            tool_source_pb2.RefreshToolSourceRequest(id=source.id)
+        ).source.tool_count
         session.say(f"{source.spec.name} listed: {count} tools")
-    except CoxswainError as error:
+    except errors.CoxswainError as error:
         session.say(f"{source.spec.name} cannot be listed yet: {one_line(session.own(error.message))}", "yellow")
 
 
@@ -148,26 +143,28 @@ def _value(name: str, file: Path | None) -> str:
     return read_text(file or "-", _MAX_BYTES).text.removesuffix("\n").removesuffix("\r")
 
 
-def _users(client: "Client", name: str) -> list[ToolSource]:
+def _users(client: Client, name: str) -> list[tool_source_pb2.ToolSource]:
     """The sources of tools that name a secret."""
-    from coxswain.client.errors import CoxswainError
-
     try:
-        sources = list(pages(client.tool_sources.ListToolSources, ListToolSourcesRequest(page_size=1000), "sources"))
-    except CoxswainError:
+        sources = list(
+            pages(
+                client.tool_sources.ListToolSources, tool_source_pb2.ListToolSourcesRequest(page_size=1000), "sources"
+            )
+        )
+    except errors.CoxswainError:
         # Auth may be served without the rest; then --origin is asked for.
         return []
     return [source for source in sources if secret_name(source.spec) == name]
 
 
-def secret_origin(spec: ToolSourceSpec) -> str:
+def secret_origin(spec: tool_source_pb2.ToolSourceSpec) -> str:
     """The origin that a source sends its secret to; empty if it has none, or names no address for it."""
     address = spec.oauth_client.token_url if spec.WhichOneof("auth") == "oauth_client" else _address(spec)
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.netloc}" if parts.scheme and parts.netloc else ""
 
 
-def secret_name(spec: ToolSourceSpec) -> str:
+def secret_name(spec: tool_source_pb2.ToolSourceSpec) -> str:
     """The name of the secret that a source is authenticated with; empty if it needs none."""
     kind = spec.WhichOneof("auth")
     if kind == "secret":
@@ -175,7 +172,7 @@ def secret_name(spec: ToolSourceSpec) -> str:
     return spec.oauth_client.secret_name if kind == "oauth_client" else ""
 
 
-def _address(spec: ToolSourceSpec) -> str:
+def _address(spec: tool_source_pb2.ToolSourceSpec) -> str:
     match spec.WhichOneof("kind"):
         case "mcp":
             return spec.mcp.url
@@ -199,7 +196,7 @@ def list_secrets(context: typer.Context, as_json: JsonOption = False) -> None:
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = list(pages(client.secrets.ListSecrets, ListSecretsRequest(page_size=1000), "secrets"))
+        found = list(pages(client.secrets.ListSecrets, secret_pb2.ListSecretsRequest(page_size=1000), "secrets"))
     if session.json:
         return session.print_json(found)
     made = Listing("name", "used by", "may be sent to", "fingerprint", "stored")
@@ -242,34 +239,39 @@ def explain(
                 f"{name} for {origin or found.origin or 'any origin'}: {'found' if found.resolvable else 'none'}"
             )
             for link in found.links:
-                outcome = LinkOutcome.Name(link.outcome).removeprefix("LINK_OUTCOME_").lower().replace("_", " ")
+                outcome = (
+                    credential_pb2.LinkOutcome.Name(link.outcome)
+                    .removeprefix("LINK_OUTCOME_")
+                    .lower()
+                    .replace("_", " ")
+                )
                 session.show(f"  {link.link}: {outcome}: {one_line(session.own(link.detail))}")
     if not is_good:
         raise typer.Exit(_EXIT_FAILED)
 
 
-def question_about(name: str, origin: str) -> ExplainCredentialRequest:
+def question_about(name: str, origin: str) -> credential_pb2.ExplainCredentialRequest:
     """Return the question for the credential that a secret's name stands for. Raises BadParameter for another name."""
     kind, _, rest = name.partition("/")
     if kind == "llm":
-        purpose = CredentialPurpose.CREDENTIAL_PURPOSE_LLM_PROVIDER
-        return ExplainCredentialRequest(purpose=purpose, provider=rest, destination_origin=origin)
+        purpose = credential_pb2.CredentialPurpose.CREDENTIAL_PURPOSE_LLM_PROVIDER
+        return credential_pb2.ExplainCredentialRequest(purpose=purpose, provider=rest, destination_origin=origin)
     if kind == "databricks":
         purpose = (
-            CredentialPurpose.CREDENTIAL_PURPOSE_VECTOR_SEARCH
+            credential_pb2.CredentialPurpose.CREDENTIAL_PURPOSE_VECTOR_SEARCH
             if rest == "pat"
-            else CredentialPurpose.CREDENTIAL_PURPOSE_DATABRICKS
+            else credential_pb2.CredentialPurpose.CREDENTIAL_PURPOSE_DATABRICKS
         )
-        return ExplainCredentialRequest(purpose=purpose, destination_origin=origin)
+        return credential_pb2.ExplainCredentialRequest(purpose=purpose, destination_origin=origin)
     if kind == "postgresql":
-        purpose = CredentialPurpose.CREDENTIAL_PURPOSE_POSTGRESQL
-        return ExplainCredentialRequest(purpose=purpose, secret_name=name, destination_origin=origin)
+        purpose = credential_pb2.CredentialPurpose.CREDENTIAL_PURPOSE_POSTGRESQL
+        return credential_pb2.ExplainCredentialRequest(purpose=purpose, secret_name=name, destination_origin=origin)
     if kind != "tools":
         raise typer.BadParameter("begins with tools/, llm/, databricks/ or postgresql/", param_hint="NAME")
     if not origin:
         raise typer.BadParameter("say where it would be sent; no source of tools names it", param_hint="--origin")
-    purpose = CredentialPurpose.CREDENTIAL_PURPOSE_TOOL
-    return ExplainCredentialRequest(purpose=purpose, secret_name=name, destination_origin=origin)
+    purpose = credential_pb2.CredentialPurpose.CREDENTIAL_PURPOSE_TOOL
+    return credential_pb2.ExplainCredentialRequest(purpose=purpose, secret_name=name, destination_origin=origin)
 
 
 @app.command()
@@ -285,5 +287,5 @@ def delete(
     session = session_of(context)
     with session.client() as client:
         confirm(session, f"the secret {name}", "delete", yes=yes)
-        client.secrets.DeleteSecret(DeleteSecretRequest(name=name))
+        client.secrets.DeleteSecret(secret_pb2.DeleteSecretRequest(name=name))
     session.show(f"{name} deleted")

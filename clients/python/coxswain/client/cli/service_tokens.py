@@ -1,20 +1,17 @@
 """Commands about tokens for machines: tokens create, list, revoke."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer
-from google.protobuf.duration_pb2 import Duration
 
-from coxswain.auth.v1.service_token_pb2 import (
-    CreateServiceTokenRequest,
-    ListServiceTokensRequest,
-    RevokeServiceTokenRequest,
-)
 from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.roles import role_name, role_number
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of
 from coxswain.client.cli.spans import span_from
+from coxswain.client.later import duration_pb2, service_token_pb2
 from coxswain.client.paging import pages
 
 app = typer.Typer(
@@ -37,9 +34,9 @@ def create(
 
     Example: `coxswain tokens create nightly-build --role operator --for 90d`
     """
-    valid = Duration()
+    valid = duration_pb2.Duration()
     valid.FromTimedelta(span_from(lifetime, "--for"))
-    request = CreateServiceTokenRequest(name=name, role=role_number(role), lifetime=valid)
+    request = service_token_pb2.CreateServiceTokenRequest(name=name, role=role_number(role), lifetime=valid)
     session = session_of(context, as_json)
     with session.client() as client:
         made = client.service_tokens.CreateServiceToken(request)
@@ -61,7 +58,11 @@ def list_tokens(context: typer.Context, as_json: JsonOption = False) -> None:
     session = session_of(context, as_json)
     with session.client() as client:
         found = list(
-            pages(client.service_tokens.ListServiceTokens, ListServiceTokensRequest(page_size=1000), "service_tokens")
+            pages(
+                client.service_tokens.ListServiceTokens,
+                service_token_pb2.ListServiceTokensRequest(page_size=1000),
+                "service_tokens",
+            )
         )
     if session.json:
         return session.print_json(found)
@@ -86,5 +87,5 @@ def revoke(
     session = session_of(context, as_json)
     confirm(session, f"the token {name} with the grants of what it has started", "revoke", yes=yes)
     with session.client() as client:
-        response = client.service_tokens.RevokeServiceToken(RevokeServiceTokenRequest(name=name))
+        response = client.service_tokens.RevokeServiceToken(service_token_pb2.RevokeServiceTokenRequest(name=name))
     return session.print_json(response) if session.json else session.show(f"{name} revoked")

@@ -1,5 +1,7 @@
 """What every command shares: the connection, the consoles, tables and exit codes."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -7,24 +9,21 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
-from rich.console import Console, ConsoleOptions, Group
-from rich.segment import Segment
-from rich.table import Table
-from rich.text import Text
 
 from coxswain.client.cli.contexts import with_context
 from coxswain.client.cli.global_options import GlobalOptions
-from coxswain.client.cli.listing import WHOLE_WIDTH, Listing
+from coxswain.client.cli.listing import WHOLE_WIDTH, Listing, When
 from coxswain.client.cli.words import in_own_words, options_of
 from coxswain.client.connection import DEFAULT_TIMEOUT, Connection, Tls
 
 if TYPE_CHECKING:
+    from rich.console import Console, Group
     from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
 
     from coxswain.client.blocking import Client
     from coxswain.client.documents import Problem
@@ -44,6 +43,8 @@ _WHOLE = frozenset({"id", "name", "memory id", "service", "state", "line", "fiel
 
 
 def _console(*, stderr: bool, wide: bool = False) -> Console:
+    from rich.console import Console
+
     console = Console(stderr=stderr)
     return console if console.is_terminal and not wide else Console(stderr=stderr, width=WHOLE_WIDTH)
 
@@ -65,7 +66,7 @@ class Session:
     """What people type for the parameters of the command that runs; see `words`."""
 
     @contextmanager
-    def client(self) -> Iterator["Client"]:
+    def client(self) -> Iterator[Client]:
         """A client that is closed at the end."""
         # Help and completion need no gRPC.
         from coxswain.client.blocking import Client
@@ -85,7 +86,7 @@ class Session:
 
     def say(self, text: str, style: str = "") -> None:
         """Print a message on standard error; standard output is for results."""
-        self.err.print(Text(harmless(text), style=style), soft_wrap=True)
+        self.err.print(styled(harmless(text), style), soft_wrap=True)
 
     def fail(self, text: str, **details: object) -> None:
         """Print why the command fails on standard error; with --json as JSON, with those details that are not empty."""
@@ -101,7 +102,7 @@ class Session:
 
     def show(self, message: str) -> None:
         """Print text of a server on standard output, without markup and, unless asked for, control characters."""
-        self.out.print(Text(self.safe(message)))
+        self.out.print(styled(self.safe(message)))
 
     def safe(self, text: str) -> str:
         """A text of a server as results show it: what is piped into a file is shown by a terminal later."""
@@ -122,7 +123,15 @@ def session_of(context: typer.Context, as_json: bool = False) -> Session:
 
 
 def session_from(options: GlobalOptions) -> Session:
-    """The session of the global options.
+    """The session of the global options. Raises what connection_from raises."""
+    session = Session(connection_from(options), bool(options.as_json), bool(options.raw), wide=bool(options.wide))
+    if session.wide:
+        session.out = _console(stderr=False, wide=True)
+    return session
+
+
+def connection_from(options: GlobalOptions) -> Connection:
+    """The connection of the global options, and of the context where they leave something out.
 
     Raises OSError when the authorities' file cannot be read, and ValueError for a context that cannot be used.
     """
@@ -130,21 +139,20 @@ def session_from(options: GlobalOptions) -> Session:
     tls: Tls | bool = bool(options.tls)
     if options.ca_file:
         tls = Tls(root_certificates=options.ca_file.read_bytes())
-    connection = Connection(
+    return Connection(
         address=options.address or "",
         token=options.token or None,
         group=options.group or "",
         tls=tls,
         timeout=options.timeout or DEFAULT_TIMEOUT,
     )
-    session = Session(connection, bool(options.as_json), bool(options.raw), wide=bool(options.wide))
-    if session.wide:
-        session.out = _console(stderr=False, wide=True)
-    return session
 
 
 def plain(value: object) -> Any:
     """Messages as dicts, with the names of their fields as in the protos."""
+    from google.protobuf.json_format import MessageToDict
+    from google.protobuf.message import Message
+
     if isinstance(value, Message):
         return MessageToDict(value, preserving_proto_field_name=True)
     if isinstance(value, dict):
@@ -154,23 +162,11 @@ def plain(value: object) -> Any:
     return value
 
 
-class _Unpadded(Table):
-    """Without blanks at the ends of lines: in a pipe they would be as wide as the longest cell."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        segments = cast("Iterator[Segment]", super().__rich_console__(console, options))
-        for line in Segment.split_lines(segments):
-            while line and not line[-1].text.strip():
-                line.pop()
-            if line:
-                line[-1] = Segment(line[-1].text.rstrip(), line[-1].style)
-            yield from line
-            yield Segment.line()
-
-
 def table(*columns: str) -> Table:
     """An empty table that folds long texts: what has to be read whole. ``>`` before a name aligns it to the right."""
-    made = _Unpadded(box=None, header_style="bold", pad_edge=False)
+    from coxswain.client.cli.unpadded_table import UnpaddedTable
+
+    made = UnpaddedTable(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         name = column.removeprefix(">")
         justify: Literal["left", "right"] = "left" if name == column else "right"
@@ -180,7 +176,23 @@ def table(*columns: str) -> Table:
 
 def add_row(made: Table | Listing, *cells: object) -> None:
     """Add a row; markup in its cells is shown as it is."""
-    made.add_row(*(cell if isinstance(cell, Text) else Text(harmless(str(cell))) for cell in cells))
+    from rich.text import Text
+
+    def shown(cell: object) -> Text:
+        return cell if isinstance(cell, Text) else Text(harmless(str(cell)))
+
+    if isinstance(made, Listing):
+        made.add_row(*(cell if isinstance(cell, When) else shown(cell) for cell in cells))
+    else:
+        made.add_row(*map(shown, cells))
+
+
+def styled(text: str, style: str = "") -> Text:
+    """A text in a style of rich, without markup."""
+    # Help and completion need nothing of rich.
+    from rich.text import Text
+
+    return Text(text, style=style)
 
 
 def one_line(text: str) -> str:
@@ -193,18 +205,20 @@ def harmless(text: str) -> str:
     return _CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
-def problem_table(problems: "Iterable[Problem]", title: str = "") -> Group:
+def problem_table(problems: Iterable[Problem], title: str = "") -> Group:
     """A table of faults with their lines and fields, and with their files where they come from several."""
+    from rich.console import Group
+
     problems = list(problems)
     files = any(problem.file for problem in problems)
     made = table(*(["file"] if files else []), ">line", "field", "what")
     for problem in problems:
         place = [problem.file] if files else []
         add_row(made, *place, problem.line or "", problem.field, problem.description)
-    return Group(Text(title), made) if title else Group(made)
+    return Group(styled(title), made) if title else Group(made)
 
 
-def progress_bar(console: Console) -> "Progress":
+def progress_bar(console: Console) -> Progress:
     """A progress bar; it shows nothing unless the console is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,10 +1,13 @@
 """Times given as hours or days."""
 
+from __future__ import annotations
+
 import re
 from datetime import UTC, datetime, timedelta
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
+
+from coxswain.client.later import timestamp_pb2
 
 _SPAN = re.compile(r"(\d{1,5})([hd])")
 
@@ -20,8 +23,8 @@ def span_from(text: str, option: str, other_choices: str = "") -> timedelta:
     return timedelta(hours=int(match[1]) * (24 if match[2] == "d" else 1))
 
 
-def moment_before_now(span: str, option: str = "--since") -> Timestamp:
+def moment_before_now(span: str, option: str = "--since") -> timestamp_pb2.Timestamp:
     """The time that was so long ago. Raises typer.BadParameter for what is not a span."""
-    moment = Timestamp()
+    moment = timestamp_pb2.Timestamp()
     moment.FromDatetime(datetime.now(UTC) - span_from(span, option))
     return moment

@@ -1,6 +1,6 @@
 """What commands share that show sums by keys: usage, tool usage."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -19,9 +19,15 @@ LabelsOption = Annotated[
 RowsOption = Annotated[int, typer.Option("--limit", min=1, help="How many rows at most.")]
 
 
-def group_by(request: Any, by: list[str], groupings: Mapping[str, int]) -> list[str]:
-    """Fill in what a request sums by, and return the names of the columns; `groupings` has one for LABEL too."""
-    names = []
+def choices_of(enum: Any) -> dict[str, Any]:
+    """The values of an enum that can be chosen, by their names as people type them."""
+    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
+    return {name.removeprefix(prefix).lower(): value for name, value in enum.items() if value}
+
+
+def group_by(request: Any, by: list[str], grouping: Any) -> list[str]:
+    """Fill in what a request sums by, and return the names of the columns. The enum has a value for LABEL too."""
+    groupings, names = choices_of(grouping), []
     for what in by:
         name, _, key = what.partition("=")
         if name == LABEL and key:

@@ -1,16 +1,15 @@
 """Commands about the installation: up, version, status, whoami."""
 
+from __future__ import annotations
+
 import os
 import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
-import grpc
 import typer
-from rich.text import Text
 
-from coxswain.auth.v1.principal_pb2 import WhoAmIResponse
 from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.remedies import serves_here
 from coxswain.client.cli.roles import role_name
@@ -21,12 +20,10 @@ from coxswain.client.cli.session import (
     Session,
     add_row,
     session_of,
+    styled,
 )
-from coxswain.client.errors import CoxswainError, NotFound
-from coxswain.client.policy import FILES
+from coxswain.client.later import access_pb2, errors, policy, principal_pb2, worker_pb2
 from coxswain.client.version import VERSION
-from coxswain.common.v1.access_pb2 import Access, access
-from coxswain.orchestrator.v1.worker_pb2 import ListWorkersRequest, ListWorkersResponse
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -86,13 +83,13 @@ def _releases(session: Session) -> dict[str, str]:
         return {}
 
 
-def _answers(client: "Client") -> Iterator[tuple[str, str]]:
+def _answers(client: Client) -> Iterator[tuple[str, str]]:
     services = {service.split(".")[1]: service for service in public_services()}
     until = time.monotonic() + _SECONDS_FOR_VERSIONS
     for package, service in sorted(services.items()):
         try:
             release = client.release(service, timeout=max(until - time.monotonic(), 0.01))
-        except CoxswainError:
+        except errors.CoxswainError:
             continue
         if release:
             yield package, release
@@ -107,14 +104,14 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
     with session.client() as client:
         health = {name: health_of(client, name) for name in public_services()}
         try:
-            caller: WhoAmIResponse | CoxswainError = client.whoami()
-        except CoxswainError as error:
+            caller: principal_pb2.WhoAmIResponse | errors.CoxswainError = client.whoami()
+        except errors.CoxswainError as error:
             caller = error
         hosts = _hosts(client)
     # A service that runs alone knows nothing of the others.
     serving = {state for state in health.values() if state != ELSEWHERE} == {"serving"}
     if session.json:
-        you = str(caller) if isinstance(caller, CoxswainError) else caller
+        you = str(caller) if isinstance(caller, errors.CoxswainError) else caller
         session.print_json(
             {
                 "address": session.connection.target,
@@ -128,44 +125,49 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
         session.show(session.connection.target)
         made = Listing("service", "health")
         for name, state in health.items():
-            add_row(made, name, Text(state, style=_HEALTH_STYLES[state]))
+            add_row(made, name, styled(state, _HEALTH_STYLES[state]))
         session.out.print(made)
         if hosts is not None:
             session.show(f"worker hosts: {hosts.worker_count or 'none; executions wait in their queue'}")
             lost = "does not answer; calls of sources and of tools that reach the world fail"
             session.show(f"tool gateway: {'serving' if hosts.tool_gateway_serving else lost}")
         session.show(f"you are {who(caller)}")
-    if not serving or isinstance(caller, CoxswainError):
+    if not serving or isinstance(caller, errors.CoxswainError):
+        import grpc
+
         raise typer.Exit(EXIT_STATUS + int(grpc.StatusCode.UNAVAILABLE.value[0]))
 
 
 def public_services() -> list[str]:
     """The services that clients call; others are told of by what they are for."""
-    services = (service for file in FILES for service in file.services_by_name.values())
+    services = (service for file in policy.FILES for service in file.services_by_name.values())
     return [
         service.full_name
         for service in services
-        if any(method.GetOptions().Extensions[access] == Access.ACCESS_PUBLIC for method in service.methods)
+        if any(
+            method.GetOptions().Extensions[access_pb2.access] == access_pb2.Access.ACCESS_PUBLIC
+            for method in service.methods
+        )
     ]
 
 
-def health_of(client: "Client", service: str) -> str:
+def health_of(client: Client, service: str) -> str:
     try:
         return "serving" if client.healthy(service) else "not serving"
-    except NotFound:
+    except errors.NotFound:
         return ELSEWHERE
 
 
-def _hosts(client: "Client") -> ListWorkersResponse | None:
+def _hosts(client: Client) -> worker_pb2.ListWorkersResponse | None:
     """Return the worker hosts that are alive and whether there is a tool gateway; None if the server does not say."""
     try:
-        return client.workers.ListWorkers(ListWorkersRequest())
-    except CoxswainError:
+        return client.workers.ListWorkers(worker_pb2.ListWorkersRequest())
+    except errors.CoxswainError:
         return None
 
 
-def who(caller: WhoAmIResponse | CoxswainError) -> str:
-    if isinstance(caller, CoxswainError):
+def who(caller: principal_pb2.WhoAmIResponse | errors.CoxswainError) -> str:
+    if isinstance(caller, errors.CoxswainError):
         return f"not known: {caller}"
     principal = caller.principal
     if not principal.group_id:

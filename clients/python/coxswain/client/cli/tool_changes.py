@@ -1,27 +1,18 @@
 """Commands about changes of tools that nobody has accepted: tool changes, tool source accept."""
 
+from __future__ import annotations
+
 import difflib
 import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from google.protobuf.struct_pb2 import Struct
-from rich.text import Text
 
-from coxswain.client.cli.session import JsonOption, Session, confirm, harmless, plain, session_of
+from coxswain.client.cli.session import JsonOption, Session, confirm, harmless, plain, session_of, styled
 from coxswain.client.cli.tool_view import change_line
+from coxswain.client.later import results, struct_pb2, tool_source_pb2
 from coxswain.client.paging import pages
-from coxswain.client.results import id_of
-from coxswain.orchestrator.v1.tool_source_pb2 import (
-    AcceptToolChangesRequest,
-    GetToolSourceRequest,
-    ListToolChangesRequest,
-    ToolChange,
-    ToolDifference,
-    ToolSource,
-    ToolVersion,
-)
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -32,7 +23,7 @@ _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 def source_key(reference: str) -> dict[str, str]:
     """The key of a request for a source by its name or id."""
-    known = id_of(reference)
+    known = results.id_of(reference)
     return {"id": known} if known else {"name": reference}
 
 
@@ -59,25 +50,25 @@ def changes(
     return None
 
 
-def _differences(client: "Client", source: str, tools: list[str] | None) -> list[ToolDifference]:
-    request = ListToolChangesRequest(**source_key(source), page_size=1000)
+def _differences(client: Client, source: str, tools: list[str] | None) -> list[tool_source_pb2.ToolDifference]:
+    request = tool_source_pb2.ListToolChangesRequest(**source_key(source), page_size=1000)
     found = pages(client.tool_sources.ListToolChanges, request, "changes")
     names = {name.rpartition("/")[2] for name in tools or ()}
     return [one for one in found if not tools or one.change.tool in names]
 
 
-def show_differences(session: Session, differences: Iterable[ToolDifference]) -> None:
+def show_differences(session: Session, differences: Iterable[tool_source_pb2.ToolDifference]) -> None:
     """Print what was and what is, as a patch."""
     for difference in differences:
-        session.out.print(Text(change_line(difference.change), style="bold"))
+        session.out.print(styled(change_line(difference.change), "bold"))
         for line in difference_lines(difference):
-            session.out.print(Text(harmless(line), style=_STYLES.get(line[:1], "")), soft_wrap=True)
+            session.out.print(styled(harmless(line), _STYLES.get(line[:1], "")), soft_wrap=True)
 
 
-def difference_lines(difference: ToolDifference) -> Iterator[str]:
+def difference_lines(difference: tool_source_pb2.ToolDifference) -> Iterator[str]:
     """The lines of a change: those that went begin with -, those that came with +."""
     kind = difference.change.kind
-    if kind == ToolChange.KIND_CHANGED and not difference.HasField("before"):
+    if kind == tool_source_pb2.ToolChange.KIND_CHANGED and not difference.HasField("before"):
         yield "  (what it was is not known any more; this is what it is)"
     before = _lines(difference.before) if difference.HasField("before") else []
     after = _lines(difference.after) if difference.HasField("after") else []
@@ -86,7 +77,7 @@ def difference_lines(difference: ToolDifference) -> Iterator[str]:
     yield from (line for index, line in enumerate(patch) if index > 1)
 
 
-def _lines(tool: ToolVersion) -> list[str]:
+def _lines(tool: tool_source_pb2.ToolVersion) -> list[str]:
     lines = ["description:", *(f"  {line}" for line in tool.description.splitlines())]
     if tool.call:
         lines += [f"call: {tool.call}"]
@@ -98,7 +89,7 @@ def _lines(tool: ToolVersion) -> list[str]:
     return lines
 
 
-def _schema(schema: Struct) -> list[str]:
+def _schema(schema: struct_pb2.Struct) -> list[str]:
     text = json.dumps(plain(schema), indent=2, sort_keys=True, ensure_ascii=False)
     return [f"  {line}" for line in text.splitlines()]
 
@@ -118,7 +109,9 @@ def accept(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found: ToolSource = client.tool_sources.GetToolSource(GetToolSourceRequest(**source_key(source))).source
+        found: tool_source_pb2.ToolSource = client.tool_sources.GetToolSource(
+            tool_source_pb2.GetToolSourceRequest(**source_key(source))
+        ).source
         names = [name.rpartition("/")[2] for name in tools or ()]
         chosen = _differences(client, source, names or None)
         if not session.json:
@@ -128,7 +121,9 @@ def accept(
         accepted = found
         # One that could not be listed yet has no list to accept.
         if found.list_revision:
-            request = AcceptToolChangesRequest(id=found.id, list_revision=found.list_revision, tools=names)
+            request = tool_source_pb2.AcceptToolChangesRequest(
+                id=found.id, list_revision=found.list_revision, tools=names
+            )
             accepted = client.tool_sources.AcceptToolChanges(request).source
     if session.json:
         return session.print_json(accepted)

@@ -1,20 +1,38 @@
 """The command `coxswain tool provider check`."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import grpc
 import typer
-from rich.text import Text
 
-from coxswain.client.cli.session import EXIT_NOT_SUCCEEDED, JsonOption, Session, add_row, one_line, session_of, table
+from coxswain.client.cli.session import (
+    EXIT_NOT_SUCCEEDED,
+    JsonOption,
+    Session,
+    add_row,
+    one_line,
+    session_of,
+    styled,
+    table,
+)
 from coxswain.client.connection import MAX_MESSAGE_BYTES, Connection, Tls
-from coxswain.client.provider_check import Finding, ProviderCheck, Verdict
+from coxswain.client.later import provider_check
+
+if TYPE_CHECKING:
+    import grpc
+
 
 app = typer.Typer(no_args_is_help=True, help="Try backends that provide tools over gRPC.")
 
-_STYLES = {Verdict.CONFORMS: "green", Verdict.ALLOWED: "yellow", Verdict.FAULT: "red", Verdict.SKIPPED: "dim"}
+_STYLES = {
+    "CONFORMS": "green",
+    "ALLOWED": "yellow",
+    "FAULT": "red",
+    "SKIPPED": "dim",
+}
 
 
 @app.callback()
@@ -50,20 +68,22 @@ def check(
         raise typer.BadParameter(f"not valid JSON: {error}", param_hint="--arguments") from None
     metadata = [_metadata(entry) for entry in header or ()]
     with _channel(address, ca_file) as channel:
-        checking = ProviderCheck(channel, metadata=metadata, tool=tool, arguments=arguments, timeout=timeout)
+        checking = provider_check.ProviderCheck(
+            channel, metadata=metadata, tool=tool, arguments=arguments, timeout=timeout
+        )
         findings = list(checking.findings())
     _show(session, findings)
-    if any(finding.verdict is Verdict.FAULT for finding in findings):
+    if any(finding.verdict is provider_check.Verdict.FAULT for finding in findings):
         raise typer.Exit(EXIT_NOT_SUCCEEDED)
 
 
-def _show(session: Session, findings: list[Finding]) -> None:
+def _show(session: Session, findings: list[provider_check.Finding]) -> None:
     if session.json:
         session.print_json([{"step": each.step, "verdict": each.verdict.value, "text": each.text} for each in findings])
         return
     made = table("step", "verdict", "what")
     for each in findings:
-        add_row(made, each.step, Text(each.verdict.value, style=_STYLES[each.verdict]), one_line(each.text))
+        add_row(made, each.step, styled(each.verdict.value, _STYLES[each.verdict.name]), one_line(each.text))
     session.out.print(made)
 
 
@@ -75,6 +95,8 @@ def _metadata(entry: str) -> tuple[str, str]:
 
 
 def _channel(address: str, ca_file: Path | None) -> grpc.Channel:
+    import grpc
+
     tls: Tls | bool = Tls(root_certificates=ca_file.read_bytes()) if ca_file is not None else False
     connection = Connection(address=address, tls=tls)
     options = [

@@ -1,5 +1,7 @@
 """Commands about where tools come from: tool source."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 
@@ -10,21 +12,8 @@ from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, confirm, one_line, session_of
 from coxswain.client.cli.tool_changes import SourceArgument, source_key
 from coxswain.client.cli.tool_view import change_line, source_details, source_table
+from coxswain.client.later import results, tool_source_file, tool_source_pb2
 from coxswain.client.paging import pages
-from coxswain.client.results import EVERY_FIELD
-from coxswain.client.tool_source_file import naming_lines, read_tool_source
-from coxswain.orchestrator.v1.tool_source_pb2 import (
-    CheckToolSourceRequest,
-    CheckToolSourceResponse,
-    CreateToolSourceRequest,
-    DeleteToolSourceRequest,
-    GetToolSourceRequest,
-    ListToolSourcesRequest,
-    RefreshToolSourceRequest,
-    ToolSource,
-    ToolSourceSpec,
-    UpdateToolSourceRequest,
-)
 
 app = typer.Typer(cls=ListingGroup, help="Say where tools come from.")
 
@@ -88,7 +77,7 @@ def create(
         raise typer.BadParameter(f"has all of it: leave out {', '.join(options)}", param_hint="--file")
     document = None
     if file is not None:
-        document = read_tool_source(file)
+        document = tool_source_file.read_tool_source(file)
         spec = document.spec
         if name and name != spec.name:
             raise typer.BadParameter(f"the file is of {spec.name!r}, not of {name!r}", param_hint="NAME")
@@ -97,10 +86,10 @@ def create(
             raise typer.BadParameter(
                 "give --file, or a name and one of --mcp, --grpc, --a2a and --openapi", param_hint="NAME"
             )
-        spec = ToolSourceSpec(name=name)
+        spec = tool_source_pb2.ToolSourceSpec(name=name)
         _change(spec, mcp, grpc, a2a, tenant, plaintext, openapi, base_url, secret, description)
-    with session.client() as client, naming_lines(document, file):
-        source = client.tool_sources.CreateToolSource(CreateToolSourceRequest(spec=spec)).source
+    with session.client() as client, tool_source_file.naming_lines(document, file):
+        source = client.tool_sources.CreateToolSource(tool_source_pb2.CreateToolSourceRequest(spec=spec)).source
     _report(session, source, "stored", must_work=True)
 
 
@@ -131,7 +120,7 @@ def _given(
 
 
 def _change(
-    spec: ToolSourceSpec,
+    spec: tool_source_pb2.ToolSourceSpec,
     mcp: str,
     grpc: str,
     a2a: str,
@@ -183,7 +172,7 @@ def get(context: typer.Context, source: SourceArgument, as_json: JsonOption = Fa
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = client.tool_sources.GetToolSource(GetToolSourceRequest(**source_key(source)))
+        found = client.tool_sources.GetToolSource(tool_source_pb2.GetToolSourceRequest(**source_key(source)))
     if session.json:
         return session.print_json(found)
     session.out.print(source_details(session, found.source, list(found.stale_crews)))
@@ -198,7 +187,7 @@ def list_sources(context: typer.Context, as_json: JsonOption = False) -> None:
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListToolSourcesRequest(page_size=1000)
+        request = tool_source_pb2.ListToolSourcesRequest(page_size=1000)
         found = list(pages(client.tool_sources.ListToolSources, request, "sources"))
     if session.json:
         return session.print_json(found)
@@ -241,9 +230,9 @@ def update(
         raise typer.BadParameter(f"has all of it: leave out {', '.join(options)}", param_hint="--file")
     if sum(map(bool, (mcp, grpc, a2a, openapi))) > 1:
         raise typer.BadParameter("give one of --mcp, --grpc, --a2a and --openapi", param_hint="SOURCE")
-    document = None if file is None else read_tool_source(file)
+    document = None if file is None else tool_source_file.read_tool_source(file)
     with session.client() as client:
-        present = client.tool_sources.GetToolSource(GetToolSourceRequest(**source_key(source))).source
+        present = client.tool_sources.GetToolSource(tool_source_pb2.GetToolSourceRequest(**source_key(source))).source
         spec = present.spec
         if document is not None:
             spec = document.spec
@@ -254,10 +243,10 @@ def update(
         _change(spec, mcp, grpc, a2a, tenant, plaintext, openapi, base_url, secret, description)
         if disabled is not None:
             spec.disabled = disabled
-        request = UpdateToolSourceRequest(
-            id=present.id, spec=spec, update_mask=EVERY_FIELD, expected_revision=present.revision
+        request = tool_source_pb2.UpdateToolSourceRequest(
+            id=present.id, spec=spec, update_mask=results.EVERY_FIELD, expected_revision=present.revision
         )
-        with naming_lines(document, file):
+        with tool_source_file.naming_lines(document, file):
             updated = client.tool_sources.UpdateToolSource(request).source
     _report(session, updated, "updated", must_work=not updated.spec.disabled)
 
@@ -275,9 +264,9 @@ def delete(
     """
     session = session_of(context)
     with session.client() as client:
-        found = client.tool_sources.GetToolSource(GetToolSourceRequest(**source_key(source))).source
+        found = client.tool_sources.GetToolSource(tool_source_pb2.GetToolSourceRequest(**source_key(source))).source
         confirm(session, f"the source {found.spec.name}", "delete", yes=yes)
-        client.tool_sources.DeleteToolSource(DeleteToolSourceRequest(id=found.id, force=force))
+        client.tool_sources.DeleteToolSource(tool_source_pb2.DeleteToolSourceRequest(id=found.id, force=force))
     session.show(f"{found.spec.name} deleted")
 
 
@@ -289,7 +278,7 @@ def refresh(context: typer.Context, source: SourceArgument, as_json: JsonOption 
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = client.tool_sources.RefreshToolSource(RefreshToolSourceRequest(**source_key(source)))
+        found = client.tool_sources.RefreshToolSource(tool_source_pb2.RefreshToolSourceRequest(**source_key(source)))
     if session.json:
         return session.print_json(found)
     for change in found.changes:
@@ -309,12 +298,12 @@ def check(context: typer.Context, source: SourceArgument, as_json: JsonOption = 
     session = session_of(context, as_json)
     is_good = True
     with session.client() as client:
-        for step in client.tool_sources.CheckToolSource(CheckToolSourceRequest(**source_key(source))):
+        for step in client.tool_sources.CheckToolSource(tool_source_pb2.CheckToolSourceRequest(**source_key(source))):
             is_good = step.ok
             if session.json:
                 session.print_json(step)
                 continue
-            name = CheckToolSourceResponse.Step.Name(step.step).removeprefix("STEP_").lower()
+            name = tool_source_pb2.CheckToolSourceResponse.Step.Name(step.step).removeprefix("STEP_").lower()
             session.show(f"{'ok    ' if step.ok else 'failed'} {name}: {one_line(session.own(step.message))}")
     if not is_good:
         raise typer.Exit(_EXIT_FAILED)
@@ -323,7 +312,7 @@ def check(context: typer.Context, source: SourceArgument, as_json: JsonOption = 
 app.command("accept")(tool_changes.accept)
 
 
-def _report(session: Session, source: ToolSource, what: str, *, must_work: bool = False) -> None:
+def _report(session: Session, source: tool_source_pb2.ToolSource, what: str, *, must_work: bool = False) -> None:
     """Say how a source is now. Raises typer.Exit when it `must_work` and does not."""
     problem = source.problem or source.list_error
     if session.json:

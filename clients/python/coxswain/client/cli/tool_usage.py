@@ -1,5 +1,7 @@
 """The command about what calls of tools have used: tool usage."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer
@@ -8,32 +10,20 @@ from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.session import JsonOption, add_row, session_of
 from coxswain.client.cli.spans import moment_before_now
 from coxswain.client.cli.sums import (
-    LABEL,
     CrewOption,
     ExecutionOption,
     LabelsOption,
     RowsOption,
     SinceOption,
     SubjectOption,
+    choices_of,
     dollars,
     first_rows,
     group_by,
     keys_of,
     label_pairs,
 )
-from coxswain.orchestrator.v1.tool_usage_pb2 import QueryToolUsageRequest, ToolCallOutcome, ToolUsageGrouping
-
-_GROUPINGS = {
-    "tool": ToolUsageGrouping.TOOL_USAGE_GROUPING_TOOL,
-    "source": ToolUsageGrouping.TOOL_USAGE_GROUPING_SOURCE,
-    "crew": ToolUsageGrouping.TOOL_USAGE_GROUPING_CREW,
-    "task": ToolUsageGrouping.TOOL_USAGE_GROUPING_TASK,
-    "execution": ToolUsageGrouping.TOOL_USAGE_GROUPING_EXECUTION,
-    "subject": ToolUsageGrouping.TOOL_USAGE_GROUPING_SUBJECT,
-    "day": ToolUsageGrouping.TOOL_USAGE_GROUPING_DAY,
-    LABEL: ToolUsageGrouping.TOOL_USAGE_GROUPING_LABEL,
-}
-_OUTCOMES = {name.removeprefix("TOOL_CALL_OUTCOME_").lower(): value for name, value in ToolCallOutcome.items() if value}
+from coxswain.client.later import tool_usage_pb2
 
 
 def tool_usage(
@@ -63,19 +53,20 @@ def tool_usage(
     Example: `coxswain tool usage --by source --by day --since 7d`
     """
     session = session_of(context, as_json)
-    if outcome and outcome not in _OUTCOMES:
-        raise typer.BadParameter(f"give one of {', '.join(_OUTCOMES)}", param_hint="--outcome")
-    request = QueryToolUsageRequest(
+    outcomes = choices_of(tool_usage_pb2.ToolCallOutcome)
+    if outcome and outcome not in outcomes:
+        raise typer.BadParameter(f"give one of {', '.join(outcomes)}", param_hint="--outcome")
+    request = tool_usage_pb2.QueryToolUsageRequest(
         tool=tool,
         source=source,
         subject=subject,
         crew=crew,
         execution_id=execution,
-        outcome=_OUTCOMES.get(outcome, ToolCallOutcome.TOOL_CALL_OUTCOME_UNSPECIFIED),
+        outcome=outcomes.get(outcome, 0),
         labels=label_pairs(labels),
         page_size=1000,
     )
-    names = group_by(request, by or ["tool"], _GROUPINGS)
+    names = group_by(request, by or ["tool"], tool_usage_pb2.ToolUsageGrouping)
     if since:
         request.start_time.CopyFrom(moment_before_now(since))
     with session.client() as client:

@@ -1,5 +1,7 @@
 """Commands about tools: tool list, tool test, and those about where tools come from."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +13,8 @@ from coxswain.client.cli.listing import Listing
 from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.session import JsonOption, Session, add_row, one_line, session_of
 from coxswain.client.cli.tool_usage import tool_usage
+from coxswain.client.later import tool_pb2, values
 from coxswain.client.paging import pages
-from coxswain.client.values import to_value
-from coxswain.orchestrator.v1.tool_pb2 import ListToolsRequest, TestToolRequest, TestToolResponse, ToolApproval
 
 app = typer.Typer(cls=ListingGroup, help="List and try the tools of crews.")
 app.add_typer(tool_sources.app, name="source")
@@ -36,13 +37,13 @@ def list_tools(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListToolsRequest(page_size=1000, source=source)
+        request = tool_pb2.ListToolsRequest(page_size=1000, source=source)
         found = list(pages(client.tools.ListTools, request, "tools"))
     if session.json:
         return session.print_json(found)
     made = Listing("name", "repeatable", "approval", "what")
     for tool in found:
-        approval = ToolApproval.Name(tool.approval).removeprefix("TOOL_APPROVAL_").lower()
+        approval = tool_pb2.ToolApproval.Name(tool.approval).removeprefix("TOOL_APPROVAL_").lower()
         what = f"cannot be used: {session.own(tool.problem)}" if tool.problem else tool.description
         add_row(made, tool.name, "yes" if tool.idempotent else "no", approval, one_line(what))
     session.out.print(made if found else "no tools")
@@ -68,7 +69,7 @@ def try_tool(
     Example: `coxswain tool test billing/get_invoice '{"id": "4711"}'`
     """
     session = session_of(context, as_json)
-    request = TestToolRequest(name=tool, allow_side_effects=allow_side_effects, request_id=request_id)
+    request = tool_pb2.TestToolRequest(name=tool, allow_side_effects=allow_side_effects, request_id=request_id)
     request.arguments.CopyFrom(_object(arguments, "ARGUMENTS"))
     request.config.CopyFrom(_object(config, "--config"))
     with session.client() as client:
@@ -90,10 +91,10 @@ def _object(text: str, what: str) -> Any:
         raise typer.BadParameter(f"not valid JSON: {error}", param_hint=what) from error
     if not isinstance(document, dict):
         raise typer.BadParameter('has to be a JSON object, as in {"id": "4711"}', param_hint=what)
-    return to_value(document, what).struct_value
+    return values.to_value(document, what).struct_value
 
 
-def _show_outcome(session: Session, outcome: TestToolResponse) -> None:
+def _show_outcome(session: Session, outcome: tool_pb2.TestToolResponse) -> None:
     match outcome.WhichOneof("outcome"):
         case "result":
             if outcome.result.is_error:

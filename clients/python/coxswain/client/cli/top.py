@@ -1,5 +1,7 @@
 """The command that shows what goes on: top."""
 
+from __future__ import annotations
+
 import os
 import select
 import sys
@@ -10,12 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
-from rich.text import Text
 
 from coxswain.client.cli.overview import Overview, lost_since, overview_of
-from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, session_of
-from coxswain.client.errors import DeadlineExceeded, Unavailable
+from coxswain.client.cli.session import EXIT_INTERRUPTED, JsonOption, Session, session_of, styled
+from coxswain.client.later import errors
 
 if TYPE_CHECKING:
     from coxswain.client.blocking import Client
@@ -57,14 +57,14 @@ def top(
     return None
 
 
-def _looks(client: "Client", target: str) -> Iterator[Overview]:
+def _looks(client: Client, target: str) -> Iterator[Overview]:
     """One overview after another; one that is said to be old while the server cannot be reached after the first."""
     last, lost, asked_cost = None, None, -_COST_EVERY_SECONDS
     while True:
         with_cost = time.monotonic() - asked_cost >= _COST_EVERY_SECONDS
         try:
             last = overview_of(client, target, last, with_cost=with_cost)
-        except (Unavailable, DeadlineExceeded):
+        except (errors.Unavailable, errors.DeadlineExceeded):
             if last is None:
                 raise
             lost = lost or datetime.now(UTC)
@@ -85,11 +85,13 @@ def _print(session: Session, look: Overview) -> None:
                 "connected": not look.lost,
             }
         )
-    session.out.print(Text(f"{look.time:%H:%M:%S} {look.line()}"), soft_wrap=True)
+    session.out.print(styled(f"{look.time:%H:%M:%S} {look.line()}"), soft_wrap=True)
     return None
 
 
 def _show(session: Session, looks: Iterator[Overview], interval: float) -> None:
+    from rich.live import Live
+
     # On a screen of its own: what stood on the terminal is there again afterwards.
     with _keyboard() as pressed, Live(console=session.out, screen=True, auto_refresh=False) as live:
         for look in looks:

@@ -1,5 +1,7 @@
 """Commands about what model calls have used, and the limits on it: usage, budget."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any
 
 import typer
@@ -8,7 +10,6 @@ from coxswain.client.cli.listing import Listing, When
 from coxswain.client.cli.session import JsonOption, Session, add_row, confirm, session_of
 from coxswain.client.cli.spans import moment_before_now
 from coxswain.client.cli.sums import (
-    LABEL,
     CrewOption,
     ExecutionOption,
     LabelsOption,
@@ -21,30 +22,11 @@ from coxswain.client.cli.sums import (
     keys_of,
     label_pairs,
 )
+from coxswain.client.later import usage_pb2
 from coxswain.client.paging import pages
-from coxswain.models.v1.usage_pb2 import (
-    Budget,
-    BudgetScope,
-    DeleteBudgetRequest,
-    GetBudgetRequest,
-    ListBudgetAlertsRequest,
-    ListBudgetsRequest,
-    QueryUsageRequest,
-    SetBudgetCeilingRequest,
-    SetBudgetRequest,
-    UsageGrouping,
-)
 
 budget_app = typer.Typer(no_args_is_help=True, help="Limits on the model calls of the group.")
 
-_GROUPINGS = {
-    "model": UsageGrouping.USAGE_GROUPING_MODEL,
-    "execution": UsageGrouping.USAGE_GROUPING_EXECUTION,
-    "crew": UsageGrouping.USAGE_GROUPING_CREW,
-    "subject": UsageGrouping.USAGE_GROUPING_SUBJECT,
-    "day": UsageGrouping.USAGE_GROUPING_DAY,
-    LABEL: UsageGrouping.USAGE_GROUPING_LABEL,
-}
 _LIMITS = {
     "monthly_cost_limit": "$ a month",
     "daily_cost_limit": "$ a day",
@@ -78,10 +60,10 @@ def usage(
     Example: `coxswain usage --by crew --by day --since 7d`
     """
     session = session_of(context, as_json)
-    request = QueryUsageRequest(
+    request = usage_pb2.QueryUsageRequest(
         model=model, subject=subject, crew=crew, execution_id=execution, labels=label_pairs(labels), page_size=1000
     )
-    names = group_by(request, by or ["model"], _GROUPINGS)
+    names = group_by(request, by or ["model"], usage_pb2.UsageGrouping)
     if since:
         request.start_time.CopyFrom(moment_before_now(since))
     with session.client() as client:
@@ -114,7 +96,9 @@ def show_budget(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = client.usage.GetBudget(GetBudgetRequest(scope=BudgetScope(model=model, subject=subject)))
+        found = client.usage.GetBudget(
+            usage_pb2.GetBudgetRequest(scope=usage_pb2.BudgetScope(model=model, subject=subject))
+        )
     if session.json:
         return session.print_json(found)
     used = {
@@ -138,7 +122,7 @@ def list_budgets(context: typer.Context, as_json: JsonOption = False) -> None:
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = list(pages(client.usage.ListBudgets, ListBudgetsRequest(page_size=1000), "budgets"))
+        found = list(pages(client.usage.ListBudgets, usage_pb2.ListBudgetsRequest(page_size=1000), "budgets"))
     if session.json:
         return session.print_json(found)
     made = Listing("model", "subject", "kind", "limits")
@@ -184,8 +168,8 @@ def set_budget(
             "give at least one limit, such as --monthly-cost; `coxswain budget delete` removes them"
         )
     session = session_of(context, as_json)
-    scope = BudgetScope(model=model, subject=subject)
-    budget = Budget(
+    scope = usage_pb2.BudgetScope(model=model, subject=subject)
+    budget = usage_pb2.Budget(
         monthly_cost_limit=monthly_cost or 0,
         daily_cost_limit=daily_cost or 0,
         cost_per_minute=minute_cost or 0,
@@ -197,10 +181,10 @@ def set_budget(
     )
     with session.client() as client:
         if ceiling_of:
-            request = SetBudgetCeilingRequest(group_id=ceiling_of, ceiling=budget, scope=scope)
+            request = usage_pb2.SetBudgetCeilingRequest(group_id=ceiling_of, ceiling=budget, scope=scope)
             budget = client.usage.SetBudgetCeiling(request).ceiling
         else:
-            budget = client.usage.SetBudget(SetBudgetRequest(budget=budget, scope=scope)).budget
+            budget = client.usage.SetBudget(usage_pb2.SetBudgetRequest(budget=budget, scope=scope)).budget
     return _done(session, budget, _limits_in_words(budget) or "no limits")
 
 
@@ -220,7 +204,9 @@ def delete_budget(
     of = " and ".join(filter(None, (model, subject))) or "the whole group"
     confirm(session, f"the limits of {of}", "remove", yes=yes)
     with session.client() as client:
-        client.usage.DeleteBudget(DeleteBudgetRequest(scope=BudgetScope(model=model, subject=subject)))
+        client.usage.DeleteBudget(
+            usage_pb2.DeleteBudgetRequest(scope=usage_pb2.BudgetScope(model=model, subject=subject))
+        )
     return _done(session, {"deleted": True}, "removed")
 
 
@@ -236,7 +222,7 @@ def list_alerts(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListBudgetAlertsRequest(page_size=min(limit, 1000))
+        request = usage_pb2.ListBudgetAlertsRequest(page_size=min(limit, 1000))
         found = list(pages(client.usage.ListBudgetAlerts, request, "alerts", limit))
     if session.json:
         return session.print_json(found)
@@ -263,14 +249,14 @@ def _done(session: Session, value: Any, words: str) -> None:
         session.show(words)
 
 
-def _amount(budget: Budget, name: str) -> str:
+def _amount(budget: usage_pb2.Budget, name: str) -> str:
     value = getattr(budget, name)
     if not value:
         return ""
     return dollars(value) if "cost" in name else f"{value:,}"
 
 
-def _limits_in_words(budget: Budget) -> str:
+def _limits_in_words(budget: usage_pb2.Budget) -> str:
     words = [
         f"{_amount(budget, name)} {unit.removeprefix('$ ')}" for name, unit in _LIMITS.items() if getattr(budget, name)
     ]

@@ -1,12 +1,12 @@
 """Commands about webhooks, addresses to which events of the group are posted: webhooks."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated
 
 import typer
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.field_mask_pb2 import FieldMask
 
 from coxswain.client.cli.event_kinds import kind_help, kind_name, kinds_from
 from coxswain.client.cli.inputs import LabelsOption, labels_from
@@ -15,20 +15,8 @@ from coxswain.client.cli.listing_group import ListingGroup
 from coxswain.client.cli.schedules import schedule_id
 from coxswain.client.cli.session import JsonOption, add_row, confirm, session_of, table
 from coxswain.client.cli.spans import span_from
+from coxswain.client.later import duration_pb2, field_mask_pb2, webhook_pb2
 from coxswain.client.paging import pages
-from coxswain.orchestrator.v1.webhook_pb2 import (
-    CreateWebhookRequest,
-    DeleteWebhookRequest,
-    GetWebhookRequest,
-    ListWebhookDeliveriesRequest,
-    ListWebhooksRequest,
-    RetryWebhookDeliveryRequest,
-    RotateWebhookSigningKeyRequest,
-    UpdateWebhookRequest,
-    Webhook,
-    WebhookDelivery,
-    WebhookDeliveryState,
-)
 
 app = typer.Typer(cls=ListingGroup, help="List the addresses that events are posted to; create, change, retry.")
 
@@ -60,7 +48,9 @@ def list_webhooks(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = ListWebhooksRequest(page_size=1000, execution_id=execution, single_executions=single_executions)
+        request = webhook_pb2.ListWebhooksRequest(
+            page_size=1000, execution_id=execution, single_executions=single_executions
+        )
         found = list(pages(client.webhooks.ListWebhooks, request, "webhooks"))
     if session.json:
         return session.print_json(found)
@@ -90,7 +80,7 @@ def create(
     session = session_of(context, as_json)
     labels, kinds = labels_from(label), kinds_from(kind, "--kind")
     with session.client() as client:
-        webhook = Webhook(
+        webhook = webhook_pb2.Webhook(
             url=url,
             description=description,
             crew_id=client.get_crew(crew).id if crew else "",
@@ -99,7 +89,7 @@ def create(
             kinds=kinds,
             paused=paused,
         )
-        made = client.webhooks.CreateWebhook(CreateWebhookRequest(webhook=webhook, request_id=request_id))
+        made = client.webhooks.CreateWebhook(webhook_pb2.CreateWebhookRequest(webhook=webhook, request_id=request_id))
     if session.json:
         return session.print_json(made)
     session.show(made.signing_key)
@@ -114,7 +104,7 @@ def show(context: typer.Context, id: IdArgument, as_json: JsonOption = False) ->
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        found = client.webhooks.GetWebhook(GetWebhookRequest(id=id)).webhook
+        found = client.webhooks.GetWebhook(webhook_pb2.GetWebhookRequest(id=id)).webhook
     if session.json:
         return session.print_json(found)
     made = table("", "")
@@ -157,7 +147,9 @@ def update(
     """
     session = session_of(context, as_json)
     labels, kinds = labels_from(label), kinds_from(kind, "--kind")
-    changed = Webhook(url=url or "", description=description or "", labels=labels, kinds=kinds, paused=paused or False)
+    changed = webhook_pb2.Webhook(
+        url=url or "", description=description or "", labels=labels, kinds=kinds, paused=paused or False
+    )
     given = {
         "url": url is not None,
         "description": description is not None,
@@ -165,11 +157,13 @@ def update(
         "kinds": bool(kinds) or all_kinds,
         "paused": paused is not None,
     }
-    mask = FieldMask(paths=[name for name, is_given in given.items() if is_given])
+    mask = field_mask_pb2.FieldMask(paths=[name for name, is_given in given.items() if is_given])
     if not mask.paths:
         raise typer.BadParameter("nothing to change: give at least one option")
     with session.client() as client:
-        found = client.webhooks.UpdateWebhook(UpdateWebhookRequest(id=id, webhook=changed, update_mask=mask)).webhook
+        found = client.webhooks.UpdateWebhook(
+            webhook_pb2.UpdateWebhookRequest(id=id, webhook=changed, update_mask=mask)
+        ).webhook
     return session.print_json(found) if session.json else session.show(f"{id} changed")
 
 
@@ -186,11 +180,11 @@ def rotate(
 
     Example: `coxswain webhooks rotate 01a20694-1f86-7c54-8594-1ba930202397 --keep-former 2h`
     """
-    lifetime = Duration()
+    lifetime = duration_pb2.Duration()
     lifetime.FromTimedelta(span_from(former, "--keep-former"))
     session = session_of(context, as_json)
     with session.client() as client:
-        request = RotateWebhookSigningKeyRequest(id=id, former_key_lifetime=lifetime)
+        request = webhook_pb2.RotateWebhookSigningKeyRequest(id=id, former_key_lifetime=lifetime)
         made = client.webhooks.RotateWebhookSigningKey(request)
     if session.json:
         return session.print_json(made)
@@ -212,7 +206,7 @@ def delete(
     session = session_of(context, as_json)
     confirm(session, f"the webhook {id} with its deliveries", "delete", yes=yes)
     with session.client() as client:
-        response = client.webhooks.DeleteWebhook(DeleteWebhookRequest(id=id))
+        response = client.webhooks.DeleteWebhook(webhook_pb2.DeleteWebhookRequest(id=id))
     if session.json:
         return session.print_json(response)
     return session.show(f"{id} deleted" if response.deleted else f"there was no webhook {id}")
@@ -232,9 +226,9 @@ def deliveries(
     Example: `coxswain webhooks deliveries 01a20694-1f86-7c54-8594-1ba930202397 --state failed`
     """
     session = session_of(context, as_json)
-    request = ListWebhookDeliveriesRequest(webhook_id=id, execution_id=execution, page_size=limit)
+    request = webhook_pb2.ListWebhookDeliveriesRequest(webhook_id=id, execution_id=execution, page_size=limit)
     if state is not None:
-        request.state = WebhookDeliveryState.Value(f"{_STATE}{state.name}")
+        request.state = webhook_pb2.WebhookDeliveryState.Value(f"{_STATE}{state.name}")
     with session.client() as client:
         found = list(client.webhooks.ListWebhookDeliveries(request).deliveries)
     if session.json:
@@ -254,15 +248,15 @@ def retry(
     """
     session = session_of(context, as_json)
     with session.client() as client:
-        request = RetryWebhookDeliveryRequest(id=delivery)
+        request = webhook_pb2.RetryWebhookDeliveryRequest(id=delivery)
         found = client.webhooks.RetryWebhookDelivery(request).delivery
     return session.print_json(found) if session.json else session.show(f"{delivery} is made again")
 
 
-def _deliveries(found: Iterable[WebhookDelivery]) -> Listing:
+def _deliveries(found: Iterable[webhook_pb2.WebhookDelivery]) -> Listing:
     made = Listing("id", "state", "kind", ">sequence", ">attempts", ">status", "next", "execution", "error")
     for one in found:
-        state = WebhookDeliveryState.Name(one.state).removeprefix(_STATE).lower()
+        state = webhook_pb2.WebhookDeliveryState.Name(one.state).removeprefix(_STATE).lower()
         next_time = When(one.next_attempt_time) if one.HasField("next_attempt_time") else ""
         status = one.last_status_code or ""
         add_row(
@@ -280,9 +274,9 @@ def _deliveries(found: Iterable[WebhookDelivery]) -> Listing:
     return made
 
 
-def _state(webhook: Webhook) -> str:
+def _state(webhook: webhook_pb2.Webhook) -> str:
     return "gone" if webhook.gone else "paused" if webhook.paused else "on"
 
 
-def _kinds(webhook: Webhook) -> str:
+def _kinds(webhook: webhook_pb2.Webhook) -> str:
     return ", ".join(map(kind_name, webhook.kinds)) or "all"
