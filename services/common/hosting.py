@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,6 +24,7 @@ from services.common.identity.remote import RemoteIdentity
 from services.common.identity.service_identity import ServiceIdentity, ServiceTokenVerifier
 from services.common.paging import seal_page_tokens
 from services.common.periodic import every
+from services.common.ports import cannot_serve
 from services.common.runtime import Runtime
 from services.common.service import IdentityProvider, Service
 from services.common.settings import CommonSettings, database_url, direct_database_url, service_of
@@ -224,7 +223,7 @@ class Host:
             return await listener.start(address, None if address.startswith("unix:") else credentials)
         except RuntimeError as error:
             variable = "COXSWAIN_<SERVICE>_INTERNAL_PORT" if listener.internal else "COXSWAIN_PORT"
-            raise _cannot_serve(address, variable) from error
+            raise cannot_serve(address, variable) from error
 
     async def close(self, grace: float) -> None:
         """Drain for at most `grace` seconds, then release everything."""
@@ -253,29 +252,3 @@ class Host:
             await work
         except Exception:
             logger.exception("shutdown_step_failed", step=step, name=name)
-
-
-def refuse_taken_port(host: str, port: int) -> None:
-    """Find out before anything is made or opened whether a port is free; 0 always is.
-
-    What else keeps a process from serving at this address is found when it does.
-
-    Raises:
-        StartError: another process serves on it.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise _cannot_serve(f"{host}:{port}", "COXSWAIN_PORT") from error
-
-
-def _cannot_serve(address: str, variable: str) -> StartError:
-    return StartError(
-        f"{address} cannot be served on: another process may be using it; "
-        f"stop that one or choose another port with {variable}"
-    )

@@ -8,10 +8,9 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import structlog
@@ -215,32 +214,3 @@ class ProcessGroup:
             if member.silent_turns == _SILENT_TURNS:
                 logger.error("serving_process_silent", name=self._name, pid=member.process.pid)
                 member.process.kill()
-
-
-@contextlib.contextmanager
-def reserved_port(host: str, port: int, variable: str) -> Iterator[int]:
-    """Yield a port of a host that processes of one group may listen at; 0 picks a free one.
-
-    Raises:
-        StartError: another process listens there; `variable` is where another port can be chosen.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    with socket.socket(family, kind, protocol) as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            with socket.socket(family, kind, protocol) as alone:
-                # With SO_REUSEPORT, a process of somebody else's would share the port silently.
-                alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                alone.bind(address)
-                alone.listen()
-                found: int = alone.getsockname()[1]
-            holder.bind((address[0], found, *address[2:]))
-        except OSError as error:
-            raise StartError(
-                f"{host}:{port} cannot be served on: another process may be using it; "
-                f"stop that one or choose another port with {variable}"
-            ) from error
-        yield found

@@ -21,7 +21,8 @@ from services.common.grpc.call import log_fields
 from services.common.hosting import Build, Host, ServiceT
 from services.common.logging import configure_logging
 from services.common.metrics_server import serve_metrics
-from services.common.process_group import Membership, ProcessGroup, reserved_port
+from services.common.ports import refuse_taken_port, reserved_port
+from services.common.process_group import Membership, ProcessGroup
 from services.common.process_state import ProcessState
 from services.common.service import IdentityProvider
 from services.common.settings import (
@@ -125,6 +126,11 @@ def serve(
         if processes > 1 and member is None:
             await _serve_by_several(name, processes, common, state)
             return
+        if member is None:
+            # Databases and keys take seconds to make, and gRPC writes a line of its own for a port that is taken.
+            refuse_taken_port(common.host, public_port(common, name), f"COXSWAIN_{name.upper()}_PORT")
+            if not internal_address:
+                refuse_taken_port(common.host, internal_port(name), f"COXSWAIN_{name.upper()}_INTERNAL_PORT")
         addresses = {peer: peer_address(peer) for peer in (*SERVICES, *PARTS)}
         host = Host(common, addresses, shares_ports=member is not None)
 

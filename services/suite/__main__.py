@@ -19,8 +19,9 @@ from services.auth.service import build as build_auth
 from services.auth.settings import AuthSettings
 from services.common.containment.contain import keep_memory_private
 from services.common.environment import read_settings
-from services.common.hosting import Host, refuse_taken_port
+from services.common.hosting import Host
 from services.common.metrics_server import serve_metrics
+from services.common.ports import refuse_taken_port
 from services.common.process_state import ProcessState
 from services.common.runner import run, settle
 from services.common.settings import PARTS, SERVICES, CommonSettings
@@ -75,7 +76,7 @@ async def serve_suite(common: CommonSettings, state: ProcessState, *, postgres: 
     port = _DEFAULT_PORT if common.port is None else common.port
     with lock_data_directory(directory, f"{common.host}:{port}"):
         # Databases and keys take seconds to make.
-        refuse_taken_port(common.host, port)
+        refuse_taken_port(common.host, port, "COXSWAIN_PORT")
         if not postgres:
             await _serve(common, settings, state, directory, port)
             return

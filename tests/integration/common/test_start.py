@@ -14,7 +14,8 @@ from sqlalchemy.engine import make_url
 
 from services.common.db.database import Database
 from services.common.grpc.tls import server_credentials
-from services.common.hosting import Host, refuse_taken_port
+from services.common.hosting import Host
+from services.common.ports import refuse_taken_port
 from services.common.settings import CommonSettings
 from services.common.startup import StartError
 from tests.support.service_tables import make_service_tables
@@ -174,9 +175,21 @@ async def test_a_suite_whose_port_is_taken_says_so_before_it_makes_anything(tmp_
     assert made_in(tmp_path) == ["suite.lock"]
 
 
+@pytest.mark.parametrize("variable", ["COXSWAIN_AUTH_PORT", "COXSWAIN_AUTH_INTERNAL_PORT"])
+async def test_a_service_alone_whose_port_is_taken_says_so_in_one_line(variable: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ports = {"COXSWAIN_AUTH_PORT": "0", "COXSWAIN_AUTH_INTERNAL_PORT": "0", "COXSWAIN_METRICS_PORT": "0"}
+        lines = await failed_start("services.auth", **{**ports, variable: port}, COXSWAIN_DATA_DIR=str(tmp_path))
+    (line,) = lines
+    assert line.startswith(f"auth cannot start: 127.0.0.1:{port} cannot be served on: another process may be using it")
+    assert line.endswith(f"choose another port with {variable}")
+    assert made_in(tmp_path) == []
+
+
 @pytest.mark.parametrize(("host", "port"), [("localhost", 0), ("127.0.0.1", 0), ("[::]", 0), ("0.0.0.0", 0)])
 def test_a_free_port_is_not_refused(host: str, port: int) -> None:
-    refuse_taken_port(host, port)
+    refuse_taken_port(host, port, "COXSWAIN_PORT")
 
 
 @pytest.mark.parametrize(("present", "missing"), [("certificate", "KEY"), ("key", "CERTIFICATE")])

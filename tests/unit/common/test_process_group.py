@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from services.common.backoff import Backoff
-from services.common.process_group import ProcessGroup, reserved_port
+from services.common.ports import reserved_port
+from services.common.process_group import ProcessGroup
 from services.common.process_state import ProcessState
 from services.common.startup import StartError
 
