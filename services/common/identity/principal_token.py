@@ -2,17 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
 import jwt
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from services.common.cache import ExpiringCache
-from services.common.errors import Unauthenticated
+from services.common.errors import CoxswainError, Unauthenticated
 from services.common.identity.group_limits import GroupLimits
 from services.common.identity.principal import CredentialKind, Principal, Role
+
+logger = structlog.get_logger(__name__)
 
 TOKEN_TYPE = "coxswain-principal+jwt"
 ISSUER = "coxswain-auth"
@@ -51,11 +54,13 @@ class KeySource(Protocol):
 class PrincipalVerifier:
     """Verifies principal tokens locally and remembers those it verified until they expire.
 
-    Keys are read again every few minutes, and once, bounded, when a token names a key that is not known yet.
+    Keys are read again every few minutes, and once, bounded, when a token names a key that is not known yet. Known ones
+    outlive an outage of auth.
     """
 
-    def __init__(self, keys: KeySource) -> None:
+    def __init__(self, keys: KeySource, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._source = keys
+        self._clock = clock
         self._keys: Mapping[str, Ed25519PublicKey] = {}
         self._keys_read_at = float("-inf")
         self._reading = asyncio.Lock()
@@ -66,6 +71,7 @@ class PrincipalVerifier:
 
         Raises:
             Unauthenticated: the token is not one of auth's, or has expired.
+            CoxswainError: its key is not known, and auth cannot be asked.
         """
         known = self._verified.get(token)
         if known is not None:
@@ -106,13 +112,24 @@ class PrincipalVerifier:
         return principal
 
     async def _key(self, kid: str) -> Ed25519PublicKey | None:
-        age = time.monotonic() - self._keys_read_at
-        if age > _REFRESH_SECONDS or (kid not in self._keys and age > _UNKNOWN_KEY_PAUSE_SECONDS):
+        age, is_known = self._clock() - self._keys_read_at, kid in self._keys
+        # One call refreshes the keys; no other waits for what it knows.
+        is_due = age > _REFRESH_SECONDS and not self._reading.locked()
+        if is_due if is_known else age > _UNKNOWN_KEY_PAUSE_SECONDS:
             async with self._reading:
-                if time.monotonic() - self._keys_read_at >= age:
-                    self._keys = await self._source.public_keys()
-                    self._keys_read_at = time.monotonic()
+                if self._clock() - self._keys_read_at >= age:
+                    await self._read(needed=not is_known)
         return self._keys.get(kid)
+
+    async def _read(self, *, needed: bool) -> None:
+        try:
+            self._keys = await self._source.public_keys()
+        except CoxswainError as error:
+            if needed:
+                raise
+            logger.warning("principal_keys_not_read", reason=error.reason)
+            return
+        self._keys_read_at = self._clock()
 
 
 def _rejected() -> Unauthenticated:
