@@ -58,6 +58,7 @@ from services.common.ids import new_id
 from services.common.settings import SERVICES, CommonSettings
 from services.common.startup import StartError
 from tests.support.exhausted import fault_of_exhausted
+from tests.support.waiting import until
 
 ROOM = Capacity.of(calls=100, group_calls=100, streams=100, group_streams=100, subject_streams=100)
 
@@ -290,13 +291,6 @@ async def test_as_many_calls_may_come_at_once_as_a_listener_works_on(served: Ser
         stubs = (served.models, model_service_pb2_grpc.ModelServiceStub(second))
         calls = (stub.GetModel(request, metadata=bearer("ann:OPERATOR")) for stub in stubs for _ in range(1000))
         assert len(await asyncio.gather(*calls)) == 2000
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let other tasks go on until something is true."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - nobody could tell us
-            await asyncio.sleep(0.001)
 
 
 def _listed_by(served: Served, group: str) -> Any:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
@@ -92,13 +91,6 @@ class DirectConnector:
     async def open(self, config: PgvectorConfig, _login: Login, *, unlimited: bool = False) -> Any:
         connection = await asyncpg.connect(self.url)
         return connection, await prepare(connection, config)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for something to be so; half a minute at most."""
-    async with asyncio.timeout(30):
-        while not holds():  # noqa: ASYNC110 - conditions of whatever is waited for
-            await asyncio.sleep(0.01)
 
 
 def connector_here(*, answer_bytes: int = 2**20, held_bytes: int = 2**24, **options: Any) -> Connector:

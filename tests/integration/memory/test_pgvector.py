@@ -35,13 +35,13 @@ from tests.integration.memory.pgvector_support import (
     database_of,
     front_of,
     serve_with_databases,
-    until,
     use_database,
 )
 from tests.integration.memory.support import DIMENSION, place, stub, unified
 from tests.support.harness import ALICE, BOB, Harness
 from tests.support.postgres_front import PostgresFront
 from tests.support.vector_search_emulator import VectorSearchEmulator
+from tests.support.waiting import until
 
 FAILED, UNAVAILABLE = grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE
 

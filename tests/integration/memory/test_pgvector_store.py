@@ -45,9 +45,9 @@ from tests.integration.memory.pgvector_support import (
     connector_here,
     pools_of,
     store_in,
-    until,
 )
 from tests.integration.memory.store_model import FILTERS, KEYS, NOW, OPERATIONS, SPACE, VECTORS, Model, apply, check
+from tests.support.waiting import until
 
 MANY = 10**9
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests.integration.auth.support import token_of
 from tests.integration.models.support import SEED, Installation, ask, ask_stream, refusal, serve_models
 from tests.support.harness import ALICE
 from tests.support.http_emulator import HttpEmulator
+from tests.support.waiting import until
 from tests.unit.common.test_containment import holding_here
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -47,12 +48,6 @@ def begins_to_start(installation: Installation) -> bool:
     service: Any = installation.harness.services["models"]
     prepared: bool = service._helpers._prepared
     return prepared
-
-
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(_WAIT_SECONDS):
-        while not holds():  # noqa: ASYNC110 - other processes are looked at
-            await asyncio.sleep(0.05)
 
 
 class Floods(HttpEmulator):

@@ -1,7 +1,6 @@
 """BatchService: one call, thousands of inputs, each an execution once, and nobody else kept waiting."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -29,6 +28,7 @@ from tests.integration.orchestrator.support import Worker, create_crew, executio
 from tests.integration.orchestrator.use_cases import ALICE as PRINCIPAL
 from tests.integration.orchestrator.use_cases import Orchestrator
 from tests.support.harness import ALICE, BOB, Harness
+from tests.support.waiting import until
 
 CODE = grpc.StatusCode
 OPERATOR = "dev:olga:sales=operator"
@@ -37,12 +37,6 @@ EDITOR = "dev:ed:sales=editor"
 
 def batches(harness: Harness, bearer: str = ALICE) -> Any:
     return BatchServiceStub(harness.channel(bearer))
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(60):
-        while not await condition():  # noqa: ASYNC110 - what is waited for sets no event
-            await asyncio.sleep(0.02)
 
 
 def struct(**values: Any) -> Struct:

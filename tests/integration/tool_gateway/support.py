@@ -107,18 +107,6 @@ async def running(*replicas: Replica[Any]) -> AsyncIterator[None]:
                 await replica.calls.close()
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition that nothing announces."""
-    try:
-        async with asyncio.timeout(WAIT_SECONDS):
-            while True:
-                if condition():
-                    return
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"not within {WAIT_SECONDS} s: {what}") from None
-
-
 def principal(group_id: str = "sales") -> Principal:
     expires_at = utc_now() + timedelta(hours=1)
     return Principal("dev|alice", group_id, Role.ADMIN, False, CredentialKind.DEV, "", "", expires_at, "token")

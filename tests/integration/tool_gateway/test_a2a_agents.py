@@ -42,7 +42,7 @@ from tests.support.tool_provider import (
     principal,
     write_authority,
 )
-from tests.unit.worker.waiting import until
+from tests.support.waiting import until
 
 DONE = becomes("COMPLETED", artifacts=[artifact(text("A brief."))])
 TOKEN = "marked-token-5c1e0a77"

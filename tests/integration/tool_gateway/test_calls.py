@@ -31,8 +31,9 @@ from services.orchestrator.tool_gateway.ports import (
     ToolResult,
 )
 from services.orchestrator.tool_gateway.usecases.call_board import Asked, Ended, Sign
-from tests.integration.tool_gateway.support import WAIT_SECONDS, PlayedSource, Replica, key_of, order, running, until
+from tests.integration.tool_gateway.support import WAIT_SECONDS, PlayedSource, Replica, key_of, order, running
 from tests.integration.worker.rows import queue
+from tests.support.waiting import until
 
 SECRET = "marked-result-51c2"
 

@@ -41,7 +41,7 @@ from tests.support.tool_provider import (
     source,
     write_authority,
 )
-from tests.unit.worker.waiting import until
+from tests.support.waiting import until
 
 Responses = AsyncIterator[pb.CallToolResponse]
 

@@ -24,7 +24,7 @@ from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
 from tests.support.harness import serve_services
 from tests.support.tool_gateway import FixedSources, GatewayCaller
 from tests.support.tool_provider import RecordedProgress, call_of, principal
-from tests.unit.worker.waiting import until
+from tests.support.waiting import until
 
 PACKAGE = Path(__file__).resolve().parents[2] / "support" / "tool_package"
 SECRETS = {"DESK_TOKEN": "desk-secret-1"}

@@ -1,6 +1,5 @@
 """Hosts that make calls of tools for one execution: real rows, and a played gateway over real gRPC."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -198,10 +197,3 @@ async def call_scene(database: Database, checker: SchemaChecker) -> AsyncIterato
             yield scene
         finally:
             await scene.close()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until something in this process is so."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - nobody could tell us
-            await asyncio.sleep(0.005)

@@ -30,6 +30,7 @@ from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import executions, task_runs, tool_journal
 from tests.support.harness import ALICE, Harness, serve_services
 from tests.support.llm_emulator import LlmEmulator
+from tests.support.waiting import until
 
 CAPABLE = "openai/capable"
 REASONER = "openai/gpt-5"
@@ -142,7 +143,7 @@ class Installation:
             found[:] = [worker for worker in self.workers if worker.crew_processes()]
             return len(found) == 1
 
-        await eventually(one_holds)
+        await until(one_holds)
         return found[0]
 
     async def worker(self, **environment: str) -> WorkerProcess:
@@ -265,13 +266,6 @@ def kinds(events: list[execution_pb2.ExecutionEvent]) -> list[str]:
 def is_kind(kind: str, task: str = "") -> Callable[[execution_pb2.ExecutionEvent], bool]:
     """An event of a kind, of a task if one is named."""
     return lambda event: event.WhichOneof("event") == kind and task in {"", event.task_name}
-
-
-async def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait until something outside of our reach is so."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - nobody could tell us
-            await asyncio.sleep(0.02)
 
 
 def alive(pid: int) -> bool:

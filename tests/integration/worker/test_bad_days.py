@@ -10,12 +10,12 @@ from tests.integration.worker.installation import (
     CAPABLE,
     FASTER,
     Installation,
-    eventually,
     is_kind,
     kinds,
 )
 from tests.integration.worker.odd_answers import DONE, reckoner, requests, turns
 from tests.support.llm_script import Fault, Reply
+from tests.support.waiting import until
 
 S = execution_pb2
 
@@ -111,7 +111,7 @@ async def test_a_long_wait_holds_no_slot_and_is_told(lone: Installation) -> None
         told.message,
     )
     assert [task.state for task in await lone.tasks(execution.id)] == [S.TASK_STATE_PENDING]
-    await eventually(lambda: not any(worker.crew_processes() for worker in lone.workers))
+    await until(lambda: not any(worker.crew_processes() for worker in lone.workers))
     request = S.ListExecutionsRequest(states=[S.EXECUTION_STATE_WAITING_FOR_MODEL])
     assert [found.id for found in (await lone.executions().ListExecutions(request)).executions] == [execution.id]
     cancelled = await lone.executions().CancelExecution(S.CancelExecutionRequest(id=execution.id))

@@ -25,10 +25,11 @@ from services.orchestrator.domain.tool_source import (
 )
 from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.usecases.tool_lists import accepted_tools
-from tests.integration.worker.installation import CAPABLE, Installation, eventually, install, is_kind, kinds
+from tests.integration.worker.installation import CAPABLE, Installation, install, is_kind, kinds
 from tests.support.harness import ALICE
 from tests.support.llm_script import Reply, ToolCall
 from tests.support.played_gateway import PlayedCall, PlayedGateway, result, unknown
+from tests.support.waiting import until
 
 S = execution_pb2
 K = question_state_pb2
@@ -165,7 +166,7 @@ async def test_an_unknown_outcome_waits_for_a_person_without_a_worker_while_othe
     shop.outcomes = [unknown("the connection ended before an answer came")]
     execution = await shop.installation.start(crew(look=True))
     [question] = await shop.asked(execution.id)
-    await eventually(lambda: not any(worker.crew_processes() for worker in shop.installation.workers))
+    await until(lambda: not any(worker.crew_processes() for worker in shop.installation.workers))
     settle, look, _ = await shop.installation.tasks(execution.id)
     assert (settle.state, look.state) == (S.TASK_STATE_WAITING_FOR_ANSWER, S.TASK_STATE_SUCCEEDED)
     assert question.kind == K.QUESTION_KIND_OUTCOME_UNKNOWN
@@ -220,12 +221,12 @@ async def test_the_host_that_makes_a_call_is_killed_and_the_next_one_takes_its_r
     shop.script(1, 2, 3)
     shop.release.clear()
     execution = await shop.installation.start(crew())
-    await eventually(lambda: len(shop.gateway.effects) == 3)
+    await until(lambda: len(shop.gateway.effects) == 3)
     [host] = shop.installation.workers
     host.kill()
     await host.ended()
     await shop.installation.hosts(1)
-    await eventually(lambda: len(shop.gateway.requests) == 6)
+    await until(lambda: len(shop.gateway.requests) == 6)
     shop.release.set()
     ended = await shop.installation.finished(execution.id)
     assert (ended.state, ended.claims, ended.usage.tool_calls) == (S.EXECUTION_STATE_SUCCEEDED, 2, 3)
@@ -238,7 +239,7 @@ async def test_a_cancelled_call_of_unknown_outcome_is_asked_about_by_the_executi
     shop.script(1)
     shop.release.clear()
     execution = await shop.installation.start(crew())
-    await eventually(lambda: len(shop.gateway.effects) == 1)
+    await until(lambda: len(shop.gateway.effects) == 1)
     executions = shop.installation.executions()
     await executions.CancelExecution(S.CancelExecutionRequest(id=execution.id))
     ended = await shop.installation.finished(execution.id)

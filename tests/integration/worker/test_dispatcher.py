@@ -20,8 +20,8 @@ from services.orchestrator.worker.host.dispatcher import Dispatcher
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 from services.orchestrator.worker.host.stop_signal import Cancelled, Lost, Stop
 from services.orchestrator.worker.settings import WorkerSettings
-from tests.integration.worker.installation import eventually
 from tests.integration.worker.rows import execution_row, queue
+from tests.support.waiting import until
 
 S = ExecutionState
 HOST = "host"
@@ -72,7 +72,7 @@ class World:
 
     async def begun(self, count: int) -> Run:
         """Wait until that many runs have begun, and return the last one."""
-        await eventually(lambda: len(runs) == count)
+        await until(lambda: len(runs) == count)
         return runs[-1]
 
 
@@ -102,15 +102,15 @@ async def test_a_host_that_takes_anew_what_it_still_runs_keeps_the_newer_claim(
     assert await world.store.take_over([HOST]) == [execution_id]
     world.ready(execution_id)
     newer = await world.begun(2)
-    await eventually(earlier.stopped.is_set)
+    await until(earlier.stopped.is_set)
     assert isinstance(earlier.reason, Lost)
     assert not newer.stopped.is_set()
     earlier.may_end.set()
-    await eventually(lambda: world.dispatcher.running == 1)
+    await until(lambda: world.dispatcher.running == 1)
     # It has given back nothing that it runs, and can still stop it.
     async with world.database.write() as connection:
         await ExecutionRepository(connection).request_cancel(execution_id, newer.claim.execution.created_at)
-    await eventually(newer.stopped.is_set)
+    await until(newer.stopped.is_set)
     assert isinstance(newer.reason, Cancelled)
     row = await execution_row(world.database, execution_id)
     assert (row.epoch, row.ready, row.executor_id, len(runs)) == (2, False, HOST, 2)
@@ -135,7 +135,7 @@ async def test_who_has_ended_frees_its_slot_while_it_is_tidied_up_and_is_waited_
             await ExecutionRepository(connection).succeed(run.claim.execution.id, TaskOutput("done"), utc_now())
         run.stop(Cancelled())
         run.may_end.set()
-    await eventually(lambda: world.dispatcher.running == 0)
+    await until(lambda: world.dispatcher.running == 0)
     draining = asyncio.create_task(world.dispatcher.drain(60))
     _, pending = await asyncio.wait({draining}, timeout=0.2)
     assert pending, "the first is still tidied up"
@@ -168,7 +168,7 @@ async def test_what_a_host_is_taking_when_it_stops_is_not_left_behind(
 
     monkeypatch.setattr(world.store, "take", take_later)
     execution_id = await queue(world.database)
-    await eventually(taking.is_set)
+    await until(taking.is_set)
     await world.dispatcher.drain(0)
     leaving = asyncio.create_task(world.dispatcher.hand_over())
     # Time to leave before the host has what it is taking, if it did not wait for that.

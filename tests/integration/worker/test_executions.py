@@ -25,13 +25,13 @@ from tests.integration.worker.installation import (
     WAIT_SECONDS,
     Installation,
     alive,
-    eventually,
     is_kind,
     kinds,
 )
 from tests.support.child_process import ROOT, freeze
 from tests.support.harness import BOB
 from tests.support.llm_script import Fault, Reply, ToolCall
+from tests.support.waiting import until
 
 S = execution_pb2
 
@@ -315,7 +315,7 @@ async def test_a_host_that_was_stopped_and_woken_changes_no_row(installation: In
     zombie.send(signal.SIGCONT)
     installation.llm.release()
     # It notices that it has slept through its lease: its crew process ends, its fork server stays.
-    await eventually(lambda: not any(alive(pid) for pid in crew_processes))
+    await until(lambda: not any(alive(pid) for pid in crew_processes))
     # It works on as before.
     later = await installation.start(crew(*THREE, name="later"))
     assert (await installation.finished(later.id)).state == S.EXECUTION_STATE_SUCCEEDED
@@ -340,8 +340,8 @@ async def test_cancelling_ends_a_hanging_model_call_and_keeps_what_is_finished(i
         (S.TASK_STATE_CANCELLED, ""),
         (S.TASK_STATE_CANCELLED, ""),
     ]
-    await eventually(lambda: hanging.client_disconnected)
-    await eventually(lambda: not worker.crew_processes())
+    await until(lambda: hanging.client_disconnected)
+    await until(lambda: not worker.crew_processes())
 
 
 async def test_an_execution_past_its_timeout_fails_and_says_so(installation: Installation) -> None:
@@ -403,14 +403,14 @@ async def test_a_process_forked_ahead_that_died_costs_no_attempt(lone: Installat
 
     for _ in range(2):
         # Only a host that has just given away a spare one forks others.
-        await eventually(lambda: bool(spares()))
+        await until(lambda: bool(spares()))
         for pid in spares():
             os.kill(pid, signal.SIGKILL)
         execution = await lone.start(crew(*THREE))
         ended = await lone.finished(execution.id)
         assert (ended.state, ended.claims) == (S.EXECUTION_STATE_SUCCEEDED, 1)
         assert [run.attempt for run in await lone.tasks(execution.id)] == [1, 1, 1]
-    await eventually(lambda: not any(host.crew_processes() for host in hosts))
+    await until(lambda: not any(host.crew_processes() for host in hosts))
 
 
 async def test_planning_comes_before_the_first_task_and_costs_no_task(installation: Installation) -> None:
@@ -497,7 +497,7 @@ async def test_a_killed_hosts_execution_goes_on_elsewhere_and_asks_for_nothing_t
     told = [call.body["messages"] for call in llm.calls if call.body["messages"][-1]["role"] == "tool"]
     assert [messages[-2]["content"] for messages in told] == [[signed], [signed]]
     # Nothing of the dead host goes on.
-    await eventually(lambda: not any(alive(pid) for pid in left_behind))
+    await until(lambda: not any(alive(pid) for pid in left_behind))
 
 
 async def test_a_draining_host_hands_over_what_does_not_end_in_time(installation: Installation) -> None:

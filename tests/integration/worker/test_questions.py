@@ -21,7 +21,6 @@ from tests.integration.worker.installation import (
     CAPABLE,
     WAIT_SECONDS,
     Installation,
-    eventually,
     install,
     is_kind,
     kinds,
@@ -29,6 +28,7 @@ from tests.integration.worker.installation import (
 from tests.support.child_process import ROOT
 from tests.support.harness import ALICE
 from tests.support.llm_script import Reply, ToolCall
+from tests.support.waiting import until
 
 S = execution_pb2
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}
@@ -108,7 +108,7 @@ async def test_a_declined_result_is_done_again_and_memory_keeps_only_the_approve
     parked = await lone.get(execution.id)
     assert parked.state == S.EXECUTION_STATE_WAITING_FOR_ANSWER
     assert list(parked.open_question_ids) == [question.question_id]
-    await eventually(lambda: not any(worker.crew_processes() for worker in lone.workers))
+    await until(lambda: not any(worker.crew_processes() for worker in lone.workers))
     assert (question.text, question.result.text) == ("Is this result good?", "A draft.")
     assert await memories(lone, execution) == []
     declined = question_pb2.DeclineQuestion(reason="Make it better.")

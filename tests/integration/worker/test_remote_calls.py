@@ -41,10 +41,11 @@ from services.orchestrator.usecases.question_deadlines import DEADLINE_ANSWERS
 from services.orchestrator.usecases.tool_lists import accepted_tools
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.link.errors import WAITS_FOR_PERSON, TaskError
-from tests.integration.worker.call_scene import LOOK, PAY, CallScene, Hostlike, call_scene, eventually
+from tests.integration.worker.call_scene import LOOK, PAY, CallScene, Hostlike, call_scene
 from tests.integration.worker.rows import queue
 from tests.support.played_gateway import PlayedCall, failure, result, unknown
 from tests.support.service_tables import make_service_tables
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -154,14 +155,14 @@ async def test_a_host_that_dies_in_a_call_leaves_it_to_the_next_one_which_waits_
     scene.gateway.tools["billing/pay"] = slow
     host = await scene.host()
     making = asyncio.create_task(host.call())
-    await eventually(lambda: bool(scene.gateway.effects))
+    await until(lambda: bool(scene.gateway.effects))
     await host.die()
     assert (await asyncio.gather(making, return_exceptions=True))[0].__class__ is asyncio.CancelledError
     assert (await scene.rows())["k"].state is ToolCallState.INTENT
 
     again = await scene.host()
     following = asyncio.create_task(again.call())
-    await eventually(lambda: len(scene.gateway.requests) == 2)
+    await until(lambda: len(scene.gateway.requests) == 2)
     release.set()
     assert (await following).output == "paid"
     first, second = scene.gateway.requests
@@ -200,7 +201,7 @@ async def test_the_timers_failed_write_of_an_intent_is_no_permission_to_call(sce
 async def test_a_stream_that_breaks_off_is_followed_again_and_the_call_is_made_once(scene: CallScene) -> None:
     async def slow(call: PlayedCall) -> pb.ToolOutcome:
         scene.gateway.did(call)
-        await eventually(lambda: len(scene.gateway.requests) == 2)
+        await until(lambda: len(scene.gateway.requests) == 2)
         return result("paid")
 
     scene.gateway.tools["billing/pay"] = slow
@@ -416,11 +417,11 @@ async def test_a_call_begun_again_after_an_answer_is_found_by_the_next_host(scen
     await scene.answer((await scene.questions())[0], QuestionState.ACCEPTED, {"happened": False})
     host = await scene.host()
     making = asyncio.create_task(host.call())
-    await eventually(lambda: len(scene.gateway.effects) == 2)
+    await until(lambda: len(scene.gateway.effects) == 2)
     await host.die()
     await asyncio.gather(making, return_exceptions=True)
     following = asyncio.create_task((await scene.host()).call())
-    await eventually(lambda: len(scene.gateway.requests) == 3)
+    await until(lambda: len(scene.gateway.requests) == 3)
     release.set()
     assert (await following).output == "paid"
     assert list(scene.gateway.effects.values()) == [1, 1]
@@ -500,7 +501,7 @@ async def test_two_crew_processes_in_a_row_wait_for_one_call(scene: CallScene) -
     scene.gateway.tools["billing/pay"] = slow
     host = await scene.host()
     first = asyncio.create_task(host.call())
-    await eventually(lambda: bool(scene.gateway.effects))
+    await until(lambda: bool(scene.gateway.effects))
     # As when the crew process dies: what serves its call is cancelled.
     first.cancel()
     second = asyncio.create_task(host.call())
@@ -520,7 +521,7 @@ async def test_cancelling_takes_the_call_back_and_says_what_is_known_of_it(scene
     scene.gateway.tools |= {"billing/pay": slow, "billing/look": slow}
     host = await scene.host()
     making = [asyncio.create_task(host.call(tool, tool=tool)) for tool in "01"]
-    await eventually(lambda: len(scene.gateway.effects) == 2)
+    await until(lambda: len(scene.gateway.effects) == 2)
     await host.remote.cancel()
     await asyncio.gather(*making, return_exceptions=True)
     rows = await scene.rows()

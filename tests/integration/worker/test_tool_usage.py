@@ -22,9 +22,10 @@ from services.orchestrator.repositories.journal import ToolCall
 from services.orchestrator.repositories.retention import RetentionRepository
 from services.orchestrator.tables import executions, tool_usage
 from services.orchestrator.worker.link.errors import TaskError
-from tests.integration.worker.call_scene import LOOK, PAY, CallScene, call_scene, eventually
+from tests.integration.worker.call_scene import LOOK, PAY, CallScene, call_scene
 from tests.support.played_gateway import PlayedCall, failure, result, unknown
 from tests.support.service_tables import make_service_tables
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -103,7 +104,7 @@ async def test_a_call_that_its_hosts_successor_ends_is_counted_once(scene: CallS
     scene.gateway.tools["billing/pay"] = slow
     host = await scene.host()
     making = asyncio.create_task(host.call())
-    await eventually(lambda: bool(scene.gateway.effects))
+    await until(lambda: bool(scene.gateway.effects))
     await host.die()
     await asyncio.gather(making, return_exceptions=True)
     assert await used(scene) == []
@@ -200,7 +201,7 @@ async def test_a_cancelled_call_is_counted_by_what_is_known_of_it(scene: CallSce
     scene.gateway.tools["billing/pay"] = slow
     host = await scene.host()
     making = asyncio.create_task(host.call())
-    await eventually(lambda: bool(scene.gateway.effects))
+    await until(lambda: bool(scene.gateway.effects))
     await host.remote.cancel()
     await asyncio.gather(making, return_exceptions=True)
     assert [(row.outcome, row.cost) for row in await used(scene)] == [("UNKNOWN", 0.5)]

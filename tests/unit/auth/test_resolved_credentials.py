@@ -13,6 +13,7 @@ from services.auth.domain import CredentialPurpose, CredentialReference
 from services.auth.usecases.credentials import Credentials
 from services.common.errors import Unavailable
 from services.common.identity.principal import CredentialKind, Principal, Role
+from tests.support.waiting import until
 
 ALICE = Principal(
     "issuer|alice", "sales", Role.OPERATOR, False, CredentialKind.USER, "s1", "", datetime(2100, 1, 1, tzinfo=UTC)
@@ -56,7 +57,7 @@ async def test_calls_of_one_principal_share_a_resolution_that_outlives_a_cancell
 ) -> None:
     expired = replace(ALICE, execution_id="e1", expires_at=datetime(2000, 1, 1, tzinfo=UTC))
     first, second = (asyncio.create_task(resolve(credentials, caller)) for caller in (expired, ALICE))
-    await asyncio.sleep(0.01)
+    await until(lambda: link.asked)
     first.cancel()
     await asyncio.sleep(0)
     link.gate.set()
@@ -101,14 +102,14 @@ async def test_a_credential_of_one_principal_never_serves_another(
     link: GatedLink, credentials: Credentials, other: Principal
 ) -> None:
     both = [asyncio.create_task(resolve(credentials, caller)) for caller in (ALICE, other)]
-    await asyncio.sleep(0.01)
+    await until(lambda: len(link.asked) == 2)
     link.gate.set()
     assert await asyncio.gather(*both) == ["s1-1", f"{other.session_id}-2"]
 
 
 async def test_what_is_resolved_while_a_secret_changes_is_not_kept(link: GatedLink, credentials: Credentials) -> None:
     running = asyncio.create_task(resolve(credentials, ALICE))
-    await asyncio.sleep(0.01)
+    await until(lambda: link.asked)
     credentials.forget("legal")
     credentials.forget("sales")
     link.gate.set()

@@ -1,7 +1,6 @@
 """Issued tokens: asked for once, renewed early, refused briefly."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from services.auth.chains.link import Answer
 from services.auth.chains.token_cache import IssuedToken, NoTokenError, TokenCache
 from services.common.errors import Unavailable
+from tests.support.waiting import until
 
 
 class Issuer:
@@ -44,15 +44,6 @@ def cache(issuer: Issuer) -> TokenCache[str]:
     return TokenCache(refused=timedelta(seconds=5), clock=issuer.clock)
 
 
-async def settled(condition: Callable[[], bool]) -> None:
-    """Let tasks run until a condition holds."""
-    for _ in range(100):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("the condition never held")
-
-
 async def test_all_who_wait_share_one_request(cache: TokenCache[str], issuer: Issuer) -> None:
     tokens = await asyncio.gather(*(cache.get("a", issuer.issue) for _ in range(50)))
     assert {token.token for token in tokens} == {"token-1"}
@@ -72,8 +63,8 @@ async def test_a_token_is_renewed_in_the_background_while_it_is_still_used(
     assert issuer.asked == 1
     issuer.now += timedelta(minutes=2)
     assert (await cache.get("a", issuer.issue)).token == "token-1"
-    await settled(lambda: issuer.asked == 2)
-    await settled(lambda: not cache._tokens._loads)
+    await until(lambda: issuer.asked == 2)
+    await until(lambda: not cache._tokens._loads)
     assert (await cache.get("a", issuer.issue)).token == "token-2"
 
 
@@ -88,7 +79,7 @@ async def test_an_outage_during_renewal_leaves_the_token_in_use(cache: TokenCach
     issuer.now += timedelta(minutes=45)
     issuer.failure = Unavailable("down")
     assert (await cache.get("a", issuer.issue)).token == "token-1"
-    await settled(lambda: issuer.asked == 2 and not cache._tokens._loads)
+    await until(lambda: issuer.asked == 2 and not cache._tokens._loads)
     assert (await cache.get("a", issuer.issue)).token == "token-1"
     # Not asked again at once.
     assert issuer.asked == 2
@@ -102,7 +93,7 @@ async def test_a_refusal_is_remembered_for_a_moment_and_ends_the_token(cache: To
     issuer.now += timedelta(minutes=45)
     issuer.failure = NoTokenError(Answer.rejected("withdrawn"))
     await cache.get("a", issuer.issue)
-    await settled(lambda: issuer.asked == 2 and not cache._tokens._loads)
+    await until(lambda: issuer.asked == 2 and not cache._tokens._loads)
     for _ in range(3):
         with pytest.raises(NoTokenError) as refusal:
             await cache.get("a", issuer.issue)
@@ -117,7 +108,7 @@ async def test_one_who_gives_up_waiting_does_not_end_it_for_the_others(cache: To
     issuer.gate = asyncio.Event()
     first = asyncio.create_task(cache.get("a", issuer.issue))
     second = asyncio.create_task(cache.get("a", issuer.issue))
-    await settled(lambda: issuer.asked == 1)
+    await until(lambda: issuer.asked == 1)
     first.cancel()
     issuer.gate.set()
     assert (await second).token == "token-1"
@@ -136,7 +127,7 @@ async def test_memory_does_not_grow_with_refused_keys(issuer: Issuer) -> None:
 async def test_closing_ends_what_is_being_asked(cache: TokenCache[str], issuer: Issuer) -> None:
     issuer.gate = asyncio.Event()
     waiting = asyncio.create_task(cache.get("a", issuer.issue))
-    await settled(lambda: issuer.asked == 1)
+    await until(lambda: issuer.asked == 1)
     await cache.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting

@@ -1,7 +1,6 @@
 """Frames arrive whole however they were divided, and no helper process outlives whoever started it."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from services.common.child_process import (
     encode_frame,
     isolated_python,
 )
+from tests.support.waiting import until
 
 ECHO = """
 import os, sys
@@ -122,15 +122,11 @@ async def test_a_stop_that_is_cancelled_leaves_no_process_behind(tmp_path: Path)
     async with echoing(tmp_path) as child:
         await child.write(b"hang")
         stopping = asyncio.create_task(child.stop(grace=60))
-        await asyncio.sleep(0.05)
+        await until(child._input.is_closing)
         stopping.cancel()
         with pytest.raises(asyncio.CancelledError):
             await stopping
-        for _ in range(200):
-            if not psutil.pid_exists(child.pid):
-                break
-            await asyncio.sleep(0.01)
-        assert not psutil.pid_exists(child.pid) or os.name != "posix"
+        assert not psutil.pid_exists(child.pid)
 
 
 async def test_a_process_whose_output_nobody_reads_is_stopped_all_the_same(tmp_path: Path) -> None:

@@ -14,15 +14,7 @@ from hypothesis import strategies as st
 
 from services.common.feed_topics import Topic
 from services.common.group_lines import GroupLines, wait_without_turn
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let other tasks go on until something is true."""
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never became true")
+from tests.support.waiting import until
 
 
 def nobody() -> bool:

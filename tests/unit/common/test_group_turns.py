@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -11,15 +10,7 @@ from hypothesis import strategies as st
 from services.common.background import BackgroundTasks
 from services.common.cache import AsyncCache
 from services.common.group_turns import GroupTurns, group_of_work, working_for
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let other tasks go on until something is true."""
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never became true")
+from tests.support.waiting import until
 
 
 class Queue:

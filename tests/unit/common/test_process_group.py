@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from services.common.ports import reserved_port
 from services.common.process_group import ProcessGroup
 from services.common.process_state import ProcessState
 from services.common.startup import StartError
+from tests.support.waiting import until
 
 _PROGRAM = """
 import os, pathlib, signal, sys, time
@@ -56,12 +57,6 @@ def began(directory: Path) -> dict[int, int]:
 
 def ended(directory: Path) -> set[int]:
     return {int(path.stem) for path in directory.glob("*.ended")}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - other processes do not tell
-            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

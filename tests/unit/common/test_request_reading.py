@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.common.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
-from services.common.grpc.request_reading import RequestReader
+from services.common.grpc.request_reading import RequestReader, _SlowReads
+from tests.support.waiting import until
 
 SLOW_AT_ONCE = 16
 SLOW_AT_ONCE_OF_GROUP = 32
@@ -32,14 +33,23 @@ async def no_messages() -> AsyncIterator[bytes]:
         yield message
 
 
+def slow(reads: _SlowReads, key: str | None = None) -> int:
+    """How many reads are slow and go on."""
+    return len(reads._limits.get(key, ()))
+
+
+def ended(reading: list[asyncio.Task[bytes]]) -> int:
+    return sum(task.done() for task in reading)
+
+
 async def test_of_slow_strangers_the_newest_are_waited_for() -> None:
     reader = RequestReader(quick_seconds=0.001)
     calls = [Unfinished() for _ in range(SLOW_AT_ONCE + 3)]
-    reading = []
+    reading = list[asyncio.Task[bytes]]()
     for call in calls:
         reading.append(asyncio.create_task(reader.read_of_stranger(call.messages)))
-        # Timers that end together have no order.
-        await asyncio.sleep(0.002)
+        # Timers that end together have no order: each is slow, and has ended the oldest of many, before the next comes.
+        await until(lambda: slow(reader._of_strangers) + ended(reading) == len(reading))
     for refused in reading[:3]:
         with pytest.raises(ResourceExhausted) as caught:
             await refused
@@ -56,7 +66,7 @@ async def test_those_who_are_known_are_not_counted_among_slow_strangers() -> Non
     reading = [asyncio.create_task(reader.read(call.messages, "sales")) for call in calls]
     stranger = Unfinished()
     waiting = asyncio.create_task(reader.read_of_stranger(stranger.messages))
-    await asyncio.sleep(0.01)
+    await until(lambda: (slow(reader._of_groups, "sales"), slow(reader._of_strangers)) == (len(calls), 1))
     for call in (*calls, stranger):
         call.go_on.set()
     assert await asyncio.gather(*reading, waiting) == [b"whole"] * (2 * SLOW_AT_ONCE + 1)
@@ -68,7 +78,7 @@ async def test_of_slow_requests_of_a_group_the_oldest_are_waited_for_and_no_othe
     reading = [asyncio.create_task(reader.read(call.messages, "sales")) for call in calls]
     others = {"legal": Unfinished(), None: Unfinished()}
     reading += [asyncio.create_task(reader.read(call.messages, group)) for group, call in others.items()]
-    await asyncio.sleep(0.01)
+    await until(lambda: (slow(reader._of_groups, "sales"), slow(reader._of_groups, "legal")) == (len(calls), 1))
     with pytest.raises(ResourceExhausted) as caught:
         await reader.read(Unfinished().messages, "sales")
     told = {"limit": str(SLOW_AT_ONCE_OF_GROUP), "counted": "slow requests of one group"}
@@ -123,7 +133,7 @@ async def test_a_stream_of_a_stranger_may_rest_between_requests() -> None:
     call = Unfinished()
     requests = reader.requests_of_stranger(call.messages)
     first = asyncio.ensure_future(anext(requests))
-    await asyncio.sleep(0.01)
+    await until(lambda: slow(reader._of_strangers) == 1)
     assert not first.done()
     call.go_on.set()
     assert await first == b"whole"

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import LocalHintBus
 from services.orchestrator.repositories.events import EventReader
 from services.orchestrator.usecases.event_feed import EventFeed
+from tests.support.waiting import until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NEVER = 3600.0
@@ -94,12 +95,6 @@ class Watcher:
     @property
     def sequences(self) -> list[int]:
         return [event.sequence for event in self.seen]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for sets no event
-            await asyncio.sleep(0)
 
 
 async def at_rest(feed: EventFeed, watcher: Watcher, seen: list[int]) -> None:

@@ -28,6 +28,7 @@ from services.orchestrator.worker.host.crew_life import Life
 from services.orchestrator.worker.host.crew_process import CrewProcess, ForkServer
 from services.orchestrator.worker.link.errors import TaskError
 from tests.support.private_files import private_file
+from tests.support.waiting import PATIENCE
 from tests.unit.worker.crew.scripted_host import (
     PLAIN,
     Json,
@@ -39,7 +40,6 @@ from tests.unit.worker.crew.scripted_host import (
     text_of,
     tool_call,
 )
-from tests.unit.worker.waiting import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.orchestrator.worker.crew.pacing import Pacer
-from tests.unit.worker.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 MINUTE = 60.0
 

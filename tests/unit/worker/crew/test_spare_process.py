@@ -17,8 +17,8 @@ from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.crew_life import Life
 from services.orchestrator.worker.host.crew_process import ForkServer, _Forked
 from services.orchestrator.worker.link.host_end import CrewProcessLost
+from tests.support.waiting import PATIENCE
 from tests.unit.worker.crew.scripted_host import ScriptedHost, answer, segment
-from tests.unit.worker.waiting import PATIENCE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -13,7 +13,7 @@ from services.orchestrator.domain.execution import Usage
 from services.orchestrator.worker.host.completion import Completion
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
-from tests.unit.worker.waiting import PATIENCE
+from tests.support.waiting import PATIENCE
 
 
 class SlowStore:

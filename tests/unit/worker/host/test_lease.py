@@ -7,7 +7,7 @@ from typing import Self
 
 from services.orchestrator.worker.host.lease import LeaseKeeper
 from services.orchestrator.worker.host.metrics import LEASE_LOSSES
-from tests.unit.worker.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, until
 
 TTL = 10.0
 

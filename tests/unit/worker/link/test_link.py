@@ -28,7 +28,7 @@ from services.orchestrator.worker.link.crew_end import CrewEnd, LinkClosed
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.framing import encode_frame
 from services.orchestrator.worker.link.host_end import CrewProcessLost, HostEnd
-from tests.unit.worker.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, until
 
 HostHandler = Callable[[CrewRequest], Any]
 CrewHandler = Callable[[HostRequest], CrewReply]
