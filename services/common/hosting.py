@@ -1,7 +1,6 @@
 """One process that serves one service or several: what it opens, and in which order it opens and closes."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -229,8 +228,7 @@ class Host:
         """Drain for at most `grace` seconds, then release everything."""
         # Public calls may need internal ones until their end.
         for listener in self._listeners[:1]:
-            with contextlib.suppress(Exception):
-                await listener.set_serving(False)
+            await self._quietly("stop_serving", "health", listener.set_serving(False))
         for hosted in reversed(self._hosted):
             await self._quietly("drain", hosted.name, hosted.service.drain())
         for listener in self._listeners:

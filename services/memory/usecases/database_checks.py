@@ -1,7 +1,6 @@
 """Whether the database of a backend has what memories need, and how to correct what it lacks."""
 
 import asyncio
-from contextlib import suppress
 
 from services.common.errors import CoxswainError
 from services.memory.domain.backends import PgvectorConfig, TlsMode
@@ -42,8 +41,7 @@ class DatabaseChecks:
                 try:
                     state = await inspect(connection, group_id, config, self._exact_rows)
                 finally:
-                    with suppress(Exception):
-                        await connection.close(timeout=1)
+                    await self._connector.close(connection)
         except LoginRefused:
             return [Check(config.subject, f"refuses user {login.user}", refused(config, login).message)]
         except CoxswainError as error:

@@ -1,6 +1,7 @@
 """Connections to databases that groups name: to addresses that were checked, encrypted, within a time."""
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import ssl
@@ -19,6 +20,7 @@ from services.memory.stores.pgvector.failures import extension_missing
 from services.memory.stores.pgvector.logins import Login
 from services.memory.stores.pgvector.watched import WatchedConnection, WatchedLoop
 
+_CLOSE_SECONDS = 1.0
 _EXTENSION: Final = (
     "SELECT e.extversion, n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
     "WHERE e.extname = 'vector'"
@@ -90,6 +92,11 @@ class Connector:
             except BaseException:
                 connection.terminate()
                 raise
+
+    async def close(self, connection: "asyncpg.Connection[Any]") -> None:
+        """Close a connection. That the server fails at this, or does not answer, changes nothing of what was done."""
+        with contextlib.suppress(Exception):
+            await connection.close(timeout=_CLOSE_SECONDS)
 
     async def _addresses(self, config: PgvectorConfig) -> list[str]:
         """Return the addresses of the host; each of them may be connected to."""

@@ -7,7 +7,6 @@ of one namespace hold nobody else's rows, and small namespaces, which are most, 
 import asyncio
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -138,8 +137,7 @@ class IndexKeeper:
                     try:
                         built = await build_index(connection, index, required(extension, config).version)
                     finally:
-                        with suppress(Exception):
-                            await connection.close(timeout=1)
+                        await self._pools.connector.close(connection)
             if built:
                 logger.info("vector_index_built", kind=index.kind.name, dimension=index.dimension)
         except Exception as error:  # noqa: BLE001 - searches go on without it; what is wrong, Verify says

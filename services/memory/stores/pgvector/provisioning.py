@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -98,8 +98,7 @@ class Provisioner:
                     made += await build_index(connection, index, extension.version)
             yield Progress("ready", total, total, made)
         finally:
-            with suppress(Exception):
-                await connection.close(timeout=1)
+            await self._connector.close(connection)
 
     @asynccontextmanager
     async def _step(self, config: PgvectorConfig, login: Login) -> AsyncIterator[None]:

@@ -230,6 +230,7 @@ def _model_of(spec: TaskSpec) -> type[BaseModel] | None:
     try:
         return result_class(spec.output_schema)
     except Exception as error:
+        # Whatever CrewAI raises as it makes the class.
         raise TaskError("TASK_FAILED", f"the output schema cannot be used: {error}", fatal=True) from error
 
 
