@@ -1,1 +1,1 @@
-"""Worker hosts (`host`), the crew processes they fork (`crew`), the socket between them (`link`), their `queue`."""
+"""Worker hosts (`host`), the crew processes they fork (`crew`), and the socket between them (`link`)."""

@@ -19,7 +19,7 @@ from services.common.grpc.json_values import from_struct
 from services.memory.settings import MemorySettings
 from services.orchestrator.domain.crew import MemorySpec, RecallMode, RecallSpec
 from services.orchestrator.worker.host.activity import Activity
-from services.orchestrator.worker.host.calls import CrewCalls
+from services.orchestrator.worker.host.crew_calls import CrewCalls
 from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.recorder import TaskRef

@@ -32,7 +32,7 @@ from services.orchestrator.worker.host.remote_calls import RemoteCalls
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_executors import ToolExecutors
-from services.orchestrator.worker.host.tool_gateway import ToolGateway
+from services.orchestrator.worker.host.tool_gateway_client import ToolGateway
 from services.orchestrator.worker.host.tool_meter import ToolMeter
 from services.orchestrator.worker.host.tool_rules import ToolRules
 from services.orchestrator.worker.host.usage_total import UsageTotal

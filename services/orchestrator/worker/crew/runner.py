@@ -19,10 +19,10 @@ from services.common.storable import storable, storable_json
 from services.orchestrator.domain.execution import PLAN_INDEX
 from services.orchestrator.worker.crew.adapter import build_for_planning, build_memory, build_task
 from services.orchestrator.worker.crew.attempt import TaskAttempt
-from services.orchestrator.worker.crew.events import tool_events
 from services.orchestrator.worker.crew.llm import HostLLM
 from services.orchestrator.worker.crew.material import materials_of
 from services.orchestrator.worker.crew.session import Session
+from services.orchestrator.worker.crew.tool_events import tool_events
 from services.orchestrator.worker.crew.usable_answers import quoted
 from services.orchestrator.worker.link.crew_end import LinkClosed
 from services.orchestrator.worker.link.errors import TaskError

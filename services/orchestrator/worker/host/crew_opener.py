@@ -15,7 +15,7 @@ from services.orchestrator.messages.knowledge import knowledge_namespace
 from services.orchestrator.worker.host.activity import Activity
 from services.orchestrator.worker.host.agent_tools import AgentTools, needed_tools, with_read_result
 from services.orchestrator.worker.host.call_questions import CallQuestions
-from services.orchestrator.worker.host.calls import CrewCalls
+from services.orchestrator.worker.host.crew_calls import CrewCalls
 from services.orchestrator.worker.host.crew_process import CrewProcess
 from services.orchestrator.worker.host.current_tools import CurrentTools
 from services.orchestrator.worker.host.execution_files import ExecutionFiles
@@ -32,7 +32,7 @@ from services.orchestrator.worker.host.run_state import RunState
 from services.orchestrator.worker.host.stop_signal import Failed, ModelsAway, StopSignal
 from services.orchestrator.worker.host.tool_calls import ToolCalls
 from services.orchestrator.worker.host.tool_executors import ToolExecutors
-from services.orchestrator.worker.host.tool_gateway import ToolGateway
+from services.orchestrator.worker.host.tool_gateway_client import ToolGateway
 from services.orchestrator.worker.host.tool_meter import ToolMeter
 from services.orchestrator.worker.host.tool_rules import ToolRules
 from services.orchestrator.worker.link.host_end import CrewProcessLost

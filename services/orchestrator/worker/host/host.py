@@ -23,8 +23,8 @@ from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.hints.remote import RemoteHintBus
 from services.orchestrator.lease_store import LeaseStore
 from services.orchestrator.settings import OrchestratorSettings
-from services.orchestrator.worker.host.calls import Stubs
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
+from services.orchestrator.worker.host.crew_calls import Stubs
 from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.crew_home import CrewHome
 from services.orchestrator.worker.host.crew_process import ForkServer

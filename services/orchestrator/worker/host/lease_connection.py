@@ -160,8 +160,8 @@ def _lock(connection: Connection) -> int | None:
     A pooler tells each client a process id of its own making, and gives sessions to several clients in turn: a lock
     would outlive its host, or end before it.
     """
-    told = _raw(connection).info.backend_pid
-    if connection.scalar(sql_select(func.pg_backend_pid())) != told:
+    expected = _raw(connection).info.backend_pid
+    if connection.scalar(sql_select(func.pg_backend_pid())) != expected:
         logger.info("host_lock_not_possible")
         return None
     # A new key each time: the server may still have the last session.

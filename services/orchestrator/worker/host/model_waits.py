@@ -152,11 +152,11 @@ class ModelWaits:
 
     def _tell(self, journal: TaskJournal, wait: ModelWait) -> None:
         self._waits[wait.task_index, wait.model] = wait
-        told = execution_pb2.LlmCallWaiting(model=wait.model, reason=wait.reason, message=wait.message)
-        told.retry_time.FromDatetime(wait.retry_at)
-        told.give_up_time.FromDatetime(wait.give_up_at)
+        event = execution_pb2.LlmCallWaiting(model=wait.model, reason=wait.reason, message=wait.message)
+        event.retry_time.FromDatetime(wait.retry_at)
+        event.give_up_time.FromDatetime(wait.give_up_at)
         waits = self._longest_first()
-        self._recorder.add(journal.task, told, lambda write: write.keep_model_waits(waits), flush_soon=True)
+        self._recorder.add(journal.task, event, lambda write: write.keep_model_waits(waits), flush_soon=True)
 
     def _forget(self, key: Key) -> None:
         if self._waits.pop(key, None) is not None:

@@ -43,7 +43,7 @@ from services.orchestrator.worker.host.recorder import Recorder
 from services.orchestrator.worker.host.remote_call import Key, RemoteCall
 from services.orchestrator.worker.host.task_journal import TaskJournal
 from services.orchestrator.worker.host.tool_executors import ToolExecutors
-from services.orchestrator.worker.host.tool_gateway import LeftWaiting
+from services.orchestrator.worker.host.tool_gateway_client import LeftWaiting
 from services.orchestrator.worker.host.tool_meter import ToolMeter
 from services.orchestrator.worker.host.tool_rules import ToolRules
 from services.orchestrator.worker.link.errors import TaskError

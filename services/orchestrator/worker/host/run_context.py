@@ -8,8 +8,8 @@ from coxswain.auth.v1 import auth_service_pb2_grpc
 from services.common.schema_checks.checker import SchemaChecker
 from services.orchestrator.domain.artifact import ArtifactLimits
 from services.orchestrator.hints.bus import HintBus
-from services.orchestrator.worker.host.calls import Stubs
 from services.orchestrator.worker.host.chunk_pruner import ChunkPruner
+from services.orchestrator.worker.host.crew_calls import Stubs
 from services.orchestrator.worker.host.crew_process import ForkServer
 from services.orchestrator.worker.host.current_tools import SourceVersions
 from services.orchestrator.worker.host.model_lookup import ModelLookup

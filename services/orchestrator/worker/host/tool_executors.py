@@ -13,7 +13,7 @@ from services.orchestrator.worker.host.call_outcomes import text_for_model
 from services.orchestrator.worker.host.execution_files import ExecutionFiles
 from services.orchestrator.worker.host.host_tools.base import HostTool, HostToolCall, HostToolError
 from services.orchestrator.worker.host.peer_retry import is_absence
-from services.orchestrator.worker.host.tool_gateway import ToolGateway
+from services.orchestrator.worker.host.tool_gateway_client import ToolGateway
 
 
 class ToolExecutors:
@@ -71,8 +71,8 @@ class ToolExecutors:
         notes = [f"[File {one.name}: {one.media_type}, {one.size:,} bytes]" for one in stored]
         if refused:
             notes.append(f"[A file was not kept: {refused}]")
-        told = text_for_model(outcome.result)
-        return _returned("\n".join(filter(None, [told, *notes])), is_error=outcome.result.is_error)
+        text = text_for_model(outcome.result)
+        return _returned("\n".join(filter(None, [text, *notes])), is_error=outcome.result.is_error)
 
     async def cancel(self, tool: str, call_id: str) -> pb.ToolOutcome:
         """Take a call back that nobody follows any more, and return how it has ended."""

@@ -17,7 +17,7 @@ from services.common.grpc.status import DETAILS_KEY, to_status
 from services.orchestrator.domain.execution import ModelWait, Usage
 from services.orchestrator.domain.tool_usage import ToolUsageRecord
 from services.orchestrator.worker.host.activity import Activity
-from services.orchestrator.worker.host.calls import CrewCalls
+from services.orchestrator.worker.host.crew_calls import CrewCalls
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.memory_calls import MemoryCalls
 from services.orchestrator.worker.host.model_calls import ModelCalls, TimeLimits

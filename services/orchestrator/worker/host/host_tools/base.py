@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from services.orchestrator.worker.host.recorder import TaskRef
-from services.orchestrator.worker.host.tool_gateway import CallListener
+from services.orchestrator.worker.host.tool_gateway_client import CallListener
 
 _NOTE_BYTES = 256
 _LEAST_BYTES = 64

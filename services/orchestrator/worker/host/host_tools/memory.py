@@ -105,11 +105,11 @@ def _entry(result: memory_pb2.SearchResult, *, by_vector: bool) -> dict[str, Any
     name, value = ("similarity", result.similarity) if by_vector else ("score", result.score)
     entry: dict[str, Any] = {"content": content, name: round(value, 3)}
     document = record.document
-    told = {
+    optional = {
         "document": document.parent_document_id,
         "title": document.title,
         "section": document.section,
         "page": document.page,
         "source": document.source,
     }
-    return entry | {name: value for name, value in told.items() if value}
+    return entry | {name: value for name, value in optional.items() if value}

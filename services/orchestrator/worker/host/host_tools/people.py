@@ -8,7 +8,7 @@ from coxswain.orchestrator.v1 import tool_gateway_pb2 as pb
 from services.common.grpc.json_values import to_struct
 from services.common.storable import storable
 from services.orchestrator.worker.host.host_tools.base import HostToolCall, HostToolError
-from services.orchestrator.worker.host.tool_gateway import LeftWaiting
+from services.orchestrator.worker.host.tool_gateway_client import LeftWaiting
 
 
 class AskPerson:

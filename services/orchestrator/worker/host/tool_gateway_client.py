@@ -118,7 +118,9 @@ class ToolGateway:
             if response.outcome.WhichOneof("outcome"):
                 return response.outcome
             error: object = "its answer is empty"
-        except Exception as failure:  # noqa: BLE001 - the execution ends in any case
+        except TimeoutError:
+            error = f"no answer in {_CANCEL_SECONDS:g} s"
+        except Exception as failure:  # noqa: BLE001 - the outcome says it, and the execution ends in any case
             error = failure
         message = f"the call was cancelled, and the tool gateway did not say how it has ended: {error}"
         return pb.ToolOutcome(unknown=pb.ToolOutcomeUnknownReason(message=message))
