@@ -7,8 +7,7 @@ from coxswain.memory.v1 import memory_backend_service_pb2_grpc
 from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
-from services.common.grpc.resource_keys import key_from_proto
-from services.common.resource_key import ResourceKey
+from services.common.resource_key import ResourceKey, key_from_proto
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.servicers.messages.memory_backends import (
     backend_from_proto,

@@ -5,8 +5,8 @@ from coxswain.models.v1.model_service_pb2_grpc import ModelServiceServicer
 from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_call, current_principal
 from services.common.grpc.handler import Context
-from services.common.grpc.resource_keys import key_from_proto
 from services.common.identity.credentials import CredentialAvailability
+from services.common.resource_key import key_from_proto
 from services.models.domain.model import Model
 from services.models.servicers.messages.models import (
     changed_model_spec,

@@ -6,7 +6,7 @@ from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceServicer
 from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
-from services.common.grpc.resource_keys import key_from_proto
+from services.common.resource_key import key_from_proto
 from services.orchestrator.messages.crews import (
     changed_spec,
     checked_spec,

@@ -5,7 +5,7 @@ from coxswain.orchestrator.v1.schedule_service_pb2_grpc import ScheduleServiceSe
 from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.handler import Context
-from services.common.grpc.resource_keys import key_from_proto
+from services.common.resource_key import key_from_proto
 from services.orchestrator.messages.executions import execution_to_proto
 from services.orchestrator.messages.schedules import changed_plan, checked_plan, schedule_to_proto
 from services.orchestrator.usecases.schedules import Schedules

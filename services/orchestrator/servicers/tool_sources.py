@@ -9,7 +9,7 @@ from services.common.db.idempotency import request_key
 from services.common.grpc.call import current_principal
 from services.common.grpc.enums import enum_to_proto
 from services.common.grpc.handler import Context
-from services.common.grpc.resource_keys import key_from_proto
+from services.common.resource_key import key_from_proto
 from services.orchestrator.messages.tool_sources import (
     change_to_proto,
     changed_spec,

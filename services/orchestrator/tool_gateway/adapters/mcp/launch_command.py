@@ -44,8 +44,7 @@ def _main(parent: int, command: list[str], variables: list[str], processes: int)
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[5]))
     from services.common.containment.contain import Measure, Profile, contain
-    from services.common.process_count import limit_processes
-    from services.common.resource_limits import limit_resource
+    from services.common.resource_limits import limit_processes, limit_resource
 
     request = json.loads(sys.argv[1])
     try:

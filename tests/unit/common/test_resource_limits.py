@@ -9,7 +9,7 @@ import pytest
 
 STARTS = """
 import os
-from services.common.process_count import limit_processes
+from services.common.resource_limits import limit_processes
 # The kernel asks nothing of root.
 if os.getuid() == 0:
     os.setgroups([])
