@@ -9,8 +9,8 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import Body, Document, Entity, LongTerm, Record, ShortTerm, Unified
 from services.memory.row_values import format_time
-from services.memory.rows import COLUMN_TYPES, ENVELOPE, PLACE_BITS
-from services.memory.schemas import metadata_column
+from services.memory.rows import ENVELOPE, PLACE_BITS
+from services.memory.schemas import COLUMN_TYPES, metadata_column
 
 RECORD_VERSION: Final = 1
 """Version of the way records are written into rows."""

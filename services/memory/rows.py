@@ -13,7 +13,7 @@ from services.memory.domain.owners import agent
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.subjects import Ties
 from services.memory.row_values import parse_boolean, parse_list, read_integer, read_json, read_text, read_time
-from services.memory.schemas import _SCHEMAS, Column, FieldType, has_column, metadata_column
+from services.memory.schemas import COLUMN_TYPES, Column, FieldType, has_column, metadata_column
 
 Row = Mapping[str, Any]
 
@@ -129,10 +129,6 @@ def _typed_text(value: object) -> str | None:
 
 def _typed_number(value: object) -> object:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-COLUMN_TYPES = {kind: {field.name: field.type for field in fields} for kind, fields in _SCHEMAS.items()}
-"""The columns of each kind, in the order of its schema."""
 
 
 _TYPED: Mapping[FieldType, Callable[[object], Any]] = {

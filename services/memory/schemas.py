@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from services.memory.domain.records import (
-    MemoryKind,
-)
+from services.memory.domain.records import MemoryKind
 
 
 class FieldType(Enum):
@@ -163,20 +161,16 @@ _SCHEMAS: Mapping[MemoryKind, tuple[SchemaField, ...]] = {
         version="int",
     ),
 }
-
-
+COLUMN_TYPES: Mapping[MemoryKind, Mapping[str, FieldType]] = {
+    kind: {field.name: field.type for field in fields} for kind, fields in _SCHEMAS.items()
+}
+"""The columns of each kind, in the order of its schema."""
 _WORDED = {
     MemoryKind.ENTITY: ("entity_name", "entity_type", "description"),
     MemoryKind.DOCUMENT: ("title", "content"),
 }
-
-
 _NOT_SEARCHED = frozenset({"embedding", "document_summary"})
-
-
 _JSON_COLUMNS = frozenset({"categories", "tools_used", "agent_ids", "relationships"})
-
-
 _NOT_FILTERABLE = frozenset({"id", "embedding", "document_summary", "group_id", "crew_id", "metadata", "doc_metadata"})
 
 
@@ -245,7 +239,7 @@ class DatabricksIndexSchemas:
 @functools.cache
 def has_column(kind: MemoryKind, column: str) -> bool:
     """Return whether a kind's schema has a column."""
-    return any(field.name == column for field in _SCHEMAS[kind])
+    return column in COLUMN_TYPES[kind]
 
 
 def metadata_column(kind: MemoryKind) -> str:

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -109,33 +109,22 @@ class EventReader:
 
     async def after(self, execution_id: str, sequence: int, limit: int, *, chunks: bool = True) -> list[StoredEvent]:
         """Return up to `limit` events after a sequence, in order, with or without chunks of models' answers."""
-        query = _stored().where(execution_events.c.execution_id == execution_id, execution_events.c.sequence > sequence)
+        conditions = [execution_events.c.sequence > sequence]
         if not chunks:
-            query = query.where(execution_events.c.kind != CHUNK)
-        rows = await self._database.fetch(query.order_by(execution_events.c.sequence).limit(limit))
-        return [StoredEvent(**row) for row in rows]
+            conditions.append(execution_events.c.kind != CHUNK)
+        return await self._read(execution_id, conditions, limit)
 
     async def of_kinds_after(
         self, execution_id: str, sequence: int, kinds: Collection[str], limit: int
     ) -> list[StoredEvent]:
         """Return up to `limit` events of some kinds after a sequence, in order."""
-        query = _stored().where(
-            execution_events.c.execution_id == execution_id,
-            execution_events.c.sequence > sequence,
-            execution_events.c.kind.in_(kinds),
-        )
-        rows = await self._database.fetch(query.order_by(execution_events.c.sequence).limit(limit))
-        return [StoredEvent(**row) for row in rows]
+        conditions = [execution_events.c.sequence > sequence, execution_events.c.kind.in_(kinds)]
+        return await self._read(execution_id, conditions, limit)
 
     async def of_kinds(self, execution_id: str, before: int, kinds: Collection[str]) -> list[StoredEvent]:
         """Return the events of some kinds before a sequence, in order."""
-        query = _stored().where(
-            execution_events.c.execution_id == execution_id,
-            execution_events.c.sequence < before,
-            execution_events.c.kind.in_(kinds),
-        )
-        rows = await self._database.fetch(query.order_by(execution_events.c.sequence))
-        return [StoredEvent(**row) for row in rows]
+        conditions = [execution_events.c.sequence < before, execution_events.c.kind.in_(kinds)]
+        return await self._read(execution_id, conditions)
 
     async def newest(self, execution_ids: Collection[str]) -> dict[str, int]:
         """Return the newest sequence of each of these executions."""
@@ -160,14 +149,18 @@ class EventReader:
             )
         )
 
-
-def _stored() -> Select[Any]:
-    return select(
-        execution_events.c.sequence,
-        execution_events.c.time,
-        execution_events.c.kind,
-        execution_events.c.payload,
-        execution_events.c.task_index,
-        execution_events.c.task_name,
-        execution_events.c.attempt,
-    )
+    async def _read(
+        self, execution_id: str, conditions: Sequence[ColumnElement[bool]], limit: int | None = None
+    ) -> list[StoredEvent]:
+        query = select(
+            execution_events.c.sequence,
+            execution_events.c.time,
+            execution_events.c.kind,
+            execution_events.c.payload,
+            execution_events.c.task_index,
+            execution_events.c.task_name,
+            execution_events.c.attempt,
+        )
+        query = query.where(execution_events.c.execution_id == execution_id, *conditions)
+        rows = await self._database.fetch(query.order_by(execution_events.c.sequence).limit(limit))
+        return [StoredEvent(**row) for row in rows]

@@ -5,7 +5,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+from services.common.storable import storable
 
 
 def replace_nulls(message: Message) -> None:
@@ -18,9 +18,9 @@ def replace_nulls(message: Message) -> None:
             for item in value if field.is_repeated else (value,):
                 replace_nulls(item)
         elif field.type == FieldDescriptor.TYPE_STRING and field.is_repeated:
-            value[:] = map(_without_nulls, value)
+            value[:] = map(storable, value)
         elif field.type == FieldDescriptor.TYPE_STRING:
-            setattr(message, field.name, _without_nulls(value))
+            setattr(message, field.name, storable(value))
 
 
 def _replace_in_map(entries: Any, of: FieldDescriptor) -> None:
@@ -29,15 +29,11 @@ def _replace_in_map(entries: Any, of: FieldDescriptor) -> None:
         if of.message_type is not None:
             replace_nulls(item)
         elif of.type == FieldDescriptor.TYPE_STRING:
-            item = _without_nulls(item)
-        name = _without_nulls(key) if isinstance(key, str) else key
+            item = storable(item)
+        name = storable(key) if isinstance(key, str) else key
         if of.message_type is None:
             del entries[key]
             entries[name] = item
         elif name != key:
             entries[name].CopyFrom(item)
             del entries[key]
-
-
-def _without_nulls(text: str) -> str:
-    return text.replace("\0", _REPLACEMENT)
