@@ -74,9 +74,9 @@ def parse_row(kind: MemoryKind, row: Row) -> Record:
     if isinstance(record.body, Unified) and record.body.private:
         # Rows of earlier versions say it by their source.
         record.owner = read_text(stated.get("owner")) or agent(record.body.source)
-    told: Row = envelope if kind is MemoryKind.DOCUMENT else row
-    record.agent_id, record.llm_model = read_text(told.get("agent_id")), read_text(told.get("llm_model"))
-    record.tools_used = parse_list(told.get("tools_used"))
+    holder: Row = envelope if kind is MemoryKind.DOCUMENT else row
+    record.agent_id, record.llm_model = read_text(holder.get("agent_id")), read_text(holder.get("llm_model"))
+    record.tools_used = parse_list(holder.get("tools_used"))
     return record
 
 

@@ -45,11 +45,11 @@ def fill(message: Message, document: Mapping[str, Any], path: str, fault: Fault)
     """
     faults: list[str] = []
 
-    def told(place: str, text: str) -> None:
+    def note_fault(place: str, text: str) -> None:
         faults.append(place)
         fault(place, text)
 
-    as_json = _message_as_json(message.DESCRIPTOR, document, path, told)
+    as_json = _message_as_json(message.DESCRIPTOR, document, path, note_fault)
     if faults:
         return False
     try:

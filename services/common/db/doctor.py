@@ -80,10 +80,10 @@ def _of_schema(service: str, revision: str | None) -> Finding:
 async def _of_server(database: Database, service: str) -> AsyncIterator[Finding]:
     async with database.read() as connection:
         before, started = datetime.now(UTC), time.monotonic()
-        there: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
+        server_time: datetime = await connection.scalar(text("SELECT clock_timestamp()"))
         travelled = time.monotonic() - started
     # It was asked somewhere in between.
-    difference = (there - before).total_seconds() - travelled / 2
+    difference = (server_time - before).total_seconds() - travelled / 2
     apart = abs(difference) > _CLOCK_SECONDS + travelled / 2
     remedy = "synchronise both: leases, schedules and tokens depend on it" if apart else ""
     behind = "behind" if difference > 0 else "ahead of"

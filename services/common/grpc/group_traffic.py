@@ -204,9 +204,9 @@ class GroupTraffic:
 
     async def _tell(self, shared: TrafficShare) -> None:
         answers = await shared.share_traffic(self._process_id, self._sequence, self._unanswered)
-        told, self._unanswered = self._unanswered, []
+        shared_traffic, self._unanswered = self._unanswered, []
         now = self._clock()
-        for traffic, answer in zip(told, answers, strict=True):
+        for traffic, answer in zip(shared_traffic, answers, strict=True):
             group = self._groups[traffic.group_id]
             group.untold_calls -= traffic.calls
             group.told_streams, group.told_at = traffic.open_streams, now

@@ -73,7 +73,7 @@ def _holds_json(field: FieldDescriptor) -> bool:
 
 def rule_violations(message: Message, path: str = "") -> list[FieldViolation]:
     """Return the rules that a message breaks, the first ones of many; see `validate`."""
-    return _told(message, protovalidate.collect_violations(message), path)
+    return _field_violations(message, protovalidate.collect_violations(message), path)
 
 
 def rule_violations_cutting(message: Message, path: str = "") -> list[FieldViolation]:
@@ -82,7 +82,7 @@ def rule_violations_cutting(message: Message, path: str = "") -> list[FieldViola
     For those who look for other faults all the same: what is looked at may be as much as the rules allow.
     """
     violations = protovalidate.collect_violations(message)
-    told = _told(message, violations, path)
+    found = _field_violations(message, violations, path)
     # Values are looked up when they are asked for, also in what is cut off by then: all of them before anything is cut.
     of_texts = [v for v in violations if v.proto.rule_id == "string.max_len" and not v.proto.for_key]
     texts = [(v.proto.field, v.rule_value) for v in of_texts]
@@ -95,7 +95,7 @@ def rule_violations_cutting(message: Message, path: str = "") -> list[FieldViola
     for items, most in cast("Any", maps):
         for key in list(items)[most:]:
             del items[key]
-    return told
+    return found
 
 
 def _cut_text(message: Message, field: protovalidate.FieldPathPb | None, length: int) -> None:
@@ -115,7 +115,9 @@ def _cut_text(message: Message, field: protovalidate.FieldPathPb | None, length:
         holder[last] = holder[last][:length]
 
 
-def _told(message: Message, violations: Sequence[protovalidate.Violation], path: str) -> list[FieldViolation]:
+def _field_violations(
+    message: Message, violations: Sequence[protovalidate.Violation], path: str
+) -> list[FieldViolation]:
     return [
         FieldViolation(_path(path, violation.proto.field), rule_text(message.DESCRIPTOR, violation))
         for violation in violations[:_MOST_VIOLATIONS]

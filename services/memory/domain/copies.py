@@ -51,40 +51,40 @@ def chosen_ids(record: Record, identity: str, key: bytes) -> Iterator[str]:
         yield digest(identity, str(turn))[:32]
 
 
-def merged(there: Record, again: Record, now: datetime) -> Record:
+def merged(existing: Record, again: Record, now: datetime) -> Record:
     """Return the record that is there as a save of the same memory leaves it: used now, and nothing of it lost.
 
     Its id, identity, text and time of creation stay, the vector is that of the last save, and a short-term memory
     starts its life anew.
     """
     return replace(
-        there,
-        body=_merged_body(there.body, again.body, now),
+        existing,
+        body=_merged_body(existing.body, again.body, now),
         embedding=again.embedding,
-        agent_id=there.agent_id or again.agent_id,
-        llm_model=there.llm_model or again.llm_model,
-        tools_used=there.tools_used or again.tools_used,
-        metadata=_merged_metadata(there.metadata, again.metadata),
-        created_at=now if isinstance(there.body, ShortTerm) else there.created_at,
-        expires_at=_later(there.expires_at, again.expires_at),
-        subjects=merged_subjects(there.subjects, again.subjects),
-        revision=there.revision + 1,
+        agent_id=existing.agent_id or again.agent_id,
+        llm_model=existing.llm_model or again.llm_model,
+        tools_used=existing.tools_used or again.tools_used,
+        metadata=_merged_metadata(existing.metadata, again.metadata),
+        created_at=now if isinstance(existing.body, ShortTerm) else existing.created_at,
+        expires_at=_later(existing.expires_at, again.expires_at),
+        subjects=merged_subjects(existing.subjects, again.subjects),
+        revision=existing.revision + 1,
     )
 
 
-def replaced_by(there: Record, newer: Record, now: datetime) -> Record:
+def replaced_by(existing: Record, newer: Record, now: datetime) -> Record:
     """Return the record that is there as a save of a near-copy leaves it: the newer text, and what is known of both.
 
     Its id and time of creation stay. It is of those alone who have saved the newer text.
     """
-    both = merged(there, newer, now)
+    both = merged(existing, newer, now)
     return replace(
         both,
         body=_with_text_of(both.body, newer.body),
-        agent_id=newer.agent_id or there.agent_id,
-        llm_model=newer.llm_model or there.llm_model,
-        tools_used=newer.tools_used or there.tools_used,
-        metadata=_merged_metadata(newer.metadata, there.metadata),
+        agent_id=newer.agent_id or existing.agent_id,
+        llm_model=newer.llm_model or existing.llm_model,
+        tools_used=newer.tools_used or existing.tools_used,
+        metadata=_merged_metadata(newer.metadata, existing.metadata),
         subjects=newer.subjects,
     )
 
@@ -128,34 +128,36 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", text).rstrip()
 
 
-def _merged_body(there: Body, again: Body, now: datetime) -> Body:
-    match there, again:
+def _merged_body(existing: Body, again: Body, now: datetime) -> Body:
+    match existing, again:
         case Unified(), Unified():
             return replace(
-                there,
-                categories=_union(there.categories, again.categories, _MOST_CATEGORIES),
-                importance=max(there.importance, again.importance),
+                existing,
+                categories=_union(existing.categories, again.categories, _MOST_CATEGORIES),
+                importance=max(existing.importance, again.importance),
                 last_accessed=now,
             )
         case LongTerm(), LongTerm():
             return replace(
-                there,
-                quality=max(there.quality, again.quality),
-                importance=max(there.importance, again.importance),
+                existing,
+                quality=max(existing.quality, again.quality),
+                importance=max(existing.importance, again.importance),
                 last_accessed=now,
             )
         case Entity(), Entity():
-            return replace(there, relationships=_union(there.relationships, again.relationships, _MOST_RELATIONSHIPS))
+            return replace(
+                existing, relationships=_union(existing.relationships, again.relationships, _MOST_RELATIONSHIPS)
+            )
         case Document(), Document():
             return replace(
-                there,
-                document_type=again.document_type or there.document_type,
-                chunk_size=again.chunk_size or there.chunk_size,
-                document_summary=again.document_summary or there.document_summary,
+                existing,
+                document_type=again.document_type or existing.document_type,
+                chunk_size=again.chunk_size or existing.chunk_size,
+                document_summary=again.document_summary or existing.document_summary,
                 updated_at=now,
             )
         case ShortTerm(), ShortTerm():
-            return replace(there, ttl_hours=max(there.ttl_hours, again.ttl_hours))
+            return replace(existing, ttl_hours=max(existing.ttl_hours, again.ttl_hours))
         case _:
             raise ValueError("records of two kinds are never the same memory")
 
@@ -168,16 +170,16 @@ def _union(some: tuple[Item, ...], others: tuple[Item, ...], limit: int) -> tupl
     return tuple(dict.fromkeys((*some, *others)))[: max(limit, len(some))]
 
 
-def merged_subjects(there: tuple[str, ...], again: tuple[str, ...]) -> tuple[str, ...]:
+def merged_subjects(existing: tuple[str, ...], again: tuple[str, ...]) -> tuple[str, ...]:
     """Return who has saved a record; who is not noted is not forgotten, as it is theirs too."""
-    if not there and not again:
+    if not existing and not again:
         return ()
-    return _union(there or (UNKNOWN,), again or (UNKNOWN,), _MOST_SUBJECTS)
+    return _union(existing or (UNKNOWN,), again or (UNKNOWN,), _MOST_SUBJECTS)
 
 
-def _merged_metadata(there: str, again: str) -> str:
+def _merged_metadata(existing: str, again: str) -> str:
     """Return the metadata with the keys that are new, as far as they fit."""
-    if again in ("{}", there):
-        return there
-    both = canonical_json(json.loads(again) | json.loads(there))
-    return both if len(both.encode()) <= MOST_METADATA_BYTES else there
+    if again in ("{}", existing):
+        return existing
+    both = canonical_json(json.loads(again) | json.loads(existing))
+    return both if len(both.encode()) <= MOST_METADATA_BYTES else existing

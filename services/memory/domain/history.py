@@ -58,9 +58,9 @@ class HistoryPolicy:
     """Whether the group follows the installation's default."""
 
 
-def same_contents(there: Record, new: Record) -> bool:
+def same_contents(existing: Record, new: Record) -> bool:
     """Return whether two states of a record say the same; its use, its savers and its vector do not count."""
-    return _contents(there) == _contents(new)
+    return _contents(existing) == _contents(new)
 
 
 def _contents(record: Record) -> Record:

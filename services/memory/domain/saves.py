@@ -100,13 +100,13 @@ def plan_save(
     positions: dict[str, int] = {}
     saved: list[SavedRecord] = []
     for position, (record, identity) in enumerate(zip(records, identities, strict=True)):
-        there = None if record.id else by_identity.get(identity)
-        copy = near.nearest(record) if near and there is None and not record.id else None
+        existing = None if record.id else by_identity.get(identity)
+        copy = near.nearest(record) if near and existing is None and not record.id else None
         if copy is not None and identity_of(copy) == identity:
             # Not every store finds all records by their identity.
-            there = copy
-        if there is not None:
-            final, outcome = merged(there, record, now), SaveOutcome.EXISTING
+            existing = copy
+        if existing is not None:
+            final, outcome = merged(existing, record, now), SaveOutcome.EXISTING
         elif copy is not None:
             final, outcome = replaced_by(copy, record, now), SaveOutcome.MERGED
             _forget(by_identity, identity_of(copy), copy.id)
@@ -145,9 +145,9 @@ def _forget(by_identity: dict[str, Record], identity: str, record_id: str) -> No
 
 
 def _changed(record_id: str, expected: int, actual: int) -> Aborted:
-    there = f"is at revision {actual}" if actual else "does not exist"
+    state = f"is at revision {actual}" if actual else "does not exist"
     return Aborted(
-        f'the record "{record_id}" {there}, not at {expected}: read it and try again',
+        f'the record "{record_id}" {state}, not at {expected}: read it and try again',
         reason="REVISION_MISMATCH",
         metadata={"resource": "memory", "id": record_id, "expected": str(expected), "actual": str(actual)},
     )
@@ -165,7 +165,7 @@ def foreign_private(record_id: str) -> PermissionDenied:
 def _free_id(record: Record, identity: str, stored: Mapping[str, StoredRecord | None], private_ids: bytes) -> str:
     """Return the first id for a new record that nothing else is known to have."""
     for record_id in chosen_ids(record, identity, private_ids):
-        there = stored.get(record_id)
-        if there is None or there.identity == identity:
+        existing = stored.get(record_id)
+        if existing is None or existing.identity == identity:
             return record_id
     raise AssertionError("the ids never end")

@@ -106,13 +106,13 @@ class DocumentRepository:
         Return False, and note nothing, if it is there at another revision.
         """
         row = await self._taken(document.id, now)
-        there = row.document
-        if there is not None and there.revision != document.revision:
+        existing = row.document
+        if existing is not None and existing.revision != document.revision:
             return False
         values: dict[str, Any] = {"due_us": _not_before(now + _SETTLED_BY)}
-        if there is not None:
+        if existing is not None:
             # From here on it may have other parts than its file makes.
-            values["document"] = _document(replace(there, fingerprint=""))
+            values["document"] = _document(replace(existing, fingerprint=""))
         else:
             values["last_revision"] = max(row.last_revision, document.revision)
             values["stale"] = _noted(row, PartsWritten(document.revision, document.part_count))
@@ -143,21 +143,21 @@ class DocumentRepository:
         is not at their revision; they go with its next save or removal then.
         """
         row = await self._taken(document.id, now)
-        there, raised = row.document, max(document.revision, row.last_revision + 1)
+        existing, raised = row.document, max(document.revision, row.last_revision + 1)
         due: Mapping[str, Any] = {"due_us": _not_before(now + _SETTLED_BY)}
-        if there is None:
+        if existing is None:
             others = [parts for parts in (row.live, *row.stale) if parts.revision != document.revision and parts.count]
             due = _SETTLED if at_once and not others else due
             await self._put(document, replace(row, last_revision=raised), others, **due)
-        elif there.revision == document.revision:
-            values = _document(replace(there, fingerprint=""))
+        elif existing.revision == document.revision:
+            values = _document(replace(existing, fingerprint=""))
             due = _SETTLED if at_once and not row.stale else due
             await self._set(document.id, document=values, last_revision=raised, **due)
         else:
             saved = PartsWritten(document.revision, document.part_count)
             await self._set(document.id, stale=_noted(row, saved), last_revision=raised, **due)
             return None
-        updated_us = microseconds((there or document).updated_at)
+        updated_us = microseconds((existing or document).updated_at)
         return DocumentState(document.id, document.revision, raised, updated_us)
 
     async def switch(self, document: SavedDocument, *, gone: bool) -> bool:
@@ -179,8 +179,8 @@ class DocumentRepository:
 
     async def restore(self, document: SavedDocument, row: DocumentRow) -> bool:
         """Let an earlier revision be what counts, as its parts are the ones there, if a row is as it was read."""
-        there = await self.get(row.id, document.updated_at, lock=True)
-        if there != row:
+        existing = await self.get(row.id, document.updated_at, lock=True)
+        if existing != row:
             return False
         stale = [parts for parts in (row.live, *row.stale) if parts.revision != document.revision]
         await self._put(document, row, stale)

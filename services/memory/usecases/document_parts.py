@@ -257,8 +257,8 @@ class DocumentParts:
             # In the transaction of the parts: that is what `removes_at_once` says.
             assert connection is not None
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
-            there = await repository.get(row.id, now, lock=True)
-            is_still = there is not None and _is_still(there, row, only_of)
+            current = await repository.get(row.id, now, lock=True)
+            is_still = current is not None and _is_still(current, row, only_of)
             if not is_still or not await repository.remove(row.id, row.last_revision):
                 raise saved_meanwhile(row.id)
 
@@ -274,10 +274,10 @@ class DocumentParts:
         """
         async with self._database.write() as connection:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
-            there = await repository.get(row.id, now, lock=True)
-            if there is None or not _is_still(there, row, only_of):
+            current = await repository.get(row.id, now, lock=True)
+            if current is None or not _is_still(current, row, only_of):
                 raise saved_meanwhile(row.id)
-            return await repository.begin_removal(there, now)
+            return await repository.begin_removal(current, now)
 
     async def forget(
         self, store: MemoryStore, namespace: NamespaceInfo, subject: str, *, dry_run: bool
@@ -421,14 +421,14 @@ def _ties_of(document: SavedDocument) -> Ties:
     return Ties(document.subjects, "", json.loads(document.metadata).get("subject"))
 
 
-def _is_still(there: DocumentRow, row: DocumentRow, only_of: str) -> bool:
+def _is_still(current: DocumentRow, row: DocumentRow, only_of: str) -> bool:
     """Return whether a row is as it was read: no save has begun or ended, and what was not there has not come back.
 
     If `only_of` is given, the document has to be theirs alone as well.
     """
-    is_same = (there.live.revision, there.last_revision) == (row.live.revision, row.last_revision)
-    has_come_back = row.document is None and there.document is not None
-    return is_same and not has_come_back and (not only_of or _is_of_alone(there, only_of))
+    is_same = (current.live.revision, current.last_revision) == (row.live.revision, row.last_revision)
+    has_come_back = row.document is None and current.document is not None
+    return is_same and not has_come_back and (not only_of or _is_of_alone(current, only_of))
 
 
 def _is_of_alone(row: DocumentRow, subject: str) -> bool:

@@ -333,8 +333,8 @@ class Memories:
         if narrowing.scope_prefix or narrowing.categories or narrowing.all_categories or narrowing.metadata:
             return False
         now = utc_now()
-        there = (await store.count(key, filters.visibility(chosen), now)).count
-        return 0 < there <= (await store.count(key, chosen, now)).count
+        visible = (await store.count(key, filters.visibility(chosen), now)).count
+        return 0 < visible <= (await store.count(key, chosen, now)).count
 
     async def count(self, principal: Principal, memory_id: str, kind: MemoryKind, chosen: Filter) -> Tally:
         """Return how many records match."""

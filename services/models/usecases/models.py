@@ -213,9 +213,9 @@ class Models:
             if deployment.base_url:
                 yield from _check_base_url(replace(spec, base_url=deployment.base_url), path)
             if deployment.upstream_model:
-                there = replace(spec, upstream_model=deployment.upstream_model)
-                yield from self._check_upstream_model(there, path)
-                for name, problem in wrong_options(there).items():
+                deployed = replace(spec, upstream_model=deployment.upstream_model)
+                yield from self._check_upstream_model(deployed, path)
+                for name, problem in wrong_options(deployed).items():
                     # What it does not take is the business of the others.
                     if name not in spec.provider_options:
                         yield FieldViolation(f"model.provider_options.{name}", problem)

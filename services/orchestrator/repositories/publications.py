@@ -78,10 +78,10 @@ class PublicationRepository:
             )
         )
         for other in others.all():
-            told = from_document(CrewSpec, other.document).a2a
-            if other.deleted_at is not None or not told.published:
+            publication = from_document(CrewSpec, other.document).a2a
+            if other.deleted_at is not None or not publication.published:
                 await self.remove(other.crew_id)
-            elif not told.is_default:
+            elif not publication.is_default:
                 await self._connection.execute(
                     update(publications).where(publications.c.crew_id == other.crew_id).values(is_default=False)
                 )

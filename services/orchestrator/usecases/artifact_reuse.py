@@ -69,11 +69,11 @@ async def decide_artifacts(
     copied = [
         one for one in files if one.task_index in indices and _holds(one, indices[one.task_index], results, wanted)
     ]
-    there = {(one.name, indices[one.task_index]) for one in copied if one.is_result}
+    copied_results = {(one.name, indices[one.task_index]) for one in copied if one.is_result}
     newest = {one.name: one.revision for one in copied}
     made = []
     for index, name in wanted.items():
-        if (name, index) in there:
+        if (name, index) in copied_results:
             continue
         in_the_way = conflicting(name, newest)
         if in_the_way is not None:

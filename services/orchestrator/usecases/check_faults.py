@@ -71,8 +71,8 @@ def _condition_faults(spec: CrewSpec, index: int) -> Iterator[FieldViolation]:
         if name is None:
             yield FieldViolation(path, 'has to name tasks as in tasks.draft.text or tasks["my task"].text')
         elif name not in ended:
-            there = suggestion(name, ended) if ended else "no task ends before this one"
-            yield FieldViolation(path, f'names "{name}", which is no task that has ended before this one; {there}')
+            hint = suggestion(name, ended) if ended else "no task ends before this one"
+            yield FieldViolation(path, f'names "{name}", which is no task that has ended before this one; {hint}')
 
 
 def _ended_before(spec: CrewSpec, index: int) -> list[str]:

@@ -212,11 +212,11 @@ def _missing_keys(
 def _missing_credentials(
     needs: Iterable[ModelNeed], known: Mapping[str, ModelInfo | str], override: str = ""
 ) -> Iterator[FieldViolation]:
-    told = set()
+    warned_of = set()
     for need in needs:
         model = known[need.model]
-        if need.model not in told and not isinstance(model, str) and model.lacks_credential:
-            told.add(need.model)
+        if need.model not in warned_of and not isinstance(model, str) and model.lacks_credential:
+            warned_of.add(need.model)
             secret = f', named "{model.secret_name}"' if model.secret_name else ""
             yield FieldViolation(
                 "model" if need.model == override else need.named_in or need.field,

@@ -143,8 +143,8 @@ async def _existing(connection: AsyncConnection, group_id: str, ids: Sequence[st
             missing.append(FieldViolation(f"ids[{index}]", error.message))
             first = first or error
     if first is not None:
-        told = "; ".join(f"{fault.field}: {fault.description}" for fault in missing)
-        raise NotFound(told, metadata=first.metadata, violations=missing)
+        text = "; ".join(f"{fault.field}: {fault.description}" for fault in missing)
+        raise NotFound(text, metadata=first.metadata, violations=missing)
     return executions
 
 

@@ -190,8 +190,8 @@ class ExecutionStarter:
             missing = await self._missing(owner, start, path)
             if not found:
                 raise missing
-            told = missing.violations or [FieldViolation(f"{path}crew", missing.message)]
-            raise InvalidArgument.fields([*found, *told])
+            faults = missing.violations or [FieldViolation(f"{path}crew", missing.message)]
+            raise InvalidArgument.fields([*found, *faults])
         if start.overlap_policy is not OverlapPolicy.ALLOW and not start.concurrency_key:
             unnamed = FieldViolation(
                 f"{path}concurrency_key",

@@ -279,11 +279,11 @@ class ChromaMemoryStore(SteppedDocuments):
         def touch(collection: Any) -> int:
             found = rows_of(collection.get(ids=keys_of(key, wanted), include=["metadatas"]), key)
             mine = [row for row in found if record_id(key.kind, row) in wanted]
-            there = [row[Column.ID] for row in mine if passes(key.kind, chosen, row, now)]
-            for start in range(0, len(there), ROWS_IN_CHUNK):
-                some = there[start : start + ROWS_IN_CHUNK]
+            matching = [row[Column.ID] for row in mine if passes(key.kind, chosen, row, now)]
+            for start in range(0, len(matching), ROWS_IN_CHUNK):
+                some = matching[start : start + ROWS_IN_CHUNK]
                 collection.update(ids=some, metadatas=[{Column.LAST_ACCESSED: format_time(now)}] * len(some))
-            return len(there)
+            return len(matching)
 
         async with self._database.write() as connection:
             if await NamespaceRepository(connection).raise_version(key.id) is None or not wanted:

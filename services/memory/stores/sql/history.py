@@ -59,8 +59,8 @@ class VersionsOf:
         left = list(written)
         while left:
             found, looked_up = await read_records(self._connection, self._key, left, embeddings=False, clauses=living)
-            for stored_id, there in found.items():
-                if same_contents(there, written[stored_id]):
+            for stored_id, former in found.items():
+                if same_contents(former, written[stored_id]):
                     same.append(stored_id)
                 else:
                     changed.append(stored_id)

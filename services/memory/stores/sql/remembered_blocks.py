@@ -201,10 +201,10 @@ class RememberedBlocks:
             return known
         # Another process removed some: what is not there any more is gone. Vectors need not be read for that.
         table = records[key.kind]
-        there: list[bytes] = []
+        stored_ids: list[bytes] = []
         async for chunk in chunks(connection, select(table.c[Column.ID]).where(owned(table, key)), ROWS_IN_CHUNK):
-            there += [row[0].encode() for row in chunk]
-        return await asyncio.to_thread(_missing, block, there)
+            stored_ids += [row[0].encode() for row in chunk]
+        return await asyncio.to_thread(_missing, block, stored_ids)
 
 
 def bytes_of(rows: int, dimension: int, *, as_bytes: bool = False) -> int:
@@ -222,6 +222,6 @@ def _changed(
     return block.updated(vector_block(kind, written, block.dimension), removed)
 
 
-def _missing(block: VectorBlock, there: Sequence[bytes]) -> list[str]:
+def _missing(block: VectorBlock, stored_ids: Sequence[bytes]) -> list[str]:
     own = block.ids[block.living]
-    return [stored_id.decode() for stored_id in own[~np.isin(own, np.array(there, dtype="S64"))].tolist()]
+    return [stored_id.decode() for stored_id in own[~np.isin(own, np.array(stored_ids, dtype="S64"))].tolist()]

@@ -66,7 +66,7 @@ def _best_of_rows(
     size = 4 * block.dimension
     vectors = {row[Column.ID]: row[Column.EMBEDDING] for row in rows if len(row[Column.EMBEDDING] or b"") == size}
     # One that something else has taken or spoilt meanwhile cannot be compared.
-    there = [place for place, stored_id in enumerate(ids) if stored_id in vectors]
-    matrix = np.frombuffer(b"".join(vectors[ids[place]] for place in there), "<f4").reshape(len(there), block.dimension)
-    some = block.with_vectors(positions[there], matrix)
-    return best.merged(nearest(some, query, np.ones(len(there), dtype=np.bool_), now_us), query.limit)
+    found = [place for place, stored_id in enumerate(ids) if stored_id in vectors]
+    matrix = np.frombuffer(b"".join(vectors[ids[place]] for place in found), "<f4").reshape(len(found), block.dimension)
+    some = block.with_vectors(positions[found], matrix)
+    return best.merged(nearest(some, query, np.ones(len(found), dtype=np.bool_), now_us), query.limit)

@@ -114,10 +114,12 @@ class SqlRecordStore(SqlRecordReader):
             most = MOST_MEANWHILE if attempt + 1 < _ATTEMPTS else None
             with contextlib.suppress(WrittenMeanwhile):
                 async with self._database.write() as connection:
-                    there = SavedBefore(connection, key, now)
+                    saved_before = SavedBefore(connection, key, now)
                     version = await NamespaceRepository(connection).claim(key, space, now, crew_name)
-                    near = await there.near_copies(candidates, near_copies, most=most) if candidates else None
-                    plan = await self._write(connection, key, space, new, prepared, version, there, now, near, keeping)
+                    near = await saved_before.near_copies(candidates, near_copies, most=most) if candidates else None
+                    plan = await self._write(
+                        connection, key, space, new, prepared, version, saved_before, now, near, keeping
+                    )
                     if switch:
                         await switch(connection)
                 return plan.saved
@@ -131,25 +133,25 @@ class SqlRecordStore(SqlRecordReader):
         new: Sequence[Record],
         prepared: tuple[list[str], list[str]],
         version: int,
-        there: SavedBefore,
+        saved_before: SavedBefore,
         now: datetime,
         near: NearCopies | None = None,
         keeping: Keeping | None = None,
     ) -> SavePlan:
         """Store records by the write of a version, which holds the namespace."""
         identities, words = prepared
-        plan = await there.plan(new, identities, near)
+        plan = await saved_before.plan(new, identities, near)
         # Thousands of rows take their time, in which others are served.
         rows = await asyncio.to_thread(_written_rows, key, space, plan, identities, version)
-        since = await self._keep_replaced(connection, key, there, rows, plan.writes, keeping, now)
+        since = await self._keep_replaced(connection, key, saved_before, rows, plan.writes, keeping, now)
         now_us = microseconds(now)
         for row in rows:
             row["saved_us"] = since.get(row[Column.ID], now_us)
         words_by_id = {row[Column.ID]: words[position] for row, position in zip(rows, plan.positions, strict=True)}
         table = records[key.kind]
-        await write_rows(connection, table, Column.ID, rows, there.absent, owned(table, key))
+        await write_rows(connection, table, Column.ID, rows, saved_before.absent, owned(table, key))
         await store_words(connection, key.id, words_by_id)
-        added = len(rows) - len(there.rows & {row[Column.ID] for row in rows})
+        added = len(rows) - len(saved_before.rows & {row[Column.ID] for row in rows})
         await NamespaceRepository(connection).add_records(key.id, added)
         return plan
 
@@ -169,8 +171,8 @@ class SqlRecordStore(SqlRecordReader):
             namespaces = NamespaceRepository(connection)
             # From here on no other save of the namespace comes in between.
             version = await namespaces.claim(key, space, now)
-            there = SavedBefore(connection, key, now)
-            await self._write(connection, key, space, parts, prepared, version, there, now)
+            saved_before = SavedBefore(connection, key, now)
+            await self._write(connection, key, space, parts, prepared, version, saved_before, now)
             previous = await namespaces.hold(key.id)
             earlier = [*_parts_of(key, document_id), records[key.kind].c.written_version != version]
             removed = await delete_rows(connection, records[key.kind], earlier)
@@ -205,18 +207,20 @@ class SqlRecordStore(SqlRecordReader):
         self,
         connection: AsyncConnection,
         key: NamespaceKey,
-        there: SavedBefore,
+        saved_before: SavedBefore,
         rows: Sequence[Row],
         writes: Sequence[Record],
         keeping: Keeping | None,
         now: datetime,
     ) -> Mapping[str, int | None]:
         """Keep what rows replace, and return since when they are so, unless that is now."""
-        if not there.rows or not _keeps(key, keeping):
+        if not saved_before.rows or not _keeps(key, keeping):
             return {}
         assert keeping is not None
         replacing = {
-            row[Column.ID]: record for row, record in zip(rows, writes, strict=True) if row[Column.ID] in there.rows
+            row[Column.ID]: record
+            for row, record in zip(rows, writes, strict=True)
+            if row[Column.ID] in saved_before.rows
         }
         if not replacing:
             return {}

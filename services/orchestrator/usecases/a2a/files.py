@@ -38,11 +38,11 @@ class FileArtifact:
 
 
 async def read_files(
-    connection: AsyncConnection, execution_id: str, told: int, *, contents: bool
+    connection: AsyncConnection, execution_id: str, used_bytes: int, *, contents: bool
 ) -> tuple[Sequence[FileArtifact], bool]:
     """Return files of an execution in the order of their names, and whether there are more.
 
-    With `contents`, those of small files are read, as many as an answer can hold that tells `told` bytes already.
+    With `contents`, those of small files are read, as many as an answer can hold that has `used_bytes` already.
     """
     files = ArtifactRepository(connection, execution_id)
     found = await files.page(None, _MOST_FILES + 1, task_name="", prefix="")
@@ -50,9 +50,9 @@ async def read_files(
     shown = [file for file in found[:_MOST_FILES] if not file.is_result]
     chosen = []
     for file in shown if contents else ():
-        if file.size <= MAX_CONTENT_BYTES and told + file.size <= _ANSWER_BYTES:
+        if file.size <= MAX_CONTENT_BYTES and used_bytes + file.size <= _ANSWER_BYTES:
             chosen.append(file)
-            told += file.size
+            used_bytes += file.size
     read = await files.contents(chosen) if chosen else {}
     return [_of(file, read.get(file.id)) for file in shown], len(found) > _MOST_FILES
 

@@ -46,10 +46,10 @@ class PushSource:
         if bound is None or bound.execution_id is None:
             return None
         limit = min(limit, _MOST_EVENTS)
-        told = await self._group_events.of_execution(webhook.group_id, bound.execution_id, bound.sequence, limit)
-        if not told:
+        events = await self._group_events.of_execution(webhook.group_id, bound.execution_id, bound.sequence, limit)
+        if not events:
             return None
-        last = told[-1].event.sequence
+        last = events[-1].event.sequence
         async with self._database.read() as connection:
             row = await A2ATaskRepository(connection).get(webhook.group_id, bound.task_id)
             if row is None:

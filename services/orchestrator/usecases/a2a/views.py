@@ -149,8 +149,8 @@ async def read_views(
         files: Sequence[FileArtifact] = ()
         more_files = False
         if results and execution:
-            told = _bytes_of(said, made)
-            files, more_files = await read_files(connection, execution.id, told, contents=contents)
+            used_bytes = _bytes_of(said, made)
+            files, more_files = await read_files(connection, execution.id, used_bytes, contents=contents)
         views.append(
             TaskView(
                 row=row,

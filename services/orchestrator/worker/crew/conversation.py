@@ -126,9 +126,9 @@ def mark_beginnings(messages: str | Sequence[Any], sent: Sequence[pb.Message]) -
     if isinstance(messages, str):
         return
     ends = [
-        told.content[-1]
-        for said, told in zip(messages, sent, strict=True)
-        if said.get(CACHE_BREAKPOINT_KEY) and text_of(said.get("content")).strip() and told.content
+        message.content[-1]
+        for said, message in zip(messages, sent, strict=True)
+        if said.get(CACHE_BREAKPOINT_KEY) and text_of(said.get("content")).strip() and message.content
     ]
     for part in ends[-_MAX_CACHE_MARKS:]:
         part.cache_mark = True

@@ -89,10 +89,10 @@ class CrewAgent(Agent):
         """Put the date of the execution where CrewAI puts the present one."""
         prompt, stop_words, rpm_limit = super()._build_execution_prompt(raw_tools)
         if self._date:
-            told = f"\n\nCurrent Date: {self._date}"
-            prompt.prompt += told
+            date_text = f"\n\nCurrent Date: {self._date}"
+            prompt.prompt += date_text
             if isinstance(prompt, SystemPromptResult):
-                prompt.system += told
+                prompt.system += date_text
         return prompt, stop_words, rpm_limit
 
     def _get_knowledge_search_query(self, task_prompt: str, task: Any) -> str | None:  # noqa: ARG002
@@ -203,8 +203,8 @@ class ResultGuardrail:
 
     def _failed_checks(self, output: TaskOutput) -> dict[str, str]:
         structured = None if output.pydantic is None else output.pydantic.model_dump(mode="json", by_alias=True)
-        told = {field: check(output.raw, structured) for field, check in self._checks.items()}
-        return {field: wrong for field, wrong in told.items() if wrong}
+        results = {field: check(output.raw, structured) for field, check in self._checks.items()}
+        return {field: wrong for field, wrong in results.items() if wrong}
 
     def _failed_condition(self, output: TaskOutput) -> dict[str, str]:
         """Ask about one condition after the other: each costs a model call."""

@@ -76,13 +76,13 @@ def record_to_proto(record: MemoryRecord, own: Mapping[str, Any]) -> Record:
     )
 
 
-def keep_unknown_fields(message: Record, there: Record) -> None:
+def keep_unknown_fields(message: Record, existing: Record) -> None:
     """Take over from the record that is there what CrewAI's records have no field for."""
-    message.agent_id, message.llm_model = there.agent_id, there.llm_model
-    message.tools_used.extend(there.tools_used)
-    message.unified.session_id = there.unified.session_id
-    if there.HasField("expire_time"):
-        message.expire_time.CopyFrom(there.expire_time)
+    message.agent_id, message.llm_model = existing.agent_id, existing.llm_model
+    message.tools_used.extend(existing.tools_used)
+    message.unified.session_id = existing.unified.session_id
+    if existing.HasField("expire_time"):
+        message.expire_time.CopyFrom(existing.expire_time)
 
 
 def stored_scope(path: str) -> str:

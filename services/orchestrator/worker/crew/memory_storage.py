@@ -217,8 +217,8 @@ class ServiceMemoryStorage:
             # CrewAI leaves both out when it merges memories.
             record = record.model_copy(update={"private": True, "source": self._private[record.id]})
         message = record_to_proto(record, own)
-        if (there := self._read.get(record.id)) is not None:
-            keep_unknown_fields(message, there)
+        if (stored := self._read.get(record.id)) is not None:
+            keep_unknown_fields(message, stored)
         self._host.save_records(pb.SaveRecordsRequest(records=[message]))
 
     def rewrite(self, record: MemoryRecord, text: str) -> bool:
@@ -247,14 +247,14 @@ class ServiceMemoryStorage:
         The memory service cannot compare when it removes: what changes at the very moment is removed all the same.
         """
         for record in records:
-            there = self._get(record.id)
-            if there is not None and there.revision == self._read[record.id].revision:
+            stored = self._get(record.id)
+            if stored is not None and stored.revision == self._read[record.id].revision:
                 self.delete(record_ids=[record.id])
 
     def get_record(self, record_id: str) -> MemoryRecord | None:
         """Return a record, None if there is none of that id."""
-        there = self._get(record_id, include_embedding=True)
-        return None if there is None else self.record_from_proto(there)
+        stored = self._get(record_id, include_embedding=True)
+        return None if stored is None else self.record_from_proto(stored)
 
     def _get(self, record_id: str, *, include_embedding: bool = False) -> Record | None:
         source = self._private.get(record_id, "")

@@ -65,7 +65,7 @@ def schema_reader(schema: type[BaseModel]) -> Reader[BaseModel]:
         try:
             result = schema.model_validate_json(json.dumps(found), extra=others)
         except ValidationError as error:
-            raise _not_following([_told(problem) for problem in error.errors()[:_MOST_PROBLEMS]]) from error
+            raise _not_following([_problem_text(problem) for problem in error.errors()[:_MOST_PROBLEMS]]) from error
         problems = violations_of(result, found)
         if problems:
             raise _not_following(problems)
@@ -204,7 +204,7 @@ def _json_in(text: str) -> dict[str, Any] | None:
     return None
 
 
-def _told(problem: Any) -> str:
+def _problem_text(problem: Any) -> str:
     path = ".".join(map(str, problem["loc"])) or "the answer"
     if problem["type"] == "missing":
         return f"{path}: is missing"

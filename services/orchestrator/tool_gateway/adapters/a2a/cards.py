@@ -160,9 +160,9 @@ def _interface(card: pb.AgentCard, endpoint: A2AAgent, public: Agent | None) -> 
     usable = [one for one in of_grpc if one.protocol_version.partition(".")[0] == "1"]
     usable += [one for one in of_grpc if _is_03(one)]
     if endpoint.address:
-        there = (one for one in usable if _is_at(one.url, endpoint.address))
+        same_address = (one for one in usable if _is_at(one.url, endpoint.address))
         speaks_03 = bool(card.supported_interfaces) and all(map(_is_03, card.supported_interfaces))
-        return next(there, pb.AgentInterface(protocol_version=VERSION_03 if speaks_03 else ""))
+        return next(same_address, pb.AgentInterface(protocol_version=VERSION_03 if speaks_03 else ""))
     if usable:
         return usable[0]
     if public is not None:

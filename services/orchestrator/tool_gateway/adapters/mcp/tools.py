@@ -61,11 +61,11 @@ def tool_of(entry: Any, *, modern: bool) -> McpTool:
     output_schema = entry.get("outputSchema")
     size = _size([schema, output_schema])
     marks = header_marks(schema) if modern else {}
-    told = _text(entry.get("description"))
-    description, warnings = shown(told, MAX_DESCRIPTION_BYTES), []
-    if len(told.encode()) > MAX_DESCRIPTION_BYTES:
+    original = _text(entry.get("description"))
+    description, warnings = shown(original, MAX_DESCRIPTION_BYTES), []
+    if len(original.encode()) > MAX_DESCRIPTION_BYTES:
         warnings.append(f"the description was cut after {MAX_DESCRIPTION_BYTES} bytes")
-    elif description != told:
+    elif description != original:
         warnings.append("hidden or control characters were removed from the description")
     if output_schema is not None and not isinstance(output_schema, dict):
         warnings.append("its outputSchema is not an object and was left out")

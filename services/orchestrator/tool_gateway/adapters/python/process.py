@@ -63,14 +63,14 @@ class Context:
         """Values of what the tool's `needs_secrets` names."""
         self.files: list[Frame] = []
         self._pipes = pipes
-        self._told = -math.inf
+        self._progress_sent_at = -math.inf
         self._ended = False
 
     def progress(self, text: str = "", fraction: float | None = None) -> None:
         """Say that the call goes on, which extends its time. What comes faster than ten times a second is left out."""
         now = time.monotonic()
-        if now - self._told >= _PROGRESS_SECONDS and not self._ended:
-            self._told = now
+        if now - self._progress_sent_at >= _PROGRESS_SECONDS and not self._ended:
+            self._progress_sent_at = now
             known = float(fraction) if fraction is not None and math.isfinite(fraction) else None
             shown = {"text": str(text)[:_MAX_TEXT], "fraction": known}
             self._pipes.write({"kind": "progress", "call_id": self.call_id} | shown)
