@@ -227,13 +227,13 @@ class MemoryService:
         # After their parts, none of which is there any more without it.
         async with self._database.write() as connection:
             await remove_expired_documents(connection, now, unfinished=self._default.removes_at_once)
-        await self._repairs.sweep(self._default)
         if removed:
             logger.info("expired_memories_removed", count=removed)
         pruned = await self._history.prune()
         if pruned:
             logger.info("former_versions_removed", count=pruned)
         await measure_store(self._database)
+        await self._repairs.sweep(self._default)
 
 
 def _pgvector_stores(settings: MemorySettings, logins: Logins, connector: Connector) -> PgvectorStores:

@@ -67,11 +67,22 @@ class DocumentRepairs:
             logger.warning("documents_not_repaired", reason=reason)
 
     async def sweep(self, default: MemoryStore) -> None:
-        """Repair some documents of all groups in the default store, which needs nobody's credential."""
+        """Repair some documents of all groups in the default store, which needs nobody's credential.
+
+        Raises:
+            Exception: the first failure of some that could not be repaired; it is tried again the next time.
+        """
         async with self._database.read() as connection:
             rows = await due_here(connection, utc_now(), _SWEPT_AT_ONCE)
+        failures: list[Exception] = []
         for group_id, row in rows:
-            await self.repair(default, NamespaceKey(group_id, "", MemoryKind.DOCUMENT), row)
+            try:
+                await self.repair(default, NamespaceKey(group_id, "", MemoryKind.DOCUMENT), row)
+            except Exception as error:  # noqa: BLE001 - raised below
+                # It comes first again the next time, and must not keep the others from theirs.
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     async def repair(self, store: MemoryStore, key: NamespaceKey, row: DocumentRow) -> None:
         """Let a document be what the store has of it, or remove what is left; what others save meanwhile stays."""
