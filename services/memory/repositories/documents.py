@@ -354,8 +354,12 @@ async def _due(
 
 def _has_expired(now: datetime) -> ColumnElement[bool]:
     """Return the clause that holds for documents that have expired, but for those that are being saved anew."""
-    now_us = microseconds(now)
-    return and_(documents.c.expires_us <= now_us, or_(documents.c.due_us.is_(None), documents.c.due_us <= now_us))
+    now_us, due_us = microseconds(now), documents.c.due_us
+    # The release before stores no `due_us`: it notes in `expires_us` when a save of what is not there has begun.
+    unclaimed = or_(
+        documents.c.last_revision == documents.c.revision, documents.c.expires_us <= microseconds(now - _SAVED_BY)
+    )
+    return and_(documents.c.expires_us <= now_us, or_(and_(due_us.is_(None), unclaimed), due_us <= now_us))
 
 
 def _not_before(moment: datetime) -> ColumnElement[Any]:

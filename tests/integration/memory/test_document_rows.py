@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -141,6 +141,23 @@ async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
         row = await repository.get("saved anew", now)
         assert row is not None
         assert row.document == replace(again, subjects=("dev|ann",))
+
+
+async def test_the_sweep_leaves_what_the_release_before_is_saving(database: Database) -> None:
+    now = utc_now()
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        await repository.claim("first", 2, now)
+        revision, _ = await repository.claim("anew", 2, now)
+        await repository.switch(_document("anew", now, revision=revision, expires_at=now), gone=True)
+        await repository.claim("anew", 2, now)
+        # As that release notes it.
+        await connection.execute(update(documents).values(due_us=None, expires_us=microseconds(now)))
+        assert await repository.due(now + timedelta(hours=23), 5) == []
+        assert await remove_expired_documents(connection, now + timedelta(hours=23), unfinished=True) == 0
+        later = now + timedelta(days=1, minutes=1)
+        assert sorted(row.id for row in await repository.due(later, 5)) == ["anew", "first"]
+        assert await remove_expired_documents(connection, later, unfinished=True) == 2
 
 
 async def test_the_sweep_waits_for_no_row_that_others_hold(postgres_url: str) -> None:
