@@ -6,10 +6,9 @@ from typing import Any
 
 from services.orchestrator.domain.crew import OutputCheck, OutputLength
 from services.orchestrator.expressions import BadExpression, Expression, NotEvaluated
-from services.orchestrator.json_schemas import schema_error
-from services.orchestrator.schema_references import reference_error
-from services.orchestrator.schema_violations import BadPattern, compile_pattern, schema_violations
-from services.orchestrator.tool_schemas import outside_reference
+from services.orchestrator.schemas.references import reference_error
+from services.orchestrator.schemas.validity import schema_error, values_in
+from services.orchestrator.schemas.violations import BadPattern, compile_pattern, schema_violations
 
 Check = Callable[[str, Any], str]
 """Returns what is wrong with a text and its structured form; empty if nothing is."""
@@ -114,21 +113,14 @@ def _schema_check(schema: dict[str, Any]) -> Check:
 def _check_schema(schema: dict[str, Any]) -> None:
     if error := schema_error(schema):
         raise BadCheck(f"is not a valid JSON schema: {error}")
-    if outside := outside_reference(schema):
-        raise BadCheck(f'refers to "{outside}" outside of itself; put it into $defs')
     if lost := reference_error(schema):
         raise BadCheck(lost)
     used: set[str] = set()
-    pending: list[Any] = [schema]
-    while pending:
-        part = pending.pop()
+    for part in values_in(schema):
         if isinstance(part, dict):
-            pending += part.values()
             used |= part.keys()
             for pattern in _patterns(part):
                 _pattern(pattern)
-        elif isinstance(part, list):
-            pending += part
     if used >= _UNSUPPORTED:
         raise BadCheck("has unevaluatedProperties and patternProperties, which cannot be checked together")
 

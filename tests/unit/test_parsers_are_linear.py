@@ -40,8 +40,8 @@ from services.orchestrator.domain.crew import OutputCheck
 from services.orchestrator.expressions import Expression
 from services.orchestrator.output_checks import compile_check
 from services.orchestrator.placeholders import interpolate, placeholders
+from services.orchestrator.schemas.tool_schemas import schema_fault
 from services.orchestrator.suggestions import suggestion
-from services.orchestrator.tool_schemas import schema_fault
 from services.orchestrator.worker.crew.text_splitter import split_text
 from tests.support.growth import grows_too_fast, repeated
 

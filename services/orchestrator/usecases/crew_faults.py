@@ -25,10 +25,9 @@ from services.orchestrator.domain.crew import (
 )
 from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.tool_source import ToolSource
-from services.orchestrator.json_schemas import schema_error
-from services.orchestrator.schema_references import reference_error
+from services.orchestrator.schemas.references import reference_error
+from services.orchestrator.schemas.validity import schema_error
 from services.orchestrator.suggestions import few_suggestions, suggestion
-from services.orchestrator.tool_schemas import outside_reference
 from services.orchestrator.usecases.output_file_faults import output_file_faults, output_file_warnings
 from services.orchestrator.usecases.publications import publication_faults
 from services.orchestrator.usecases.schema_warnings import schema_warnings
@@ -367,8 +366,6 @@ def _schemas(spec: CrewSpec) -> Iterator[FieldViolation]:
             yield FieldViolation(path, f"is not a valid JSON schema: {error}")
         elif task.output_schema.get("type") != "object":
             yield FieldViolation(path, 'must describe an object: set "type" to "object"')
-        elif outside := outside_reference(task.output_schema):
-            yield FieldViolation(path, f'refers to "{outside}" outside of itself; put it into $defs')
         elif lost := reference_error(task.output_schema):
             yield FieldViolation(path, lost)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from services.common.errors import FieldViolation
 from services.orchestrator.domain.crew import CrewSpec
-from services.orchestrator.json_schemas import parts_of, schema_error
-from services.orchestrator.schema_alternatives import loses_properties
-from services.orchestrator.schema_violations import BadPattern, compile_pattern
+from services.orchestrator.schemas.alternatives import loses_properties
+from services.orchestrator.schemas.validity import parts_of, schema_error
+from services.orchestrator.schemas.violations import BadPattern, compile_pattern
 
 _MOST_WARNINGS = 20
 """Of one crew. A schema may have ten thousands of places to warn of, each with a path as long as the schema."""

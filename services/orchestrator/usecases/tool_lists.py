@@ -17,10 +17,10 @@ from services.orchestrator.domain.tool_source import (
     ToolDifference,
     ToolSource,
 )
-from services.orchestrator.schema_references import reference_error
+from services.orchestrator.schemas.references import reference_error
+from services.orchestrator.schemas.tool_schemas import schema_fault
 from services.orchestrator.tool_identity import digest_of, listed_hash
 from services.orchestrator.tool_resolver import EVERY_TOOL
-from services.orchestrator.tool_schemas import schema_fault
 
 MAX_TOOLS = 512
 MAX_DESCRIPTION_BYTES = 4096

@@ -22,8 +22,8 @@ from services.orchestrator.domain.tool_source import (
 )
 from services.orchestrator.expressions import BadExpression, Expression
 from services.orchestrator.http_operations import check_http_api, overrides_method
-from services.orchestrator.schema_references import reference_error
-from services.orchestrator.tool_schemas import schema_fault
+from services.orchestrator.schemas.references import reference_error
+from services.orchestrator.schemas.tool_schemas import schema_fault
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_TEXT = re.compile(r"[\x20-\x7e\x80-\xff\t]*")

@@ -18,10 +18,10 @@ from services.orchestrator.domain.tool_source import (
     ToolChangeKind,
     ToolSourceSpec,
 )
+from services.orchestrator.schemas.tool_schemas import schema_fault
 from services.orchestrator.tool_gateway.pins import has_changed
 from services.orchestrator.tool_gateway.ports import ToolCallRequest
 from services.orchestrator.tool_identity import listed_hash
-from services.orchestrator.tool_schemas import schema_fault
 from services.orchestrator.usecases.tool_lists import (
     accepted_tools,
     clean_list,

@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 from crewai.utilities.pydantic_schema_utils import create_model_from_schema
 from pydantic import BaseModel, ConfigDict, create_model
 
-from services.orchestrator.json_schemas import parts_of
-from services.orchestrator.schema_alternatives import class_schema
-from services.orchestrator.schema_violations import Violations, schema_violations
+from services.orchestrator.schemas.alternatives import class_schema
+from services.orchestrator.schemas.validity import parts_of
+from services.orchestrator.schemas.violations import Violations, schema_violations
 
 
 class _Rules(NamedTuple):

@@ -40,7 +40,7 @@ def compile_pattern(text: str) -> Any:
 
 
 def schema_violations(schema: Mapping[str, Any]) -> Violations:
-    """Return what checks values against a schema that `json_schemas.schema_error` has accepted.
+    """Return what checks values against a schema that `schema_error` has accepted.
 
     Patterns that RE2 does not know, and references that lead nowhere, are no rules. A schema that cannot be applied is
     a violation of every value that comes to it; nothing is raised.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, SchemaError
 from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
 
-from services.orchestrator.json_schemas import schema_error
+from services.orchestrator.schemas.validity import schema_error
 from tests.support.growth import lines
 
 VOCABULARIES = ("core", "applicator", "unevaluated", "validation", "meta-data", "format-annotation", "content")

@@ -140,3 +140,20 @@ def parts_of(schema: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mappi
         found += [((keyword, str(index)), part) for index, part in enumerate(schema.get(keyword, ()))]
     found += [((keyword,), schema.get(keyword)) for keyword in _SINGLE]
     yield from ((place, part) for place, part in found if isinstance(part, Mapping))
+
+
+def values_in(value: Any) -> Iterator[Any]:
+    """Yield a JSON value and all that is inside of it, at any depth, in no order."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        yield item
+        pending.extend(values_of(item))
+
+
+def values_of(value: Any) -> Iterator[Any]:
+    """Yield the values right inside a JSON value: those of an object, or the items of a list."""
+    if isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from services.orchestrator.schemas.validity import values_of
+
 _MOST_PARTS = 5_000
 """Of a schema that a class is made of: CrewAI takes a tenth of a millisecond for each."""
 _COMBINED = ("anyOf", "oneOf")
@@ -29,8 +31,7 @@ def _forms(schema: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _size(schema: Any, known: dict[int, int]) -> int:
     """Return how many values a schema has, where those that are there several times count as often."""
     if id(schema) not in known:
-        inner = schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ()
-        known[id(schema)] = 1 + sum(_size(part, known) for part in inner)
+        known[id(schema)] = 1 + sum(_size(part, known) for part in values_of(schema))
     return known[id(schema)]
 
 

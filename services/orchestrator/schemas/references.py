@@ -1,16 +1,17 @@
 """Whether the references of a JSON schema lead to schemas inside of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from services.orchestrator.json_schemas import parts_of, schema_error
+from services.orchestrator.schemas.validity import parts_of, schema_error, values_in
 
 _MOST_SHOWN = 100
-_REFERENCES = ("$ref", "$dynamicRef")
+_FOLLOWED = ("$ref", "$dynamicRef")
+_REFERENCES = (*_FOLLOWED, "$recursiveRef")
 _ON_THE_SPOT = frozenset({"allOf", "oneOf", "not", "if"})
 """What holds schemas that are always compared with the same value."""
 
@@ -18,20 +19,32 @@ _Leads = dict[int, list[tuple[int, str]]]
 """By a schema, those that are compared with the same value, and of references what is said of them."""
 
 
-def reference_error(schema: Mapping[str, Any]) -> str:
-    """Return the first reference of a schema that leads to no schema, or back to itself with the same value, with its
-    place; "" when there is none.
+def outside_reference(schema: Mapping[str, Any]) -> str:
+    """Return the beginning of the first reference of a schema that leads out of it; empty if none does."""
+    return next((target[:_MOST_SHOWN] for target in _references(schema) if not target.startswith("#")), "")
 
-    `schema_error` has accepted the schema, and `outside_reference` has found nothing.
-    Example: 'properties.a.$ref: there is no "#/$defs/none"'.
+
+def _references(schema: Mapping[str, Any]) -> Iterator[str]:
+    for item in values_in(schema):
+        if isinstance(item, Mapping):
+            yield from (target for name in _REFERENCES if isinstance(target := item.get(name), str))
+
+
+def reference_error(schema: Mapping[str, Any]) -> str:
+    """Return what is wrong with the first reference of a schema that leads out of it, to no schema, or back to itself
+    with the same value; "" when there is none.
+
+    `schema_error` has accepted the schema. Example: 'properties.a.$ref: there is no "#/$defs/none"'.
     """
+    if outside := outside_reference(schema):
+        return f'refers to "{outside}" outside of itself; put it into $defs'
     resolver = Registry().resolver_with_root(DRAFT202012.create_resource(schema))
     pending: list[tuple[tuple[str, ...], Any, Any]] = [((), schema, resolver)]
     seen = {id(schema)}
     leads: _Leads = {}
     for place, part, outer in pending:
         inner = outer.in_subresource(DRAFT202012.create_resource(part)) if place and "$id" in part else outer
-        for keyword in (keyword for keyword in _REFERENCES if keyword in part):
+        for keyword in (keyword for keyword in _FOLLOWED if keyword in part):
             where = ".".join((*place, keyword))[:_MOST_SHOWN]
             shown = f'"{part[keyword][:_MOST_SHOWN]}"'
             try:
