@@ -27,6 +27,15 @@ _WHERE_MODELS_COME_FROM = {
     Provider.OLLAMA: "load it there with `ollama pull`, or have the operator check OLLAMA_BASE_URL",
     Provider.VLLM: "serve it there, or have the operator check VLLM_BASE_URL",
 }
+# What says where the models of a provider are that have no base_url of their own.
+_ADDRESSES = {
+    Provider.OPENAI: "OPENAI_BASE_URL",
+    Provider.AZURE: "AZURE_OPENAI_ENDPOINT",
+    Provider.DATABRICKS: "DATABRICKS_HOST",
+    Provider.OLLAMA: "OLLAMA_BASE_URL",
+    Provider.VLLM: "VLLM_BASE_URL",
+    Provider.LITELLM: "COXSWAIN_MODELS_LITELLM_BASE_URLS",
+}
 _QUOTATION = '. Its message: "'
 # A longer pause is for people, and for no clock: some upstreams send numbers without end.
 _LONGEST_WAIT = 366 * 86_400.0
@@ -117,6 +126,14 @@ def unavailable(
         metadata=metadata,
         retry_after=retry_after if retry_after is not None else 1.0,
     )
+
+
+def unresolved(model: Model, host: str) -> Unavailable:
+    """Return the failure of an upstream whose host has a name that leads nowhere."""
+    address = None if model.spec.base_url else _ADDRESSES.get(model.spec.provider)
+    # Short: lines of events have little room for what to correct.
+    what = address or "base_url of the model"
+    return unavailable(model, f'cannot be reached: the host "{host}" does not resolve (check {what})')
 
 
 def bad_response(model: Model, what: str) -> Unavailable:

@@ -39,6 +39,7 @@ async def test_a_name_that_leads_into_the_house_is_refused_when_it_is_called(mod
     await store_key(models, "sk-group-key", f"https://localhost:{models.llm.port}")
     failure = await refusal(models.inference().Complete(ask("sales/own")))
     assert (failure.code, failure.reason) == (grpc.StatusCode.PERMISSION_DENIED, "DESTINATION_NOT_ALLOWED")
+    assert '"sales/own" cannot be called: https://localhost' in failure.raw
     assert models.llm.calls == []
 
 

@@ -9,7 +9,7 @@ from coxswain.models.v1 import inference_pb2
 from coxswain.models.v1 import model_pb2 as pb
 from services.models.seed import read_seed
 from services.models.settings import ModelsSettings
-from tests.integration.models.support import KEY, ask, ask_stream, serve_models
+from tests.integration.models.support import KEY, ask, ask_stream, refusal, serve_models
 from tests.support.harness import BOB
 from tests.support.llm_emulator import LlmEmulator
 
@@ -24,6 +24,32 @@ LOCAL = [
 def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OLLAMA_API_KEY", "VLLM_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+
+
+async def test_a_host_whose_name_does_not_resolve_is_named_with_what_to_correct(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_BASE_URL", "http://ollama.invalid:11434/v1")
+    monkeypatch.setenv("COXSWAIN_MODELS_LITELLM_BASE_URLS", '{"groq": "http://groq.invalid/v1"}')
+    monkeypatch.setenv("COXSWAIN_MODELS_KEYLESS_ORIGINS", '["http://groq.invalid"]')
+    async with serve_models(tmp_path, monkeypatch, key="", seed_file=PACKAGED) as installation:
+        own = pb.Model(
+            name="sales/fast",
+            upstream_model="groq/fast",
+            provider=pb.PROVIDER_LITELLM,
+            capabilities=pb.Capabilities(chat=True),
+        )
+        await installation.models().CreateModel(pb.CreateModelRequest(model=own))
+        for model, host, setting in (
+            ("ollama/llama3.2", "ollama.invalid", "OLLAMA_BASE_URL"),
+            ("sales/fast", "groq.invalid", "COXSWAIN_MODELS_LITELLM_BASE_URLS"),
+        ):
+            failure = await refusal(installation.inference().Complete(ask(model)))
+            assert failure.reason == "UPSTREAM_UNAVAILABLE"
+            assert failure.message == (
+                f'the upstream of "{model}" cannot be reached: the host "{host}" does not resolve '
+                f"(check {setting}); try again later"
+            )
 
 
 @pytest.mark.parametrize(("setting", "chat", "embed", "provider"), LOCAL)

@@ -1,5 +1,7 @@
 """The rules that every request of the litellm helper is under."""
 
+import socket
+
 import aiohttp
 import httpx
 import pytest
@@ -16,6 +18,12 @@ from services.models.providers.litellm.exchange import (
 ORIGIN = "https://example.com"
 
 
+def unresolved() -> Exception:
+    error = httpx.ConnectError("x")
+    error.__cause__ = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return error
+
+
 @pytest.fixture
 def exchange() -> Exchange:
     exchange = Exchange(ORIGIN, TimeLimits(1.0, 2.0, 3.0), streamed=False, note_sent=lambda: None)
@@ -27,6 +35,7 @@ def exchange() -> Exchange:
     ("error", "failure"),
     [
         (httpx.ConnectError("x"), Failure.UNREACHABLE),
+        (unresolved(), Failure.UNRESOLVED),
         (httpx.ConnectTimeout("x"), Failure.UNREACHABLE),
         (httpx.RemoteProtocolError("x"), Failure.UNREACHABLE),
         (httpx.RequestError("400, message='Invalid header'"), Failure.UNREACHABLE),

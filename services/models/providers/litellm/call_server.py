@@ -18,14 +18,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from services.common.containment.network_files import Identity, network_file_identities
 from services.models.providers.litellm.exchange import (
     Elsewhere,
     Exchange,
+    Failure,
     RequestFailed,
     TimeLimits,
     TooLarge,
+    causes_of,
     current_exchange,
     guard_requests,
 )
@@ -35,7 +38,6 @@ _LENGTH_BYTES = 4
 # What a call may send before the service has taken some of it: a slow reader stops its own call and no other one.
 _WINDOW_BYTES = 256 * 1024
 _MAX_MESSAGE = 16_000
-_MAX_CAUSES = 10
 _NOT_UNDERSTOOD = (KeyError, IndexError, TypeError, AttributeError, ValueError, AssertionError)
 # Calls with tools would pass through litellm's own MCP gateway, which needs another release of mcp than CrewAI does.
 _WITHOUT_MCP = {"_skip_mcp_handler": True}
@@ -148,7 +150,7 @@ class Helper:
 
     def _describe(self, error: Exception, exchange: Exchange) -> dict[str, Any]:
         status = getattr(error, "status_code", None)
-        causes = _causes(error)
+        causes = causes_of(error)
         code = "" if isinstance(status, int) else "unexpected"
         message = str(getattr(error, "message", error))[:_MAX_MESSAGE]
         if elsewhere := next((str(cause) for cause in causes if isinstance(cause, Elsewhere)), ""):
@@ -158,6 +160,8 @@ class Helper:
         elif exchange.failure is not None:
             # Whatever litellm makes of it.
             code = exchange.failure.value
+            if exchange.failure is Failure.UNRESOLVED:
+                message = urlsplit(exchange.origin).hostname or ""
         elif isinstance(error, self._litellm.ContextWindowExceededError):
             code = "context_length_exceeded"
         elif isinstance(error, self._litellm.UnsupportedParamsError):
@@ -206,15 +210,6 @@ def _chunk_document(stream: Any, chunk: Any) -> dict[str, Any]:
         for choice in document.get("choices") or ():
             choice["finish_reason"] = None
     return document
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    """Return an error and those it came from."""
-    found: list[BaseException] = []
-    while error is not None and error not in found and len(found) < _MAX_CAUSES:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
 
 
 def _waiting_headers(error: Exception) -> dict[str, str]:

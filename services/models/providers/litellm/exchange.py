@@ -6,6 +6,7 @@ its call: whether another may follow, and what the lost one cost, is for the ser
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import aiohttp
 import httpx
 
 _KEPT_BYTES = 64 * 1024
+_MAX_CAUSES = 10
 _ERROR_BODY_SECONDS = 5.0
 # litellm's transport makes plain RequestErrors of some of aiohttp's errors.
 _LOST = (httpx.RequestError, aiohttp.ClientError, OSError)
@@ -29,6 +31,8 @@ class Failure(StrEnum):
 
     UNREACHABLE = "unreachable"
     """No answer began: nothing was connected to, or the connection was lost before."""
+    UNRESOLVED = "unresolved"
+    """The name of the host leads to no address."""
     UNSENDABLE = "unsendable"
     """The request cannot be sent as it is: neither the provider nor the way to it is to blame."""
     SILENT = "silent"
@@ -156,8 +160,21 @@ def _failure_of(error: Exception) -> Failure:
     if isinstance(error, _SILENCES):
         return Failure.SILENT
     if isinstance(error, _LOST) and not isinstance(error, _NEVER_SENT):
-        return Failure.UNREACHABLE
+        return Failure.UNRESOLVED if any(map(_is_of_names, causes_of(error))) else Failure.UNREACHABLE
     return Failure.UNSENDABLE
+
+
+def causes_of(error: BaseException | None) -> list[BaseException]:
+    """Return an error and those it came from."""
+    found: list[BaseException] = []
+    while error is not None and error not in found and len(found) < _MAX_CAUSES:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _is_of_names(error: BaseException) -> bool:
+    return isinstance(error, aiohttp.ClientConnectorDNSError | socket.gaierror)
 
 
 def _admit(request: httpx.Request, *, blocking: bool = False) -> Exchange:

@@ -18,6 +18,7 @@ from services.models.providers.upstream_errors import (
     is_retryable,
     retry_after_seconds,
     unavailable,
+    unresolved,
     upstream_failure,
 )
 
@@ -78,6 +79,8 @@ def failure_of(
         case "cut" if not not_made:
             what = "closed the connection before its answer was complete" if streamed else "broke off its answer"
             return unavailable(model, what)
+        case "unresolved":
+            return RetryableError(unresolved(model, str(error.get("message"))))
         case "cut" | "unreachable" if error.get("said") is None:
             if not_made:
                 return RetryableError(unavailable(model, "did not answer"))

@@ -11,7 +11,7 @@ import aiohttp
 import structlog
 from aiohttp.abc import AbstractStreamWriter
 
-from services.common.errors import CoxswainError, FailedPrecondition
+from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied
 from services.common.grpc.call import current_principal
 from services.common.http import EgressClient
 from services.common.identity.credentials import CredentialSource, OutboundCredential
@@ -38,6 +38,7 @@ from services.models.providers.upstream_errors import (
     bad_response,
     is_retryable,
     unavailable,
+    unresolved,
     unusable_credential,
     upstream_failure,
 )
@@ -260,15 +261,19 @@ class OpenAIClient:
             document, retry_after = await read_error(response, target.attempt.deadline)
         except aiohttp.InvalidURL as error:
             raise _uncallable(target.model) from error
+        except PermissionDenied as refusal:
+            raise _elsewhere(target.model, refusal) from None
         except UNREACHABLE as error:
             now = asyncio.get_running_loop().time()
             if now >= target.attempt.deadline:
                 raise too_late(target.model) from error
             logger.info("upstream_unreachable", model=target.model.name, error=type(error).__name__)
             silent = limit.expired or type(error) in (TimeoutError, Stalled)
-            what = "sent nothing for too long" if silent else "did not answer"
             # One whose time is over because another model waits to take over may be well.
             ours = now >= target.attempt.answer_by
+            if isinstance(error, aiohttp.ClientConnectorDNSError):
+                raise RetryableError(unresolved(target.model, error.host), ours=ours) from error
+            what = "sent nothing for too long" if silent else "did not answer"
             raise RetryableError(unavailable(target.model, what), ours=ours) from error
         finally:
             limit.close()
@@ -362,6 +367,14 @@ def _uncallable(model: Model) -> CoxswainError:
         f'the address of "{model.name}" cannot be called; correct its base_url',
         reason="UPSTREAM_REJECTED",
         metadata={"model": model.name},
+    )
+
+
+def _elsewhere(model: Model, refusal: PermissionDenied) -> CoxswainError:
+    return PermissionDenied(
+        f'"{model.name}" cannot be called: {refusal.message}',
+        reason=refusal.reason,
+        metadata={**refusal.metadata, "model": model.name},
     )
 
 
