@@ -30,6 +30,25 @@ _METHOD_OVERRIDES = frozenset(
         "x-method-override",
     }
 )
+_OF_CALLER_OR_CONNECTION = frozenset(
+    {
+        "authorization",
+        "connection",
+        "content-length",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-real-ip",
+    }
+)
+_BEGINNINGS_OF_CALLER_OR_CONNECTION = ("x-forwarded-", "proxy-", "sec-")
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
 
 
@@ -49,6 +68,12 @@ def placeholders(template: Any) -> Iterator[str]:
 def overrides_method(name: str) -> bool:
     """Return whether servers may take a header or a parameter of this name for the method of the request."""
     return name.strip().lower().replace("_", "-") in _METHOD_OVERRIDES
+
+
+def is_of_caller_or_connection(header: str) -> bool:
+    """Return whether a header says who calls or how the connection is used: neither is for groups or models to say."""
+    lower = header.lower()
+    return lower in _OF_CALLER_OR_CONNECTION or lower.startswith(_BEGINNINGS_OF_CALLER_OR_CONNECTION)
 
 
 def check_base_url(url: str) -> str:

@@ -21,37 +21,16 @@ from services.orchestrator.domain.tool_source import (
     ToolSourceSpec,
 )
 from services.orchestrator.expressions import BadExpression, Expression
-from services.orchestrator.http_operations import check_http_api, overrides_method
+from services.orchestrator.http_operations import check_http_api, is_of_caller_or_connection, overrides_method
 from services.orchestrator.schemas.references import reference_error
 from services.orchestrator.schemas.tool_schemas import schema_fault
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_TEXT = re.compile(r"[\x20-\x7e\x80-\xff\t]*")
 _SECRET_NAME = re.compile(r"[a-z0-9]+([/._-][a-z0-9]+)*")
-# Who calls, where it goes and how long it is are never for a group to say.
-_AUTHORITY = frozenset(
-    {
-        "authorization",
-        "connection",
-        "content-length",
-        "cookie",
-        "expect",
-        "forwarded",
-        "host",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "set-cookie",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-        "x-real-ip",
-    }
-)
-_AUTHORITY_PREFIXES = ("x-forwarded-", "proxy-", "sec-", "x-coxswain-", "mcp-", "grpc-", ":")
-# A secret may go in the first of these, and in none of the others.
+_OF_PROTOCOLS = ("x-coxswain-", "mcp-", "grpc-", ":")
+"""Beginnings of headers that the gateway sets itself."""
+# A secret may go in these, although they say who calls.
 _FOR_SECRETS = frozenset({"authorization", "cookie", "proxy-authorization"})
 _OPERATORS_ONLY: Mapping[SourceKind, str] = {SourceKind.MCP_COMMAND: "mcp_command", SourceKind.PYTHON: "python"}
 _DEFAULT_TIMEOUT, _DEFAULT_MAX_TIMEOUT = 60.0, 900.0
@@ -218,7 +197,12 @@ def _header_name(path: str, name: str) -> Iterator[FieldViolation]:
 
 
 def _is_authority(lower: str) -> bool:
-    return lower in _AUTHORITY or lower.startswith(_AUTHORITY_PREFIXES) or overrides_method(lower)
+    return (
+        is_of_caller_or_connection(lower)
+        or lower == "set-cookie"
+        or lower.startswith(_OF_PROTOCOLS)
+        or overrides_method(lower)
+    )
 
 
 def _patterns(spec: ToolSourceSpec) -> Iterator[FieldViolation]:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 from services.common.egress import origin_of, required_origin
 from services.common.http import EgressClient
 from services.orchestrator.domain.tool_source import AuthKind, HttpApi, SourceAuth, SourceKind, ToolSourceSpec
-from services.orchestrator.http_operations import READ_METHODS, overrides_method
+from services.orchestrator.http_operations import READ_METHODS, is_of_caller_or_connection, overrides_method
 from services.orchestrator.tool_gateway.adapters.http_exchange import HttpCall, HttpExchange, json_body
 from services.orchestrator.tool_gateway.credentials import SourceCredentials
 from services.orchestrator.tool_gateway.ports import (
@@ -25,27 +25,7 @@ from services.orchestrator.tool_gateway.ports import (
 _NAME = "http_request"
 _SECRETS = "tools/http/"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
-# What says who calls, or how the connection is used, is not the model's to say.
-_FORBIDDEN_HEADERS = frozenset(
-    {
-        "authorization",
-        "connection",
-        "content-length",
-        "cookie",
-        "expect",
-        "forwarded",
-        "host",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-        "x-api-key",
-        "x-real-ip",
-    }
-)
-_FORBIDDEN_BEGINNINGS = ("x-forwarded-", "proxy-", "sec-")
+_API_KEY = "x-api-key"
 
 
 class _Refusal(ValueError):
@@ -161,7 +141,7 @@ def _headers(given: dict[str, Any], secret_header: str) -> dict[str, str]:
             raise _Refusal(f'"{str(name)[:64]}" is no name of a header')
         if overrides_method(low):
             raise _Refusal(f"the header {low} would make it another request; choose its method by `method`")
-        if low in _FORBIDDEN_HEADERS or low.startswith(_FORBIDDEN_BEGINNINGS) or low == secret_header.lower():
+        if is_of_caller_or_connection(low) or low in (_API_KEY, secret_header.lower()):
             raise _Refusal(f"the header {low} is not for you to set; leave it out")
         if not str(value).isascii() or not str(value).isprintable():
             raise _Refusal(f"the value of the header {low} has to be one line of ASCII characters")

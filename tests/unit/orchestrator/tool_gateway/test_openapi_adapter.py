@@ -78,6 +78,9 @@ paths:
         - {name: 'filter[state]', in: query, schema: {type: string}}
         - {name: X-Trace, in: header, schema: {type: string}}
         - {name: Authorization, in: header, schema: {type: string}}
+        - {name: X-Real-IP, in: header, schema: {type: string}}
+        - {name: Sec-Fetch-Site, in: header, schema: {type: string}}
+        - {name: Content-Type, in: header, schema: {type: string}}
         - {name: session, in: cookie, schema: {type: string}}
       responses: {200: {description: ok}}
     put:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, SchemaError
 
-from services.orchestrator.http_operations import overrides_method
+from services.orchestrator.http_operations import is_of_caller_or_connection, overrides_method
 from services.orchestrator.tool_gateway.adapters.openapi.document import BadDocument, Node, load, resolve
 from services.orchestrator.tool_gateway.adapters.openapi.schemas import ArgumentSchemas
 
@@ -29,12 +29,7 @@ _BODY = "body"
 _FORM = "application/x-www-form-urlencoded"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
-_AUTHORITY = frozenset(
-    {
-        "accept", "authorization", "connection", "content-length", "content-type", "cookie", "forwarded", "host", "te",
-        "keep-alive", "proxy-authorization", "trailer", "transfer-encoding", "upgrade", "expect", "accept-encoding",
-    }
-)  # fmt: skip
+_SET_BY_GATEWAY = frozenset({"accept", "accept-encoding", "content-type"})
 _TEMPLATE = re.compile(r"\{([^{}/]+)\}")
 
 
@@ -155,7 +150,7 @@ def _binding(parameter: Node, schemas: ArgumentSchemas, names: set[str]) -> Node
     """Return where an argument goes, or None for a parameter that is left out."""
     name, location = parameter["name"], str(parameter.get("in"))
     required = parameter.get("required") is True or location == "path"
-    if location == "header" and (name.lower() in _AUTHORITY or name.lower().startswith(("x-forwarded-", "proxy-"))):
+    if location == "header" and (name.lower() in _SET_BY_GATEWAY or is_of_caller_or_connection(name)):
         # OpenAPI ignores some of them, and the others are the source's to set.
         return None
     problem = ""
