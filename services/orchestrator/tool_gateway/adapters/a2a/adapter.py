@@ -30,8 +30,9 @@ from services.orchestrator.tool_gateway.adapters.a2a.messages import argument_pa
 from services.orchestrator.tool_gateway.adapters.a2a.sent_message import SentMessage
 from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
 from services.orchestrator.tool_gateway.adapters.grpc_peer.cancelling import CallCancelling
-from services.orchestrator.tool_gateway.adapters.grpc_peer.channels import PeerChannels, PeerUnreachable
+from services.orchestrator.tool_gateway.adapters.grpc_peer.channels import PeerChannels
 from services.orchestrator.tool_gateway.adapters.grpc_peer.client import PeerClient
+from services.orchestrator.tool_gateway.adapters.grpc_peer.listing import LIST_SECONDS, listing
 from services.orchestrator.tool_gateway.adapters.http_exchange import HttpExchange
 from services.orchestrator.tool_gateway.pins import has_changed, refuse_changed
 from services.orchestrator.tool_gateway.ports import (
@@ -48,7 +49,6 @@ from services.orchestrator.tool_gateway.rereads import Rereads
 _KEPT_AGENTS = 64
 _KEPT_SECONDS = 60.0
 """For which calls go by a card."""
-_LIST_SECONDS = 30.0
 _LIST_RETRY_SECONDS = 1.0
 _CANCEL_SECONDS = 15.0
 _ROOM_FOR_THE_REST = 64 * 1024
@@ -166,18 +166,8 @@ class A2AAdapter:
             CoxswainError: it cannot be read, or not be used.
         """
         try:
-            async with asyncio.timeout(_LIST_SECONDS):
+            async with listing(source.name, "give its card"):
                 return await self._found(source, principal)
-        except CallRefused as refused:
-            raise FailedPrecondition(str(refused), reason=refused.reason) from None
-        except NotSent as failure:
-            raise Unavailable(str(failure), reason=failure.reason, retry_after=failure.retry_after) from None
-        except PeerUnreachable as error:
-            raise Unavailable(f"{source.name}: {error}", reason="TOOL_UNAVAILABLE") from None
-        except TimeoutError:
-            raise Unavailable(
-                f"{source.name} did not give its card within {_LIST_SECONDS:g} s", reason="TOOL_UNAVAILABLE"
-            ) from None
         except ForeignTextError as error:
             raise FailedPrecondition(
                 f"the agent of {source.name} cannot be used: {error}", reason="UPSTREAM_REJECTED"
@@ -220,7 +210,7 @@ class A2AAdapter:
     async def _extended(self, client: AgentClient, endpoint: A2AAgent, public: Agent | None = None) -> Agent:
         request = pb.GetExtendedAgentCardRequest(tenant=client.tenant)
         try:
-            card = await client.ask("GetExtendedAgentCard", request, pb.AgentCard, timeout=_LIST_SECONDS)
+            card = await client.ask("GetExtendedAgentCard", request, pb.AgentCard, timeout=LIST_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise _card_error(client, error) from None
         agent = await _agent_of(card, endpoint, public)

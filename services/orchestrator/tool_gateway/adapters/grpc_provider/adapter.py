@@ -19,9 +19,9 @@ from services.orchestrator.tool_gateway.adapters.foreign import ForeignTextError
 from services.orchestrator.tool_gateway.adapters.grpc_peer.cancelling import CallCancelling
 from services.orchestrator.tool_gateway.adapters.grpc_peer.channels import (
     PeerChannels,
-    PeerUnreachable,
 )
 from services.orchestrator.tool_gateway.adapters.grpc_peer.client import PeerClient
+from services.orchestrator.tool_gateway.adapters.grpc_peer.listing import LIST_SECONDS, listing
 from services.orchestrator.tool_gateway.adapters.grpc_provider.call import ProviderCall
 from services.orchestrator.tool_gateway.adapters.grpc_provider.messages import call_message, listed_tool
 from services.orchestrator.tool_gateway.pins import has_changed, refuse_changed
@@ -44,7 +44,6 @@ _KEPT_SECONDS = 60.0
 _MAX_PAGES = 600
 _PAGE_SIZE = 100
 _MAX_LIST_BYTES = 8 * 1024 * 1024
-_LIST_SECONDS = 30.0
 _LIST_RETRY_SECONDS = 1.0
 _CANCEL_SECONDS = 10.0
 _ROOM_FOR_THE_REST = 64 * 1024
@@ -88,22 +87,12 @@ class GrpcProviderAdapter:
     async def list_tools(self, source: ToolSourceSpec, principal: Principal) -> list[ListedTool]:
         """See the ports."""
         try:
-            async with asyncio.timeout(_LIST_SECONDS):
+            async with listing(source.name, "list its tools"):
                 found = await self._list(self._client(source, principal))
                 # At another address it is another tool.
                 digest = digest_of(_provider(source).address)
                 address = source.addresses[0]
                 return [replace(tool, call_digest=digest, call=address) for tool in found]
-        except CallRefused as refused:
-            raise FailedPrecondition(str(refused), reason=refused.reason) from None
-        except NotSent as failure:
-            raise Unavailable(str(failure), reason=failure.reason, retry_after=failure.retry_after) from None
-        except PeerUnreachable as error:
-            raise Unavailable(f"{source.name}: {error}", reason="TOOL_UNAVAILABLE") from None
-        except TimeoutError:
-            raise Unavailable(
-                f"{source.name} did not list its tools within {_LIST_SECONDS:g} s", reason="TOOL_UNAVAILABLE"
-            ) from None
         except (ForeignTextError, DecodeError) as error:
             why = str(error) if isinstance(error, ForeignTextError) else "it sent what is not a ListToolsResponse"
             raise FailedPrecondition(
@@ -206,7 +195,7 @@ class GrpcProviderAdapter:
         request = pb.ListToolsRequest(page_size=_PAGE_SIZE, page_token=token)
         try:
             async with client.connected() as connected:
-                return await connected.ask("ListTools", request, timeout=_LIST_SECONDS)
+                return await connected.ask("ListTools", request, timeout=LIST_SECONDS)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNAUTHENTICATED or renewed or not await client.renews_credential():
                 raise _list_error(client, error) from None
