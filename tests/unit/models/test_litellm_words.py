@@ -41,6 +41,15 @@ def test_the_names_of_pythons_exceptions_are_left_out(message: str, words: str) 
     assert _own_words(message) == words
 
 
+def test_a_host_that_does_not_resolve_is_named() -> None:
+    failure, wait = read({"code": "unresolved", "message": "anthropic.invalid"})
+    assert failure.message == (
+        'the upstream of "anthropic/m" cannot be reached: the host "anthropic.invalid" does not resolve '
+        "(check COXSWAIN_MODELS_LITELLM_BASE_URLS); try again later"
+    )
+    assert wait is not None
+
+
 def test_the_pause_that_a_provider_asks_for_arrives() -> None:
     error = {"status": 429, "code": "", "message": "slow down", "headers": {"Retry-After": "6"}}
     failure, wait = read(error)
