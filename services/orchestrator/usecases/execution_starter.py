@@ -301,11 +301,11 @@ class ExecutionStarter:
     ) -> Execution:
         # Before anything is queued: a worker must never find an execution that may not act.
         grant = await self._grants.create(execution.id, execution.identity, execution.on_credential_expiry)
-        execution = replace(execution, grant_id=grant.id, identity=grant.identity)
         queued = execution_pb2.ExecutionQueued(
             crew_name=execution.crew_name, task_names=[task.name for task in tasks if task.task_index >= 0]
         )
         stored = [new_event(event) for event in (queued, *events)]
+        execution = replace(execution, grant_id=grant.id, identity=grant.identity, last_sequence=len(stored))
         first_id = execution.id
         admitted = Admitted(execution)
         complete = False
@@ -321,7 +321,9 @@ class ExecutionStarter:
                     await RunningLimitRepository(connection).keep(execution.group_id, limits.max_running_executions)
                     await ExecutionRepository(connection).insert(execution)
                     await TaskRunRepository(connection, execution.id).insert(tasks)
-                    await EventRepository(connection).append(execution.id, stored)
+                    await EventRepository(connection).store(
+                        execution.group_id, execution.id, execution.last_sequence, stored
+                    )
                     if also_store is not None:
                         await also_store(connection, execution)
                 complete = True
@@ -335,7 +337,6 @@ class ExecutionStarter:
             await self._revoke(execution.id)
             async with self._database.read() as connection:
                 return await _first(connection, execution.group_id, first_id)
-        execution = replace(execution, last_sequence=len(stored))
         logger.info("execution_accepted", execution_id=execution.id)
         if execution.ready:
             self._bus.publish(Hint(HintKind.EXECUTION_READY, execution.id))

@@ -1,10 +1,8 @@
 """What hosts write: nothing of a host that has lost its claim, everything of the one that has it, in one piece."""
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from coxswain.orchestrator.v1 import execution_pb2
 from services.common.clock import utc_now
@@ -31,6 +29,7 @@ from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.worker.host.fenced_write import Fenced
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 from tests.integration.worker.rows import ROOM, claimed, crew, event_rows, execution_row, parked, queue, task_rows
+from tests.support.noted_statements import noted_changes
 
 S = ExecutionState
 
@@ -188,14 +187,7 @@ async def test_usage_adds_up_on_the_task_and_the_execution(database: Database, s
 async def test_what_one_transaction_changes_in_a_task_is_one_statement(database: Database, store: RunStore) -> None:
     execution_id = await queue(database, crew("one", "two"))
     epoch = (await claimed(store, execution_id)).execution.epoch
-    statements: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if "task_runs" in statement:
-            statements.append(statement)
-
-    event.listen(database.engine.sync_engine, "before_cursor_execute", note)
-    try:
+    with noted_changes(database) as changes:
         async with store.fenced(execution_id, epoch) as write:
             await write.tasks.start(0, 1, utc_now())
             await write.tasks.add_usage(0, Usage(1, 10, 5, 0.25))
@@ -204,10 +196,8 @@ async def test_what_one_transaction_changes_in_a_task_is_one_statement(database:
             await write.tasks.start(1, 1, utc_now())
             await write.tasks.add_usage(1, Usage(1, 2, 3, 4.0))
             await write.end(S.FAILED, ExecutionError("TASK_FAILED", "of the crew"), utc_now())
-    finally:
-        event.remove(database.engine.sync_engine, "before_cursor_execute", note)
     # The third one ends what is not done.
-    assert len(statements) == 3
+    assert changes.count("UPDATE task_runs") == 3
     first, second = await task_rows(database, execution_id)
     assert (first.state, first.attempt, first.llm_calls, first.output["text"]) == ("SUCCEEDED", 1, 2, "done")
     assert (second.state, second.attempt, second.llm_calls, second.cost) == ("CANCELLED", 1, 1, 4.0)

@@ -1,0 +1,18 @@
+"""How many statements the API takes for what it does with every execution."""
+
+from tests.integration.orchestrator.use_cases import Orchestrator
+from tests.support.noted_statements import noted_changes
+
+
+async def test_a_start_writes_each_of_its_rows_once(orchestrator: Orchestrator) -> None:
+    with noted_changes(orchestrator.database) as changes:
+        started = await orchestrator.start()
+    assert changes == [
+        "DELETE running_limits",
+        "INSERT executions",
+        "INSERT task_runs",
+        "INSERT execution_events",
+        "INSERT group_events",
+    ]
+    (row,) = await orchestrator.rows()
+    assert row.last_sequence == started.last_sequence == 1
