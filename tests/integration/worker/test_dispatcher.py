@@ -146,6 +146,22 @@ async def test_who_has_ended_frees_its_slot_while_it_is_tidied_up_and_is_waited_
     assert (ended.state, ended.ready, ended.epoch, len(runs)) == (S.SUCCEEDED, False, 1, SLOTS + 1)
 
 
+async def test_only_what_has_a_slot_is_asked_for_its_cancellation(world: World) -> None:
+    ids = [await queue(world.database) for _ in range(2)]
+    await world.begun(2)
+    rests, runs_on = sorted(runs, key=lambda run: ids.index(run.claim.execution.id))
+    async with world.database.write() as connection:
+        executions = ExecutionRepository(connection)
+        await executions.succeed(ids[0], TaskOutput("done"), utc_now())
+        for execution_id in ids:
+            await executions.request_cancel(execution_id, utc_now())
+        # Before the host can read either.
+        rests.on_rest()
+    await until(runs_on.stopped.is_set)
+    assert isinstance(runs_on.reason, Cancelled)
+    assert not rests.stopped.is_set()
+
+
 async def test_a_host_that_stops_leaves_what_it_runs_and_is_not_counted_as_lost(world: World) -> None:
     execution_id = await queue(world.database)
     (await world.begun(1)).may_end.set()

@@ -242,12 +242,14 @@ class Dispatcher:
             self._announce([execution.id])
 
     async def _cancel(self) -> None:
-        if not self._runs:
+        # What has ended or rests is cancelled by those who ask for it, while it is still tidied up here.
+        running = self._runs.keys() & self._taken
+        if not running:
             return
-        cancelled = await self._store.cancellations({execution_id for execution_id, _ in self._runs})
-        for (execution_id, _), run in self._runs.items():
-            if execution_id in cancelled:
-                run.stop(Cancelled())
+        cancelled = await self._store.cancellations({execution_id for execution_id, _ in running})
+        for key in self._runs.keys() & self._taken:
+            if key[0] in cancelled:
+                self._runs[key].stop(Cancelled())
 
 
 def _key(claim: Claim) -> _Key:
