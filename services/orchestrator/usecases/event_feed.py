@@ -73,7 +73,9 @@ class EventFeed:
             NotFound: the execution was deleted, with the events that are missing.
         """
         position = after
-        with self._topics.followed(execution_id, lambda: _Topic(execution_id, newest)) as topic:
+        # A first watcher who misses little gets it with what was stored since: one read for both.
+        begin = after if newest - after <= _PAGE else newest
+        with self._topics.followed(execution_id, lambda: _Topic(execution_id, begin)) as topic:
             # The row was read before anybody listened here: what was stored in between has no hint any more.
             self._read(topic)
             while True:

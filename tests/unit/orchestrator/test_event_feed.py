@@ -140,6 +140,17 @@ async def test_one_hint_costs_one_read_however_many_watch() -> None:
         assert rows.reads == before + 1
 
 
+@pytest.mark.parametrize(("events", "reads"), [(1, 1), (200, 1), (201, 3)])
+async def test_the_first_watcher_gets_what_it_missed_by_the_read_for_all(events: int, reads: int) -> None:
+    rows, bus = Rows(), LocalHintBus()
+    rows.append("e", *["task_started"] * events)
+    async with serving(rows, bus) as feed:
+        watcher = Watcher(feed, rows, "e", 0)
+        await at_rest(feed, watcher, list(range(1, events + 1)))
+        # Of more than one page, each is read beside the tail.
+        assert rows.reads == reads
+
+
 async def test_a_lost_hint_is_made_up_for_by_the_safety_read() -> None:
     rows, bus = Rows(), LocalHintBus()
     rows.append("e", "execution_queued")
