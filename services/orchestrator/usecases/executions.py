@@ -74,12 +74,17 @@ class Executions:
 
     async def get(self, principal: Principal, execution_id: str) -> Execution:
         """Return an execution. Raises NotFound."""
-        execution = await read_execution(self._database, principal.group_id, execution_id)
-        if execution is None:
-            raise NotFound.of("execution", execution_id)
+        execution = await self._row(principal, execution_id)
         return (
             execution if execution.state.terminal else asking(execution, await read_open(self._database, execution_id))
         )
+
+    async def _row(self, principal: Principal, execution_id: str) -> Execution:
+        """Return an execution without its open questions. Raises NotFound."""
+        execution = await read_execution(self._database, principal.group_id, execution_id)
+        if execution is None:
+            raise NotFound.of("execution", execution_id)
+        return execution
 
     async def task_runs(self, principal: Principal, execution_id: str, size: int, token: str) -> Page[TaskRun]:
         """Return a page of the tasks of an execution, in the crew's order.
@@ -128,7 +133,7 @@ class Executions:
             InvalidArgument: the execution has no event of that sequence yet.
             Unavailable: this process is shutting down; watch again.
         """
-        execution = await self.get(principal, execution_id)
+        execution = await self._row(principal, execution_id)
         if after_sequence > execution.last_sequence:
             raise InvalidArgument.field(
                 "after_sequence",
@@ -163,7 +168,7 @@ class Executions:
                 token of the caller's, or they sent none.
             Unauthenticated: CREDENTIAL_EXPIRED, the caller's token has expired too.
         """
-        execution = await self.get(principal, execution_id)
+        execution = await self._row(principal, execution_id)
         if execution.state.terminal:
             raise FailedPrecondition(
                 f"the execution is {execution.state}; there is nothing to renew",
