@@ -43,7 +43,7 @@ from services.common.logging import configure_logging
 from services.memory.domain.filters import Filter
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
-from services.memory.schemas import Column, DatabricksIndexSchemas
+from services.memory.rows.columns import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner, handed_over, query_filter

@@ -17,9 +17,9 @@ from services.memory.domain.moments import microseconds
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.scopes import within_scope
 from services.memory.expressions import decided_by_columns, holds, leaves
-from services.memory.row_values import format_time, parse_boolean, parse_list, parse_time
-from services.memory.rows import ENVELOPE, Row, metadata_of, row_owner, row_ties
-from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, metadata_column
+from services.memory.rows.columns import Column, DatabricksIndexSchemas, FieldType, metadata_column
+from services.memory.rows.row import ENVELOPE, Row, metadata_of, row_owner, row_ties
+from services.memory.rows.values import format_time, parse_boolean, parse_list, parse_time
 
 _ORDERED = frozenset({Comparison.LESS, Comparison.LESS_OR_EQUAL, Comparison.GREATER, Comparison.GREATER_OR_EQUAL})
 _TEXTUAL = frozenset({Comparison.CONTAINS, Comparison.STARTS_WITH})

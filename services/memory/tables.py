@@ -26,8 +26,8 @@ from services.common.db.idempotency import requests_table
 from services.common.db.types import NAMING_CONVENTION, JsonDocument, UtcDateTime
 from services.common.errors import FailedPrecondition
 from services.memory.domain.records import MemoryKind
-from services.memory.schemas import Column as SchemaColumn
-from services.memory.schemas import DatabricksIndexSchemas, FieldType
+from services.memory.rows.columns import Column as SchemaColumn
+from services.memory.rows.columns import DatabricksIndexSchemas, FieldType
 
 metadata = MetaData(naming_convention=NAMING_CONVENTION)
 

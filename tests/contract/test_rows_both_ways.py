@@ -23,8 +23,8 @@ from services.memory.domain.records import (
     Unified,
 )
 from services.memory.domain.vectors import unit_vector
-from services.memory.row_parsing import parse_row
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
+from services.memory.rows.parsing import parse_row
 from services.memory.stores.databricks.filter_language import Owner
 from tests.integration.memory.databricks_parts import ENDPOINT, open_repository, workspace_client
 from tests.integration.memory.store_model import NOW

@@ -19,7 +19,7 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.scores import ScoreMeasure
 from services.memory.domain.vectors import unit_vector
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner

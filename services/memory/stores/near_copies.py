@@ -6,7 +6,7 @@ from services.memory.domain.filters import Comparison, Condition, Filter
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import Record
 from services.memory.domain.searches import Query
-from services.memory.row_building import setting_columns
+from services.memory.rows.building import setting_columns
 
 _CANDIDATES = 8
 """Searches look at so many: earlier records of the same save may have changed the nearest ones."""

@@ -21,7 +21,7 @@ from services.memory.domain.searches import Query, SearchMode
 from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mismatch
 from services.memory.domain.words import Term
 from services.memory.embedding import Embedder
-from services.memory.schemas import Column, has_column
+from services.memory.rows.columns import Column, has_column
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.batch_answers import Answer, Fitting, Placed, in_turn, within_message

@@ -8,7 +8,7 @@ from services.common.errors import InvalidArgument
 from services.memory.domain.filters import Comparison, Condition, Filter
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Entity, Record
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
 from services.memory.stores.base import MemoryStore
 
 _RECORDS_IN_STEP = 5000

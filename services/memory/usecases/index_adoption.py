@@ -13,9 +13,9 @@ from services.memory.domain.backends import MemoryBackend
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch_of_index
 from services.memory.repositories.memory_backends import MemoryBackendRepository
-from services.memory.row_values import read_text
-from services.memory.rows import Row, is_own
-from services.memory.schemas import Column, has_column
+from services.memory.rows.columns import Column, has_column
+from services.memory.rows.row import Row, is_own
+from services.memory.rows.values import read_text
 from services.memory.stores.databricks.descriptions import IndexDescription, ResourceState
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.provisioning import index_faults

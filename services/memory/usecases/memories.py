@@ -22,7 +22,7 @@ from services.memory.domain.searches import Query, Ranking, Reranking, SearchMod
 from services.memory.domain.vectors import EmbeddingSpace, Vector, embedding_mismatch, unit_vector
 from services.memory.domain.words import Term, terms_of
 from services.memory.embedding import Embedder
-from services.memory.schemas import Column, has_column
+from services.memory.rows.columns import Column, has_column
 from services.memory.stores.base import KeepsHistory, MemoryStore
 from services.memory.stores.group_stores import BackendStores
 from services.memory.usecases.document_parts import DocumentParts

@@ -12,8 +12,8 @@ from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Record
 from services.memory.domain.searches import Found, SearchPosition
-from services.memory.row_parsing import MAX_ID_LENGTH
-from services.memory.row_values import is_encodable
+from services.memory.rows.parsing import MAX_ID_LENGTH
+from services.memory.rows.values import is_encodable
 
 ENVELOPE_BYTES = 64 * 1024
 """Bytes of a message left to what stands beside the records."""

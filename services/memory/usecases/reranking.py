@@ -7,7 +7,7 @@ from services.common.errors import FailedPrecondition, FieldViolation, InvalidAr
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.searches import Reranking
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.stores.base import MemoryStore, RerankingStore
 from services.memory.usecases.ranked_search import RERANKED, Rerank
 

@@ -19,8 +19,8 @@ from services.memory.domain.records import MemoryKind, Record, ShortTerm
 from services.memory.domain.saves import foreign_private
 from services.memory.domain.vectors import embedding_mismatch
 from services.memory.repositories.memory_backends import MemoryBackendRepository, RemoteNamespace
-from services.memory.rows import private_owner
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
+from services.memory.rows.row import private_owner
 from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.row_checks import passes
 from services.memory.usecases.memories import query_vector

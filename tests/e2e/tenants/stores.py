@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from tests.e2e.tenants.things import KINDS, OFFLINE_EMBEDDINGS, Group
 from tests.integration.memory.pgvector_support import PASSWORD, USER, database_of, make_tables, socket_of
 from tests.support.postgres_front import PostgresFront, postgres_front

@@ -13,7 +13,7 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from coxswain.client.cli.app import app
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
 from tests.support.harness import ALICE, BOB, serve_services
 from tests.support.vector_search_emulator import VectorSearchEmulator

@@ -13,7 +13,7 @@ from services.memory.domain.backends import DatabricksConfig, MemoryBackend
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
 from services.memory.repositories.memory_backends import RemoteNamespace
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import Owner

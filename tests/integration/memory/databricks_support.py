@@ -11,7 +11,7 @@ import pytest
 from coxswain.memory.v1 import memory_backend_pb2 as backend_pb
 from coxswain.memory.v1 import memory_backend_service_pb2_grpc, record_pb2, vector_index_service_pb2_grpc
 from services.memory.domain.records import MemoryKind
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
 from tests.integration.memory.support import DIMENSION, MODEL, EmbeddingModels, serve_memory
 from tests.support.harness import Harness

@@ -28,7 +28,7 @@ from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.searches import Query
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
-from services.memory.row_building import build_row
+from services.memory.rows.building import build_row
 from services.memory.stores.base import MemoryStore
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)

@@ -31,8 +31,8 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.searches import Query, Ranking
 from services.memory.domain.vectors import unit_vector
-from services.memory.row_building import build_row
-from services.memory.schemas import Column, DatabricksIndexSchemas
+from services.memory.rows.building import build_row
+from services.memory.rows.columns import Column, DatabricksIndexSchemas
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.queries import MAX_RESULTS

@@ -39,8 +39,8 @@ from services.memory.domain.records import (
 )
 from services.memory.domain.searches import Query
 from services.memory.domain.vectors import EmbeddingSpace, unit_vector
-from services.memory.row_building import build_row
-from services.memory.schemas import DatabricksIndexSchemas, FieldType
+from services.memory.rows.building import build_row
+from services.memory.rows.columns import DatabricksIndexSchemas, FieldType
 from services.memory.stores.base import MemoryStore
 from services.memory.stores.sql.store import SqlMemoryStore
 from tests.support.service_tables import make_service_tables

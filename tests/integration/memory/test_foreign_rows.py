@@ -12,9 +12,9 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.searches import Query, Ranking
 from services.memory.domain.vectors import unit_vector
-from services.memory.row_building import build_row
-from services.memory.row_parsing import UnreadableRow, parse_row, unreadable
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.building import build_row
+from services.memory.rows.columns import DatabricksIndexSchemas
+from services.memory.rows.parsing import UnreadableRow, parse_row, unreadable
 from services.memory.servicers.messages.records import record_to_proto
 from services.memory.stores.databricks.row_checks import passes
 from tests.integration.memory.databricks_parts import (

@@ -18,7 +18,7 @@ from coxswain.memory.v1 import vector_index_pb2 as index_pb
 from services.common.errors import Unavailable
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository
 from services.memory.usecases import index_adoption
 from tests.integration.auth.support import refused

@@ -6,7 +6,7 @@ from services.common.db.database import Database
 from services.memory.domain.filters import EVERYTHING
 from services.memory.domain.listings import ListPosition
 from services.memory.domain.moments import microseconds
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
 from services.memory.stores.sql.statements import living, newest_first, owned
 from services.memory.tables import records
 from tests.integration.memory.store_model import KEYS, NOW

@@ -16,7 +16,7 @@ from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2
 from coxswain.memory.v1 import vector_index_pb2 as index_pb
 from services.auth.chains.sdk_default import SdkDefaultLink
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
 from tests.integration.auth.support import refused
 from tests.integration.memory.databricks_support import (

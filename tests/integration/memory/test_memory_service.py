@@ -15,7 +15,7 @@ from coxswain.memory.v1 import memory_pb2 as pb
 from coxswain.memory.v1 import record_pb2, vector_index_pb2, vector_index_service_pb2_grpc
 from services.common.grpc.json_values import to_struct, to_value
 from services.common.paging import PAGE_BYTES
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.settings import MemorySettings
 from services.memory.stores.sql.remembered_blocks import bytes_of
 from tests.integration.auth.support import refused

@@ -20,8 +20,8 @@ from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.searches import Query, Reranking, WordQuery
 from services.memory.domain.vectors import unit_vector
-from services.memory.row_building import build_row
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.building import build_row
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.stores.databricks import transport
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, IndexShape, Location
 from services.memory.stores.databricks.recent_writes import RecentWrites

@@ -27,7 +27,7 @@ from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.vectors import unit_vector
 from services.memory.expressions import decided_by_columns, holds, leaves, required_conditions
 from services.memory.filters import columns_needed, residual
-from services.memory.row_building import build_row
+from services.memory.rows.building import build_row
 from services.memory.servicers.messages.expressions import expression_from_proto
 
 DOCUMENT = {

@@ -14,8 +14,8 @@ from services.memory.domain.json_equality import holds_number, json_equal, json_
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record, Unified
 from services.memory.domain.vectors import unit_vector
-from services.memory.row_building import build_row
-from services.memory.row_parsing import parse_row
+from services.memory.rows.building import build_row
+from services.memory.rows.parsing import parse_row
 
 SPELLINGS = st.integers(-(2**53), 2**53).map(lambda number: (str(number), f"{number}.0", f"{number}e0", f"{number}.00"))
 

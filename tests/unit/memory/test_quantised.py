@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.searches import Query, Ranking, SearchPosition
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
 from services.memory.stores.sql import shortlist_vectors
 from services.memory.stores.sql.blocks import ROW_BYTES, VectorBlock
 from services.memory.stores.sql.quantised import quantised, reaches

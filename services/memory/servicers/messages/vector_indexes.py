@@ -6,7 +6,7 @@ from coxswain.memory.v1 import vector_index_pb2 as pb
 from services.common.grpc.enums import enum_to_proto
 from services.common.resource_key import ResourceKey
 from services.memory.domain.records import MemoryKind
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.servicers.messages.records import kind_to_proto
 from services.memory.stores.databricks.descriptions import EndpointDescription
 from services.memory.usecases.index_adoption import AdoptionStep

@@ -11,9 +11,9 @@ from services.memory.domain.near_copies import NearCopies
 from services.memory.domain.records import Record
 from services.memory.domain.saves import SavePlan, StoredRecord, ids_to_read, plan_save
 from services.memory.domain.vectors import EmbeddingSpace
-from services.memory.record_reader import RecordReader
-from services.memory.rows import created_of, record_id, row_revision, row_ties
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
+from services.memory.rows.reader import RecordReader
+from services.memory.rows.row import created_of, record_id, row_revision, row_ties
 from services.memory.stores.chroma.rows import IDENTITY, identity_in, keys_of, owner_of, rows_of, sort_key
 from services.memory.stores.chroma.searches import search_all
 from services.memory.stores.near_copies import queries_for

@@ -13,12 +13,12 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
-from services.memory.foreign_rows import note_foreign_row
-from services.memory.record_reader import RecordReader
-from services.memory.row_building import build_row
-from services.memory.row_values import format_time, parse_boolean, read_integer
-from services.memory.rows import Row, created_of, row_expires_at, row_owner, typed_row
-from services.memory.schemas import Column, DatabricksIndexSchemas, has_column
+from services.memory.rows.building import build_row
+from services.memory.rows.columns import Column, DatabricksIndexSchemas, has_column
+from services.memory.rows.foreign import note_foreign_row
+from services.memory.rows.reader import RecordReader
+from services.memory.rows.row import Row, created_of, row_expires_at, row_owner, typed_row
+from services.memory.rows.values import format_time, parse_boolean, read_integer
 
 ROWS_IN_CHUNK = 2000
 _NEVER = 1 << 62

@@ -12,9 +12,9 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Record
 from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace
-from services.memory.record_reader import RecordReader
-from services.memory.rows import Row
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
+from services.memory.rows.reader import RecordReader
+from services.memory.rows.row import Row
 from services.memory.stores.chroma.rows import CREATED, passes, row_chunks, rows_of
 from services.memory.stores.sql.blocks import VectorBlock
 from services.memory.stores.sql.vectors import nearest

@@ -21,11 +21,11 @@ from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, Query, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.domain.words import WordedText, ranked_by_words
-from services.memory.record_reader import RecordReader
 from services.memory.repositories.namespaces import NamespaceRepository, fetch_namespaces
-from services.memory.row_values import format_time, parse_list, read_text
-from services.memory.rows import Row, record_id
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
+from services.memory.rows.reader import RecordReader
+from services.memory.rows.row import Row, record_id
+from services.memory.rows.values import format_time, parse_list, read_text
 from services.memory.stores.chroma.directories import ChromaDirectories
 from services.memory.stores.chroma.plans import near_copies_of, plan_of
 from services.memory.stores.chroma.rows import (

@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 
 from services.common.logging import redact
-from services.memory.row_values import read_text
+from services.memory.rows.values import read_text
 
 logger = structlog.get_logger(__name__)
 

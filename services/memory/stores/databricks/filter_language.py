@@ -14,7 +14,7 @@ from typing import Any
 from services.memory.domain.filters import Comparison, Filter
 from services.memory.domain.records import MemoryKind
 from services.memory.expressions import required_conditions
-from services.memory.schemas import Column, DatabricksIndexSchemas, FieldType, has_column
+from services.memory.rows.columns import Column, DatabricksIndexSchemas, FieldType, has_column
 from services.memory.stores.databricks.upstream_errors import unsafe_owner
 
 MAX_VALUES = 1024

@@ -10,9 +10,9 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.listings import ListPosition, RecordPage
 from services.memory.domain.moments import UNKNOWN, microseconds
 from services.memory.domain.records import Record
-from services.memory.record_reader import RecordReader
-from services.memory.rows import Row, created_of
-from services.memory.schemas import Column, DatabricksIndexSchemas
+from services.memory.rows.columns import Column, DatabricksIndexSchemas
+from services.memory.rows.reader import RecordReader
+from services.memory.rows.row import Row, created_of
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.listed_positions import ListedPositions, Position, page_after
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository

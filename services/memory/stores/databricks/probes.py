@@ -6,8 +6,8 @@ import numpy as np
 
 from services.memory.domain.filters import Comparison
 from services.memory.domain.vectors import Vector
-from services.memory.row_values import read_float, read_vector
-from services.memory.schemas import Column, DatabricksIndexSchemas
+from services.memory.rows.columns import Column, DatabricksIndexSchemas
+from services.memory.rows.values import read_float, read_vector
 from services.memory.stores.databricks.filter_language import Clause, Owner, keys_clause, owner_clauses
 from services.memory.stores.databricks.queries import MAX_RESULTS, IndexQueries
 from services.memory.stores.databricks.row_checks import is_owned

@@ -9,7 +9,7 @@ import structlog
 from services.common.errors import CoxswainError, FailedPrecondition, Unavailable
 from services.memory.domain.backends import DatabricksConfig
 from services.memory.domain.records import MemoryKind
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.stores.databricks.descriptions import IndexDescription, ResourceState
 from services.memory.stores.databricks.resources import WorkspaceResources
 from services.memory.stores.databricks.upstream_errors import AlreadyThere, NameReserved

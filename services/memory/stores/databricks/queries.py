@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from services.common.errors import CoxswainError, FailedPrecondition
 from services.memory.domain.vectors import Vector
-from services.memory.rows import Row
+from services.memory.rows.row import Row
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.descriptions import ResourceState
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, IndexShape, Location

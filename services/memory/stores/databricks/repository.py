@@ -14,9 +14,9 @@ from services.memory.domain.listings import Tally
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.scores import ScoreMeasure
-from services.memory.row_building import build_row
-from services.memory.rows import Row, record_id
-from services.memory.schemas import Column, DatabricksIndexSchemas, metadata_column
+from services.memory.rows.building import build_row
+from services.memory.rows.columns import Column, DatabricksIndexSchemas, metadata_column
+from services.memory.rows.row import Row, record_id
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.endpoint_types import EndpointTypes, Location
 from services.memory.stores.databricks.filter_language import (

@@ -3,7 +3,7 @@
 import json
 
 from services.memory.domain.records import MemoryKind
-from services.memory.schemas import DatabricksIndexSchemas
+from services.memory.rows.columns import DatabricksIndexSchemas
 from services.memory.stores.databricks.client import VectorSearchClient
 from services.memory.stores.databricks.descriptions import (
     STORAGE_OPTIMIZED,

@@ -6,10 +6,10 @@ from services.memory import filters
 from services.memory.domain.filters import EVERYTHING, Filter
 from services.memory.domain.moments import microseconds
 from services.memory.domain.records import MemoryKind
-from services.memory.foreign_rows import note_foreign_row
-from services.memory.row_values import read_integer
-from services.memory.rows import Row, created_of, row_expires_at, typed_row
-from services.memory.schemas import Column, DatabricksIndexSchemas, metadata_column
+from services.memory.rows.columns import Column, DatabricksIndexSchemas, metadata_column
+from services.memory.rows.foreign import note_foreign_row
+from services.memory.rows.row import Row, created_of, row_expires_at, typed_row
+from services.memory.rows.values import read_integer
 from services.memory.stores.databricks.filter_language import Owner, owner_clauses
 
 

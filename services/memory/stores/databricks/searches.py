@@ -8,9 +8,9 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.records import Record
 from services.memory.domain.scores import ScoreMeasure
 from services.memory.domain.vectors import Vector
-from services.memory.record_reader import RecordReader
-from services.memory.row_values import read_text
-from services.memory.schemas import Column, DatabricksIndexSchemas
+from services.memory.rows.columns import Column, DatabricksIndexSchemas
+from services.memory.rows.reader import RecordReader
+from services.memory.rows.values import read_text
 from services.memory.stores.databricks.filter_language import Owner, handed_over, is_safe, keys_clause, owner_clauses
 from services.memory.stores.databricks.queries import MAX_RESULTS, IndexQueries
 from services.memory.stores.databricks.row_checks import is_owned, passes

@@ -24,11 +24,11 @@ from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Query, Reranking, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
 from services.memory.filters import is_empty
-from services.memory.record_reader import RecordReader
 from services.memory.repositories.memory_backends import RemoteNamespace
-from services.memory.row_values import parse_list, read_text
-from services.memory.rows import created_of
-from services.memory.schemas import Column, DatabricksIndexSchemas
+from services.memory.rows.columns import Column, DatabricksIndexSchemas
+from services.memory.rows.reader import RecordReader
+from services.memory.rows.row import created_of
+from services.memory.rows.values import parse_list, read_text
 from services.memory.stores.databricks.emptying import empty_index
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.listed_positions import ListedPositions

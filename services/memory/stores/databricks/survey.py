@@ -4,10 +4,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from services.memory.domain.records import MemoryKind
-from services.memory.row_parsing import unreadable
-from services.memory.row_values import read_text
-from services.memory.rows import Row
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
+from services.memory.rows.parsing import unreadable
+from services.memory.rows.row import Row
+from services.memory.rows.values import read_text
 
 MOST_NAMED = 100
 """Rows that are named, at most."""

@@ -10,7 +10,7 @@ from services.memory.domain.moments import UNKNOWN
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.searches import Found, Query, Ranking, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace, embedding_mismatch
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
 from services.memory.stores.databricks.filter_language import Owner
 from services.memory.stores.databricks.queries import MAX_RESULTS
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository

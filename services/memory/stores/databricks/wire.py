@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from services.memory.domain.vectors import Vector
-from services.memory.row_values import format_time, read_vector
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
+from services.memory.rows.values import format_time, read_vector
 
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _WRITTEN = ("SUCCESS", "PARTIAL_SUCCESS", "FAILURE")

@@ -14,10 +14,10 @@ from services.memory.domain.moments import UNKNOWN, microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.searches import Found, SearchOutcome, WordQuery
 from services.memory.domain.words import Term, TextTerms, WordedText, ranked_by_terms, words_of
-from services.memory.record_reader import RecordReader
-from services.memory.row_values import read_text
-from services.memory.rows import Row
-from services.memory.schemas import Column, DatabricksIndexSchemas
+from services.memory.rows.columns import Column, DatabricksIndexSchemas
+from services.memory.rows.reader import RecordReader
+from services.memory.rows.row import Row
+from services.memory.rows.values import read_text
 from services.memory.stores.databricks.filter_language import Owner, handed_over
 from services.memory.stores.databricks.queries import MAX_RESULTS, MAX_WORD_RESULTS
 from services.memory.stores.databricks.repository import DatabricksVectorIndexRepository

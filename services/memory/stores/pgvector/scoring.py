@@ -10,7 +10,7 @@ from services.memory import filters
 from services.memory.domain.moments import DAY_US, microseconds
 from services.memory.domain.namespaces import NamespaceInfo
 from services.memory.domain.searches import Query
-from services.memory.schemas import Column, has_column
+from services.memory.rows.columns import Column, has_column
 from services.memory.stores.sql.statements import living, owned, row_columns
 from services.memory.tables import records
 

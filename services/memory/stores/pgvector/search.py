@@ -16,7 +16,7 @@ from services.memory.domain.records import MemoryKind
 from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import embedding_mismatch
 from services.memory.repositories.namespaces import fetch_namespace
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.stores.pgvector.dialect import VectorOf
 from services.memory.stores.pgvector.indexes import has_halves, indexed_dimensions

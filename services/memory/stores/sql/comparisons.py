@@ -19,7 +19,7 @@ from services.memory.domain.json_equality import holds_number
 from services.memory.domain.metadata import canonical_json
 from services.memory.domain.records import MemoryKind
 from services.memory.expressions import decided_by_columns
-from services.memory.schemas import DatabricksIndexSchemas, FieldType, metadata_column
+from services.memory.rows.columns import DatabricksIndexSchemas, FieldType, metadata_column
 
 _MOST_TEXTS: Final = 100
 """Texts that one expression looks for in metadata: each is one level more of SQLite's tree, which has 1000."""

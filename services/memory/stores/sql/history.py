@@ -15,9 +15,9 @@ from services.memory.domain.metadata import canonical_json
 from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
-from services.memory.record_reader import RecordReader
-from services.memory.rows import Row, row_ties
-from services.memory.schemas import Column, metadata_column
+from services.memory.rows.columns import Column, metadata_column
+from services.memory.rows.reader import RecordReader
+from services.memory.rows.row import Row, row_ties
 from services.memory.stores.sql.comparisons import holds_text
 from services.memory.stores.sql.history_pruning import delete_portion
 from services.memory.stores.sql.rows import parse_rows, read_records

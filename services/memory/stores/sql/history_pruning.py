@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.memory.domain.moments import microseconds, moment_of
 from services.memory.domain.records import MemoryKind
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
 from services.memory.stores.sql.statements import ROWS_IN_CHUNK
 from services.memory.tables import history_policies, versions
 

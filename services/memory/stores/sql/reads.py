@@ -19,9 +19,9 @@ from services.memory.domain.scopes import ScopeRow
 from services.memory.domain.searches import Found, SearchOutcome, WordQuery
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.repositories.namespaces import NamespaceRepository, fetch_namespace, fetch_namespaces
-from services.memory.row_values import parse_list
-from services.memory.rows import Row
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
+from services.memory.rows.row import Row
+from services.memory.rows.values import parse_list
 from services.memory.stores.sql.rows import parse_rows, read_records
 from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.db.database import Database
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
 from services.memory.stores.sql import quantised
 from services.memory.stores.sql.blocks import ROW_BYTES, VectorBlock
 from services.memory.stores.sql.recent_records import RecentRecords

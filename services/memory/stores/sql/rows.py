@@ -18,11 +18,11 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.vectors import EmbeddingSpace
-from services.memory.foreign_rows import note_foreign_row
-from services.memory.record_reader import RecordReader
-from services.memory.row_building import build_row
-from services.memory.rows import Row
-from services.memory.schemas import Column, has_column
+from services.memory.rows.building import build_row
+from services.memory.rows.columns import Column, has_column
+from services.memory.rows.foreign import note_foreign_row
+from services.memory.rows.reader import RecordReader
+from services.memory.rows.row import Row
 from services.memory.stores.sql.blocks import VectorBlock
 from services.memory.stores.sql.statements import IDS_IN_STATEMENT, named, owned_among, row_columns
 from services.memory.tables import records

@@ -16,8 +16,8 @@ from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.near_copies import NearCopies
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.saves import SavePlan, StoredRecord, ids_to_read, plan_save
-from services.memory.rows import row_revision, row_ties
-from services.memory.schemas import Column, metadata_column
+from services.memory.rows.columns import Column, metadata_column
+from services.memory.rows.row import row_revision, row_ties
 from services.memory.stores.sql.rows import parse_rows
 from services.memory.stores.sql.statements import (
     IDS_IN_STATEMENT,

@@ -22,8 +22,8 @@ from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.searches import Found, Query, SearchOutcome
 from services.memory.domain.vectors import embedding_mismatch
 from services.memory.repositories.namespaces import NamespaceRepository, version_read
-from services.memory.rows import Row
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
+from services.memory.rows.row import Row
 from services.memory.stores.sql.blocks import Mask, VectorBlock
 from services.memory.stores.sql.recent_masks import RecentMasks
 from services.memory.stores.sql.remembered_blocks import COMPONENTS_IN_LOOP, RememberedBlocks, bytes_of

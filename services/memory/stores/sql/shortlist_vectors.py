@@ -10,8 +10,8 @@ from sqlalchemy import Select
 
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.searches import Query
-from services.memory.rows import Row
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
+from services.memory.rows.row import Row
 from services.memory.stores.sql.blocks import VectorBlock
 from services.memory.stores.sql.shortlist import Shortlist
 from services.memory.stores.sql.statements import (

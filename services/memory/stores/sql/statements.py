@@ -35,8 +35,8 @@ from services.memory.domain.metadata import canonical_json
 from services.memory.domain.moments import microseconds
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import MemoryKind
-from services.memory.rows import Row
-from services.memory.schemas import Column, DatabricksIndexSchemas, has_column, metadata_column
+from services.memory.rows.columns import Column, DatabricksIndexSchemas, has_column, metadata_column
+from services.memory.rows.row import Row
 from services.memory.stores.sql.comparisons import compare, holds_text, narrowed
 from services.memory.tables import namespaces, record_words, records
 

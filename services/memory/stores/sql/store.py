@@ -23,8 +23,8 @@ from services.memory.domain.saves import SavedRecord, SavePlan
 from services.memory.domain.searches import Query, SearchOutcome
 from services.memory.domain.vectors import EmbeddingSpace
 from services.memory.repositories.namespaces import NamespaceRepository, fetch_namespace
-from services.memory.rows import Row
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
+from services.memory.rows.row import Row
 from services.memory.stores.base import Switch
 from services.memory.stores.near_copies import filters_for, queries_for
 from services.memory.stores.sql.expiry import remove_expired

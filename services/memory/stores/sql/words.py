@@ -13,7 +13,7 @@ from services.memory.domain.filters import Filter
 from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
 from services.memory.domain.records import MemoryKind, Record
 from services.memory.domain.words import Term, TermWeights, words_of
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
 from services.memory.stores.sql.statements import (
     TEXTS_IN_CHUNK,
     chunks,

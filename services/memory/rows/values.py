@@ -15,7 +15,7 @@ import numpy as np
 from services.memory.domain.metadata import canonical_json
 from services.memory.domain.records import Relationship
 from services.memory.domain.vectors import Vector
-from services.memory.schemas import Column
+from services.memory.rows.columns import Column
 
 _MAX_COMPONENTS = 8192
 _MAX_DEPTH = 32

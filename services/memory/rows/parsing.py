@@ -5,7 +5,17 @@ from typing import Any, Final
 
 from services.memory.domain.owners import agent
 from services.memory.domain.records import Body, Document, Entity, LongTerm, MemoryKind, Record, ShortTerm, Unified
-from services.memory.row_values import (
+from services.memory.rows.columns import Column, metadata_column
+from services.memory.rows.row import (
+    PLACE_BITS,
+    Row,
+    created_of,
+    own_envelope,
+    own_metadata,
+    stated_envelope,
+    stated_revision,
+)
+from services.memory.rows.values import (
     parse_boolean,
     parse_list,
     read_float,
@@ -17,16 +27,6 @@ from services.memory.row_values import (
     read_time,
     read_vector,
 )
-from services.memory.rows import (
-    PLACE_BITS,
-    Row,
-    created_of,
-    own_envelope,
-    own_metadata,
-    stated_envelope,
-    stated_revision,
-)
-from services.memory.schemas import Column, metadata_column
 
 MAX_ID_LENGTH: Final = 256
 """Characters of an id that requests can name."""

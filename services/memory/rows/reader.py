@@ -5,8 +5,8 @@ from prometheus_client import Counter
 
 from services.common.counts import from_the_start
 from services.memory.domain.records import MemoryKind, Record
-from services.memory.row_parsing import UnreadableRow, parse_row
-from services.memory.rows import Row
+from services.memory.rows.parsing import UnreadableRow, parse_row
+from services.memory.rows.row import Row
 
 logger = structlog.get_logger(__name__)
 _UNREADABLE_ROWS = from_the_start(

@@ -12,8 +12,8 @@ from services.memory.domain.namespaces import stored_id_of
 from services.memory.domain.owners import agent
 from services.memory.domain.records import MemoryKind
 from services.memory.domain.subjects import Ties
-from services.memory.row_values import parse_boolean, parse_list, read_integer, read_json, read_text, read_time
-from services.memory.schemas import COLUMN_TYPES, Column, FieldType, has_column, metadata_column
+from services.memory.rows.columns import COLUMN_TYPES, Column, FieldType, has_column, metadata_column
+from services.memory.rows.values import parse_boolean, parse_list, read_integer, read_json, read_text, read_time
 
 Row = Mapping[str, Any]
 

@@ -8,9 +8,9 @@ from services.memory.domain.metadata import canonical_json
 from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.owners import owner_of
 from services.memory.domain.records import Body, Document, Entity, LongTerm, Record, ShortTerm, Unified
-from services.memory.row_values import format_time
-from services.memory.rows import ENVELOPE, PLACE_BITS
-from services.memory.schemas import COLUMN_TYPES, metadata_column
+from services.memory.rows.columns import COLUMN_TYPES, metadata_column
+from services.memory.rows.row import ENVELOPE, PLACE_BITS
+from services.memory.rows.values import format_time
 
 RECORD_VERSION: Final = 1
 """Version of the way records are written into rows."""
