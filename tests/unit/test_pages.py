@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
 from typer import BadParameter, Exit
 from typer.main import get_command
 
 from coxswain.client.cli.app import app
+from coxswain.common.v1.error_reason_pb2 import ErrorReason
 from tests.support.descriptors import product_services
 from tests.support.links import broken_links
 
@@ -110,6 +112,22 @@ def test_commands_that_pages_show_are_understood(line: str) -> None:
 def test_the_demo_runs_on_a_model_that_is_named() -> None:
     said = subprocess.run(["make", "-n", "demo", "MODEL=a/b"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert re.search(r'^COXSWAIN_DEMO_MODEL="a/b" \S+ examples/brief/demo.py', said.stdout, re.MULTILINE)
+
+
+def test_backups_are_made_by_the_lines_of_their_page() -> None:
+    lines = [line.split(" #")[0] for line in "".join(blocks("docs/backup.md", "sh")).splitlines()]
+    run = []
+    for line in lines:
+        shown = line.replace("make ", "make -n ")
+        said = subprocess.run(shown, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        run += re.findall(r"-m services\.suite\.backup (\w+ \S+) ", said)
+    assert run == ['backup "/backups/2026-11-30"', 'restore "/backups/2026-11-30"']
+
+
+def test_the_reason_of_an_error_leads_to_the_enum_as_the_page_says() -> None:
+    (snippet,) = blocks("docs/api-style.md", "python")
+    names = {"ErrorReason": ErrorReason, "info": ErrorInfo(reason="NOT_FOUND")}
+    assert eval(snippet.strip(), names) == ErrorReason.ERROR_REASON_NOT_FOUND
 
 
 def test_readme_begins_with_two_commands_and_fits_on_two_screens() -> None:
