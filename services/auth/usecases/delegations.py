@@ -232,7 +232,7 @@ class Delegations:
 
     async def revoke(self, execution_id: str) -> None:
         """End the grant of an execution, if it has one that has not ended."""
-        async with self._database.write() as connection:
+        async with self._database.write_once() as connection:
             await GrantRepository(connection).revoke(execution_id, utc_now())
 
     async def clean(self) -> int:

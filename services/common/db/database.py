@@ -112,6 +112,9 @@ class Database:
         self._connections = ConnectionTurns(None if null_pool else connections)
         self._point_reads: list[PointRead] = []
         self._reader = self.engine.execution_options(**{_READ_ONLY: True})
+        # SQLite's writers begin themselves, and what goes through a pooler has to have one session.
+        alone = self.dialect == "postgresql" and not pooler
+        self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT") if alone else self.engine
 
     async def fetch(self, statement: Statement, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return the rows of one SELECT by column names: what `read` would yield, for much less.
@@ -158,9 +161,26 @@ class Database:
         Raises:
             Unavailable: the database does not answer, or did not confirm the commit.
         """
+        async with self._writing(self.engine) as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def write_once(self) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection for one statement, which is as whole as a transaction and costs a third of one.
+
+        It may be committed before the block ends, also when that raises.
+
+        Raises:
+            Unavailable: the database does not answer, or did not confirm the commit.
+        """
+        async with self._writing(self._single) as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
+    async def _writing(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         # Whoever is SQLite's writer waits in no other line: everybody waits for it.
         turn = self._writer.place(group_of_work()) if self._writer else self._connections.connection()
-        async with turn, _connected(self.engine) as connection, connection.begin():
+        async with turn, _connected(engine) as connection, connection.begin():
             yield connection
 
     def pools(self) -> dict[str, Pool]:

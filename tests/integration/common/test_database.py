@@ -56,6 +56,23 @@ async def test_what_a_block_wrote_is_there_and_what_a_failed_block_wrote_is_not(
     await database.close()
 
 
+async def test_a_statement_that_is_written_once_needs_no_transaction_on_postgresql(database: Database) -> None:
+    async with database.write_once() as connection:
+        await connection.execute(things.insert().values(id=1))
+        seen = await database.fetch(sa.select(things.c.id))
+        assert bool(seen) is (database.dialect == "postgresql")
+    with pytest.raises(IntegrityError):
+        async with database.write_once() as connection:
+            await connection.execute(things.insert().values(id=1))
+    # The next one on the same connection is a whole transaction again.
+    with pytest.raises(ZeroDivisionError):
+        async with database.write() as connection:
+            await connection.execute(things.insert().values(id=2))
+            raise ZeroDivisionError
+    assert await database.fetch(sa.select(things.c.id)) == [{"id": 1}]
+    await database.close()
+
+
 async def test_a_row_that_belongs_to_what_was_removed_loses_against_the_removal(database: Database) -> None:
     with pytest.raises(Aborted, match="removed"):
         async with database.write() as connection:

@@ -326,6 +326,6 @@ class RunStore:
         """Store whose grants are revoked. What a lost host has not stored, the API's housekeeping revokes again."""
         revoked = set(self._revoked)
         if revoked:
-            async with self._database.write() as connection:
+            async with self._database.write_once() as connection:
                 await ExecutionRepository(connection).grants_revoked(revoked)
             self._revoked -= revoked
