@@ -107,11 +107,6 @@ class Question:
         return self.answer is not None and not self.answered_by
 
     @property
-    def about_result(self) -> bool:
-        """Whether it is about the result of a task."""
-        return self.kind is QuestionKind.RESULT_APPROVAL
-
-    @property
     def approved_result(self) -> TaskOutput:
         """The result of an accepted RESULT_APPROVAL: as it was, or as the answer has edited it."""
         result = self.result or TaskOutput("", None, "")

@@ -15,6 +15,7 @@ from services.orchestrator.worker.host.fenced_write import Fenced, FencedWrite
 from services.orchestrator.worker.host.recorder import Recorder, TaskRef
 from services.orchestrator.worker.host.run_store import Claim, RunStore
 from tests.integration.worker.rows import claimed, crew, event_rows, execution_row, parked, queue, task_rows
+from tests.support.waiting import until
 
 
 class Recorded(LocalHintBus):
@@ -84,9 +85,7 @@ async def test_what_is_added_is_stored_soon_by_itself(database: Database, store:
     execution_id = await queue(database)
     recorded = Recorded(store, await claimed(store, execution_id), interval=0.001)
     recorded.recorder.add(TASK, execution_pb2.LlmCallStarted(call_id="a"))
-    async with asyncio.timeout(10):
-        while not recorded.sequences:  # noqa: ASYNC110 - nothing to wait on
-            await asyncio.sleep(0.001)
+    await until(lambda: recorded.sequences)
     assert len(await event_rows(database, execution_id)) == 2
     await recorded.recorder.close()
 
@@ -111,9 +110,7 @@ async def test_a_recorder_whose_claim_is_lost_writes_nothing_and_says_so(databas
     with pytest.raises(Fenced):
         await recorded.recorder.commit([(TASK, execution_pb2.TaskCompleted())])
     recorded.recorder.add(TASK, execution_pb2.TaskCompleted())
-    async with asyncio.timeout(10):
-        while not recorded.failures:  # noqa: ASYNC110 - nothing to wait on
-            await asyncio.sleep(0.001)
+    await until(lambda: recorded.failures)
     assert isinstance(recorded.failures[0], Fenced)
     assert len(await event_rows(database, execution_id)) == 2
     await recorded.recorder.close()
@@ -184,8 +181,6 @@ async def test_an_event_is_stored_with_the_next_one(database: Database, store: R
 
     recorded.recorder.add_with_next(TASK, execution_pb2.TaskStarted(), start)
     recorded.recorder.add(TASK, execution_pb2.LlmCallStarted(call_id="a"), call_id="a")
-    async with asyncio.timeout(20):
-        while not recorded.sequences:  # noqa: ASYNC110 - nothing to wait on
-            await asyncio.sleep(0.005)
+    await until(lambda: recorded.sequences)
     assert [row.kind for row in await event_rows(database, execution_id)][1:] == ["task_started", "llm_call_started"]
     assert started == [3]

@@ -8,6 +8,7 @@ import pytest
 
 from services.common import process_state
 from services.common.process_state import ProcessState
+from tests.support.waiting import until
 
 
 def hold_up_until(done: Callable[[], bool]) -> None:
@@ -23,9 +24,7 @@ async def test_a_loop_that_stands_still_is_noticed_and_so_is_that_it_goes_on(mon
     watching = asyncio.create_task(state.watch_loop())
     hold_up_until(lambda: not state.alive)
     assert [state.alive, state.ready] == [False, False]
-    async with asyncio.timeout(60):
-        while not state.alive:  # noqa: ASYNC110 - nothing tells of it, as in a probe
-            await asyncio.sleep(0.01)
+    await until(lambda: state.alive)
     assert [state.alive, state.ready] == [True, True]
     watching.cancel()
 

@@ -1,6 +1,5 @@
 """Processes are forked ahead: they are the next ones used, once, and nobody misses one that dies."""
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -17,7 +16,7 @@ from services.orchestrator.worker.host.crew_environment import crew_environment
 from services.orchestrator.worker.host.crew_life import Life
 from services.orchestrator.worker.host.crew_process import ForkServer, _Forked
 from services.orchestrator.worker.link.host_end import CrewProcessLost
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 from tests.unit.worker.crew.scripted_host import ScriptedHost, answer, segment
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -36,9 +35,7 @@ async def keeping(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[For
 
 
 async def spare(server: ForkServer) -> int:
-    async with asyncio.timeout(PATIENCE):
-        while not server._spares:  # noqa: ASYNC110 - nothing to wait on
-            await asyncio.sleep(0.01)
+    await until(lambda: server._spares)
     return server._spares[0].life.pid
 
 
@@ -104,9 +101,7 @@ async def test_so_many_are_kept_as_are_wanted_at_once(keeping: ForkServer) -> No
     keeping.keep_spares(3)
 
     async def ahead() -> list[int]:
-        async with asyncio.timeout(PATIENCE):
-            while len(keeping._spares) < 3:  # noqa: ASYNC110 - nothing to wait on
-                await asyncio.sleep(0.01)
+        await until(lambda: len(keeping._spares) >= 3)
         return [one.life.pid for one in keeping._spares]
 
     kept = await ahead()
