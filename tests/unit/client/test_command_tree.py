@@ -93,6 +93,14 @@ print("loaded:", *sys.modules)
     assert loaded.isdisjoint((*DEAR, "asyncio", "protovalidate"))
 
 
+@pytest.mark.parametrize("line", ["crews --help", "secret put --help"])
+def test_a_line_for_help_loads_no_more_where_the_environment_has_options(line: str, tmp_path: Path) -> None:
+    environment = {"COXSWAIN_ADDRESS": "127.0.0.1:1", "COXSWAIN_TOKEN": "dev:alice", "COXSWAIN_GROUP": "sales"}
+    shown, loaded = loaded_by(PRINT_LOADED.format(arguments=line.split()), tmp_path, environment)
+    assert shown.startswith(f"Usage: coxswain {line.removesuffix(' --help')}")
+    assert loaded.isdisjoint(DEAR)
+
+
 def test_completion_of_a_name_loads_what_one_call_needs(tmp_path: Path) -> None:
     environment = {
         "_COXSWAIN_COMPLETE": "complete_bash",

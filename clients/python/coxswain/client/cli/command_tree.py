@@ -272,8 +272,11 @@ def _skip_when_absent(parameter: Any) -> None:
 
 
 def _skip(parameter: Any, is_unchecked: Callable[[Any, Any], bool]) -> None:
+    is_text = parameter.type_descriptor.annotation is str and parameter.nargs == 1 and not parameter.multiple
+    takes_any_text = is_text and parameter.callback is None
+
     def process_value(context: Any, value: Any) -> Any:
-        if is_unchecked(context, value):
+        if is_unchecked(context, value) or (takes_any_text and isinstance(value, str)):
             return value
         return type(parameter).process_value(parameter, context, value)
 
