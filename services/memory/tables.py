@@ -186,7 +186,7 @@ history_policies = Table(
 )
 
 # The words of each record, which are written and removed with it. Rows are numbered for SQLite's index of them,
-# record_words_fts, which saves fill and a trigger of this table empties: a migration makes it, as it does PostgreSQL's.
+# record_words_fts, which triggers of this table keep: it is made by a migration, as is PostgreSQL's.
 record_words = Table(
     "record_words",
     metadata,

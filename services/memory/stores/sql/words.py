@@ -1,7 +1,6 @@
 """Words of the default store's records: kept beside them in the same transaction, and looked for in SQL."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,13 +27,6 @@ from services.memory.tables import record_words, records
 
 _FTS = table("record_words_fts", column("rowid"), column("record_words_fts"))
 """SQLite's index of the words. Its hidden column of the same name is what can be matched."""
-# FTS5 collects what comes in the order of the rows.
-_CHOSEN = "FROM record_words WHERE record_id IN (SELECT value FROM json_each(?)) AND namespace_id = ? ORDER BY doc"
-_INDEXED = f"INSERT INTO record_words_fts (rowid, namespace_id, words) SELECT doc, namespace_id, words {_CHOSEN}"
-_NOT_INDEXED = (
-    "INSERT INTO record_words_fts (record_words_fts, rowid, namespace_id, words) "
-    f"SELECT 'delete', doc, namespace_id, words {_CHOSEN}"
-)
 
 
 async def store_words(connection: AsyncConnection, namespace_id: str, words: Mapping[str, str]) -> None:
@@ -42,17 +34,10 @@ async def store_words(connection: AsyncConnection, namespace_id: str, words: Map
     rows = [
         {"record_id": stored_id, "namespace_id": namespace_id, "words": written} for stored_id, written in words.items()
     ]
-    own = record_words.c.namespace_id == namespace_id
-    if connection.dialect.name != "sqlite":
-        # Some may be left of records that something else has removed.
-        await write_rows(connection, record_words, "record_id", rows, frozenset(), own)
-        return
-    # All at once: with triggers FTS5 would write what it has after each row, which takes longer than all else.
-    chosen = (json.dumps(list(words)), namespace_id)
-    there = await connection.exec_driver_sql(_NOT_INDEXED, chosen)
-    absent = frozenset[str]() if there.rowcount else words.keys()
-    await write_rows(connection, record_words, "record_id", rows, absent, own)
-    await connection.exec_driver_sql(_INDEXED, chosen)
+    # Some may be left of records that something else has removed.
+    await write_rows(
+        connection, record_words, "record_id", rows, frozenset(), record_words.c.namespace_id == namespace_id
+    )
 
 
 def written_words(namespace_id: str, records: Sequence[Record], dialect: str) -> list[str]:
