@@ -239,7 +239,7 @@ async def test_forgetting_a_person_takes_whole_documents(everywhere: Harness) ->
 async def test_a_document_ends_with_its_parts(everywhere: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     channel = everywhere.channel()
     header = pb.DocumentHeader(id="short")
-    header.expire_time.FromDatetime(utc_now() + timedelta(milliseconds=300))
+    header.expire_time.FromDatetime(utc_now() + timedelta(seconds=1))
     requests = [pb.SaveDocumentRequest(header=header), pb.SaveDocumentRequest(chunk=b"Soon gone.")]
     saved = [response async for response in documents_stub(channel).SaveDocument(iter(requests))][-1]
     await asyncio.sleep(max(0.0, saved.document.expire_time.ToNanoseconds() / 1e9 - utc_now().timestamp()))
