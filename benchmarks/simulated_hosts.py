@@ -29,11 +29,11 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.db.migrate import upgrade_database
 from services.common.periodic import every
-from services.orchestrator.domain.execution import TaskOutput
+from services.orchestrator.domain.execution import Success, TaskOutput
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.postgres import PostgresHintBus
 from services.orchestrator.lease_store import LeaseStore
-from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.worker.host import dispatcher
 from services.orchestrator.worker.host.host import IDLE_READS
 from services.orchestrator.worker.host.lease import LeaseKeeper
@@ -81,7 +81,9 @@ class VirtualRun:
         try:
             await asyncio.sleep(progress.crew_seconds)
             async with progress.database.write() as connection:
-                await ExecutionRepository(connection).succeed(self._execution.id, TaskOutput("done"), utc_now())
+                await EventRepository(connection).append(
+                    self._execution.id, [], succeeded=Success(TaskOutput("done"), utc_now())
+                )
             progress.ended.add(self._execution.id)
         finally:
             progress.at_work -= 1

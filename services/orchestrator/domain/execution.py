@@ -116,6 +116,15 @@ class TaskOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class Success:
+    """The end of an execution all of whose tasks are done."""
+
+    result: TaskOutput | None
+    """Of its last task; None when all were skipped."""
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutionError:
     """Why an execution or a task failed; `reason` is an ErrorReason without its prefix."""
 

@@ -4,14 +4,15 @@ import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, insert, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
+from services.orchestrator.domain.document import to_document
 from services.orchestrator.domain.event import CHUNK, NewEvent, StoredEvent
-from services.orchestrator.domain.execution import Usage
+from services.orchestrator.domain.execution import ExecutionState, Success, Usage
 from services.orchestrator.repositories.execution_rows import added_usage, used_parameters
 from services.orchestrator.repositories.group_events import GroupEventRepository
 from services.orchestrator.tables import execution_events, executions
@@ -22,8 +23,8 @@ _INSERT = insert(execution_events).returning(execution_events.c.sequence)
 
 
 @functools.cache
-def _raise_sequence(*, fenced: bool, used: bool) -> ReturningUpdate[tuple[int, str]]:
-    """Return the statement that takes an execution's next sequences, and adds what calls have used.
+def _raise_sequence(*, fenced: bool, used: bool, succeeded: bool) -> ReturningUpdate[tuple[int, str]]:
+    """Return the statement that takes an execution's next sequences, adds what calls have used, and ends it.
 
     The row stays locked until the transaction ends: sequences become visible in their order.
     """
@@ -32,6 +33,14 @@ def _raise_sequence(*, fenced: bool, used: bool) -> ReturningUpdate[tuple[int, s
         claim = claim.where(executions.c.epoch == bindparam("of_epoch"), executions.c.ended_at.is_(None))
     if used:
         claim = claim.values(added_usage(executions))
+    if succeeded:
+        claim = claim.values(
+            state=ExecutionState.SUCCEEDED,
+            result=bindparam("final_result", type_=executions.c.result.type),
+            model_waits=null(),
+            ended_at=bindparam("ends_at", type_=executions.c.ended_at.type),
+            ready=False,
+        )
     raised = claim.values(last_sequence=executions.c.last_sequence + bindparam("count"))
     return raised.returning(executions.c.last_sequence, executions.c.group_id)
 
@@ -43,19 +52,28 @@ class EventRepository:
         self._connection = connection
 
     async def append(
-        self, execution_id: str, events: Sequence[NewEvent], *, epoch: int | None = None, used: Usage | None = None
+        self,
+        execution_id: str,
+        events: Sequence[NewEvent],
+        *,
+        epoch: int | None = None,
+        used: Usage | None = None,
+        succeeded: Success | None = None,
     ) -> int | None:
         """Store events in order and return the sequence of the last; add to the execution what calls have used.
 
-        With `epoch` (a worker's claim) nothing is stored, and None returned, once the execution has another one or has
-        ended.
+        With `succeeded` the execution ends with its result. With `epoch` (a worker's claim) nothing is stored, and None
+        returned, once the execution has another one or has ended.
         """
         parameters: dict[str, Any] = {"of_execution": execution_id, "count": len(events)}
         if epoch is not None:
             parameters["of_epoch"] = epoch
         if used is not None:
             parameters |= used_parameters(used)
-        statement = _raise_sequence(fenced=epoch is not None, used=used is not None)
+        if succeeded is not None:
+            result = None if succeeded.result is None else to_document(succeeded.result)
+            parameters |= {"final_result": result, "ends_at": succeeded.at}
+        statement = _raise_sequence(fenced=epoch is not None, used=used is not None, succeeded=succeeded is not None)
         row = (await self._connection.execute(statement, parameters)).first()
         if row is None:
             return None

@@ -15,7 +15,6 @@ from services.orchestrator.domain.execution import (
     ExecutionError,
     ExecutionState,
     ModelWait,
-    TaskOutput,
     TaskState,
 )
 from services.orchestrator.domain.execution_filter import ExecutionFilter
@@ -173,10 +172,10 @@ class ExecutionRepository:
         )
 
     async def keep_model_waits(self, execution_id: str, waits: Sequence[ModelWait]) -> None:
-        """Note which models a claimed execution waits for."""
+        """Note which models a claimed execution waits for; one that has ended waits for none."""
         await self._connection.execute(
             update(executions)
-            .where(executions.c.id == execution_id)
+            .where(executions.c.id == execution_id, executions.c.ended_at.is_(None))
             .values(model_waits=[to_document(wait) for wait in waits] or null())
         )
 
@@ -193,20 +192,6 @@ class ExecutionRepository:
             update(executions)
             .where(executions.c.id == execution_id, executions.c.cancel_requested_at.is_(None))
             .values(cancel_requested_at=at)
-        )
-
-    async def succeed(self, execution_id: str, result: TaskOutput | None, at: datetime) -> None:
-        """End a claimed execution, all of whose tasks are done, with its result."""
-        await self._connection.execute(
-            update(executions)
-            .where(executions.c.id == execution_id)
-            .values(
-                state=ExecutionState.SUCCEEDED,
-                result=None if result is None else to_document(result),
-                model_waits=null(),
-                ended_at=at,
-                ready=False,
-            )
         )
 
     async def end(self, execution_id: str, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:

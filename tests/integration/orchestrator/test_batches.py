@@ -19,9 +19,11 @@ from services.orchestrator.domain.execution import (
     ExecutionState,
     OnCredentialExpiry,
     Start,
+    Success,
     TaskOutput,
 )
 from services.orchestrator.repositories.batches import BatchRepository
+from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.tables import batch_inputs, executions
 from tests.integration.orchestrator.support import Worker, create_crew, executions_of, refused, start_request
@@ -121,11 +123,10 @@ async def end(worker: Worker, execution_id: str, error: ExecutionError | None) -
     await worker.claim(execution_id)
     body = execution_pb2.ExecutionFailed() if error else execution_pb2.ExecutionSucceeded()
     async with worker.database.write() as connection:
-        repository = ExecutionRepository(connection)
         if error is None:
-            await repository.succeed(execution_id, TaskOutput("done"), utc_now())
+            await EventRepository(connection).append(execution_id, [], succeeded=Success(TaskOutput("done"), utc_now()))
         else:
-            await repository.end(execution_id, ExecutionState.FAILED, error, utc_now())
+            await ExecutionRepository(connection).end(execution_id, ExecutionState.FAILED, error, utc_now())
     await worker.emit(execution_id, body)
 
 

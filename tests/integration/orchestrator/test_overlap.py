@@ -21,10 +21,11 @@ from services.orchestrator.domain.execution import (
     OnCredentialExpiry,
     OverlapPolicy,
     Start,
+    Success,
     TaskOutput,
 )
 from services.orchestrator.domain.schedule import Plan
-from services.orchestrator.repositories.executions import ExecutionRepository
+from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.tables import executions, schedules
 from tests.integration.orchestrator.support import create_crew, executions_of, refused, start_request
 from tests.integration.orchestrator.use_cases import ALICE as PRINCIPAL
@@ -47,7 +48,7 @@ async def begin(orchestrator: Orchestrator, policy: OverlapPolicy, key: str = "k
 
 async def succeed(orchestrator: Orchestrator, execution_id: str) -> None:
     async with orchestrator.database.write() as connection:
-        await ExecutionRepository(connection).succeed(execution_id, TaskOutput("done"), utc_now())
+        await EventRepository(connection).append(execution_id, [], succeeded=Success(TaskOutput("done"), utc_now()))
 
 
 async def run(orchestrator: Orchestrator, execution_id: str) -> None:

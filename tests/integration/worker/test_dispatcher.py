@@ -7,13 +7,15 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.orchestrator.domain.admission import Room
-from services.orchestrator.domain.execution import ExecutionState, TaskOutput
+from services.orchestrator.domain.execution import ExecutionState, Success, TaskOutput
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.hints.bus import LocalHintBus
+from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.worker.host import dispatcher as module
 from services.orchestrator.worker.host.dispatcher import Dispatcher
@@ -92,6 +94,10 @@ async def world(database: Database, store: RunStore, monkeypatch: pytest.MonkeyP
     await made.dispatcher._background.stop()
 
 
+async def succeed(connection: AsyncConnection, execution_id: str) -> None:
+    await EventRepository(connection).append(execution_id, [], succeeded=Success(TaskOutput("done"), utc_now()))
+
+
 async def test_a_host_that_takes_anew_what_it_still_runs_keeps_the_newer_claim(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,14 +131,14 @@ async def test_who_has_ended_frees_its_slot_while_it_is_tidied_up_and_is_waited_
     await world.begun(SLOTS)
     first, *others = list(runs)
     async with world.database.write() as connection:
-        await ExecutionRepository(connection).succeed(first.claim.execution.id, TaskOutput("done"), utc_now())
+        await succeed(connection, first.claim.execution.id)
     first.on_rest()
     last = await world.begun(SLOTS + 1)
     assert world.dispatcher.running == SLOTS
     # They end for good: what is given back, this host would take again.
     for run in (*others, last):
         async with world.database.write() as connection:
-            await ExecutionRepository(connection).succeed(run.claim.execution.id, TaskOutput("done"), utc_now())
+            await succeed(connection, run.claim.execution.id)
         run.stop(Cancelled())
         run.may_end.set()
     await until(lambda: world.dispatcher.running == 0)
@@ -151,10 +157,9 @@ async def test_only_what_has_a_slot_is_asked_for_its_cancellation(world: World) 
     await world.begun(2)
     rests, runs_on = sorted(runs, key=lambda run: ids.index(run.claim.execution.id))
     async with world.database.write() as connection:
-        executions = ExecutionRepository(connection)
-        await executions.succeed(ids[0], TaskOutput("done"), utc_now())
+        await succeed(connection, ids[0])
         for execution_id in ids:
-            await executions.request_cancel(execution_id, utc_now())
+            await ExecutionRepository(connection).request_cancel(execution_id, utc_now())
         # Before the host can read either.
         rests.on_rest()
     await until(runs_on.stopped.is_set)

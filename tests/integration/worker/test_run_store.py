@@ -15,6 +15,7 @@ from services.orchestrator.domain.execution import (
     ExecutionError,
     ExecutionState,
     ModelWait,
+    Success,
     TaskOutput,
     TaskState,
     Usage,
@@ -150,11 +151,33 @@ async def test_an_ended_execution_takes_no_more_writes(database: Database, store
     assert [task.state for task in await task_rows(database, execution_id)] == ["SUCCEEDED", "CANCELLED"]
 
 
+async def test_the_last_task_and_the_execution_end_with_one_statement_each(database: Database, store: RunStore) -> None:
+    execution_id = await queue(database, crew("last"))
+    epoch = (await claimed(store, execution_id)).execution.epoch
+    output, now = TaskOutput("done"), utc_now()
+    wait = ModelWait(0, "last", "m", "UPSTREAM_UNAVAILABLE", "down", 1, since=now, retry_at=now, give_up_at=now)
+    used, succeeded = Usage(1, 10, 5, 0.25), Success(output, now)
+    with noted_changes(database) as changes:
+        async with store.fenced(execution_id, epoch, [new_event(parked())], used, succeeded) as write:
+            await write.tasks.add_usage(0, used)
+            await write.tasks.finish(0, output, now)
+    assert changes == [
+        "UPDATE executions",
+        "INSERT execution_events",
+        "INSERT group_events",
+        "UPDATE task_runs",
+    ]
+    row = await execution_row(database, execution_id)
+    assert (row.state, row.ready, row.ended_at, row.llm_calls) == (S.SUCCEEDED, False, now, 1)
+    async with database.write() as connection:
+        await ExecutionRepository(connection).keep_model_waits(execution_id, [wait])
+    assert (await execution_row(database, execution_id)).model_waits is None
+
+
 async def test_an_end_does_not_replace_an_earlier_one(database: Database, store: RunStore) -> None:
     execution_id = await queue(database, crew("done"))
     epoch = (await claimed(store, execution_id)).execution.epoch
-    async with store.fenced(execution_id, epoch) as write:
-        await write.succeed(TaskOutput("kept"), utc_now())
+    async with store.fenced(execution_id, epoch, succeeded=Success(TaskOutput("kept"), utc_now())) as write:
         await write.end(S.FAILED, ExecutionError("INTERNAL", "late"), utc_now())
     row = await execution_row(database, execution_id)
     assert (row.state, row.error, row.error_reason, row.result["text"]) == (S.SUCCEEDED, None, "", "kept")

@@ -14,7 +14,7 @@ from services.common.grpc.large_messages import beside_if_large
 from services.common.tracing.spans import current_span
 from services.orchestrator.artifact_contents import output_file_name, result_content
 from services.orchestrator.domain.artifact import BadFileName
-from services.orchestrator.domain.execution import ExecutionError, ExecutionState, TaskOutput, TaskState
+from services.orchestrator.domain.execution import ExecutionError, ExecutionState, Success, TaskOutput, TaskState
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.question import QuestionState
 from services.orchestrator.events import error_to_proto
@@ -117,7 +117,7 @@ class Completion:
             result=None if result is None else output_to_proto(result), usage=usage_to_proto(self._state.usage.value)
         )
         await self._recorder.commit(
-            [*events, (TaskRef(), succeeded)], *also_store, lambda write: write.succeed(result, utc_now())
+            [*events, (TaskRef(), succeeded)], *also_store, succeeded=Success(result, utc_now())
         )
         await self._ended(ExecutionState.SUCCEEDED)
 

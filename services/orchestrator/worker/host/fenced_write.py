@@ -10,7 +10,6 @@ from services.orchestrator.domain.execution import (
     ExecutionError,
     ExecutionState,
     ModelWait,
-    TaskOutput,
     TaskRun,
     TaskState,
     Usage,
@@ -122,10 +121,6 @@ class FencedWrite:
     async def keep_model_waits(self, waits: Sequence[ModelWait]) -> None:
         """Note which models the execution waits for."""
         await self._executions.keep_model_waits(self._execution_id, waits)
-
-    async def succeed(self, result: TaskOutput | None, at: datetime) -> None:
-        """End the execution, all of whose tasks are done, with its result."""
-        await self._executions.succeed(self._execution_id, result, at)
 
     async def end(self, state: ExecutionState, error: ExecutionError | None, at: datetime) -> None:
         """End the execution before its time, with its unfinished tasks, open questions and calls that still wait."""

@@ -13,7 +13,7 @@ from services.common.backoff import Backoff
 from services.common.clock import utc_now
 from services.common.errors import Unavailable
 from services.orchestrator.domain.event import NewEvent
-from services.orchestrator.domain.execution import Execution, Usage
+from services.orchestrator.domain.execution import Execution, Success, Usage
 from services.orchestrator.domain.hint import Hint, HintKind
 from services.orchestrator.domain.tool_usage import ToolUsageRecord
 from services.orchestrator.events import new_event
@@ -64,6 +64,8 @@ class _Batch:
     used: dict[int, Usage] = field(default_factory=dict)
     """By the task's index."""
     tool_calls: list[ToolUsageRecord] = field(default_factory=list)
+    succeeded: Success | None = None
+    """With what the execution ends."""
     costly: bool = False
     """Whether it holds what is expensive to get again."""
     error: BaseException | None = None
@@ -178,8 +180,12 @@ class Recorder:
         """Remove the chunks of an ended call, all of which come after a sequence, once their retention is over."""
         self._pruner.add(self._execution_id, call_id, after_sequence)
 
-    async def commit(self, events: Sequence[tuple[TaskRef, Message]], *also_store: Change) -> None:
+    async def commit(
+        self, events: Sequence[tuple[TaskRef, Message]], *also_store: Change, succeeded: Success | None = None
+    ) -> None:
         """Store events and the changes that go with them, with all that was added before, in one transaction.
+
+        With `succeeded` the execution ends with it.
 
         Raises:
             Fenced: the claim is not the newest one.
@@ -189,6 +195,7 @@ class Recorder:
         batch = self._batch
         batch.events += [_event(task, body) for task, body in events]
         batch.changes += also_store
+        batch.succeeded = succeeded or batch.succeeded
         await self.flush()
         # The timer may have taken it before, and have failed.
         if batch.error is not None:
@@ -271,7 +278,7 @@ class Recorder:
 
     async def _write(self, batch: _Batch) -> FencedWrite:
         used = sum(batch.used.values(), Usage()) if batch.used else None
-        async with self._store.fenced(self._execution_id, self._epoch, batch.events, used) as write:
+        async with self._store.fenced(self._execution_id, self._epoch, batch.events, used, batch.succeeded) as write:
             for change in batch.changes:
                 await change(write)
             for index, of_task in batch.used.items():

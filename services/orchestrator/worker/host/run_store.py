@@ -15,7 +15,7 @@ from services.orchestrator.domain.admission import Room
 from services.orchestrator.domain.artifact import Artifact, ArtifactUpload
 from services.orchestrator.domain.crew import CrewSpec, ToolSpec
 from services.orchestrator.domain.event import NewEvent
-from services.orchestrator.domain.execution import Execution, ExecutionState, TaskRun, Usage
+from services.orchestrator.domain.execution import Execution, ExecutionState, Success, TaskRun, Usage
 from services.orchestrator.domain.question import Question
 from services.orchestrator.domain.tool import ResolvedTool
 from services.orchestrator.events import new_event
@@ -201,15 +201,24 @@ class RunStore:
 
     @contextlib.asynccontextmanager
     async def fenced(
-        self, execution_id: str, epoch: int, events: Sequence[NewEvent] = (), used: Usage | None = None
+        self,
+        execution_id: str,
+        epoch: int,
+        events: Sequence[NewEvent] = (),
+        used: Usage | None = None,
+        succeeded: Success | None = None,
     ) -> AsyncIterator[FencedWrite]:
         """Yield a transaction that stores events, what calls have used, and all that is done within, or nothing at all.
+
+        With `succeeded` it ends the execution, whose other changes are done within all the same.
 
         Raises:
             Fenced: the claim is not the newest one, or the execution has ended.
         """
         async with self._database.write() as connection:
-            last = await EventRepository(connection).append(execution_id, events, epoch=epoch, used=used)
+            last = await EventRepository(connection).append(
+                execution_id, events, epoch=epoch, used=used, succeeded=succeeded
+            )
             if last is None:
                 raise Fenced(execution_id)
             write = FencedWrite(connection, execution_id, epoch, last, events)

@@ -24,15 +24,14 @@ class SlowStore:
         self.ends: list[str] = []
 
     @asynccontextmanager
-    async def fenced(self, execution_id: str, *_: Any) -> AsyncIterator[Any]:
+    async def fenced(self, execution_id: str, *fields: Any) -> AsyncIterator[Any]:
         self.begun.set()
         await self.go.wait()
         if self.ends:
             raise Fenced(execution_id)
-        yield SimpleNamespace(last_sequence=1, in_group_stream=False, succeed=self._succeed, end=self._end)
-
-    async def _succeed(self, *_: Any) -> None:
-        self.ends.append("SUCCEEDED")
+        if fields[-1] is not None:
+            self.ends.append("SUCCEEDED")
+        yield SimpleNamespace(last_sequence=1, in_group_stream=False, end=self._end)
 
     async def _end(self, state: str, *_: Any) -> None:
         self.ends.append(state)
