@@ -18,12 +18,14 @@ async def until(condition: Callable[[], object | Awaitable[object]], what: str =
     """
     turns = 0
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PATIENCE) as patience:
             while not await _holds(condition):
                 # Most conditions are of tasks that have something to do; the others are not looked at all the time.
                 await asyncio.sleep(0 if turns < _TURNS else _PAUSE_SECONDS)
                 turns += 1
     except TimeoutError:
+        if not patience.expired():
+            raise
         raise AssertionError(f"not within {PATIENCE} s: {what}") from None
 
 

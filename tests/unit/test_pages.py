@@ -118,6 +118,7 @@ def test_backups_are_made_by_the_lines_of_their_page() -> None:
     lines = [line.split(" #")[0] for line in "".join(blocks("docs/backup.md", "sh")).splitlines()]
     run = []
     for line in lines:
+        assert re.fullmatch(r"(\w+=\S+ )*make [\w /=.-]+", line.strip()), "nothing else is run here, nor without -n"
         shown = line.replace("make ", "make -n ")
         said = subprocess.run(shown, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         run += re.findall(r"-m services\.suite\.backup (\w+ \S+) ", said)

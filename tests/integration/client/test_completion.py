@@ -58,6 +58,16 @@ def test_names_come_from_the_installation_of_the_line(
     assert all(0 < (left or 0) <= 1 for left in installation.deadlines)
 
 
+@pytest.mark.usefixtures("crews")
+@pytest.mark.parametrize("tls", ["false", "0", "no"])
+def test_a_flag_of_the_environment_counts_as_it_does_for_commands(
+    complete: Complete, server: Server, monkeypatch: pytest.MonkeyPatch, tls: str
+) -> None:
+    monkeypatch.setenv("COXSWAIN_TLS", tls)
+    line = f"coxswain --address {server.address} --token dev:alice:sales=admin crews get bri"
+    assert sorted(complete(line)) == ["bridge", "brief"]
+
+
 async def test_names_of_all_that_a_group_has(run: Run, complete: Complete, monkeypatch: pytest.MonkeyPatch) -> None:
     # A second, which a shell is given, may be too short on a busy machine.
     monkeypatch.setattr("coxswain.client.cli.complete._SECONDS", 60.0)

@@ -75,6 +75,13 @@ def test_a_queue_is_judged_by_how_long_it_waits() -> None:
     assert "COXSWAIN_WORKER_SLOTS" in found.remedy
 
 
+def test_a_reason_to_wait_that_a_newer_server_has_ends_nothing() -> None:
+    unknown = waits(90)
+    unknown.queue.reason = cast("Any", 99)
+    assert [found.status for found in queue(unknown)] == [OK]
+    assert [found.status for found in queue(unknown, waits(90))] == [WARN]
+
+
 @pytest.mark.parametrize(
     ("releases", "status", "text"),
     [

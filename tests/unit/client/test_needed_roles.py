@@ -11,8 +11,10 @@ from coxswain.client.blocking import Client
 from coxswain.client.cli import needed_roles
 from coxswain.client.cli.app import app
 from coxswain.client.cli.needed_roles import role_line, roles_of
+from coxswain.client.cli.roles import role_name
 from coxswain.client.policy import methods
 from coxswain.common.v1.access_pb2 import Role, role
+from tests.unit.client.deciding_methods import METHODS
 
 ROLES = {method.name: method.GetOptions().Extensions[role] for method in methods()}
 SHOW_WHAT_THEY_MAY = {"doctor", "status"}
@@ -63,15 +65,18 @@ def test_the_help_says_the_role_of_what_is_called(path: str) -> None:
     if needed == Role.ROLE_ANONYMOUS or path in SHOW_WHAT_THEY_MAY:
         assert roles_of(path) == {}
         return
-    stated = {Role.Value(f"ROLE_{name.upper().replace(' ', '_')}") for name in roles_of(path).values()}
-    assert stated <= {ROLES[name] for name in called}
-    assert max(stated) == needed
+    deciding = METHODS.get(path, {})
+    assert set(deciding.values()) <= called
+    stated = {when: role_name(ROLES[name]).replace("_", " ") for when, name in deciding.items()}
+    assert roles_of(path) == (stated or {"": "operator"})
+    assert max((ROLES[name] for name in deciding.values()), default=Role.ROLE_OPERATOR) == needed
     shown = " ".join(command.get_help(typer.Context(command, info_name=path)).split())
     assert shown.endswith(role_line(path))
 
 
 def test_every_command_that_is_named_exists() -> None:
     assert needed_roles._ANYBODY | set(needed_roles._ROLES) <= set(COMMANDS)
+    assert set(METHODS) == set(needed_roles._ROLES)
 
 
 def test_a_role_that_only_some_options_need_is_said_with_them() -> None:

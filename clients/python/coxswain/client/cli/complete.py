@@ -14,6 +14,7 @@ import typer
 from coxswain.client.cli.global_options import GlobalOptions
 
 _SECONDS = 1.0
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 # Shells evaluate what they complete: a name of anything else is typed by hand.
 _HARMLESS = re.compile(r"[\w./:@+=,-]+")
 # Subjects have a bar between issuer and subject; bash takes it as part of a word behind a backslash.
@@ -94,10 +95,12 @@ def complete_name(ctx: typer.Context, incomplete: str, resource: str) -> list[st
         given = ctx.find_root().params
         options = GlobalOptions(**{field.name: given.get(field.name) for field in fields(GlobalOptions)})
         ca_file = Path(options.ca_file) if options.ca_file else None
+        # A flag of the environment is text then.
+        tls = None if options.tls is None else str(options.tls).lower() in _TRUE
         if resource == "group":
             # One that is not finished would be refused.
             options = replace(options, group=None)
-        connection = connection_from(replace(options, ca_file=ca_file, timeout=_SECONDS))
+        connection = connection_from(replace(options, tls=tls, ca_file=ca_file, timeout=_SECONDS))
         return _fitting(names_of(connection, resource), incomplete)
     except Exception:  # noqa: BLE001 - a message would stand in the line that somebody types
         return []

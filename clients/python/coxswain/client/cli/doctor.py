@@ -210,13 +210,15 @@ def _queue(client: Client) -> Iterator[Finding]:
     )
     waiting = client.executions.ListExecutions(queued).executions
     queued.max_create_time.FromDatetime(datetime.now(UTC) - timedelta(seconds=_LONG_WAIT_SECONDS))
-    by_reason: dict[str, list[execution_pb2.Execution]] = {}
+    # By number: a newer server has reasons without a name here.
+    waits = {execution_pb2.QueueReason.Value(f"QUEUE_REASON_{name}"): wait for name, wait in _WAITS.items()}
+    by_reason: dict[execution_pb2.QueueReason, list[execution_pb2.Execution]] = {}
     for execution in client.executions.ListExecutions(queued).executions:
-        reason = execution_pb2.QueueReason.Name(execution.queue.reason).removeprefix("QUEUE_REASON_")
-        if reason in _WAITS and _waits_since_its_start(execution):
+        reason = execution.queue.reason
+        if reason in waits and _waits_since_its_start(execution):
             by_reason.setdefault(reason, []).append(execution)
     for reason, executions in by_reason.items():
-        what, remedy = _WAITS[reason]
+        what, remedy = waits[reason]
         text = f"{_counted(executions)} of your group have waited {what} for over {_LONG_WAIT_SECONDS} s"
         yield Finding("queue", WARN, text, remedy)
     if not by_reason:
