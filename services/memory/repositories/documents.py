@@ -6,7 +6,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, case, delete, func, literal, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    Text,
+    and_,
+    case,
+    cast,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.upsert import insert_ignore
@@ -38,9 +52,13 @@ class DocumentRow:
     """What parts that are being saved bring, until they are noted; None where a document has been there."""
     live: PartsWritten
     """Its parts."""
+    being_removed: bool
+    """Whether a removal has begun and not ended."""
     last_revision: int
     stale: Sequence[PartsWritten]
     """Parts that may be in the store as well, of saves that have not ended and of earlier revisions."""
+    due_us: int | None
+    """When what has begun has ended or is dead; None if nothing has. All that begins changes it."""
 
     def written_before(self, revision: int) -> list[PartsWritten]:
         """Return all parts that may be in the store of revisions before one."""
@@ -103,11 +121,11 @@ class DocumentRepository:
     async def expect(self, document: SavedDocument, now: datetime) -> bool:
         """Note that parts of a document are about to be saved, whether or not it is there; see `bring`.
 
-        Return False, and note nothing, if it is there at another revision.
+        Return False, and note nothing, if it is there at another revision, or is being removed with its parts.
         """
         row = await self._taken(document.id, now)
         existing = row.document
-        if existing is not None and existing.revision != document.revision:
+        if row.being_removed or (existing is not None and existing.revision != document.revision):
             return False
         values: dict[str, Any] = {"due_us": _not_before(now + _SETTLED_BY)}
         if existing is not None:
@@ -140,16 +158,16 @@ class DocumentRepository:
         there, unless `settle` comes before.
 
         Return its state, in which the last revision is raised: nobody removes the document as it was before. None if it
-        is not at their revision; they go with its next save or removal then.
+        is not at their revision, or is being removed with its parts; they go with its next save or removal then.
         """
         row = await self._taken(document.id, now)
         existing, raised = row.document, max(document.revision, row.last_revision + 1)
         due: Mapping[str, Any] = {"due_us": _not_before(now + _SETTLED_BY)}
-        if existing is None:
+        if existing is None and not row.being_removed:
             others = [parts for parts in (row.live, *row.stale) if parts.revision != document.revision and parts.count]
             due = _SETTLED if at_once and not others else due
             await self._put(document, replace(row, last_revision=raised), others, **due)
-        elif existing.revision == document.revision:
+        elif existing is not None and existing.revision == document.revision:
             values = _document(replace(existing, fingerprint=""))
             due = _SETTLED if at_once and not row.stale else due
             await self._set(document.id, document=values, last_revision=raised, **due)
@@ -266,6 +284,14 @@ class DocumentRepository:
             state.id, state.last_revision
         )
 
+    async def begin_repair(self, row: DocumentRow, now: datetime) -> DocumentRow | None:
+        """Let nobody else repair a document for a while; return its row, or None unless it is as it was read."""
+        if await self.get(row.id, now, lock=True) != row:
+            return None
+        due_us = microseconds(now + _SETTLED_BY)
+        await self._set(row.id, due_us=due_us)
+        return replace(row, due_us=due_us)
+
     async def due(self, now: datetime, limit: int) -> Sequence[DocumentRow]:
         """Return some rows of documents that have expired, or of which something has begun that never ended."""
         return [row for _, row in await _due(self._connection, self._own(), now, limit)]
@@ -331,7 +357,9 @@ async def remove_expired_documents(connection: AsyncConnection, now: datetime, *
     # Elsewhere parts stay until somebody's credential is at hand: what has to be removed there is not forgotten.
     here = documents.c.backend_id.is_(None)
     never_there = and_(documents.c.revision == 0, documents.c.due_us <= microseconds(now))
-    over = or_(_has_expired(now), never_there) if unfinished else _has_expired(now)
+    # What a replacement has left of an earlier revision may expire later, or never.
+    alone = cast(documents.c.stale, Text) == "[]"
+    over = or_(_has_expired(now), never_there) if unfinished else and_(_has_expired(now), alone)
     # Waiting for none of several rows, it can be part of no deadlock; the next sweep finds those that are held.
     ended = select(documents.c.id).where(here, over).with_for_update(skip_locked=True)
     return (await connection.execute(delete(documents).where(documents.c.id.in_(ended)))).rowcount
@@ -345,11 +373,17 @@ async def due_here(connection: AsyncConnection, now: datetime, limit: int) -> Se
 async def _due(
     connection: AsyncConnection, clause: ColumnElement[bool], now: datetime, limit: int
 ) -> Sequence[tuple[str, DocumentRow]]:
-    never_ended = documents.c.due_us <= microseconds(now)
-    statement = select(documents).where(clause, or_(_has_expired(now), never_ended))
+    statement = select(documents).where(clause, _is_due(now))
     first = func.coalesce(documents.c.due_us, documents.c.expires_us)
     rows = await connection.execute(statement.order_by(first).limit(limit))
     return [(row.group_id, _row(row._asdict(), now)) for row in rows]
+
+
+def _is_due(now: datetime) -> ColumnElement[bool]:
+    """Return the clause that holds for documents that have expired, or of which something has begun and never ended."""
+    # The release before notes the beginning of a removal in `expires_us`, below zero.
+    removed_before = and_(documents.c.expires_us < 0, -documents.c.expires_us <= microseconds(now - _SAVED_BY))
+    return or_(_has_expired(now), documents.c.due_us <= microseconds(now), removed_before)
 
 
 def _has_expired(now: datetime) -> ColumnElement[bool]:
@@ -359,13 +393,14 @@ def _has_expired(now: datetime) -> ColumnElement[bool]:
     unclaimed = or_(
         documents.c.last_revision == documents.c.revision, documents.c.expires_us <= microseconds(now - _SAVED_BY)
     )
-    return and_(documents.c.expires_us <= now_us, or_(and_(due_us.is_(None), unclaimed), due_us <= now_us))
+    expired = documents.c.expires_us.between(1, now_us)
+    return and_(expired, or_(and_(due_us.is_(None), unclaimed), due_us <= now_us))
 
 
 def _not_before(moment: datetime) -> ColumnElement[Any]:
-    """Return what `due_us` is when something else has begun that may last until a moment."""
+    """Return what `due_us` is when something else has begun that may last until a moment: another value in any case."""
     due_us, new = documents.c.due_us, literal(microseconds(moment), BigInteger)
-    return case((due_us > new, due_us), else_=new)
+    return case((due_us >= new, due_us + 1), else_=new)
 
 
 def _row(values: Mapping[str, Any], now: datetime) -> DocumentRow:
@@ -378,8 +413,10 @@ def _row(values: Mapping[str, Any], now: datetime) -> DocumentRow:
         document=saved if was_there and is_alive else None,
         pending=None if was_there else saved,
         live=PartsWritten(values["revision"], count),
+        being_removed=values["document"] == _REMOVED,
         last_revision=values["last_revision"],
         stale=[_parts(parts) for parts in values["stale"]],
+        due_us=values["due_us"],
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -234,17 +234,30 @@ class DocumentParts:
         raise _saved_all_the_time(document_id)
 
     async def remove(
-        self, store: MemoryStore, key: NamespaceKey, row: DocumentRow, now: datetime, *, only_of: str = ""
+        self,
+        store: MemoryStore,
+        key: NamespaceKey,
+        row: DocumentRow,
+        now: datetime,
+        *,
+        only_of: str = "",
+        only_unexpected: bool = False,
     ) -> int:
         """Remove a document with all that may be there of it, and return how many records that was.
+
+        With `only_unexpected` it stays where a save of its parts has begun since the row was read.
 
         Raises:
             Aborted: another call has saved or removed it meanwhile, or it is not the document of `only_of` alone.
         """
 
+        def is_still(current: DocumentRow | None) -> bool:
+            is_expected = current is not None and only_unexpected and current.due_us != row.due_us
+            return current is not None and not is_expected and _is_still(current, row, only_of)
+
         stale = part_ids(row.id, (row.live, *row.stale))
         if not store.removes_at_once:
-            last = await self._begin_removal(store, key, row, now, only_of)
+            last = await self._begin_removal(store, key, row.id, now, is_still)
 
             async def end(_connection: AsyncConnection | None) -> None:
                 # A save that has begun since has a row to go on with, and parts that are left alone.
@@ -258,25 +271,29 @@ class DocumentParts:
             assert connection is not None
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
             current = await repository.get(row.id, now, lock=True)
-            is_still = current is not None and _is_still(current, row, only_of)
-            if not is_still or not await repository.remove(row.id, row.last_revision):
+            if not is_still(current) or not await repository.remove(row.id, row.last_revision):
                 raise saved_meanwhile(row.id)
 
         return await store.remove_document(key, row.id, row.last_revision, stale, now, switch)
 
     async def _begin_removal(
-        self, store: MemoryStore, key: NamespaceKey, row: DocumentRow, now: datetime, only_of: str
+        self,
+        store: MemoryStore,
+        key: NamespaceKey,
+        document_id: str,
+        now: datetime,
+        is_still: Callable[[DocumentRow], bool],
     ) -> int:
         """Let a document be there no more before its parts are removed: nothing would bring these back.
 
         Raises:
-            Aborted: another call has saved or removed it meanwhile, or it is not the document of `only_of` alone.
+            Aborted: another call has saved or removed it meanwhile.
         """
         async with self._database.write() as connection:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
-            current = await repository.get(row.id, now, lock=True)
-            if current is None or not _is_still(current, row, only_of):
-                raise saved_meanwhile(row.id)
+            current = await repository.get(document_id, now, lock=True)
+            if current is None or not is_still(current):
+                raise saved_meanwhile(document_id)
             return await repository.begin_removal(current, now)
 
     async def forget(

@@ -61,7 +61,7 @@ class DocumentRepairs:
                     repository = DocumentRepository(connection, key.group_id, store.backend_id)
                     rows = await repository.due(utc_now(), _DOCUMENTS_AT_ONCE)
                 for row in rows:
-                    await self.repair(store, key, row)
+                    await self._repair_due(store, key, row)
         except Exception as error:  # noqa: BLE001 - nobody is left to handle it, and a later save tries again
             reason = error.reason if isinstance(error, CoxswainError) else type(error).__name__
             logger.warning("documents_not_repaired", reason=reason)
@@ -77,19 +77,26 @@ class DocumentRepairs:
         failures: list[Exception] = []
         for group_id, row in rows:
             try:
-                await self.repair(default, NamespaceKey(group_id, "", MemoryKind.DOCUMENT), row)
+                await self._repair_due(default, NamespaceKey(group_id, "", MemoryKind.DOCUMENT), row)
             except Exception as error:  # noqa: BLE001 - raised below
-                # It comes first again the next time, and must not keep the others from theirs.
+                # It must not keep the others from theirs.
                 failures.append(error)
         if failures:
             raise failures[0]
+
+    async def _repair_due(self, store: MemoryStore, key: NamespaceKey, row: DocumentRow) -> None:
+        async with self._database.write() as connection:
+            # It waits its turn again: one that cannot be repaired, or takes too long, does not come first each time.
+            begun = await DocumentRepository(connection, key.group_id, store.backend_id).begin_repair(row, utc_now())
+        if begun is not None:
+            await self.repair(store, key, begun)
 
     async def repair(self, store: MemoryStore, key: NamespaceKey, row: DocumentRow) -> None:
         """Let a document be what the store has of it, or remove what is left; what others save meanwhile stays."""
         try:
             document = await self._stored(store, key, row)
             if document is None:
-                await self._parts.remove(store, key, row, utc_now())
+                await self._parts.remove(store, key, row, utc_now(), only_unexpected=True)
             elif await self._let_count(store, key, document, row):
                 await self._remove_others(store, key, document, row)
         except Aborted as error:

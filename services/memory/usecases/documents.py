@@ -334,7 +334,8 @@ class Documents:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
             row = await repository.get(document.id, utc_now(), lock=True)
         if row is not None and row.live.revision == document.revision:
-            if store.replaces_at_once:
+            # What another save has begun since is its own to end; what it leaves is looked at in a day.
+            if store.replaces_at_once and row.last_revision == document.revision:
                 # The transaction with its parts may have failed after the one in which it was switched to.
                 await self._repairs.repair(store, key, row)
             return

@@ -160,6 +160,66 @@ async def test_the_sweep_leaves_what_the_release_before_is_saving(database: Data
         assert await remove_expired_documents(connection, later, unfinished=True) == 2
 
 
+async def test_no_repair_begins_of_what_is_being_saved_again(database: Database) -> None:
+    now = utc_now()
+    later = now + timedelta(hours=1)
+    brought = _document("d", now, revision=7)
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        assert await repository.expect(brought, now)
+        (row,) = await repository.due(later, 5)
+        # The same parts come again, after the row was read.
+        assert await repository.expect(brought, later)
+        assert await repository.begin_repair(row, later) is None
+        # One that has begun waits its turn again, whatever becomes of it.
+        much_later = later + timedelta(hours=1)
+        (row,) = await repository.due(much_later, 5)
+        begun = await repository.begin_repair(row, much_later)
+        assert begun is not None
+        assert await repository.begin_repair(row, much_later) is None
+        assert await repository.due(much_later, 5) == []
+        # Expected anew by a process whose clock is late: whoever repairs it sees that.
+        assert await repository.expect(brought, much_later - timedelta(minutes=5))
+        current = await repository.get("d", much_later, lock=True)
+        assert current is not None
+        assert current.due_us != begun.due_us
+        # Parts of what is being removed would go with the others.
+        await repository.begin_removal(current, much_later)
+        assert not await repository.expect(brought, much_later)
+        assert await repository.bring(brought, much_later, at_once=False) is None
+
+
+async def test_a_row_with_parts_of_a_revision_that_does_not_expire_is_left_to_a_repair(database: Database) -> None:
+    now = utc_now()
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        for expires_at in (None, now):
+            revision, _ = await repository.claim("d", 2, now)
+            await repository.switch(_document("d", now, revision=revision, expires_at=expires_at), gone=False)
+        later = now + timedelta(days=2)
+        assert await remove_expired_documents(connection, later, unfinished=False) == 0
+        (row,) = await repository.due(later, 5)
+        assert [parts.revision for parts in row.stale] == [1]
+        await repository.settle("d", 2, 2)
+        assert await remove_expired_documents(connection, later, unfinished=False) == 1
+
+
+async def test_removals_that_the_release_before_has_begun_are_left_to_it_for_a_day(database: Database) -> None:
+    now = utc_now()
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        revision, _ = await repository.claim("d", 2, now)
+        await repository.switch(_document("d", now, revision=revision), gone=True)
+        row = await repository.get("d", now, lock=True)
+        assert row is not None
+        await repository.begin_removal(row, now)
+        await connection.execute(update(documents).values(due_us=None, expires_us=-microseconds(now)))
+        assert await repository.due(now + timedelta(hours=23), 5) == []
+        later = now + timedelta(days=1, minutes=1)
+        assert await remove_expired_documents(connection, later, unfinished=True) == 0
+        assert [row.id for row in await repository.due(later, 5)] == ["d"]
+
+
 async def test_the_sweep_waits_for_no_row_that_others_hold(postgres_url: str) -> None:
     make_service_tables("memory", postgres_url)
     database, now = Database(postgres_url, "memory"), utc_now()

@@ -24,11 +24,13 @@ from services.memory.stores.pgvector.store import PgvectorMemoryStore
 from services.memory.stores.sql.store import SqlMemoryStore
 from services.memory.tables import documents
 from services.memory.usecases.document_parts import DocumentParts
+from services.memory.usecases.document_repairs import DocumentRepairs
 from tests.integration.auth.support import refused
 from tests.integration.memory.documents import DOCUMENTS, documents_stub, of, parts, responses, save, search, upload
 from tests.integration.memory.support import EmbeddingModels, place, stub
 from tests.support.harness import BOB, Harness
 from tests.support.pdf_files import pdf_of
+from tests.support.waiting import until
 
 CODE = grpc.StatusCode
 MANUAL = (
@@ -38,6 +40,7 @@ MANUAL = (
     + "Boats are tied to the northern pier with two ropes each. " * 6
 )
 STORES: dict[str, Any] = {"databricks": DatabricksMemoryStore, "chroma": ChromaMemoryStore}
+STORES_BY_NAME: dict[str, Any] = {"pgvector": PgvectorMemoryStore, **STORES}
 
 
 async def test_a_document_is_saved_found_and_removed_by_its_group_alone(everywhere: Harness) -> None:
@@ -619,6 +622,54 @@ async def test_parts_that_are_saved_expire_with_their_document(memory: Harness) 
         assert {part.expire_time.seconds for part in await parts(channel, name)} == {expires.seconds}
         found = await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id=name))
         assert found.document.expire_time == expires
+
+
+@pytest.mark.parametrize("store", ["pgvector", "databricks"], indirect=True)
+async def test_a_repair_removes_no_parts_that_are_expected_while_it_looks(
+    everywhere: Harness, store: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = everywhere.channel()
+    service = cast("MemoryService", everywhere.services["memory"])
+
+    async def fail(*given: Any, **named: Any) -> Any:
+        raise Unavailable("the store does not answer", reason="DEPENDENCY_UNAVAILABLE")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(STORES_BY_NAME[store[0]], "save", fail)
+        with refused(CODE.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE"):
+            await _save_records(channel, _part(), _part(index=1))
+    async with service._database.write() as connection:
+        await connection.execute(update(documents).values(due_us=0))
+    kind = STORES_BY_NAME[store[0]]
+    look, save_parts, remove = DocumentRepairs._stored, kind.save, kind.remove_document
+    looked, expected, removing, saved = (asyncio.Event() for _ in range(4))
+
+    async def slow_look(self: DocumentRepairs, *given: Any) -> Any:
+        found = await look(self, *given)
+        looked.set()
+        await expected.wait()
+        return found
+
+    async def slow_save(*given: Any, **named: Any) -> Any:
+        expected.set()
+        await until(lambda: removing.is_set() or not service._repairs._running)
+        return await save_parts(*given, **named)
+
+    async def slow_removal(*given: Any, **named: Any) -> Any:
+        removing.set()
+        await saved.wait()
+        return await remove(*given, **named)
+
+    monkeypatch.setattr(DocumentRepairs, "_stored", slow_look)
+    monkeypatch.setattr(kind, "remove_document", slow_removal)
+    await save(channel, "Here to stay.", id="other")
+    await looked.wait()
+    monkeypatch.setattr(kind, "save", slow_save)
+    await _save_records(channel, _part(), _part(index=1))
+    saved.set()
+    await until(lambda: not service._repairs._running)
+    assert len(await parts(channel, "manual")) == 2
+    assert (await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="manual"))).document.part_count == 2
 
 
 @pytest.mark.parametrize("store", ["pgvector"], indirect=True)

@@ -27,7 +27,7 @@ class Repairs(DocumentRepairs):
     async def read(self) -> AsyncIterator[None]:
         yield None
 
-    async def repair(self, store: MemoryStore, key: NamespaceKey, row: DocumentRow) -> None:
+    async def _repair_due(self, store: MemoryStore, key: NamespaceKey, row: DocumentRow) -> None:
         if key.group_id == "broken":
             raise Unavailable("its directory cannot be read")
         self.repaired.append(key.group_id)
