@@ -43,7 +43,12 @@ def reference_error(schema: Mapping[str, Any]) -> str:
     seen = {id(schema)}
     leads: _Leads = {}
     for place, part, outer in pending:
-        inner = outer.in_subresource(DRAFT202012.create_resource(part)) if place and "$id" in part else outer
+        inner = outer
+        if place and "$id" in part:
+            try:
+                inner = outer.in_subresource(DRAFT202012.create_resource(part))
+            except (TypeError, ValueError, AttributeError):
+                return f"{'.'.join(place)[:_MOST_SHOWN]}.$id: is no URI"
         for keyword in (keyword for keyword in _FOLLOWED if keyword in part):
             where = ".".join((*place, keyword))[:_MOST_SHOWN]
             shown = f'"{part[keyword][:_MOST_SHOWN]}"'

@@ -202,6 +202,15 @@ def test_a_reference_that_leads_nowhere_is_told_and_the_tool_is_kept() -> None:
     assert kept.tools[0].hash == listed_hash(listed), "what is accepted stays so"
 
 
+def test_an_id_that_is_no_uri_is_told_and_breaks_no_list() -> None:
+    odd = {"$id": "https://example.com/t", "type": "object", "properties": {"a": {"$id": "http://[x"}}}
+    kept = clean_list([ListedTool("odd", "d", odd), tool("plain")])
+    assert [one.name for one in kept.tools] == ["odd", "plain"]
+    assert kept.tools[0].warnings == (
+        "the schema of its arguments: properties.a.$id: is no URI; calls that need it may be refused",
+    )
+
+
 def nested(depth: int) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for _ in range(depth):
