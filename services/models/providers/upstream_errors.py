@@ -130,10 +130,10 @@ def unavailable(
 
 def unresolved(model: Model, host: str) -> Unavailable:
     """Return the failure of an upstream whose host has a name that leads nowhere."""
-    address = None if model.spec.base_url else _ADDRESSES.get(model.spec.provider)
-    # Short: lines of events have little room for what to correct.
-    what = address or "base_url of the model"
-    return unavailable(model, f'cannot be reached: the host "{host}" does not resolve (check {what})')
+    # Where the operator's addresses lead is not for every group to know.
+    setting = _ADDRESSES.get(model.spec.provider, "its provider")
+    where = f'the host "{host}" of its base_url' if model.spec.base_url else f"the host of {setting}"
+    return unavailable(model, f"cannot be reached: {where} does not resolve")
 
 
 def bad_response(model: Model, what: str) -> Unavailable:

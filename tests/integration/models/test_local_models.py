@@ -26,7 +26,7 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-async def test_a_host_whose_name_does_not_resolve_is_named_with_what_to_correct(
+async def test_of_a_host_that_does_not_resolve_the_setting_is_named_and_not_the_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_BASE_URL", "http://ollama.invalid:11434/v1")
@@ -34,8 +34,7 @@ async def test_a_host_whose_name_does_not_resolve_is_named_with_what_to_correct(
         failure = await refusal(installation.inference().Complete(ask("ollama/llama3.2")))
     assert failure.reason == "UPSTREAM_UNAVAILABLE"
     assert failure.message == (
-        'the upstream of "ollama/llama3.2" cannot be reached: the host "ollama.invalid" does not resolve '
-        "(check OLLAMA_BASE_URL); try again later"
+        'the upstream of "ollama/llama3.2" cannot be reached: the host of OLLAMA_BASE_URL does not resolve; try again later'
     )
 
 

@@ -1,6 +1,7 @@
 """Errors of litellm give the provider's own words, meaning and pause."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from services.common.identity.credentials import OutboundCredential
 from services.models.domain.model import Model, ModelSpec, Provider
 from services.models.providers.litellm.failures import _own_words, failure_of, work_is_lost
 from services.models.providers.retries import RetryableError
+from services.models.providers.upstream_errors import unresolved
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = Model("1", "", ModelSpec("anthropic/m", Provider.LITELLM), enabled=True, created_at=NOW, updated_at=NOW)
@@ -41,13 +43,21 @@ def test_the_names_of_pythons_exceptions_are_left_out(message: str, words: str) 
     assert _own_words(message) == words
 
 
-def test_a_host_that_does_not_resolve_is_named() -> None:
+def test_a_host_that_does_not_resolve_is_named_by_its_setting() -> None:
     failure, wait = read({"code": "unresolved", "message": "anthropic.invalid"})
     assert failure.message == (
-        'the upstream of "anthropic/m" cannot be reached: the host "anthropic.invalid" does not resolve '
-        "(check COXSWAIN_MODELS_LITELLM_BASE_URLS); try again later"
+        'the upstream of "anthropic/m" cannot be reached: the host of COXSWAIN_MODELS_LITELLM_BASE_URLS does not '
+        "resolve; try again later"
     )
     assert wait is not None
+
+
+def test_a_host_of_a_groups_own_model_that_does_not_resolve_is_named() -> None:
+    own = replace(MODEL, spec=replace(MODEL.spec, base_url="https://models.example.com/v1"))
+    assert unresolved(own, "models.example.com").message == (
+        'the upstream of "anthropic/m" cannot be reached: the host "models.example.com" of its base_url does not '
+        "resolve; try again later"
+    )
 
 
 def test_the_pause_that_a_provider_asks_for_arrives() -> None:
