@@ -15,5 +15,5 @@ async def test_what_a_condition_raises_is_no_end_of_patience() -> None:
 
 async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "PATIENCE", 0.01)
-    with pytest.raises(AssertionError, match="not within 0.01 s: the sun"):
+    with pytest.raises(AssertionError, match=r"not within 0\.01 s: the sun"):
         await waiting.until(lambda: False, "the sun")

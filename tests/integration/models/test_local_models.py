@@ -34,7 +34,8 @@ async def test_of_a_host_that_does_not_resolve_the_setting_is_named_and_not_the_
         failure = await refusal(installation.inference().Complete(ask("ollama/llama3.2")))
     assert failure.reason == "UPSTREAM_UNAVAILABLE"
     assert failure.message == (
-        'the upstream of "ollama/llama3.2" cannot be reached: the host of OLLAMA_BASE_URL does not resolve; try again later'
+        'the upstream of "ollama/llama3.2" cannot be reached: the host of OLLAMA_BASE_URL does not resolve; '
+        "try again later"
     )
 
 
