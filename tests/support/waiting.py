@@ -17,8 +17,9 @@ async def until(condition: Callable[[], object | Awaitable[object]], what: str =
         AssertionError: it does not hold within `PATIENCE`.
     """
     turns = 0
+    patience = asyncio.timeout(PATIENCE)
     try:
-        async with asyncio.timeout(PATIENCE) as patience:
+        async with patience:
             while not await _holds(condition):
                 # Most conditions are of tasks that have something to do; the others are not looked at all the time.
                 await asyncio.sleep(0 if turns < _TURNS else _PAUSE_SECONDS)

@@ -212,7 +212,7 @@ def _queue(client: Client) -> Iterator[Finding]:
     queued.max_create_time.FromDatetime(datetime.now(UTC) - timedelta(seconds=_LONG_WAIT_SECONDS))
     # By number: a newer server has reasons without a name here.
     waits = {execution_pb2.QueueReason.Value(f"QUEUE_REASON_{name}"): wait for name, wait in _WAITS.items()}
-    by_reason: dict[execution_pb2.QueueReason, list[execution_pb2.Execution]] = {}
+    by_reason: dict[execution_pb2.QueueReason.ValueType, list[execution_pb2.Execution]] = {}
     for execution in client.executions.ListExecutions(queued).executions:
         reason = execution.queue.reason
         if reason in waits and _waits_since_its_start(execution):
