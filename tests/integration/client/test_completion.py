@@ -55,7 +55,9 @@ def test_names_come_from_the_installation_of_the_line(
         assert sorted(complete(f"{at} {command} bri")) == sorted(expected)
     assert complete(f"{at} agents send ") == ["bridge"]
     assert {one["authorization"] for one in installation.metadata} == {"Bearer dev:alice:sales=admin"}
-    assert all(0 < (left or 0) <= 1 for left in installation.deadlines)
+    # A shell is given a second. gRPC rounds a deadline up on its way, and the clocks of both sides differ a little.
+    assert installation.deadlines
+    assert all(left is not None and 0 < left < 2 for left in installation.deadlines)
 
 
 @pytest.mark.usefixtures("crews")
