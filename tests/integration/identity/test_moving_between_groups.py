@@ -31,6 +31,8 @@ class Heard:
 
     def __init__(self, call: Any) -> None:
         self.executions: set[str] = set()
+        self.stands = asyncio.Event()
+        """Set with its first response: it tells of all that happens from then on."""
         self.told = asyncio.Event()
         """Set with the first of them."""
         self._task = asyncio.create_task(self._listen(call))
@@ -47,6 +49,7 @@ class Heard:
     async def _listen(self, call: Any) -> str:
         try:
             async for response in call:
+                self.stands.set()
                 told = getattr(response, "event", None) or getattr(response, "question", None)
                 if told is not None and told.execution_id:
                     self.executions.add(told.execution_id)
@@ -76,10 +79,10 @@ async def test_streams_end_when_their_caller_moves_to_another_group(world: World
         Heard(watcher.WatchExecutions(execution_pb2.WatchExecutionsRequest(crew_id=crews[ann]))),
         Heard(questions.WatchQuestions(question_pb2.WatchQuestionsRequest())),
     ]
-    # A group's stream tells of what happens after it has opened, and nothing tells when that is.
     async with asyncio.timeout(SLACK_SECONDS):
-        while not streams[1].told.is_set():
-            of_sales.add(await start(ann))
+        await streams[1].stands.wait()
+        of_sales.add(await start(ann))
+        await streams[1].told.wait()
 
     remove = group_pb2.RemoveMemberRequest(subject=world.subject("bob"))
     await world.groups(world.token("ann")).RemoveMember(remove)
