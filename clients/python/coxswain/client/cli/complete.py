@@ -97,10 +97,10 @@ def complete_name(ctx: typer.Context, incomplete: str, resource: str) -> list[st
         ca_file = Path(options.ca_file) if options.ca_file else None
         # A flag of the environment is text then.
         tls = None if options.tls is None else str(options.tls).lower() in _TRUE
+        connection = connection_from(replace(options, tls=tls, ca_file=ca_file, timeout=_SECONDS))
         if resource == "group":
             # One that is not finished would be refused.
-            options = replace(options, group=None)
-        connection = connection_from(replace(options, tls=tls, ca_file=ca_file, timeout=_SECONDS))
+            connection = replace(connection, group="")
         return _fitting(names_of(connection, resource), incomplete)
     except Exception:  # noqa: BLE001 - a message would stand in the line that somebody types
         return []

@@ -17,7 +17,7 @@ from coxswain.client.cli.contexts import with_context
 from coxswain.client.cli.global_options import GlobalOptions
 from coxswain.client.cli.listing import WHOLE_WIDTH, Listing, When
 from coxswain.client.cli.words import in_own_words, options_of
-from coxswain.client.connection import DEFAULT_TIMEOUT, Connection, Tls
+from coxswain.client.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, Connection, Tls
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -140,7 +140,8 @@ def connection_from(options: GlobalOptions) -> Connection:
     if options.ca_file:
         tls = Tls(root_certificates=options.ca_file.read_bytes())
     return Connection(
-        address=options.address or "",
+        # A connection without an address would take its group from the environment, also where it is to have none.
+        address=options.address or DEFAULT_ADDRESS,
         token=options.token or None,
         group=options.group or "",
         tls=tls,
