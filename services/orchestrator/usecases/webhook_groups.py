@@ -37,6 +37,8 @@ class WebhookGroups:
             Unavailable: auth or the database does not answer.
         """
         changes = await self._source.access_changes(self._known.since)
+        if not changes:
+            return
         async with self._database.read() as connection:
             concerned = {EVERYBODY, *await WebhookRepository(connection).bound_subjects()}
         for change in changes:
