@@ -5,13 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from tests.support.descriptors import product_files, product_services
-from tests.support.pages import recipe
+from tests.support.pages import recipe, sdk_command
 from tests.support.suite_process import SuiteProcess
+from tools.sdk.__main__ import write_sdk
 
 PAGE = "clients.md"
 LANGUAGES = {"Python": "python", "TypeScript": "js", "grpcurl": "sh", "Go": "go", "Java": "java", "C# (.NET)": "csharp"}
@@ -21,6 +23,17 @@ GRPCURL = """#!/bin/sh
 [ "$1 $2 $4" = "-plaintext -H -d" ] || exit 2
 exec buf curl --http2-prior-knowledge --protocol grpc -H "$3" -d "$5" "http://$6/$7"
 """
+
+# Where Debian installs packages of Go: golang-google-grpc-dev, and golang-github-golang-protobuf-1-5-dev for the file.
+GO_PACKAGES = Path("/usr/share/gocode")
+GO_PROTOBUF_1_5 = GO_PACKAGES / "src/github.com/golang/protobuf/proto/wire.go"
+
+# How the recipe is written for gRPC before 1.63.
+GO_BEFORE_1_63 = {
+    "grpc.NewClient(": "grpc.Dial(",
+    "grpc.WithTransportCredentials(insecure.NewCredentials())": "grpc.WithInsecure()",
+    '\t"google.golang.org/grpc/credentials/insecure"\n': "",
+}
 
 
 def run(suite: SuiteProcess, *command: str, text: str, cwd: Path, **environment: str) -> str:
@@ -42,6 +55,16 @@ def run(suite: SuiteProcess, *command: str, text: str, cwd: Path, **environment:
     )
     assert ran.returncode == 0, f"{ran.stdout}{ran.stderr}"
     return ran.stdout
+
+
+def run_shell(suite: SuiteProcess, text: str, cwd: Path) -> str:
+    """Run a text of the shell whose calls are those of grpcurl."""
+    programs = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    if shutil.which("grpcurl") is None:
+        (cwd / "grpcurl").write_text(GRPCURL)
+        (cwd / "grpcurl").chmod(0o755)
+        programs.insert(0, str(cwd))
+    return run(suite, "sh", "-s", text=text, cwd=cwd, PATH=os.pathsep.join(programs))
 
 
 def test_python(suite: SuiteProcess, tmp_path: Path) -> None:
@@ -73,16 +96,65 @@ def test_typescript(suite: SuiteProcess, typescript_client: Path) -> None:
 
 
 def test_grpcurl(suite: SuiteProcess, tmp_path: Path) -> None:
-    programs = [str(Path(sys.executable).parent), os.environ["PATH"]]
-    if shutil.which("grpcurl") is None:
-        (tmp_path / "grpcurl").write_text(GRPCURL)
-        (tmp_path / "grpcurl").chmod(0o755)
-        programs.insert(0, str(tmp_path))
-    path = os.pathsep.join(programs)
-    printed = run(suite, "sh", "-s", text=recipe(PAGE, "grpcurl", "sh"), cwd=tmp_path, PATH=path)
+    printed = run_shell(suite, recipe(PAGE, "grpcurl", "sh"), tmp_path)
     for found in ('"executionSucceeded"', '"executionCancelled"', "failed with exit code"):
         assert found in printed
     assert re.findall(r'"sequence": "(\d+)"', printed)[0] == "4", "the watch goes on behind the event it names"
+
+
+@pytest.fixture(scope="module")
+def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory that a user of the SDK has after unzipping."""
+    folder = tmp_path_factory.mktemp("sdk")
+    shutil.unpack_archive(write_sdk(folder / "made"), folder)
+    [unzipped] = folder.glob("coxswain-sdk-*")
+    return unzipped
+
+
+def needs(*programs: str, files: Iterable[Path]) -> None:
+    """Skip the test where a program, or a file of a package, is not installed."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    missing += [str(file) for file in files if not file.exists()]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def test_go(suite: SuiteProcess, sdk: Path, tmp_path: Path) -> None:
+    grpc = GO_PACKAGES / "src/google.golang.org/grpc/clientconn.go"
+    needs("go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc", files=[grpc, GO_PROTOBUF_1_5])
+    subprocess.run(["sh", "-ec", sdk_command("go_out")], cwd=sdk, check=True)
+    program = recipe(PAGE, "Go", "go")
+    if "func NewClient(" not in grpc.read_text(encoding="utf-8"):
+        for now, before in GO_BEFORE_1_63.items():
+            assert now in program
+            program = program.replace(now, before)
+    sources = tmp_path / "src"
+    shutil.copytree(sdk / "gen", sources / "example.com" / "coxswain")
+    (sources / "round").mkdir()
+    (sources / "round" / "main.go").write_text(program.replace("127.0.0.1:50051", suite.address("orchestrator")))
+    go = {"GO111MODULE": "off", "GOPATH": f"{tmp_path}{os.pathsep}{GO_PACKAGES}", "GOFLAGS": ""}
+    run(suite, "go", "vet", "round", text="", cwd=tmp_path, **go)
+    run(suite, "go", "build", "-o", "round", "round", text="", cwd=tmp_path, **go)
+    store_crew(suite, tmp_path)
+    made_the_round(run(suite, str(tmp_path / "round"), text="", cwd=tmp_path))
+
+
+def store_crew(suite: SuiteProcess, cwd: Path) -> None:
+    """Store the crew of the group `shell`, by the first call of the recipe for grpcurl."""
+    first_call, _, _ = recipe(PAGE, "grpcurl", "sh").partition("\nid=")
+    run_shell(suite, first_call, cwd)
+
+
+def made_the_round(printed: str) -> None:
+    """Check what a compiled recipe prints: events of two executions, a result between them, an error at the end."""
+    first, second = re.findall(r"(?:^\d+ \S+\n)+", printed, re.MULTILINE)
+    events = [line.split() for line in first.splitlines()]
+    assert [int(number) for number, _ in events] == list(range(1, len(events) + 1)), "each event once, over the cut"
+    assert "QuestionRaised" in first
+    assert events[-1][1].endswith("ExecutionSucceeded")
+    assert second.splitlines()[-1].endswith("ExecutionCancelled")
+    assert "ferry" in printed
+    assert re.search(r"\bNOT_FOUND\b.*\bnobody\b", printed.splitlines()[-1])
 
 
 def test_recipes_start_executions_of_their_own() -> None:
@@ -98,7 +170,7 @@ def test_recipes_start_executions_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("language", ["go", "java", "csharp"])
-def test_recipes_that_are_not_run_name_what_there_is(language: str) -> None:
+def test_compiled_recipes_name_what_there_is(language: str) -> None:
     (heading,) = (heading for heading, name in LANGUAGES.items() if name == language)
     text = recipe(PAGE, heading, language)
     messages = {name for file in product_files() for name in file.message_types_by_name}

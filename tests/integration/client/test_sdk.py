@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from tests.support.pages import sdk_command
 from tools.sdk.__main__ import compiled, sdk_files, write_sdk
 
 ROOT = Path(__file__).parents[3]
@@ -56,13 +57,6 @@ def call(folder: Path, command: str, **environment: str) -> str:
     return ran.stdout
 
 
-def command_of_readme(word: str) -> str:
-    """The command of the SDK's page that has a word."""
-    page = (ROOT / "tools" / "sdk" / "README.md").read_text(encoding="utf-8")
-    [command] = [found for found in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL) if word in found]
-    return str(command)
-
-
 def test_the_same_content_makes_the_same_bytes(tmp_path: Path) -> None:
     first, second = (write_sdk(tmp_path / name).read_bytes() for name in ("first", "second"))
     assert first == second
@@ -81,7 +75,7 @@ def test_it_has_every_proto_and_what_decodes_errors(sdk: Path) -> None:
 
 
 def test_a_python_client_is_generated_by_the_command_of_its_page(sdk: Path) -> None:
-    call(sdk, command_of_readme("grpc_tools"))
+    call(sdk, sdk_command("grpc_tools"))
     assert call(sdk, f"{sys.executable} -c '{CLIENT}'", PYTHONPATH="gen") == "ERROR_REASON_NOT_FOUND\n"
 
 
@@ -89,7 +83,7 @@ def test_buf_builds_and_generates_without_a_lock(sdk: Path) -> None:
     call(sdk, "buf build")
     # The command of the page, with a generator that is installed here in place of the one for TypeScript.
     plugin = '{"protoc_builtin":"pyi","protoc_path":["python","-m","grpc_tools.protoc"],"out":"of_buf"}'
-    command = re.sub(r'\{"local".*?\}(?=\])', plugin, command_of_readme("buf generate").removeprefix("npx "))
+    command = re.sub(r'\{"local".*?\}(?=\])', plugin, sdk_command("buf generate").removeprefix("npx "))
     assert plugin in command
     call(sdk, command)
     assert (sdk / "of_buf" / "coxswain" / "orchestrator" / "v1" / "execution_pb2.pyi").is_file()
@@ -97,8 +91,8 @@ def test_buf_builds_and_generates_without_a_lock(sdk: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("protoc") is None, reason="protoc is not installed")
 def test_any_protoc_takes_the_image(sdk: Path) -> None:
-    names = "$(cd protos && find coxswain buf -name '*.proto')"
-    call(sdk, f"mkdir of_image && protoc --descriptor_set_in=image.binpb --java_out=of_image {names}")
+    command = sdk_command("java_out").replace(" --grpc-java_out=gen", "")
+    call(sdk, command.replace("gen", "of_image"))
     assert list((sdk / "of_image").rglob("StartExecutionRequest.java"))
 
 
