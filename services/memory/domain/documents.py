@@ -1,7 +1,7 @@
 """Documents that are saved as a whole, and the records that are their parts."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from services.memory.domain.digest import digest
@@ -14,6 +14,8 @@ class PartsWritten:
 
     revision: int
     count: int
+    until_us: int = field(default=0, compare=False)
+    """Until when others may be writing them, in microseconds since 1970; 0 when nobody is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,9 @@ class DocumentRow:
 
     def written_before(self, revision: int) -> list[PartsWritten]:
         """Return all parts that may be in the store of revisions before one."""
-        return [parts for parts in (self.live, *self.stale) if parts.revision < revision and parts.count]
+        # Where parts of the one that counts are being saved as well, that is what is noted.
+        written = {parts.revision: parts for parts in (self.live, *self.stale)}
+        return [parts for parts in written.values() if parts.revision < revision and parts.count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,14 @@ class DocumentRepository:
         """
         row = await self._taken(document_id, now)
         revision = row.last_revision + 1
-        stale = _noted(row, PartsWritten(revision, count))
-        await self._set(document_id, last_revision=revision, stale=stale, due_us=_not_before(now + _SAVED_BY))
+        ends = now + _SAVED_BY
+        await self._set(
+            document_id,
+            last_revision=revision,
+            stale=_noted(row, PartsWritten(revision, count, microseconds(ends))),
+            due_us=_not_before(ends),
+            expires_us=_claimed(now),
+        )
         return revision, row
 
     async def expect(self, document: SavedDocument, now: datetime) -> bool:
@@ -127,20 +135,30 @@ class DocumentRepository:
         existing = row.document
         if row.being_removed or (existing is not None and existing.revision != document.revision):
             return False
-        values: dict[str, Any] = {"due_us": _not_before(now + _SETTLED_BY)}
+        values = _expected(row, document, now)
         if existing is not None:
             # From here on it may have other parts than its file makes.
             values["document"] = _document(replace(existing, fingerprint=""))
         else:
             values["last_revision"] = max(row.last_revision, document.revision)
-            values["stale"] = _noted(row, PartsWritten(document.revision, document.part_count))
             if not row.live.revision:
                 values |= {"document": _document(document), "subjects": list(document.subjects)}
         await self._set(document.id, **values)
         return True
 
+    async def expect_again(self, document: SavedDocument, now: datetime) -> bool:
+        """Note that parts of a document that is there are about to be saved as they are.
+
+        Return False, and note nothing, if it is not there at that revision.
+        """
+        row = await self.get(document.id, now, lock=True)
+        if row is None or row.document is None or row.document.revision != document.revision:
+            return False
+        await self._set(document.id, **_expected(row, document, now))
+        return True
+
     async def withdraw(self, document_id: str, revision: int) -> None:
-        """Note that no part of a revision that was claimed is in the store. Nobody else gets the revision."""
+        """Note that of a revision that was claimed or expected no part is in the store, or that it is what counts."""
         columns = (documents.c.stale, documents.c.revision, documents.c.document)
         row = (
             await self._connection.execute(select(*columns).where(self._is(document_id)).with_for_update())
@@ -164,7 +182,9 @@ class DocumentRepository:
         existing, raised = row.document, max(document.revision, row.last_revision + 1)
         due: Mapping[str, Any] = {"due_us": _not_before(now + _SETTLED_BY)}
         if existing is None and not row.being_removed:
-            others = [parts for parts in (row.live, *row.stale) if parts.revision != document.revision and parts.count]
+            written = [parts for parts in (row.live, *row.stale) if parts.count]
+            # Others may be saving the same parts.
+            others = [p for p in written if p.revision != document.revision or (p.until_us and not at_once)]
             due = _SETTLED if at_once and not others else due
             await self._put(document, replace(row, last_revision=raised), others, **due)
         elif existing is not None and existing.revision == document.revision:
@@ -172,8 +192,7 @@ class DocumentRepository:
             due = _SETTLED if at_once and not row.stale else due
             await self._set(document.id, document=values, last_revision=raised, **due)
         else:
-            saved = PartsWritten(document.revision, document.part_count)
-            await self._set(document.id, stale=_noted(row, saved), last_revision=raised, **due)
+            await self._set(document.id, last_revision=raised, **_expected(row, document, now))
             return None
         updated_us = microseconds((existing or document).updated_at)
         return DocumentState(document.id, document.revision, raised, updated_us)
@@ -189,9 +208,9 @@ class DocumentRepository:
             return False
         later = [parts for parts in row.stale if parts.revision > document.revision]
         stale = later if gone else [*row.written_before(document.revision), *later]
-        # Whoever saves a later revision has its time.
         soon: Mapping[str, Any] = {"due_us": microseconds(now + _SETTLED_BY)}
-        due = {} if later else _SETTLED if gone else soon
+        # Whoever saves another revision has its time.
+        due = {} if later or _being_written(stale, now) else _SETTLED if gone else soon
         await self._put(document, row, stale, **due)
         return True
 
@@ -236,14 +255,18 @@ class DocumentRepository:
             **values,
         )
 
-    async def settle(self, document_id: str, revision: int, last_revision: int) -> None:
-        """Note that of revisions up to the last one only the one that counts has parts, unless another counts now."""
+    async def settle(self, document_id: str, revision: int, last_revision: int, now: datetime) -> None:
+        """Note that of revisions up to the last one only the one that counts has parts, unless another counts now.
+
+        What others are writing stays noted.
+        """
         at_revision = and_(self._is(document_id), documents.c.revision == revision)
         stale = await self._connection.scalar(select(documents.c.stale).where(at_revision).with_for_update())
         if stale is None:
             return
-        later = [parts for parts in map(_parts, stale) if parts.revision > last_revision]
-        await self._set(document_id, stale=_stale(later), **({} if later else _SETTLED))
+        written = [_parts(parts) for parts in stale]
+        left = [parts for parts in written if parts.revision > last_revision or _being_written([parts], now)]
+        await self._set(document_id, stale=_stale(left), **({} if left else _SETTLED))
 
     async def doubt(self, now: datetime) -> None:
         """Have all documents looked at after a while, unless they are gone or saved anew by then."""
@@ -403,6 +426,26 @@ def _not_before(moment: datetime) -> ColumnElement[Any]:
     return case((due_us >= new, due_us + 1), else_=new)
 
 
+def _claimed(now: datetime) -> ColumnElement[Any]:
+    """Return what `expires_us` is when a save has begun: not before that where the document is not there.
+
+    The release before knows no `due_us`: it takes what has expired a day ago, or is being removed since then.
+    """
+    expires_us, now_us = documents.c.expires_us, literal(microseconds(now), BigInteger)
+    return case((expires_us < 0, -now_us), (expires_us <= now_us, now_us), else_=expires_us)
+
+
+def _expected(row: DocumentRow, document: SavedDocument, now: datetime) -> dict[str, Any]:
+    """Return the columns that say that parts of a document are about to be saved, or just were."""
+    ends = now + _SETTLED_BY
+    written = PartsWritten(document.revision, document.part_count, microseconds(ends))
+    return {"stale": _noted(row, written), "due_us": _not_before(ends)}
+
+
+def _being_written(written: Sequence[PartsWritten], now: datetime) -> bool:
+    return any(parts.until_us > microseconds(now) for parts in written)
+
+
 def _row(values: Mapping[str, Any], now: datetime) -> DocumentRow:
     known, was_there = values["document"], bool(values["revision"])
     saved = _saved(known, values["subjects"]) if known and known != _REMOVED else None
@@ -432,7 +475,7 @@ def _saved(values: Mapping[str, Any], subjects: Sequence[str]) -> SavedDocument:
 
 
 def _stale(written: Sequence[PartsWritten]) -> list[list[int]]:
-    return [[parts.revision, parts.count] for parts in written]
+    return [[parts.revision, parts.count, parts.until_us] for parts in written]
 
 
 def _noted(row: DocumentRow, written: PartsWritten) -> list[list[int]]:
@@ -440,5 +483,6 @@ def _noted(row: DocumentRow, written: PartsWritten) -> list[list[int]]:
     return _stale([*others, written][-_MOST_STALE:])
 
 
-def _parts(pair: Sequence[int]) -> PartsWritten:
-    return PartsWritten(pair[0], pair[1])
+def _parts(stored: Sequence[int]) -> PartsWritten:
+    # The release before stores no time.
+    return PartsWritten(*stored)

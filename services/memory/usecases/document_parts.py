@@ -183,7 +183,7 @@ class DocumentParts:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
             for state in left:
                 # What is left of other revisions stays noted.
-                await repository.settle(state.id, state.revision, 0)
+                await repository.withdraw(state.id, state.revision)
 
     async def clear(self, store: MemoryStore, key: NamespaceKey) -> int:
         """Remove the records of all documents and the documents that were there, and return how many records.
@@ -383,7 +383,11 @@ class DocumentParts:
             expecting = [replace(part, expected_revision=part.revision) for part in parts]
             await store.save(key, namespace.space, expecting, now)
             return
-        await self._check_revision(store, key, document)
+        async with self._database.write() as connection:
+            # Of a process that is killed no part of an earlier revision stays.
+            repository = DocumentRepository(connection, key.group_id, store.backend_id)
+            if not await repository.expect_again(document, now):
+                raise saved_meanwhile(document.id)
         await store.save(key, namespace.space, parts, now)
         try:
             await self._check_revision(store, key, document)

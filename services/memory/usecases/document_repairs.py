@@ -138,4 +138,4 @@ class DocumentRepairs:
             await remove_others(store, key, row.id, row.last_revision, stale, utc_now(), kept)
         async with self._database.write() as connection:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
-            await repository.settle(row.id, document.revision, row.last_revision)
+            await repository.settle(row.id, document.revision, row.last_revision, utc_now())

@@ -325,7 +325,7 @@ class Documents:
         if not store.removes_at_once:
             async with self._database.write() as connection:
                 repository = DocumentRepository(connection, principal.group_id, store.backend_id)
-                await repository.settle(document.id, revision, revision)
+                await repository.settle(document.id, revision, revision, utc_now())
         return document
 
     async def _undo(self, store: MemoryStore, key: NamespaceKey, document: SavedDocument) -> None:

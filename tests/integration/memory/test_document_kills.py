@@ -7,6 +7,7 @@ service's database and of a group's own, and what is done to records in a worksp
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from typing import Any, cast
 
 import grpc
@@ -15,11 +16,13 @@ from sqlalchemy import update
 
 from coxswain.memory.v1 import document_pb2 as pb
 from coxswain.memory.v1 import memory_pb2, record_pb2
+from services.common.clock import utc_now
 from services.memory.service import MemoryService
 from services.memory.stores import documents as stepwise
 from services.memory.stores.databricks.store import DatabricksMemoryStore
 from services.memory.stores.pgvector.database import BackendDatabase
 from services.memory.tables import documents
+from services.memory.usecases import document_repairs
 from tests.integration.memory.documents import DOCUMENTS, documents_stub, save
 from tests.integration.memory.support import place, stub
 from tests.support.harness import Harness
@@ -82,11 +85,13 @@ class Process:
         """Let what had begun be long ago, and others save and sweep."""
         async with self._write() as connection:
             await connection.execute(update(documents).where(documents.c.due_us.is_not(None)).values(due_us=0))
-        await self.service._remove_expired()
-        await save(self.channel, "Here to stay.", id="another")
-        async with asyncio.timeout(20):
-            while self.service._repairs._running:  # noqa: ASYNC110 - it is nobody's event
-                await asyncio.sleep(0.001)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(document_repairs, "utc_now", lambda: utc_now() + timedelta(days=2))
+            await self.service._remove_expired()
+            await save(self.channel, "Here to stay.", id="another")
+            async with asyncio.timeout(20):
+                while self.service._repairs._running:  # noqa: ASYNC110 - it is nobody's event
+                    await asyncio.sleep(0.001)
 
     async def save(self, name: str) -> None:
         await save(self.channel, TEXT, id=name, chunk_characters=200)

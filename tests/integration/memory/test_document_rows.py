@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
@@ -160,6 +160,35 @@ async def test_the_sweep_leaves_what_the_release_before_is_saving(database: Data
         assert await remove_expired_documents(connection, later, unfinished=True) == 2
 
 
+async def test_the_sweep_of_the_release_before_leaves_what_is_being_saved(database: Database) -> None:
+    now = utc_now()
+    long_ago = now - timedelta(days=2)
+    expires_us, day_us = documents.c.expires_us, 86_400_000_000
+    # What that release takes: it knows no `due_us`.
+    taken = select(documents.c.document_id).where(
+        expires_us.between(1, microseconds(now)),
+        or_(documents.c.last_revision == documents.c.revision, expires_us <= microseconds(now) - day_us),
+    )
+    # Removals that have begun, which it goes on with.
+    half_removed = select(documents.c.document_id).where(expires_us < 0, -expires_us <= microseconds(now) - day_us)
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        for document_id in ("over", "half removed", "there"):
+            expires_at = None if document_id == "there" else long_ago
+            revision, _ = await repository.claim(document_id, 2, long_ago)
+            document = _document(document_id, now, revision=revision, expires_at=expires_at)
+            await repository.switch(document, gone=True)
+        negative = update(documents).where(documents.c.document_id == "half removed")
+        await connection.execute(negative.values(expires_us=-microseconds(long_ago)))
+        assert list(await connection.scalars(taken)) == ["over"]
+        assert list(await connection.scalars(half_removed)) == ["half removed"]
+        for document_id in ("over", "half removed", "there"):
+            await repository.claim(document_id, 2, now)
+        assert list(await connection.scalars(taken)) == list(await connection.scalars(half_removed)) == []
+        [there] = await repository.page("", 10, now)
+        assert there.id == "there"
+
+
 async def test_no_repair_begins_of_what_is_being_saved_again(database: Database) -> None:
     now = utc_now()
     later = now + timedelta(hours=1)
@@ -200,7 +229,7 @@ async def test_a_row_with_parts_of_a_revision_that_does_not_expire_is_left_to_a_
         assert await remove_expired_documents(connection, later, unfinished=False) == 0
         (row,) = await repository.due(later, 5)
         assert [parts.revision for parts in row.stale] == [1]
-        await repository.settle("d", 2, 2)
+        await repository.settle("d", 2, 2, now)
         assert await remove_expired_documents(connection, later, unfinished=False) == 1
 
 

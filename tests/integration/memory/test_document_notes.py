@@ -1,0 +1,71 @@
+"""What a call notes of the parts it is about to write, while others save the same document in a workspace."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from coxswain.memory.v1 import memory_pb2, record_pb2
+from services.common.clock import utc_now
+from services.memory.service import MemoryService
+from services.memory.stores.databricks.store import DatabricksMemoryStore
+from tests.integration.memory.documents import DOCUMENTS, parts, save
+from tests.integration.memory.support import place, stub
+from tests.support.harness import Harness
+from tests.support.waiting import until
+
+TEXT = "The keeper lights the lamp at dusk and trims the wick. " * 12
+
+
+async def _revisions(channel: grpc.aio.Channel) -> set[int]:
+    return {part.document.document_revision for part in await parts(channel, "manual")}
+
+
+@pytest.mark.parametrize("store", ["databricks"], indirect=True)
+@pytest.mark.parametrize("call", ["SaveDocument", "SaveRecords", "ForgetSubject"])
+async def test_parts_that_were_written_after_another_save_has_ended_go_although_their_caller_went_away(
+    everywhere: Harness, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    ann, ben = (everywhere.channel(f"dev:{name}:sales=admin") for name in ("ann", "ben"))
+    for channel in (ann, ben):
+        await save(channel, TEXT, id="manual", chunk_characters=200)
+    [first, *_] = await parts(ann, "manual")
+    write, begun, written = DatabricksMemoryStore.save, asyncio.Event(), asyncio.Event()
+    overtaking = list[int]()
+
+    async def overtaken(*given: Any, **named: Any) -> Any:
+        is_first = not begun.is_set()
+        begun.set()
+        if is_first:
+            saved = await save(ben, f"New. {TEXT}", id="manual", chunk_characters=200)
+            overtaking.append(saved.document.revision)
+        result = await write(*given, **named)
+        if is_first:
+            written.set()
+            await asyncio.Event().wait()
+        return result
+
+    async def begin() -> None:
+        if call == "SaveDocument":
+            await save(ann, f"Overtaken. {TEXT}", id="manual", chunk_characters=200)
+        elif call == "SaveRecords":
+            part = record_pb2.Record(id=first.id, document=first.document)
+            await stub(ann).SaveRecords(memory_pb2.SaveRecordsRequest(namespace=place("", DOCUMENTS), records=[part]))
+        else:
+            await stub(ann).ForgetSubject(memory_pb2.ForgetSubjectRequest(subject="dev|ann"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DatabricksMemoryStore, "save", overtaken)
+        calling = asyncio.ensure_future(begin())
+        async with asyncio.timeout(30):
+            await written.wait()
+        calling.cancel()
+    [counts] = overtaking
+    assert await _revisions(ann) == {2 if call == "SaveDocument" else 1, counts}
+    service = cast("MemoryService", everywhere.services["memory"])
+    monkeypatch.setattr("services.memory.usecases.document_repairs.utc_now", lambda: utc_now() + timedelta(days=2))
+    await save(ann, "Something else.", id="other")
+    await until(lambda: not service._repairs._running)
+    assert await _revisions(ann) == {counts}
