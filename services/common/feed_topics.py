@@ -4,38 +4,59 @@ import asyncio
 import contextlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 from services.common.errors import Unavailable
 from services.common.group_lines import wait_without_turn
+from services.common.paced_cancel import PacedFuture
 
 P = TypeVar("P", bound=Any)
 """A position: positions can be compared."""
 E = TypeVar("E")
 
 
-class _News(asyncio.Event):
-    """Who waits for news holds no turn of its group."""
+class News:
+    """Something that comes once, for all who wait for it; they hold no turn of their group."""
 
-    async def wait(self) -> Literal[True]:
+    def __init__(self) -> None:
+        self._waiting: set[PacedFuture[None]] | None = set()
+        """None once it has come."""
+
+    def come(self) -> None:
+        """Let everybody go on who waits."""
+        waiting, self._waiting = self._waiting or (), None
+        for future in waiting:
+            if future.wanted:
+                future.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until it comes."""
         wait_without_turn()
-        return await super().wait()
+        if self._waiting is None:
+            return
+        future = PacedFuture[None](loop=asyncio.get_running_loop())
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            if self._waiting is not None:
+                self._waiting.discard(future)
 
 
 class Topic:
     """Something that is followed, and who waits for news of it."""
 
     def __init__(self) -> None:
-        self._changed = _News()
+        self._changed = News()
 
     def wake(self) -> None:
         """Let everybody who waits look again."""
-        self._changed.set()
-        self._changed = _News()
+        self._changed.come()
+        self._changed = News()
 
     @property
-    def changed(self) -> asyncio.Event:
-        """Set by the next `wake`."""
+    def changed(self) -> News:
+        """Comes with the next `wake`."""
         return self._changed
 
 

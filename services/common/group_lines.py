@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
+from services.common.paced_cancel import PacedFuture
+
 # In parts of the processor time that a turn used: as long a pause left other groups' calls at 2.4 times their quiet
 # time.
 _PAUSE_FOR_OTHERS = 2.0
@@ -54,7 +56,7 @@ class _Line:
     turns: dict[_Turn, None] = field(default_factory=dict)
     """Those that are held, in the order in which they began."""
     pauses: int = 0
-    waiting: OrderedDict[asyncio.Future[_Turn], None] = field(default_factory=OrderedDict)
+    waiting: OrderedDict[PacedFuture[_Turn], None] = field(default_factory=OrderedDict)
     timer: asyncio.TimerHandle | None = None
     ends: float = 0.0
     """When the timer is due; the timer itself does not say so once that is over."""
@@ -65,7 +67,7 @@ class _Line:
 
     async def wait_for_turn(self) -> _Turn:
         """Return a turn, once there is one; it has to be ended."""
-        coming: asyncio.Future[_Turn] = asyncio.get_running_loop().create_future()
+        coming = PacedFuture[_Turn](loop=asyncio.get_running_loop())
         self.waiting[coming] = None
         self._watch()
         try:
@@ -101,7 +103,7 @@ class _Line:
         """Let those begin who can, in the order of their coming."""
         while self.waiting and self._has_room():
             coming, _ = self.waiting.popitem(last=False)
-            if not coming.done():
+            if coming.wanted:
                 coming.set_result(self._begin(time.process_time()))
         self._watch()
 

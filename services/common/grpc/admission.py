@@ -65,19 +65,11 @@ class Admission:
         if principal_token:
             call.principal = await self._authenticator.forwarded(principal_token)
 
-    async def wait_for_refusal(self, call: Call, admitted: Principal) -> CoxswainError:
-        """Return why the caller of a stream may not go on with it, soon after they are no longer who was admitted.
-
-        Until then, the principal of the call is the present one.
-        """
-        while True:
-            # What is remembered of the caller may be old already: a fixed pace would add that age to the time they get.
-            remembered = self._authenticator.remembered_seconds(call.credential, call.group_header)
-            await self._authenticator.wait_for_change(
-                call.principal or admitted, remembered or self._stream_check_seconds
-            )
-            if (refusal := await self.refusal(call, admitted)) is not None:
-                return refusal
+    async def wait_for_change(self, call: Call, admitted: Principal) -> None:
+        """Wait until the caller of a call may no longer be who was admitted; ask `refusal` then."""
+        # What is remembered of the caller may be old already: a fixed pace would add that age to the time they get.
+        remembered = self._authenticator.remembered_seconds(call.credential, call.group_header)
+        await self._authenticator.wait_for_change(call.principal or admitted, remembered or self._stream_check_seconds)
 
     async def refusal(self, call: Call, admitted: Principal) -> CoxswainError | None:
         """Return why a caller may not go on, or None; then the principal of the call is the present one."""

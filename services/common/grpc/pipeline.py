@@ -27,6 +27,7 @@ from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.call import Call, current_call, enter_call
 from services.common.grpc.call_audit import record_call
 from services.common.grpc.call_spans import begin_call_span, end_call_span
+from services.common.grpc.caller_watch import CallerWatch
 from services.common.grpc.capacity import Capacity
 from services.common.grpc.decoding import decode, note_for_audit, requests_of_stream
 from services.common.grpc.group_traffic import GroupTraffic
@@ -37,7 +38,6 @@ from services.common.grpc.metrics import OPEN, count_call, count_protocol_refusa
 from services.common.grpc.request_reading import RequestReader
 from services.common.grpc.status import failure_metadata, from_rpc_error, to_status
 from services.common.identity.authenticator import GROUP, REQUEST_ID, Authenticator, refuse_ambiguous
-from services.common.identity.principal import Principal
 from services.common.ids import new_id
 from services.common.quotas import QuotaExceeded
 
@@ -60,13 +60,23 @@ _TURNS_ALONE = 8
 
 @dataclass(slots=True)
 class _Responses:
-    """A stream of responses, for whom watches over its caller."""
+    """A stream of responses, which ends when its caller is no longer who was admitted."""
 
     task: "asyncio.Task[Any] | None"
     writing: bool = False
     """Whether gRPC has a response of it that the client has not taken yet."""
     refusal: CoxswainError | None = None
     """Why it has to end."""
+    timer: asyncio.TimerHandle | None = None
+    """Ends it though the client takes nothing."""
+
+    def refuse(self, refusal: CoxswainError) -> None:
+        """End it: when the client has taken what is written, or will not take it."""
+        self.refusal = refusal
+        if self.task is not None and self.writing:
+            self.timer = asyncio.get_running_loop().call_later(_LAST_WRITE_SECONDS, self.task.cancel)
+        elif self.task is not None:
+            self.task.cancel()
 
 
 class Pipeline:
@@ -102,6 +112,7 @@ class Pipeline:
         listener = "internal" if internal else "public"
         OPEN.labels(listener, "calls").set_function(capacity.calls.held)
         OPEN.labels(listener, "streams").set_function(capacity.streams.held)
+        self._callers = CallerWatch(self._admission)
         self._closing = BackgroundTasks()
 
     def unary(
@@ -194,7 +205,6 @@ class Pipeline:
 
         async def serve(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             call = Call(request_id="", method=method.path, peer=context.peer())
-            guard: asyncio.Task[None] | None = None
             stream = _Responses(asyncio.current_task())
             places = contextlib.ExitStack()
             if stream.task is not None:
@@ -220,10 +230,10 @@ class Pipeline:
                     request = await decoded(read_request)
                     del read_request
                     if call.principal is not None and not call.service:
-                        guard = asyncio.create_task(self._end_when_refused(call, call.principal, stream))
+                        places.enter_context(self._callers.over(call, call.principal, stream.refuse))
                     responses = handler(request, context)
                     if stream.task is not None:
-                        stream.task.add_done_callback(lambda _: self._closing.start(_close(responses, guard)))
+                        stream.task.add_done_callback(partial(self._close, responses))
                     data = await self._next_of(responses)
                 # Without a turn: what comes next may have to wait for something, and so would others of the group.
                 while data is not None:
@@ -245,8 +255,8 @@ class Pipeline:
                 return
             finally:
                 places.close()
-                if guard is not None:
-                    guard.cancel()
+                if stream.timer is not None:
+                    stream.timer.cancel()
                 count_call(call)
 
         return serve
@@ -298,14 +308,15 @@ class Pipeline:
         if call.principal is None or call.service:
             return await handling
         answer = asyncio.ensure_future(handling)
-        refusal = asyncio.create_task(self._admission.wait_for_refusal(call, call.principal))
+        refusal: asyncio.Future[CoxswainError] = asyncio.get_running_loop().create_future()
+        either: set[asyncio.Future[Any]] = {answer, refusal}
         try:
-            await asyncio.wait({answer, refusal}, return_when=asyncio.FIRST_COMPLETED)
+            with self._callers.over(call, call.principal, refusal.set_result):
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 raise refusal.result()
             return answer.result()
         finally:
-            refusal.cancel()
             answer.cancel()
 
     def _encode(self, response: Message) -> bytes:
@@ -325,12 +336,14 @@ class Pipeline:
             )
         return data
 
-    async def _end_when_refused(self, call: Call, admitted: Principal, stream: _Responses) -> None:
-        stream.refusal = await self._admission.wait_for_refusal(call, admitted)
-        if stream.writing:
-            await asyncio.sleep(_LAST_WRITE_SECONDS)
-        if stream.task is not None:
-            stream.task.cancel()
+    def _close(self, responses: AsyncIterator[Message], _task: "asyncio.Task[Any]") -> None:
+        """End a handler whose client went away while something was sent to it.
+
+        grpc drops it as it is, in a circle of objects: what the handler holds would be held until Python looks for
+        those.
+        """
+        if isinstance(responses, AsyncGenerator) and getattr(responses, "ag_frame", None) is not None:
+            self._closing.start(_aclose(responses))
 
     async def _fail(self, call: Call, method: Method, context: Context, error: Exception) -> None:
         """End the call with the status of an error; never returns."""
@@ -396,12 +409,5 @@ def _fault(call: Call, error: Exception) -> Internal:
     return Internal(f"the server failed; its log tells why under request id {call.request_id}", reason="INTERNAL")
 
 
-async def _close(responses: AsyncIterator[Message], guard: asyncio.Task[None] | None) -> None:
-    """End a handler whose client went away while something was sent to it, and do nothing to one that has ended.
-
-    grpc drops it as it is, in a circle of objects: what the handler holds would be held until Python looks for those.
-    """
-    if guard is not None:
-        guard.cancel()
-    if isinstance(responses, AsyncGenerator):
-        await responses.aclose()
+async def _aclose(responses: AsyncGenerator[Message, None]) -> None:
+    await responses.aclose()

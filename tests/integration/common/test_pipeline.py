@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import tempfile
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from google.protobuf.descriptor_database import DescriptorDatabase
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -794,6 +796,35 @@ async def test_a_client_that_goes_away_ends_the_handler_of_its_stream(served: Se
     await stream.read()
     stream.cancel()
     await served.toy.watch_ended.wait()
+
+
+def test_calls_and_streams_leave_nothing_that_only_a_search_of_all_objects_finds(tmp_path: Path) -> None:
+    """On the loop that servers use: the other one keeps timers, with all they know, until their time comes."""
+    watching = execution_pb2.WatchExecutionRequest(id="e")
+    mine = bearer("ann:OPERATOR")
+
+    def kept() -> int:
+        return sum(type(each).__name__ in ("Call", "_MessageReceiver") for each in gc.get_objects())
+
+    async def scenario() -> None:
+        async with serve(tmp_path) as served:
+            streams = [served.executions.WatchExecution(watching, metadata=mine) for _ in range(10)]
+            for stream in streams:
+                await stream.read()
+            assert kept() - before >= 10
+            for stream in streams:
+                stream.cancel()
+            for _ in range(10):
+                await served.models.GetModel(model_pb2.GetModelRequest(name="m"), metadata=mine)
+            await until(lambda: kept() == before, "the calls are gone")
+
+    gc.collect()
+    before = kept()
+    gc.disable()
+    try:
+        uvloop.run(scenario())
+    finally:
+        gc.enable()
 
 
 async def one_message() -> AsyncIterator[bytes]:
