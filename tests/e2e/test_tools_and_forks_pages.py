@@ -23,7 +23,7 @@ from coxswain.orchestrator.v1.execution_pb2 import (
 )
 from tests.e2e.support import MODEL, SUCCEEDED, outputs
 from tests.e2e.test_files_and_questions_pages import AGENT, Command, asked, blocks, id_in, plain, shown
-from tests.support.child_process import ROOT
+from tests.support.child_process import ROOT, free_port
 from tests.support.installation import wait_until
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Fault, Reply, ToolCall
@@ -61,9 +61,7 @@ def client(suite: SuiteProcess, token: str) -> Iterator[Client]:
 @pytest.fixture
 def server_port() -> Iterator[str]:
     """The port of the example's MCP server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen([sys.executable, str(EXAMPLE / "server.py"), "--port", str(port)])
     try:
         wait_until(lambda: _listens(port), "the example's server listens")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import sqlite3
@@ -21,10 +22,15 @@ ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 180.0
 """How long a program may take to do what a test waits for; reached only when it never will."""
 
+_LASTING_PORTS = range(20_000, 32_000)
+"""Below those that Linux gives to outgoing connections, and to who asks for any port: they would take a port before its
+program listens at it, or while that is started again."""
+
 _KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 # Lets coverage measurement see the processes.
 _KEPT_PREFIXES = ("COVERAGE_", "COV_CORE_")
 _TAIL_LINES = 60
+_untaken_ports = iter(random.Random().sample(_LASTING_PORTS, len(_LASTING_PORTS)))
 
 
 def scrubbed_environment(home: Path, **more: str) -> dict[str, str]:
@@ -34,10 +40,11 @@ def scrubbed_environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a loopback port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port nobody listens on, another one each time; it stays free while nothing listens on it."""
+    for port in _untaken_ports:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("every port was given away")
 
 
 class ChildProcess:

@@ -18,6 +18,7 @@ from services.common.hosting import Host
 from services.common.ports import refuse_taken_port
 from services.common.settings import CommonSettings
 from services.common.startup import StartError
+from tests.support.child_process import free_port
 from tests.support.service_tables import make_service_tables
 
 
@@ -36,13 +37,6 @@ async def failed_start(module: str, **variables: str) -> list[str]:
     return written.decode().splitlines()
 
 
-@pytest.fixture
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 async def refused_database(tmp_path: Path, url: str, migrate: str = "auto") -> str:
     settings = CommonSettings(data_dir=tmp_path / "data", database_url=url, migrate=migrate)
     with pytest.raises(StartError) as refused:
@@ -51,7 +45,8 @@ async def refused_database(tmp_path: Path, url: str, migrate: str = "auto") -> s
     return str(refused.value)
 
 
-async def test_a_database_that_is_away_is_named_with_the_cause(closed_port: int, tmp_path: Path) -> None:
+async def test_a_database_that_is_away_is_named_with_the_cause(tmp_path: Path) -> None:
+    closed_port = free_port()
     (line,) = await failed_start(
         "services.auth",
         COXSWAIN_DATA_DIR=str(tmp_path / "data"),

@@ -1,7 +1,6 @@
 """Sources and single calls through the real tool gateway, to servers on loopback."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from coxswain.orchestrator.v1.tool_usage_pb2 import QueryToolUsageRequest
 from services.common.grpc.json_values import to_struct
 from services.common.ids import new_id
 from services.orchestrator.settings import OrchestratorSettings
+from tests.support.child_process import free_port
 from tests.support.fake_tool_gateway import FakeToolGateway, serve_fake_gateway, tool
 from tests.support.harness import Harness, serve_services
 from tests.support.tool_adapters import RecordingApi
@@ -36,17 +36,10 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
         yield served
 
 
-def closed_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 async def test_a_source_is_listed_by_a_gateway_that_starts_a_little_later(tmp_path: Path) -> None:
     settings = OrchestratorSettings(tool_egress_allowed_networks=["127.0.0.0/8"])
     async with serve_services(tmp_path, "models", "orchestrator", settings={"orchestrator": settings}) as harness:
-        port = closed_port()
+        port = free_port()
         harness.host._addresses["tools"] = f"127.0.0.1:{port}"  # type: ignore[index]
         spec = pb.ToolSourceSpec(name="desk", mcp=pb.McpServer(url="http://127.0.0.1:1/mcp"))
         sources = ToolSourceServiceStub(harness.channel())
@@ -119,7 +112,7 @@ async def test_arguments_that_cannot_be_checked_now_are_no_fault_of_the_caller(
 
 async def test_a_check_tells_where_the_way_ends(harness: Harness) -> None:
     stub = ToolSourceServiceStub(harness.channel())
-    spec = pb.ToolSourceSpec(name="away", mcp=pb.McpServer(url=f"http://127.0.0.1:{closed_port()}/mcp"))
+    spec = pb.ToolSourceSpec(name="away", mcp=pb.McpServer(url=f"http://127.0.0.1:{free_port()}/mcp"))
     created = (await stub.CreateToolSource(pb.CreateToolSourceRequest(spec=spec))).source
     assert created.list_revision == 0
     assert created.list_error

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import socket
 import subprocess
 import time
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from tests.support.child_process import free_port
 from tests.support.own_environment import python_of
 
 HERE = Path(__file__).parent
@@ -18,21 +18,11 @@ LOCK = HERE / "modern.txt"
 LEGACY = HERE / "legacy_server.py"
 MODERN = HERE / "modern_server.py"
 WAIT_SECONDS = 90.0
-LASTING_PORTS = range(20_000, 32_000)
-"""Below those that Linux gives to outgoing connections, which would take a server's port while it restarts."""
 
 
 def modern_python() -> Path:
     """Return the interpreter that has version 2 of the package; its environment is made when its lock is new."""
     return python_of("mcp-modern", LOCK)
-
-
-def free_port() -> int:
-    """Return a loopback port that stays free while nothing listens on it."""
-    while True:
-        port = random.choice(LASTING_PORTS)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 @dataclass
