@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 from grpc import StatusCode
 
@@ -42,12 +43,28 @@ async def test_each_service_on_the_way_calls_the_workspace_as_the_user(world: Wo
     assert not world.workspace.identity.requests(path="/oidc/v1/token"), "the service principal was not even signed in"
 
 
+async def token_that_was_used_and_ran_out(world: World) -> str:
+    """Return a token with which a memory was saved while it was good, once it is good no more."""
+    good_for = 10
+    while True:
+        # Tokens count as expired 40 seconds early.
+        token = world.token("ann", expires_in_s=40 + good_for)
+        ends = time.time() + good_for
+        try:
+            await world.memory(token).SaveRecords(save("cats sleep a lot"))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not StatusCode.UNAUTHENTICATED:
+                raise
+            # A busy machine was too slow for this one.
+            good_for *= 2
+            world.workspace.llm.clear_log()
+        else:
+            await asyncio.sleep(ends - time.time())
+            return token
+
+
 async def test_when_a_token_runs_out_during_use_nobody_else_is_used(world: World) -> None:
-    # Tokens count as expired 40 seconds early: this one is good for a few.
-    token = world.token("ann", expires_in_s=50)
-    expires = time.time() + 50
-    await world.memory(token).SaveRecords(save("cats sleep a lot"))
-    await asyncio.sleep(expires - 40 - time.time())  # until it is over
+    token = await token_that_was_used_and_ran_out(world)
     used = len(world.workspace.llm.calls)
     # What was remembered of the caller and the credential lasts no longer than the token.
     for call in (world.memory(token).SearchRecords(search("cats")), world.inference(token).Complete(question("?"))):
