@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,6 @@ class FakeToolGateway(ToolGatewayServiceServicer):
         default_factory=lambda: pb.ToolOutcome(result=pb.ToolCallResult(text="done", structured_json='{"ok": true}'))
     )
     question: pb.SourceQuestion | None = None
-    on_list: Callable[[], None] = lambda: None
     listed: list[str] = field(default_factory=list)
     calls: list[pb.ExecuteToolCallRequest] = field(default_factory=list)
     answers: list[pb.AnswerSourceQuestionRequest] = field(default_factory=list)
@@ -55,7 +54,6 @@ class FakeToolGateway(ToolGatewayServiceServicer):
     async def ListSourceTools(self, request: pb.ListSourceToolsRequest, context: Any) -> pb.ListSourceToolsResponse:
         """Answer as the test says."""
         self.listed.append(request.source_id)
-        self.on_list()
         if self.hold is not None:
             await self.hold.wait()
         if self.failure is not None:

@@ -272,8 +272,11 @@ async def working(harness: Harness, database_url: str) -> AsyncIterator[Worker]:
         if on_postgres
         else RemoteHintBus(harness.peers("orchestrator").channel("orchestrator"), "host-1")
     )
-    await bus.start()
     try:
+        # Before it hears, it would miss what a test has happen.
+        with bus.subscribe(HintKind.RESYNC) as hints:
+            await bus.start()
+            await hints.take()
         yield Worker(database, bus)
     finally:
         await bus.close()

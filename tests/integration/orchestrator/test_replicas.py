@@ -26,6 +26,7 @@ from tests.integration.orchestrator.support import (
     working,
 )
 from tests.support.harness import Harness, serve_services
+from tests.support.waiting import until
 
 Pair = tuple[Harness, Harness]
 
@@ -146,6 +147,13 @@ async def test_a_task_of_a2a_is_followed_on_one_replica_and_answered_through_the
         await worker.claim(task.id)
         await finish(worker, task.id)
         assert state([answer async for answer in stream][-1].status_update) == "COMPLETED"
-        listed = (await agent(one).ListTasks(a2a.ListTasksRequest(status=a2a.TASK_STATE_SUBMITTED))).tasks
-        await agent(one).CancelTask(a2a.CancelTaskRequest(id=listed[0].id))
+        submitted: list[str] = []
+
+        async def is_submitted() -> bool:
+            listed = (await agent(one).ListTasks(a2a.ListTasksRequest(status=a2a.TASK_STATE_SUBMITTED))).tasks
+            submitted[:] = [task.id for task in listed]
+            return bool(submitted)
+
+        await until(is_submitted)
+        await agent(one).CancelTask(a2a.CancelTaskRequest(id=submitted[0]))
         assert state(await waiting) == "CANCELED"

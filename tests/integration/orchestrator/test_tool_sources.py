@@ -44,6 +44,7 @@ from tests.integration.orchestrator.support import (
 )
 from tests.support.fake_tool_gateway import FakeToolGateway, serve_fake_gateway, tool
 from tests.support.harness import ALICE, BOB, Harness, serve_services
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from coxswain.orchestrator.v1.tool_service_pb2_grpc import ToolServiceAsyncStub
@@ -236,10 +237,9 @@ async def test_many_who_need_a_list_at_once_ask_for_it_once(harness: Harness, ga
     source = await create(harness)
     gateway.listed.clear()
     gateway.hold = asyncio.Event()
-    arrived = asyncio.Event()
-    gateway.on_list = arrived.set
     refreshing = [asyncio.create_task(refresh(harness, source)) for _ in range(8)]
-    await arrived.wait()
+    open_calls: Any = harness.host._listeners[0]._pipeline._capacity.group_calls
+    await until(lambda: gateway.listed and open_calls.held("sales") == 8)
     gateway.hold.set()
     answers = await asyncio.gather(*refreshing)
     assert {answer.source.list_revision for answer in answers} == {1}
