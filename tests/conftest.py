@@ -98,8 +98,8 @@ def postgres_server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="coxswain-pg-") as directory:
         server = get_server(directory)
         try:
-            # No test turns the machine off.
-            for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            # No test turns the machine off; and a transaction of autovacuum, whenever it comes, holds events back.
+            for setting in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
                 server.psql(f"ALTER SYSTEM SET {setting} = off")
             server.psql("SELECT pg_reload_conf()")
             yield server.get_uri()
