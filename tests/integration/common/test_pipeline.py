@@ -170,6 +170,7 @@ class ToyService(
 
     async def DeleteModel(self, request: Any, context: Any) -> model_pb2.DeleteModelResponse:
         if request.name == "waits":
+            self.begun["deletions"] += 1
             try:
                 await self.gate.wait()
             finally:
@@ -356,9 +357,10 @@ async def test_a_call_waits_for_none_of_500_of_another_group_that_wait_before_it
 async def test_who_gives_up_while_they_wait_for_a_turn_takes_none_along(taking: Counter[str], served: Served) -> None:
     first = [_waiting_of(served, "loud") for _ in range(8)]
     await until(lambda: served.toy.begun["loud"] == 8)
-    late = _waiting_of(served, "loud", timeout=0.3)
+    late = await _waiting_with_a_deadline(taking, served)
+    asked = taking["loud"]
     cancelled = [_waiting_of(served, "loud") for _ in range(20)]
-    await until(lambda: taking["loud"] == 29)
+    await until(lambda: taking["loud"] >= asked + 20)
     for call in [*cancelled, *first[:4]]:
         call.cancel()
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
@@ -368,10 +370,23 @@ async def test_who_gives_up_while_they_wait_for_a_turn_takes_none_along(taking: 
     await asyncio.gather(*first[4:])
     served.toy.gate.clear()
     served.toy.begun.clear()
+    asked = taking["loud"]
     more = [_waiting_of(served, "loud") for _ in range(20)]
-    await until(lambda: taking["loud"] == 49 and served.toy.begun["loud"] == 8)
+    await until(lambda: taking["loud"] >= asked + 20 and served.toy.begun["loud"] == 8)
     served.toy.gate.set()
     await asyncio.gather(*more)
+
+
+async def _waiting_with_a_deadline(taking: Counter[str], served: Served) -> Any:
+    """Return a call that waits for its turn, and soon is given up; a busy machine may need longer to take it in."""
+    seconds, asked = 0.3, taking["loud"]
+    call = _waiting_of(served, "loud", timeout=seconds)
+    while call.done() or taking["loud"] == asked:
+        if call.done():
+            seconds, asked = 2 * seconds, taking["loud"]
+            call = _waiting_of(served, "loud", timeout=seconds)
+        await asyncio.sleep(0.001)
+    return call
 
 
 async def test_a_stream_takes_a_turn_for_its_first_response_and_none_for_the_next(
@@ -704,17 +719,14 @@ async def test_calls_and_streams_that_are_open_are_counted(served: Served) -> No
     )
     await watched.read()
     waiting = served.models.DeleteModel(model_pb2.DeleteModelRequest(name="waits"), metadata=bearer("ann:ADMIN"))
-    await asyncio.wait_for(
-        served.models.GetModel(model_pb2.GetModelRequest(name="m"), metadata=bearer("ann:ADMIN")), 10
-    )
+    # Open calls hold up no other.
+    await served.models.GetModel(model_pb2.GetModelRequest(name="m"), metadata=bearer("ann:ADMIN"))
     assert open_now("streams") == 1
     watch = "/coxswain.orchestrator.v1.ExecutionService/WatchExecution"
     before = calls(watch, "client", "CANCELLED")
     watched.cancel()
     await served.toy.watch_ended.wait()
-    async with asyncio.timeout(10):
-        while (open_now("calls"), open_now("streams")) != (1, 0):  # noqa: ASYNC110 - a gauge wakes nobody
-            await asyncio.sleep(0.001)
+    await until(lambda: (open_now("calls"), open_now("streams")) == (1, 0))
     served.toy.gate.set()
     await waiting
     assert (open_now("calls"), open_now("streams")) == (0, 0)
@@ -860,7 +872,7 @@ async def test_a_handler_ends_with_its_call_even_when_nobody_takes_what_it_says(
     await sending.wait()
     call.cancel()
     # The client is gone, and grpc holds `responses` in a circle of objects, as this test does.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await ended.wait()
     assert responses is not None
 
@@ -1045,7 +1057,7 @@ async def test_more_calls_than_there_are_places_for_are_told_when_to_come_again(
     async with serve(tmp_path, max_concurrent_calls=3) as served:
         calls = [asyncio.ensure_future(served.models.GetModel(waits, metadata=bearer("a:OPERATOR"))) for _ in range(5)]
         done = set[Any]()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(done) < 2:
                 done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         served.toy.gate.set()
@@ -1072,9 +1084,7 @@ async def test_a_request_that_does_not_end_holds_no_place_of_another_group(tmp_p
         begin: Any = served.channel.stream_unary(method)
         begun = [begin(metadata=bearer("ann:OPERATOR", x_group_id="sales")) for _ in range(2)]
         reading: Any = served.host._listeners[0]._pipeline._capacity.group_calls
-        async with asyncio.timeout(10):
-            while reading.held("sales") < len(begun):  # noqa: ASYNC110 - nobody could tell us
-                await asyncio.sleep(0.001)
+        await until(lambda: reading.held("sales") == len(begun))
         model = model_pb2.GetModelRequest(name="m")
         await served.models.GetModel(model, metadata=bearer("bob:OPERATOR", x_group_id="legal"))
         for call in begun:
@@ -1313,8 +1323,9 @@ async def test_a_stream_of_requests_whose_client_goes_away_is_audited_as_cancell
 
 async def test_a_change_whose_client_goes_away_is_audited_as_cancelled(served: Served, audited: Lines) -> None:
     request = model_pb2.DeleteModelRequest(name="waits")
-    with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED"):
-        await served.models.DeleteModel(request, metadata=bearer("ann:ADMIN"), timeout=0.2)
+    call = served.models.DeleteModel(request, metadata=bearer("ann:ADMIN"))
+    await until(lambda: served.toy.begun["deletions"])
+    call.cancel()
     await served.toy.delete_ended.wait()
     await served.host.close(0)
     [line] = audited()
