@@ -14,7 +14,7 @@ from aiohttp import web
 
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_LINE_BYTES = 128 * 1024
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 
 class Changes:

@@ -111,7 +111,7 @@ class World:
         """Return what is wrong with the outcome of an attempt; empty when it was refused properly."""
         channel = self.internal if attempt.on_internal else self.public
         try:
-            await caller(channel, attempt.method)(attempt.request, metadata=attempt.metadata, timeout=30)
+            await caller(channel, attempt.method)(attempt.request, metadata=attempt.metadata, timeout=60)
         except grpc.aio.AioRpcError as error:
             if error.code() not in REFUSALS:
                 return f"{attempt.name}: {attempt.method}: {error.code()} {error.details()}"

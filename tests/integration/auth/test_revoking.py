@@ -43,7 +43,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def until_it_fails(call: Callable[[], Awaitable[object]]) -> None:
     """Call until what is remembered of the caller is dropped, which would be a minute or more otherwise."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with contextlib.suppress(grpc.aio.AioRpcError):
             while True:
                 await call()

@@ -114,7 +114,7 @@ def success(sequence: int) -> ExecutionEvent:
 
 
 def wait(event: threading.Event) -> None:
-    assert event.wait(30)
+    assert event.wait(60)
 
 
 def abort(code: grpc.StatusCode, message: str = "scripted") -> Callable[[Any], None]:
@@ -144,13 +144,13 @@ async def test_an_execution_is_renewed_with_the_token_at_hand(
 async def test_unary_calls_have_a_deadline_that_can_be_chosen(
     connect: Connect, server: Server, installation: Installation
 ) -> None:
-    client = connect(server.address, timeout=20)
+    client = connect(server.address, timeout=2000)
     await client.call("whoami")
-    await client.call("auth.WhoAmI", WhoAmIRequest(), timeout=5)
+    await client.call("auth.WhoAmI", WhoAmIRequest(), timeout=500)
     default, chosen = installation.deadlines
     assert default is not None
     assert chosen is not None
-    assert chosen < 6 < default < 21
+    assert 0 < chosen < 600 < default < 2100
 
 
 async def test_a_deadline_that_passes_is_an_error_of_its_own(

@@ -254,7 +254,7 @@ async def test_changes_that_mean_nothing_are_refused(run: Run) -> None:
 
 async def when_it_has(run: Run, field: str) -> Any:
     """The schedule as soon as it has a field."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while field not in (schedule := await stored(run)):
             pass
     return schedule

@@ -4,7 +4,6 @@ Each call is made again and again, and killed one write later each time, until i
 service's database and of a group's own, and what is done to records in a workspace.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -26,6 +25,7 @@ from services.memory.usecases import document_repairs
 from tests.integration.memory.documents import DOCUMENTS, documents_stub, save
 from tests.integration.memory.support import place, stub
 from tests.support.harness import Harness
+from tests.support.waiting import until
 
 TEXT = "The keeper lights the lamp at dusk and trims the wick. " * 12
 MOST_WRITES = 30
@@ -89,9 +89,7 @@ class Process:
             patched.setattr(document_repairs, "utc_now", lambda: utc_now() + timedelta(days=2))
             await self.service._remove_expired()
             await save(self.channel, "Here to stay.", id="another")
-            async with asyncio.timeout(20):
-                while self.service._repairs._running:  # noqa: ASYNC110 - it is nobody's event
-                    await asyncio.sleep(0.001)
+            await until(lambda: not self.service._repairs._running)
 
     async def save(self, name: str) -> None:
         await save(self.channel, TEXT, id=name, chunk_characters=200)

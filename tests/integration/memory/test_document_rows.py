@@ -258,7 +258,7 @@ async def test_the_sweep_waits_for_no_row_that_others_hold(postgres_url: str) ->
             revision, _ = await repository.claim(name, 2, now)
             await repository.switch(_document(name, now, revision=revision, expires_at=now), gone=True)
     later = now + timedelta(seconds=1)
-    async with database.write() as holding, asyncio.timeout(30):
+    async with database.write() as holding, asyncio.timeout(60):
         assert await DocumentRepository(holding, "sales", None).get("held", now, lock=True)
         async with database.write() as connection:
             assert await remove_expired_documents(connection, later, unfinished=True) == 1

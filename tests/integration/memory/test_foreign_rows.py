@@ -215,7 +215,9 @@ async def test_a_short_term_row_that_does_not_say_when_it_ends_does_not_end() ->
 
 @pytest.mark.parametrize("kind", list(MemoryKind))
 @given(st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_whatever_a_row_holds_it_is_a_record_or_unreadable(kind: MemoryKind, data: st.DataObject) -> None:
     value: st.SearchStrategy[Any] = (
         st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=3)

@@ -142,7 +142,7 @@ async def test_a_statement_ends_with_the_call_that_waits_for_it(
         beside = await asyncpg.connect(pgvector_url)
 
         async def becomes(count: int) -> None:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while await beside.fetchval(running) != count:  # noqa: ASYNC110 - only the server knows
                     await asyncio.sleep(0.01)
 

@@ -136,7 +136,7 @@ async def test_must_post_what_streams_tell_in_order_with_the_receivers_credentia
     )
     # The release before could not open the credentials.
     assert all(row.paused for row in await rows_of(worker, webhooks))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (await rows_of(worker, webhooks))[0].finished:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.05)
     webhook, deliveries = await deliveries_of(harness, task.id)
@@ -266,7 +266,7 @@ async def test_deleting_a_config_or_its_task_stops_what_is_queued_and_410_ends_i
     gone = await send(stub, configuration=configuration(f"{receiver.url}/gone"))
     await work_through(worker, gone.id)
     await receiver.changes.wait(lambda: [each.status for each in receiver.posted][2:] == [410])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (await deliveries_of(harness, gone.id))[0].gone:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.05)
     failed = webhook_pb2.WebhookDeliveryState.WEBHOOK_DELIVERY_STATE_FAILED

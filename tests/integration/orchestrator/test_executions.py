@@ -62,7 +62,7 @@ async def test_an_execution_is_queued_with_its_tasks_its_first_event_and_a_grant
     request = start_request(crew.id, priority=7, labels={"order": "1"}, timeout=Duration(seconds=90))
     with worker.bus.subscribe(HintKind.EXECUTION_READY) as hints:
         made = (await executions_of(harness).StartExecution(request)).execution
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while made.id not in {hint.execution_id for hint in await hints.take()}:
                 pass
     assert (made.state, made.crew_id, made.crew_revision) == (pb.EXECUTION_STATE_QUEUED, crew.id, 1)
@@ -254,7 +254,7 @@ async def test_cancelling_a_running_execution_asks_its_worker(harness: Harness, 
     await worker.claim(made.id)
     with worker.bus.subscribe(HintKind.CANCEL_REQUESTED) as hints:
         asked = (await stub.CancelExecution(pb.CancelExecutionRequest(id=made.id))).execution
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while made.id not in {hint.execution_id for hint in await hints.take()}:
                 pass
     assert (asked.state, asked.HasField("end_time")) == (pb.EXECUTION_STATE_RUNNING, False)

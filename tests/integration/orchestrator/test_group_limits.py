@@ -59,7 +59,7 @@ async def begin(harness: Harness, crew_id: str) -> pb.Execution:
 
 async def eventually_taken(store: RunStore) -> list[str]:
     """Return what a host with room takes when there is something that it may take."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             if claims := await store.take("host", Room(9, 0, None)):
                 return [claim.execution.id for claim in claims]

@@ -33,7 +33,7 @@ async def sqlite_harness(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 async def received(subscription: Subscription, hint: Hint) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while hint not in await subscription.take():
             pass
 
@@ -52,7 +52,7 @@ async def test_hints_reach_every_process_on_one_postgresql_its_own_included(post
         buses[0].publish(STORED)
         for subscription in (first, second):
             heard: set[Hint] = set()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not heard >= {READY, STORED}:
                     heard |= set(await subscription.take())
     for bus, database in zip(buses, databases, strict=True):

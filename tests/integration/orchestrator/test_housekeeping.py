@@ -40,7 +40,7 @@ async def test_what_waits_and_runs_and_who_is_there_are_metrics(orchestrator: Or
         for execution, state in zip(made, states, strict=False):
             taken = {"state": state, "ready": False, "created_at": utc_now() - timedelta(days=1)}
             await connection.execute(update(executions).where(executions.c.id == execution.id).values(taken))
-        waits = {"created_at": utc_now() - timedelta(seconds=90)}
+        waits = {"created_at": utc_now() - timedelta(seconds=900)}
         await connection.execute(update(executions).where(executions.c.id == made[3].id).values(waits))
         other = {"group_id": "legal", "state": ExecutionState.RUNNING, "ready": True}
         await connection.execute(update(executions).where(executions.c.id == made[1].id).values(other))
@@ -52,7 +52,7 @@ async def test_what_waits_and_runs_and_who_is_there_are_metrics(orchestrator: Or
         "WAITING_FOR_CREDENTIAL": 1,
     }
     assert queue() == [3, 2], "two that no host has begun, and one whose host has died"
-    assert 90 <= (REGISTRY.get_sample_value("coxswain_queue_oldest_seconds") or 0) < 3600
+    assert 900 <= (REGISTRY.get_sample_value("coxswain_queue_oldest_seconds") or 0) < 3600
     assert REGISTRY.get_sample_value("coxswain_worker_hosts") == 0
     # Nobody knows since when those are ready that waited for an answer, or for their turn.
     undo: dict[str, object] = {"started_at": None, "concurrency_key": "", "overlap_policy": OverlapPolicy.ALLOW}
@@ -61,10 +61,10 @@ async def test_what_waits_and_runs_and_who_is_there_are_metrics(orchestrator: Or
         async with orchestrator.database.write() as connection:
             await connection.execute(update(executions).where(executions.c.id == made[3].id).values(undo | changes))
         await orchestrator.waiting_work.count()
-        assert (REGISTRY.get_sample_value("coxswain_queue_oldest_seconds") or 0) < 90
+        assert (REGISTRY.get_sample_value("coxswain_queue_oldest_seconds") or 0) < 900
     async with orchestrator.database.write() as connection:
         await connection.execute(update(executions).values(state=ExecutionState.SUCCEEDED, ready=False))
-    lease = LeaseConnection(orchestrator.database.url, orchestrator.database.schema, "host-1", 30)
+    lease = LeaseConnection(orchestrator.database.url, orchestrator.database.schema, "host-1", 600)
     await asyncio.to_thread(lease.renew)
     try:
         await orchestrator.waiting_work.count()

@@ -371,7 +371,7 @@ def watch(harness: Harness, after: int = 0, bearer: str = ALICE) -> Any:
 
 async def taken(call: AsyncIterator[pb.WatchQuestionsResponse], count: int) -> list[tuple[int, str, str]]:
     found = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async for response in call:
             state = state_pb.QuestionState.Name(response.question.state).removeprefix("QUESTION_STATE_")
             found.append((response.sequence, response.question.id, state))

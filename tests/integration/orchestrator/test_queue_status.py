@@ -18,7 +18,7 @@ async def test_an_execution_says_why_it_waits_and_how_many_are_before_it(harness
     first, second, third = [(await start(harness)).id for _ in range(3)]
     other = (await start(harness, BOB)).id
     assert await _queue(harness, ALICE, first) == ("QUEUE_REASON_NO_WORKER_HOST", "no worker host is running", 0)
-    lease = LeaseConnection(worker.database.url, worker.database.schema, "host", 60.0)
+    lease = LeaseConnection(worker.database.url, worker.database.schema, "host", 600.0)
     lease.renew()
     await store.can_run("host", slots=1, reserved_slots=1, group_limit=None)
     await store.can_run("a host that has died", slots=100, reserved_slots=1, group_limit=None)

@@ -1,5 +1,6 @@
 """A process that is asked to stop while it starts ends, also as the first process of a container."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -54,7 +55,8 @@ def test_the_first_process_of_a_container_ends_while_it_imports(tmp_path: Path) 
     try:
         while started.poll() is None:
             for below in psutil.Process(started.pid).children():
-                below.send_signal(signal.SIGTERM)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    below.send_signal(signal.SIGTERM)
             time.sleep(0.01)
     finally:
         started.kill()
