@@ -167,7 +167,9 @@ def test_a_hostile_value_is_noted_or_ends_in_a_sentence(tmp_path: Path, value: s
         assert load_crewai_project(directory).spec.agents[0].name == "writer"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(start=st.integers(0, len(CODE)), cut=st.integers(0, 40), put=st.text("()[]{}=,.:@\n\"' selfx1*", max_size=8))
 def test_a_damaged_file_is_read_or_ends_in_a_sentence(tmp_path: Path, start: int, cut: int, put: str) -> None:
     directory = write_project(tmp_path, code=CODE[:start] + put + CODE[start + cut :])
@@ -216,7 +218,9 @@ _ARRIVES = {
 _NOTED_AS = {"tools": "Search", "verbose": "verbose"}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(keys=st.lists(st.sampled_from(sorted(_AGENT)), unique=True))
 def test_every_argument_arrives_or_is_noted(tmp_path: Path, keys: list[str]) -> None:
     arguments = "".join(f",\n            {key}={_AGENT[key]}" for key in keys)
@@ -278,7 +282,9 @@ _CREW = {
 _PLACES = {"tasks.draft": (", agent=self.writer())", _TASK), "crew": ("tasks=self.tasks)", _CREW)}
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data(), place=st.sampled_from(sorted(_PLACES)))
 def test_every_argument_of_tasks_and_crews_arrives_or_is_noted(tmp_path: Path, data: st.DataObject, place: str) -> None:
     end, values = _PLACES[place]

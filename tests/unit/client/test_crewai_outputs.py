@@ -239,7 +239,9 @@ _PARTS = (
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(types=st.lists(_TYPES, min_size=1, max_size=4), optional=st.integers(0, 4))
 def test_any_types_have_the_schema_that_pydantic_makes(tmp_path: Path, types: list[str], optional: int) -> None:
     fields = [

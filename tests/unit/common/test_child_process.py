@@ -108,14 +108,15 @@ async def test_a_process_that_works_on_is_killed_after_its_grace(tmp_path: Path)
         await child.write(b"hang")
         started = time.monotonic()
         await child.stop(grace=0.2)
-        assert 0.2 <= time.monotonic() - started < 5
+        assert time.monotonic() - started >= 0.2
+        assert not psutil.pid_exists(child.pid)
 
 
 async def test_a_process_ends_by_itself_when_its_input_closes(tmp_path: Path) -> None:
     async with echoing(tmp_path) as child:
         await child.write(b"x")
         await child.read()
-        await asyncio.wait_for(child.stop(grace=60), 30)
+        await asyncio.wait_for(child.stop(grace=600), 60)
 
 
 async def test_a_stop_that_is_cancelled_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ async def test_a_process_whose_output_nobody_reads_is_stopped_all_the_same(tmp_p
     program = tmp_path / "talks.py"
     program.write_text("import sys\nwhile True:\n    sys.stdout.buffer.write(b'x' * 65536)\n")
     process = await ChildProcess.start(isolated_python(program), environment={})
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not process._output._paused:  # type: ignore[attr-defined]  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.01)
         await process.stop()

@@ -94,7 +94,7 @@ async def test_names_that_are_not_answered_hold_neither_other_work_nor_their_cal
     monkeypatch.setattr(egress, "_LOOKUP_SECONDS", 0.5)
     loop.set_default_executor(ThreadPoolExecutor(1))
     try:
-        async with asyncio.timeout(30), client_of(CLOSED) as client:
+        async with asyncio.timeout(60), client_of(CLOSED) as client:
             call = asyncio.create_task(refusal(client, "https://slow.example.com/"))
             await asked.wait()
             await asyncio.to_thread(int)

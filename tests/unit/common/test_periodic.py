@@ -1,12 +1,13 @@
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from structlog.testing import capture_logs
 
 from services.common.errors import Unavailable
 from services.common.periodic import every
+from tests.support.waiting import until
 
 
 async def run_until(count: int, outcomes: Callable[[int], None], **options: Any) -> int:
@@ -79,7 +80,9 @@ async def test_the_pause_is_asked_for_each_time() -> None:
         nonlocal calls
         calls += 1
 
-    work: Awaitable[None] = every(lambda: next(pauses), action, name="sweep")
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(work, 0.05)
-    assert calls == 2
+    task = asyncio.create_task(every(lambda: next(pauses), action, name="sweep"))
+    await until(lambda: calls == 2)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert (calls, next(pauses, None)) == (2, None)
+    task.cancel()

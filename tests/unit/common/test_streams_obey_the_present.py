@@ -153,7 +153,7 @@ async def test_a_stream_ends_with_what_admitted_its_caller(
     stream = Stream(STREAMS[name], present)
     await anext(stream.responses)
     present.now = now
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         code, reason = await stream.ended()
         assert f"{code.name} {reason}" == expected
         await stream.handler_ended.wait()
@@ -190,7 +190,7 @@ async def test_a_call_that_waits_ends_with_what_admitted_its_caller(name: str) -
     )
     serve = pipeline.unary(Method("/m", "s", access, Empty), handler)
     serving = asyncio.ensure_future(serve(nothing_more(), context))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await waiting.wait()
         assert (ROOM.streams.held(), ROOM.calls.held()) == (1, 0)
         present.now = REMOVED
@@ -207,7 +207,7 @@ async def test_a_stream_whose_caller_is_the_same_goes_on(now: Principal) -> None
     stream = Stream(next(iter(STREAMS.values())), present)
     await anext(stream.responses)
     present.now = now
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await present.looked_at(3)
         await stream.go_on()
 
@@ -219,6 +219,6 @@ async def test_a_stream_whose_caller_may_do_more_now_goes_on() -> None:
     stream = Stream(method, present)
     await anext(stream.responses)
     present.now = ANN
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await present.looked_at(3)
         await stream.go_on()

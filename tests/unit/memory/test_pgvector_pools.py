@@ -39,7 +39,7 @@ async def test_who_waits_for_a_database_of_its_group_holds_no_turn() -> None:
 
     waiting = asyncio.create_task(call())
     await asyncio.sleep(0)
-    async with asyncio.timeout(30), lines.turn("sales", 3600.0, lambda: False):
+    async with asyncio.timeout(60), lines.turn("sales", 3600.0, lambda: False):
         assert not waiting.done()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)

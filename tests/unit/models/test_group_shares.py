@@ -31,7 +31,7 @@ async def test_who_waits_for_their_share_holds_no_turn() -> None:
     async with shares.slot(ORIGIN, "a"):
         waiting = asyncio.create_task(call())
         await asyncio.sleep(0)
-        async with asyncio.timeout(30), lines.turn("a", 3600.0, lambda: False):
+        async with asyncio.timeout(60), lines.turn("a", 3600.0, lambda: False):
             assert not waiting.done()
     await waiting
 
@@ -70,7 +70,7 @@ async def test_a_slot_handed_to_a_call_that_is_cancelled_at_once_is_not_lost() -
         await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await _enter(shares, "a")
 
 

@@ -195,7 +195,7 @@ async def test_who_waits_for_a_helper_to_start_holds_no_turn(monkeypatch: pytest
 
     waiting = asyncio.create_task(call())
     await asyncio.sleep(0)
-    async with asyncio.timeout(30), lines.turn("sales", 3600.0, lambda: False):
+    async with asyncio.timeout(60), lines.turn("sales", 3600.0, lambda: False):
         assert not waiting.done()
     waiting.cancel()
     await helpers.close()

@@ -42,7 +42,7 @@ class Rounds:
 
     async def another(self) -> None:
         """Wait for a round that nobody has waited for yet."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self._begun.get()
 
 

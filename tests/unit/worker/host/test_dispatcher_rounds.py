@@ -65,7 +65,7 @@ class World:
         dispatcher = Dispatcher("host", cast("Any", context), cast("Any", self.lease), idle_reads=idle_reads)
         work = asyncio.create_task(dispatcher.run())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 yield dispatcher
         finally:
             work.cancel()

@@ -165,11 +165,14 @@ async def test_the_hosts_own_trouble_is_not_told_to_the_crew_process() -> None:
         raise ZeroDivisionError("secret")
 
     async with joined(broken) as ends:
-        with pytest.raises(TimeoutError):
-            await asyncio.to_thread(ends.crew.call, embed(), timeout=0.2)
-        await until(lambda: [type(failure) for failure in ends.failures] == [ZeroDivisionError])
+        # A busy host may read of a call and of its end at once, and then it does not begin.
+        while not ends.failures:
+            with pytest.raises(TimeoutError):
+                await asyncio.to_thread(ends.crew.call, embed(), timeout=0.2)
+        told = len(ends.failures)
         ends.crew.notify(embed())
-        await until(lambda: len(ends.failures) == 2)
+        await until(lambda: len(ends.failures) > told)
+        assert {type(failure) for failure in ends.failures} == {ZeroDivisionError}
 
 
 async def test_a_call_given_up_is_given_up_at_the_other_end_too() -> None:
