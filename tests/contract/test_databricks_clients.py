@@ -39,7 +39,7 @@ from databricks.sdk.service.vectorsearch import (
 
 INDEX = "main.memory.rows"
 SCHEMA = {"id": "string", "group_id": "string", "age": "int", "embedding": "array<float>"}
-SOON = dt.timedelta(seconds=5)
+SOON = dt.timedelta(seconds=60)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def ai_search(workspace: DatabricksWorkspace, **credentials: Any) -> Any:
 
 
 def sdk(workspace: DatabricksWorkspace, **credentials: Any) -> Any:
-    config = Config(host=workspace.url, http_timeout_seconds=10, retry_timeout_seconds=5, **credentials)
+    config = Config(host=workspace.url, http_timeout_seconds=60, retry_timeout_seconds=5, **credentials)
     return WorkspaceClient(config=config).vector_search_indexes
 
 
@@ -111,7 +111,7 @@ def test_ai_search_lives_a_whole_index_life(workspace: DatabricksWorkspace, pat:
 
 
 def test_the_sdk_lives_a_whole_index_life(workspace: DatabricksWorkspace, pat: str) -> None:
-    config = Config(host=workspace.url, token=pat, auth_type="pat", http_timeout_seconds=10)
+    config = Config(host=workspace.url, token=pat, auth_type="pat", http_timeout_seconds=60)
     client = WorkspaceClient(config=config)
     endpoints: Any = client.vector_search_endpoints
     indexes: Any = client.vector_search_indexes

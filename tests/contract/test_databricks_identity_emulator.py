@@ -26,7 +26,7 @@ def _no_databricks_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory
 
 
 def sdk(identity: DatabricksIdentity, **credentials: Any) -> WorkspaceClient:
-    config = Config(host=identity.url, http_timeout_seconds=10, retry_timeout_seconds=10, **credentials)
+    config = Config(host=identity.url, http_timeout_seconds=60, retry_timeout_seconds=10, **credentials)
     return WorkspaceClient(config=config)
 
 

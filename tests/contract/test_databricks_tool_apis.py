@@ -38,7 +38,7 @@ def client(workspace: DatabricksWorkspace, monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "none.cfg"))
     token = workspace.identity.add_pat(workspace.identity.add_user("ann@example.com"))
     return WorkspaceClient(
-        config=Config(host=workspace.url, token=token, http_timeout_seconds=10, retry_timeout_seconds=5)
+        config=Config(host=workspace.url, token=token, http_timeout_seconds=60, retry_timeout_seconds=5)
     )
 
 
@@ -134,7 +134,7 @@ def test_a_token_without_the_scope_is_refused(workspace: DatabricksWorkspace) ->
     token = workspace.identity.mint(ann, scopes={"vector-search"}, client_id="app")
     narrow: Any = WorkspaceClient(
         config=Config(
-            host=workspace.url, token=token, auth_type="pat", http_timeout_seconds=10, retry_timeout_seconds=5
+            host=workspace.url, token=token, auth_type="pat", http_timeout_seconds=60, retry_timeout_seconds=5
         )
     )
     with pytest.raises(SdkPermissionDenied):

@@ -80,7 +80,7 @@ def _write(client: str, url: str, row: dict[str, Any]) -> None:
         index: Any = AISearchClient(workspace_url=url, personal_access_token="x", disable_notice=True)
         index.get_index(ENDPOINT, INDEX).upsert([row])
         return
-    config = Config(host=url, token="x", auth_type="pat", http_timeout_seconds=10)
+    config = Config(host=url, token="x", auth_type="pat", http_timeout_seconds=60)
     WorkspaceClient(config=config).vector_search_indexes.upsert_data_vector_index(INDEX, json.dumps([row]))
 
 
@@ -90,7 +90,7 @@ def _read(client: str, url: str, columns: list[str]) -> dict[str, Any]:
         index: Any = AISearchClient(workspace_url=url, personal_access_token="x", disable_notice=True)
         found = index.get_index(ENDPOINT, INDEX).similarity_search(columns, query_vector=vector, disable_notice=True)
         return dict(zip(columns, found["result"]["data_array"][0], strict=False))
-    config = Config(host=url, token="x", auth_type="pat", http_timeout_seconds=10)
+    config = Config(host=url, token="x", auth_type="pat", http_timeout_seconds=60)
     page: Any = WorkspaceClient(config=config).vector_search_indexes.query_index(INDEX, columns, query_vector=vector)
     return dict(zip(columns, page.result.data_array[0], strict=False))
 

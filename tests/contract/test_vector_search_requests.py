@@ -163,7 +163,7 @@ def _sdk_requests(
     workspace: DatabricksWorkspace, token: str, rows: list[Any], count: Any, search: Any
 ) -> list[Exchange]:
     """Live the same life with databricks-sdk."""
-    config = Config(host=workspace.url, token=token, auth_type="pat", http_timeout_seconds=10)
+    config = Config(host=workspace.url, token=token, auth_type="pat", http_timeout_seconds=60)
     client = WorkspaceClient(config=config)
     endpoints: Any = client.vector_search_endpoints
     indexes: Any = client.vector_search_indexes

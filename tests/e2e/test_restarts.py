@@ -38,7 +38,7 @@ from services.common.clock import utc_now
 from services.orchestrator.tables import execution_events, schedules
 from services.suite import backup
 from tests.e2e.support import ALICE, SUCCEEDED, Scene, finish, get, kinds, stored_sequences, stored_state
-from tests.support.child_process import descendants
+from tests.support.child_process import WAIT_SECONDS, descendants
 from tests.support.http_emulator import Gate
 from tests.support.installation import Caller, wait_gone, wait_until
 from tests.support.sources_of_tools import accept, open_questions
@@ -94,7 +94,7 @@ def test_an_execution_and_its_watch_go_on_after_the_whole_suite_was_killed(
         # As a copy by another user's umask leaves them.
         path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
     restarted.start()
-    watcher.join(60)
+    watcher.join(WAIT_SECONDS)
 
     assert open_to_others(restarted.data_dir) == set()
     assert kinds(events)[-1] == "execution_succeeded"

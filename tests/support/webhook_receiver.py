@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.child_process import free_port
 from tests.support.http_emulator import Changes, Gate, HttpEmulator
 
 
@@ -36,7 +37,8 @@ class WebhookReceiver(HttpEmulator):
     """Answers 204, or what `statuses` says."""
 
     def __init__(self) -> None:
-        super().__init__()
+        # It may be stopped and started again, and is to be found where it was.
+        super().__init__(port=free_port())
         self.changes = Changes()
         self.posted: list[Posted] = []
         self.statuses: list[int] = []

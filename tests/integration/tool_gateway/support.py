@@ -23,7 +23,7 @@ from services.orchestrator.tool_gateway.usecases.call_store import CallStore
 from services.orchestrator.tool_gateway.usecases.source_limits import SourceLimits
 from services.orchestrator.tool_gateway.usecases.tool_calls import ToolCalls
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 SourceT = TypeVar("SourceT", bound=ToolAdapter)
 
@@ -118,8 +118,8 @@ def order(
     group_id: str = "sales",
     source: str = "bank",
     idempotent: bool = False,
-    timeout: float = 10.0,
-    max_timeout: float = 20.0,
+    timeout: float = 60.0,
+    max_timeout: float = 60.0,
     execution_id: str = "",
     kind: SourceKind = SourceKind.HTTP,
     endpoint: SourceEndpoint | None = None,

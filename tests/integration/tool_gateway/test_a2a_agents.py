@@ -51,7 +51,7 @@ ASK = {"message": "Brief me on ships."}
 
 @contextlib.asynccontextmanager
 async def adapter(policy: Any = LOOPBACK, **options: Any) -> AsyncIterator[A2AAdapter]:
-    values = {"connect_seconds": 5.0, "look_up_seconds": 0.5, "max_result_bytes": 1024 * 1024} | options
+    values = {"connect_seconds": 30.0, "look_up_seconds": 0.5, "max_result_bytes": 1024 * 1024} | options
     async with egress_of(policy) as egress:
         made = A2AAdapter(egress, policy, values.pop("credentials", GivenHeaders()), **values)
         try:

@@ -185,10 +185,10 @@ async def test_a_lost_process_leaves_what_was_not_sent_to_another(
 
 async def test_a_live_process_is_waited_for(database: Database, identity: ServiceIdentity) -> None:
     gate, started = asyncio.Event(), asyncio.Event()
-    first = Replica(database, identity, held(gate, started), lease=1.0)
+    first = Replica(database, identity, held(gate, started), lease=2.0)
     other = Replica(database, identity, PlayedSource(_pay))
     async with running(first, other):
-        made = order(timeout=30, max_timeout=30)
+        made = order()
         asking = asyncio.create_task(first.call(made))
         await started.wait()
         following = asyncio.create_task(other.call(made))
@@ -717,7 +717,7 @@ async def test_a_call_that_is_taken_back_twice_does_not_take_back_the_next_attem
     assert not sending.is_set()
     forgotten.set()
     await housekeeping
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         await sending.wait()
     assert await row_of(database, key) is not None
     assert (removed, replica.calls._unstored) == (1, {})

@@ -24,6 +24,7 @@ from services.orchestrator.domain.tool_source import AuthKind, OnToolChange, Sha
 from services.orchestrator.tool_gateway.adapters.grpc_provider.adapter import MAX_TOOLS, GrpcProviderAdapter
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown, SourceAnswer, ToolResult
 from services.orchestrator.tool_identity import listed_hash
+from tests.support.child_process import free_port
 from tests.support.harness import ALICE, serve_services
 from tests.support.tool_gateway import FixedSources, GatewayCaller
 from tests.support.tool_provider import (
@@ -51,7 +52,7 @@ async def adapter(policy: Any = LOOPBACK, **options: Any) -> AsyncIterator[GrpcP
     made = GrpcProviderAdapter(
         policy,
         options.pop("credentials", GivenHeaders()),
-        **{"connect_seconds": 5.0, "look_up_seconds": 0.5, "max_result_bytes": 1024 * 1024} | options,
+        **{"connect_seconds": 30.0, "look_up_seconds": 0.5, "max_result_bytes": 1024 * 1024} | options,
     )
     try:
         yield made
@@ -285,10 +286,11 @@ async def test_a_provider_that_restarts_is_asked_again() -> None:
         get_call=answering(state=pb.CALL_STATE_DONE, result=pb.CallResult(text="paid before the restart"))
     )
     async with adapter(look_up_seconds=30.0) as calls:
-        async with served(first) as port:
+        address = f"127.0.0.1:{free_port()}"
+        async with served(first, address=address) as port:
             call = asyncio.create_task(calls.call(call_of(source(f"127.0.0.1:{port}")), RecordedProgress()))
             await first.arrived.wait()
-        async with served(second, address=f"127.0.0.1:{port}"):
+        async with served(second, address=address):
             assert (await call).text == "paid before the restart"
     assert first.made == {"call-1": 1}
     assert second.delivered == []
@@ -307,11 +309,9 @@ async def test_a_process_that_takes_over_asks_and_never_delivers() -> None:
 
 async def test_what_cannot_be_reached_was_not_sent() -> None:
     progress = RecordedProgress()
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
     async with adapter() as calls:
         with pytest.raises(NotSent, match="refuses connections"):
-            await calls.call(call_of(source(f"127.0.0.1:{port}")), progress)
+            await calls.call(call_of(source(f"127.0.0.1:{free_port()}")), progress)
     assert progress.sent_count == 0
 
 
@@ -778,12 +778,15 @@ async def test_groups_and_credentials_share_no_connection_and_idle_ones_are_clos
         yield result()
 
     provider = EmulatedProvider(deliver=noting)
-    async with served(provider) as port, adapter(idle_seconds=0.05) as calls:
-        spec = source(f"127.0.0.1:{port}")
+    async with served(provider) as port, adapter() as calls:
+        spec, channels = source(f"127.0.0.1:{port}"), calls._channels
         for group in ("a", "a", "b"):
             await calls.call(call_of(spec, principal=principal(group)), RecordedProgress())
+        # What rests from here on is closed soon; between the calls so far a busy machine may take longer.
+        channels._idle_seconds = 0.05
+        for group in ("a", "b"):
+            await calls.call(call_of(spec, principal=principal(group)), RecordedProgress())
         assert len(set(peers)) == 2
-        channels = calls._channels
         await until(lambda: not len(channels))
         await calls.call(call_of(spec, principal=principal("a")), RecordedProgress())
     assert len(set(peers)) == 3

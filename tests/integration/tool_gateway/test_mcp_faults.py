@@ -1,7 +1,6 @@
 """MCP servers that break off, refuse, change or lie: what a call makes of it, and how often it was made."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from services.common.identity.principal import Principal
 from services.orchestrator.domain.tool_source import McpEra, OnToolChange, ToolSourceSpec
 from services.orchestrator.tool_gateway.ports import CallRefused, NotSent, OutcomeUnknown
 from services.orchestrator.tool_identity import listed_hash
+from tests.support.child_process import free_port
 from tests.support.mcp_calls import Caller, Told, calling, once, over_http, principal, request
 from tests.support.mcp_emulator import (
     PAY,
@@ -113,9 +113,7 @@ async def test_what_fails_before_the_call_leaves_it_unsent(
 
 
 async def test_a_server_that_is_not_there_is_not_sent_anything(caller: Caller) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    told = Told()
+    port, told = free_port(), Told()
     with pytest.raises(NotSent, match="cannot be reached"):
         await caller.call(over_http(f"http://127.0.0.1:{port}/mcp"), "pay", told=told)
     assert told.sent_times == 0
