@@ -28,7 +28,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 async def stored(database: Database, count: int) -> list[BudgetAlert]:
     """Return the alerts of the group, once there are so many."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             async with database.read() as connection:
                 found = await BudgetRepository(connection).alerts("g", None, 10)
@@ -60,7 +60,7 @@ async def test_an_alert_is_tried_again_until_it_is_stored_and_then_not_any_more(
     alerts.check("g", WHOLE_GROUP, spending)
     assert not tries
     spending.add(utc_now(), Usage(2))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(tries) < 3:
             alerts.check("g", WHOLE_GROUP, spending)
             await asyncio.sleep(0.01)
@@ -81,7 +81,7 @@ async def test_an_alert_is_tried_again_until_it_is_stored_and_then_not_any_more(
     another.watch("g", ScopedBudget(WHOLE_GROUP, LIMITS))
     done.clear()
     another.check("g", WHOLE_GROUP, spending)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await done.wait()
     await another.close()
     await alerts.close()

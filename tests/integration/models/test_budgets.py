@@ -145,13 +145,14 @@ async def test_calls_at_once_do_not_all_pass_a_limit_that_is_nearly_used_up(serv
     assert {failure.metadata["budget"] for failure in failures} == {"monthly_cost_limit"}
     # What is left may come back.
     assert all(failure.retry_after for failure in failures)
-    assert len(served.llm.calls) == 3
+    # The two that were admitted may still be on their way.
+    assert len(await served.llm.wait_for_calls(3)) == 3
     for call in waiting:
         call.cancel()
     await served.llm.wait_for_calls(2, client_disconnected=True)
     await asyncio.gather(*waiting, return_exceptions=True)
     served.llm.clear_rules()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await complete(served)
@@ -292,7 +293,7 @@ async def test_all_limits_are_listed_in_pages_and_can_be_removed(served: Install
 
 async def alerts(models: Installation, count: int) -> list[pb.BudgetAlert]:
     """Return the group's alerts, once there are so many."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             found = list((await models.usage(CAROL).ListBudgetAlerts(pb.ListBudgetAlertsRequest())).alerts)
             if len(found) >= count:
@@ -368,7 +369,7 @@ async def test_replicas_see_what_the_others_have_used(
         await complete(one)
         await complete(one)
         failure = None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while failure is None:
                 try:
                     await complete(two)
@@ -421,7 +422,7 @@ async def test_each_replica_passes_a_limit_by_no_more_than_what_it_has_not_read_
             failure = await refused(replica)
             assert "1,000 tokens" in failure.message
         # Either tells how far the limit has been passed.
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for replica in (one, two):
                 while True:
                     state = await replica.usage().GetBudget(pb.GetBudgetRequest())

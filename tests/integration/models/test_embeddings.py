@@ -13,6 +13,7 @@ from coxswain.models.v1 import model_pb2, usage_pb2
 from tests.integration.models.support import EMBED, Installation, refusal, serve_models
 from tests.support.harness import ALICE, BOB
 from tests.support.llm_script import Fault, Reply, Usage
+from tests.support.waiting import until
 
 FREE = "openai/free"
 PRICED = "openai/priced"
@@ -260,6 +261,8 @@ async def test_a_failure_is_that_of_every_call_that_waited_and_the_next_one_trie
     world.llm.on(Reply(hang=True, fault=Fault(status=400, message="Unknown model")), times=1)
     asked = [asyncio.create_task(refusal(world.inference().Embed(request("a")))) for _ in range(8)]
     await world.llm.wait_for_calls(1, hanging=True)
+    loads = world.harness.services["models"]._vectors._loads  # type: ignore[attr-defined]
+    await until(lambda: [load.waiters for load, _ in loads.values()] == [8], "all of them wait")
     world.llm.release()
     assert {failure.reason for failure in await asyncio.gather(*asked)} == {"UPSTREAM_REJECTED"}
     await world.inference().Embed(request("a"))

@@ -324,7 +324,7 @@ async def test_an_answer_that_breaks_off_is_asked_for_again_only_where_it_is_bil
             keyless_origins=[upstream.url],
             key="",
             idempotent_origins=[upstream.url] if knows else [],
-            idle_seconds=1,
+            idle_seconds=2,
             max_attempts=2,
         ) as models:
             if knows:

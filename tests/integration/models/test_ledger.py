@@ -78,7 +78,7 @@ async def test_a_sum_is_exact_however_reading_and_storing_fall_together(
 
     reading = asyncio.ensure_future(read_many())
     await record_many()
-    assert await recorder.flush(30)
+    assert await recorder.flush(60)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
@@ -94,7 +94,7 @@ async def test_scopes_are_read_from_what_is_stored_and_from_what_waits(
     for model in ("m", "n"):
         for subject in ("s", "t"):
             recorder.record(record(model=model, subject=subject))
-    assert await recorder.flush(30)
+    assert await recorder.flush(60)
     recorder.record(record(tokens=10))
     recorder.record(record(group="other", tokens=100))
     scopes = [WHOLE_GROUP, Scope("m"), Scope(subject="s"), Scope("m", "s"), Scope("m", "u")]
@@ -134,11 +134,11 @@ async def test_reading_does_not_wait_for_a_writer_that_hangs(
     ledger = Ledger(database, recorder)
     async with recorder.standing_still(0.01):
         pass
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         [spending] = await ledger.spending("g", [WHOLE_GROUP])
     assert tokens(spending) == 3
     release.set()
-    assert await recorder.flush(30)
+    assert await recorder.flush(60)
 
 
 async def test_calls_of_another_month_are_left_out(database: Database, recorder: UsageRecorder) -> None:
@@ -146,7 +146,7 @@ async def test_calls_of_another_month_are_left_out(database: Database, recorder:
     old = UsageRecord(old.id, old.group_id, old.model, "", utc_now() - timedelta(days=40), old.usage, old.subject)
     recorder.record(old)
     recorder.record(record(tokens=2))
-    assert await recorder.flush(30)
+    assert await recorder.flush(60)
     assert tokens((await Ledger(database, recorder).spending("g", [WHOLE_GROUP]))[0]) == 2
 
 

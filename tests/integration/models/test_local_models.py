@@ -1,5 +1,6 @@
 """Models of a server on this machine: one setting, and no key."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_of_a_host_that_does_not_resolve_the_setting_is_named_and_not_the_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    resolve, asked = socket.getaddrinfo, list[Any]()
+
+    def unknown(host: Any, *arguments: Any, **options: Any) -> Any:
+        # What resolves names on this machine may know every name, or answer none.
+        if "ollama.invalid" not in str(host):
+            return resolve(host, *arguments, **options)
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     monkeypatch.setenv("OLLAMA_BASE_URL", "http://ollama.invalid:11434/v1")
     async with serve_models(tmp_path, monkeypatch, key="", seed_file=PACKAGED) as installation:
         failure = await refusal(installation.inference().Complete(ask("ollama/llama3.2")))
@@ -37,6 +48,7 @@ async def test_of_a_host_that_does_not_resolve_the_setting_is_named_and_not_the_
         'the upstream of "ollama/llama3.2" cannot be reached: the host of OLLAMA_BASE_URL does not resolve; '
         "try again later"
     )
+    assert asked
 
 
 @pytest.mark.parametrize(("setting", "chat", "embed", "provider"), LOCAL)

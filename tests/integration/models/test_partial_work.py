@@ -30,7 +30,7 @@ PROMPT_TOKENS = estimate_prompt_tokens(messages_from_proto(completion(CHAT).mess
 
 async def row(models: Installation, name: str, *, calls: int = 1) -> pb.UsageRow:
     """Return the usage of a model once it has so many calls."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             response = await models.usage().QueryUsage(pb.QueryUsageRequest())
             found: list[pb.UsageRow] = [row for row in response.rows if row.model == name and row.calls >= calls]
@@ -77,7 +77,7 @@ async def test_clients_do_not_repeat_by_themselves_what_the_upstream_has_billed(
 async def test_attempts_that_were_given_up_are_recorded_beside_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serve_models(tmp_path, monkeypatch, first_byte_seconds=1) as models:
+    async with serve_models(tmp_path, monkeypatch, first_byte_seconds=2) as models:
         models.llm.on(Reply(hang=True), times=2)
         answer = await models.inference().Complete(ask(CHAT))
         assert len(models.llm.calls) == 3
@@ -125,9 +125,13 @@ async def test_a_call_given_up_while_the_upstream_works_is_recorded(
 
 async def test_a_deadline_that_ends_while_the_upstream_works_is_recorded_once(models: Installation) -> None:
     models.llm.on(Reply(hang=True))
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await models.inference().Complete(ask(CHAT), timeout=1.5)
-    assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    seconds = 1.5
+    while not models.llm.calls:
+        # On a busy machine the deadline may pass before the upstream is called.
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await models.inference().Complete(ask(CHAT), timeout=seconds)
+        assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        seconds *= 2
     assert len(models.llm.calls) == 1
     recorded = await row(models, CHAT)
     assert (recorded.calls, recorded.input_tokens) == (1, PROMPT_TOKENS)

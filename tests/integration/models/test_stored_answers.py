@@ -18,8 +18,10 @@ from services.common.clock import utc_now
 from services.common.db.database import Database
 from services.common.errors import Unavailable
 from services.common.grpc.json_values import to_struct
+from services.common.identity.principal import Principal
 from services.models.repositories.stored_answers import StoredAnswerRepository
 from services.models.tables import metadata, stored_answers
+from services.models.usecases.stored_answers import Reuse, StoredAnswers
 from tests.integration.models.support import (
     CHAT,
     OFFLINE,
@@ -34,6 +36,7 @@ from tests.integration.models.support import (
 from tests.support.harness import ALICE, BOB
 from tests.support.llm_script import Fault, Reply, ToolCall, Usage
 from tests.support.marked_secrets import MarkedSecrets
+from tests.support.waiting import until
 
 CAROL = "dev:carol:sales=admin"
 HOUR = Duration(seconds=3600)
@@ -200,10 +203,21 @@ async def test_a_failed_call_stores_nothing_and_its_repetition_tries_again(serve
     assert len(served.llm.calls) == 3
 
 
-async def test_those_who_wait_get_the_failure_of_the_call_they_wait_for(served: Installation) -> None:
+async def test_those_who_wait_get_the_failure_of_the_call_they_wait_for(
+    served: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served.llm.on(Reply(hang=True, fault=Fault(status=400, message="no such thing")), times=1)
+    arrived: list[Reuse] = []
+    turn = StoredAnswers._turn
+
+    async def noted(self: StoredAnswers, principal: Principal, reuse: Reuse) -> Any:
+        arrived.append(reuse)
+        return await turn(self, principal, reuse)
+
+    monkeypatch.setattr(StoredAnswers, "_turn", noted)
     asked = asyncio.gather(*(refusal(served.inference().Complete(whole("r1"))) for _ in range(2)))
     await served.llm.wait_for_calls(1, hanging=True)
+    await until(lambda: len(arrived) == 2, "the other one waits")
     served.llm.release()
     reasons = [failure.reason for failure in await asked]
     assert reasons == ["UPSTREAM_REJECTED"] * 2
@@ -294,7 +308,7 @@ async def test_answers_expire_and_are_removed(
             await connection.execute(
                 update(stored_answers).where(stored_answers.c.key == first).values(expires_at=past)
             )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await rows_stored(installation) > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         again = [(await installation.inference().Complete(whole(name))).stored for name in ("r1", "r2")]

@@ -57,7 +57,7 @@ async def _stored(database: Database) -> int:
 async def test_a_record_that_cannot_be_stored_is_set_aside_alone(database: Database, recorder: UsageRecorder) -> None:
     for number in range(300):
         recorder.record(_record(f"g{number}", 10**20 if number in (0, 77, 299) else 1))
-    assert await recorder.flush(30)
+    assert await recorder.flush(60)
     assert await _stored(database) == 297
 
 
@@ -95,7 +95,7 @@ async def test_readers_do_not_wait_for_a_database_that_is_away(
     recorder.record(_record("g"))
     assert not await recorder.flush(0.01)
     away = False
-    assert await recorder.flush(30)
+    assert await recorder.flush(60)
     assert await _stored(database) == 1
 
 
@@ -113,7 +113,7 @@ async def test_records_of_a_moment_are_one_batch(
     for _ in range(20):
         recorder.record(_record("g"))
         await asyncio.sleep(0)
-    assert await recorder.flush(30)
+    assert await recorder.flush(60)
     assert batches == [20]
 
 
@@ -132,9 +132,9 @@ async def test_what_comes_while_a_batch_is_written_gathers_anew(
     monkeypatch.setattr(UsageRepository, "add", joined)
     monkeypatch.setattr("services.models.usecases.usage_recorder._GATHER_SECONDS", 60)
     recorder.record(_record("g"))
-    assert await recorder.flush(30)
+    assert await recorder.flush(60)
     recorder.record(_record("g"))
-    assert await recorder.flush(30)
+    assert await recorder.flush(60)
     assert batches == [1, 2]
 
 

@@ -34,13 +34,13 @@ def watch(models: Installation, after: int | None = None, bearer: str = CAROL) -
 
 async def taken(call: Any, count: int) -> list[pb.WatchBudgetAlertsResponse]:
     """Return the next responses of a watch."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return [await call.read() for _ in range(count)]
 
 
 async def refused(call: Any) -> Any:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 assert await call.read() is not grpc.aio.EOF
     return read_refusal(caught.value)
