@@ -4,6 +4,7 @@ The file is complete: repeating it changes nothing, and models that it no longer
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -126,8 +127,16 @@ def _fault(error: ErrorDetails) -> str:
 
 
 async def seed(database: Database, path: Path | None = None) -> None:
-    """Make the shared models those of the file, by default the one the settings name."""
-    specs = await asyncio.to_thread(read_seed, path or read_settings(ModelsSettings).seed_file)
+    """Make the shared models those of the file, by default the one the settings name.
+
+    Raises:
+        SeedError: the file cannot be used.
+    """
+    await write_seed(database, await asyncio.to_thread(read_seed, path or read_settings(ModelsSettings).seed_file))
+
+
+async def write_seed(database: Database, specs: Sequence[ModelSpec]) -> None:
+    """Make the shared models those of a list."""
     async with database.write() as connection:
         if database.dialect == "postgresql":
             # Replicas that start at the same time take turns.

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 
 from coxswain.auth.v1 import credential_pb2
@@ -21,7 +22,7 @@ from services.common.periodic import every
 from services.common.runtime import Runtime
 from services.common.schema_checks.checker import SchemaChecker
 from services.common.startup import StartError
-from services.models.domain.model import Provider
+from services.models.domain.model import ModelSpec, Provider
 from services.models.domain.provider_options import DIRECT_PROVIDERS
 from services.models.keys import AnswerKey
 from services.models.providers.base import ModelProvider
@@ -40,7 +41,7 @@ from services.models.providers.provider_counters import ProviderCounters
 from services.models.providers.retries import RetryLimits
 from services.models.providers.upstreams import Upstreams
 from services.models.repositories.models import has_called_models_of, has_models_of
-from services.models.seed import SeedError, read_seed, seed
+from services.models.seed import SeedError, read_seed, write_seed
 from services.models.servicers.inference import InferenceServicer
 from services.models.servicers.models import ModelServicer
 from services.models.servicers.usage import UsageServicer
@@ -80,8 +81,9 @@ _LONGEST_OWN_PAUSE_SECONDS = 8.0
 class ModelsService:
     """Serves model configuration, model calls and their usage."""
 
-    def __init__(self, settings: ModelsSettings, runtime: Runtime) -> None:
+    def __init__(self, settings: ModelsSettings, runtime: Runtime, shared_models: Sequence[ModelSpec]) -> None:
         self._settings = settings
+        self._shared_models = shared_models
         self._database = runtime.database
         on_sqlite = runtime.database.dialect == "sqlite"
         self._seeds = (runtime.settings.migrate or ("auto" if on_sqlite else "check")) == "auto"
@@ -162,7 +164,7 @@ class ModelsService:
     async def start(self) -> None:
         """Make the shared models those of the seed file, where migrations are automatic too."""
         if self._seeds:
-            await seed(self._database, self._settings.seed_file)
+            await write_seed(self._database, self._shared_models)
         if self._settings.litellm_prestart:
             self._prepare(Provider.LITELLM)
         elif self._settings.litellm_prestart is None:
@@ -305,7 +307,7 @@ def build(settings: ModelsSettings, runtime: Runtime) -> ModelsService:
         StartError: the seed file cannot be used.
     """
     try:
-        read_seed(settings.seed_file)
+        shared_models = read_seed(settings.seed_file)
     except SeedError as error:
         raise StartError(f"COXSWAIN_MODELS_SEED_FILE: {error}") from error
-    return ModelsService(settings, runtime)
+    return ModelsService(settings, runtime, shared_models)

@@ -11,7 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from services.common.clock import utc_now
 from services.common.db.database import Database
-from services.common.db.upsert import insert_ignore
+from services.common.db.upsert import insert_ignore, insert_missing
 from services.common.ids import new_id
 from services.common.resource_key import ResourceKey
 from services.models.domain.model import SHARED_GROUP, Capabilities, Deployment, Fallbacks, Model, ModelSpec, Provider
@@ -44,9 +44,7 @@ class ModelRepository:
 
     async def add(self, model: Model) -> bool:
         """Store a model; return False when its group has one of that name."""
-        times = {"created_at": model.created_at, "updated_at": model.updated_at}
-        row = {"id": model.id, "group_id": model.group_id, "revision": model.revision, **times, **_columns(model.spec)}
-        return await insert_ignore(self._connection, models, row)
+        return await insert_ignore(self._connection, models, _row(model))
 
     async def update(self, model: Model) -> None:
         """Replace the configuration of a model."""
@@ -81,13 +79,16 @@ class ModelRepository:
         query = select(models).where(models.c.group_id == SHARED_GROUP)
         present = {row["name"]: row for row in (await self._connection.execute(query)).mappings()}
         now = utc_now()
+        missing = []
         for spec in specs:
             row = present.pop(spec.name, None)
             if row is None:
-                await self.add(Model(new_id(), SHARED_GROUP, spec, enabled=True, created_at=now, updated_at=now))
+                missing.append(Model(new_id(), SHARED_GROUP, spec, enabled=True, created_at=now, updated_at=now))
             elif _spec(row) != spec:
                 revision = row["revision"] + 1
                 await self.update(Model(row["id"], SHARED_GROUP, spec, True, row["created_at"], now, revision))
+        if missing:
+            await insert_missing(self._connection, models, list(map(_row, missing)))
         for row in present.values():
             await self._connection.execute(delete(models).where(models.c.id == row["id"]))
 
@@ -142,6 +143,11 @@ def _visible(group_id: str) -> Select[Any]:
         .select_from(models.outerjoin(disabled_models, switched_off))
         .where(sees)
     )
+
+
+def _row(model: Model) -> dict[str, Any]:
+    times = {"created_at": model.created_at, "updated_at": model.updated_at}
+    return {"id": model.id, "group_id": model.group_id, "revision": model.revision, **times, **_columns(model.spec)}
 
 
 def _columns(spec: ModelSpec) -> dict[str, Any]:
