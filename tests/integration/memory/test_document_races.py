@@ -93,7 +93,7 @@ class Calls:
 async def test_saves_beside_removals_end_and_leave_no_parts_alone(everywhere: Harness, store: tuple[str, str]) -> None:
     calls = Calls(everywhere, seed=13)
     making = [asyncio.create_task(calls.make(CALLS)) for _ in range(CALLERS)]
-    _, stuck = await asyncio.wait(making, timeout=60)
+    _, stuck = await asyncio.wait(making, timeout=90)
     if stuck:
         looking = await asyncpg.connect(store[1])
         waiting = [dict(row) for row in await looking.fetch(LOCKS)]
