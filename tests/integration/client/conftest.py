@@ -14,6 +14,14 @@ from tests.integration.client.installation import Installation, Relay, Server
 from tests.support.harness import ALICE, serve_services
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a busy machine time for what a person would not wait for: then less is said."""
+    monkeypatch.setattr("coxswain.client.cli.failures._SECONDS_FOR_NAMES", 60.0)
+    for client in ("aio", "blocking"):
+        monkeypatch.setattr(f"coxswain.client.{client}._CHECK_SECONDS", 60.0)
+
+
 @pytest.fixture
 def installation() -> Installation:
     # Methods a test does not script answer UNIMPLEMENTED, as generated servicers do.

@@ -29,7 +29,7 @@ def coxswain(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """As a process: what the library of gRPC writes by itself is seen too."""
     path = os.pathsep.join(str(ROOT / part) for part in ("gen", "clients/python"))
     return subprocess.run(
-        [sys.executable, "-m", "coxswain.client", *arguments, "--timeout", "10"],
+        [sys.executable, "-m", "coxswain.client", *arguments, "--timeout", "60"],
         env=scrubbed_environment(home, PYTHONPATH=path),
         capture_output=True,
         text=True,

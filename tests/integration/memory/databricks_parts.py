@@ -53,8 +53,8 @@ class FixedCredentials:
 
 LIMITS = ClientLimits(
     attempts=4,
-    attempt_seconds=20,
-    call_seconds=60,
+    attempt_seconds=60,
+    call_seconds=120,
     upsert_rows=200,
     upsert_bytes=4_000_000,
     delete_keys=1000,
@@ -65,7 +65,7 @@ LIMITS = ClientLimits(
 
 @asynccontextmanager
 async def workspace_client(
-    credentials: FixedCredentials | None = None, limits: ClientLimits = LIMITS, *, connect_seconds: float = 5
+    credentials: FixedCredentials | None = None, limits: ClientLimits = LIMITS, *, connect_seconds: float = 60
 ) -> AsyncIterator[VectorSearchClient]:
     """A client that may call loopback addresses."""
     enter_call(Call(request_id="test", method="/test"))

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any, cast
 
 import grpc
@@ -245,7 +245,7 @@ async def test_a_document_ends_with_its_parts(everywhere: Harness, monkeypatch: 
     header.expire_time.FromDatetime(utc_now() + timedelta(seconds=1))
     requests = [pb.SaveDocumentRequest(header=header), pb.SaveDocumentRequest(chunk=b"Soon gone.")]
     saved = [response async for response in documents_stub(channel).SaveDocument(iter(requests))][-1]
-    await asyncio.sleep(max(0.0, saved.document.expire_time.ToNanoseconds() / 1e9 - utc_now().timestamp()))
+    await until(lambda: utc_now() > saved.document.expire_time.ToDatetime(UTC))
     assert await parts(channel, "short") == await search(channel, "soon") == []
     with refused(CODE.NOT_FOUND, "NOT_FOUND"):
         await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="short"))
@@ -254,9 +254,7 @@ async def test_a_document_ends_with_its_parts(everywhere: Harness, monkeypatch: 
 
     async def save_another() -> None:
         await save(channel, "Here to stay.", id="long")
-        async with asyncio.timeout(20):
-            while service._documents._repairs._running:  # noqa: ASYNC110 - it is nobody's event
-                await asyncio.sleep(0.01)
+        await until(lambda: not service._documents._repairs._running)
 
     async def fail(*given: Any, **named: Any) -> int:
         raise RuntimeError("the workspace answered something odd")
@@ -690,7 +688,7 @@ async def test_parts_whose_caller_goes_away_once_they_are_saved_have_a_document(
     saving = asyncio.ensure_future(_save_records(channel, _part()))
     await saved.wait()
     saving.cancel()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await noted.wait()
     assert (await documents_stub(channel).GetDocument(pb.GetDocumentRequest(id="manual"))).document.revision == 1
     assert len(await parts(channel, "manual")) == 1
