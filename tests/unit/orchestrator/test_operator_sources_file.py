@@ -1,5 +1,6 @@
 """The operator's file of sources."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,18 @@ import pytest
 from services.common.egress import AddressPolicy
 from services.common.environment import read_settings
 from services.common.startup import StartError
-from services.orchestrator.domain.tool_source import ApprovalRule, LocalCommand, McpEra, McpServer, OnToolChange
+from services.orchestrator.domain.tool_source import (
+    ApprovalRule,
+    LocalCommand,
+    McpEra,
+    McpServer,
+    OnToolChange,
+    PythonTools,
+)
 from services.orchestrator.operator_sources_file import read_operator_sources
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
+from tests.support.pages import DOCS
 
 ADDRESSES = AddressPolicy(setting="COXSWAIN_TOOLS_EGRESS_ALLOWED_NETWORKS")
 COMMAND = "{program: /bin/server, arguments: [-v], environment: [HOME]}"
@@ -42,6 +51,16 @@ sources:
     assert other.timeout == 90
     assert (policy.tools, policy.approval, policy.timeout) == ("w*", ApprovalRule.ALWAYS, 1.5)
     assert web.spec.endpoint == McpServer("https://mcp.example.com", era=McpEra.LEGACY)
+
+
+def test_the_files_that_the_page_of_tools_shows_are_read(tmp_path: Path) -> None:
+    page = (DOCS / "tools.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(sources:.*?)^```", page, re.MULTILINE | re.DOTALL)
+    sources = [source for block in blocks for source in read_operator_sources(write(tmp_path, block), ADDRESSES)]
+    assert [source.groups for source in sources] == [frozenset({"sales", "legal"}), frozenset({"support"})]
+    files, desk = (source.spec.endpoint for source in sources)
+    assert files == LocalCommand("/opt/tools/files-server", ("--read-only",), ("HOME",))
+    assert isinstance(desk, PythonTools)
 
 
 def test_no_file_declares_nothing() -> None:
