@@ -108,8 +108,9 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
     if missing := missing_programs():
-        absent = " and ".join(missing)
-        message = f"the TypeScript client is not built: it needs Node.js 20 or later with npm, and {absent} is missing"
+        message = (
+            f"the TypeScript client is not built: it needs Node.js 20 or later with npm; missing: {', '.join(missing)}"
+        )
         if not options.if_installed:
             raise SystemExit(f"error: {message}")
         print(message)
