@@ -1,14 +1,17 @@
 """Crews, models, groups and single memories on the command line, against real services."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from coxswain.client import load_crew
+from coxswain.client.cli.models import create
 from tests.integration.client.command_line import Run, rewrite, rows
 
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 EVERYTHING = """\
 name: everything
@@ -122,6 +125,18 @@ async def test_a_model_is_created_tried_disabled_and_deleted(run: Run, tmp_path:
     assert "expected one of offline" in (await run("models", "create", "mine/b", "--provider", "x")).stderr
     assert (await run("models", "delete", "mine/extract", "-y")).stdout == "mine/extract deleted\n"
     assert (await run("models", "mine/extract")).exit_code == 15
+
+
+async def test_models_are_created_by_the_lines_that_help_and_page_show(run: Run) -> None:
+    shown = f"{create.__doc__}{(ROOT / 'clients' / 'python' / 'README.md').read_text(encoding='utf-8')}"
+    lines = re.findall(r"^ *coxswain (models create \S+ --[^#\n]*)", shown, re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        made = await run(*line.split())
+        assert made.exit_code == 0, made.stderr
+    unknown = await run("models", "create", "local/other", "--provider", "ollama")
+    assert unknown.exit_code == 13
+    assert "--can chat" in unknown.stderr
 
 
 async def test_groups_are_created_listed_and_deleted_by_platform_admins(run: Run) -> None:

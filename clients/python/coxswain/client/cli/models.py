@@ -98,7 +98,7 @@ def create(
 
     Examples:
 
-        coxswain models create local/llama --provider ollama --upstream-model llama3.2 --base-url https://ollama.example.com/v1
+        coxswain models create local/llama --provider ollama --upstream-model llama3.2 --can chat --can tools
 
         coxswain models create local/embed -f model.yaml
     """

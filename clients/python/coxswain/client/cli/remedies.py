@@ -61,5 +61,7 @@ def remedy_for(error: errors.CoxswainError) -> str:
         return _PLATFORM_ADMIN
     if error.reason == "NOT_FOUND" and (listing := _LISTS.get(error.metadata.get("resource", ""))):
         return f"`coxswain {listing}` lists what there is"
+    if any(violation.field == "model.capabilities" for violation in error.violations):
+        return "`coxswain models create` takes it as --can, such as --can chat --can tools"
     kind = error.reason or error.code.name
     return how_to_reach() if kind == "UNAVAILABLE" else _REMEDIES.get(kind, "")
