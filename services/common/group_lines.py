@@ -5,8 +5,8 @@ import contextlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
@@ -126,6 +126,27 @@ class _Line:
         self._watch()
 
 
+class _HeldTurn(contextlib.AbstractAsyncContextManager[bool]):
+    """A turn of a line while its context lasts; entering says whether it had to be waited for."""
+
+    __slots__ = ("_before", "_line", "_turn")
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+        self._turn: _Turn
+        self._before: Token[_Turn | None]
+
+    async def __aenter__(self) -> bool:
+        at_once = self._line.take_at_once()
+        self._turn = at_once or await self._line.wait_for_turn()
+        self._before = _turn.set(self._turn)
+        return at_once is None
+
+    async def __aexit__(self, *_raised: object) -> None:
+        _turn.reset(self._before)
+        self._turn.end()
+
+
 class _LatestGroups:
     """When groups have done something last: the latest one, and the latest other one."""
 
@@ -166,10 +187,9 @@ class GroupLines:
         """Note that a stream of a group has begun or responds: for a second the group counts among others who work."""
         self._streaming.note(group_id)
 
-    @contextlib.asynccontextmanager
-    async def turn(
+    def turn(
         self, group_id: str, longest_seconds: float, others_work: Callable[[], bool], *, heavy: bool = False
-    ) -> AsyncIterator[bool]:
+    ) -> contextlib.AbstractAsyncContextManager[bool]:
         """Hold a turn of a group, once there is one, and say whether it had to be waited for.
 
         `others_work` says whether calls of other groups are under way; see `note_stream` for streams.
@@ -189,14 +209,7 @@ class GroupLines:
                 return others_work() or self._streaming.has_others(group_id)
 
             line = self._lines[key] = _Line(most, longest_seconds, others)
-        at_once = line.take_at_once()
-        turn = at_once or await line.wait_for_turn()
-        before = _turn.set(turn)
-        try:
-            yield at_once is None
-        finally:
-            _turn.reset(before)
-            turn.end()
+        return _HeldTurn(line)
 
     def _has_others(self, group_id: str) -> bool:
         return self._callers.has_others(group_id) or self._streaming.has_others(group_id)

@@ -3,30 +3,32 @@
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 
 @dataclass(slots=True)
-class _Work:
+class _Work(contextlib.AbstractContextManager[None]):
+    """What is done for a group until its context ends."""
+
     group_id: str
+
+    def __enter__(self) -> None:
+        _work.set(self)
+
+    def __exit__(self, *_raised: object) -> None:
+        # Tasks that go on have a copy of the context.
+        self.group_id = ""
 
 
 _work: ContextVar[_Work | None] = ContextVar("coxswain_work", default=None)
 
 
-@contextlib.contextmanager
-def working_for(group_id: str) -> Iterator[None]:
-    """Do what follows for a group, and so does each task that is started in it, until this ends."""
-    work = _Work(group_id)
-    _work.set(work)
-    try:
-        yield
-    finally:
-        # Tasks that go on have a copy of the context.
-        work.group_id = ""
+def working_for(group_id: str) -> contextlib.AbstractContextManager[None]:
+    """Do what follows for a group, and so does each task that is started in it, until the context ends."""
+    return _Work(group_id)
 
 
 def work_for_nobody() -> None:

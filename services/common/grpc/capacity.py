@@ -1,7 +1,6 @@
 """How much a listener works on at once: calls and streams apart, so that no stream takes a call's place."""
 
 import contextlib
-from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
@@ -21,25 +20,29 @@ class Places:
         """`what` is counted, in words. Example: "open streams of one group"."""
         self._what = what
         self._most = most
-        self._held = Counter[Hashable]()
+        self._held: dict[Hashable, int] = {}
         REFUSED.labels(what)
 
     def held(self, key: Hashable = None) -> int:
         """Return how many places are held."""
-        return self._held[key]
+        return self._held.get(key, 0)
 
     def held_by_others(self, key: Hashable) -> bool:
         """Return whether anybody with another key holds a place."""
         return len(self._held) > (key in self._held)
 
-    @contextlib.contextmanager
-    def one_for(self, key: Hashable = None) -> Iterator[None]:
+    def one_for(self, key: Hashable = None) -> contextlib.AbstractContextManager[None]:
         """Hold a place.
 
         Raises:
-            ResourceExhausted: OVERLOADED, there is none left.
+            ResourceExhausted: OVERLOADED, there is none left, when the context is entered.
         """
-        if self._held[key] >= self._most:
+        return _Place(self, key)
+
+    def take(self, key: Hashable) -> None:
+        """Take a place, which has to be given back; see `one_for`."""
+        held = self._held.get(key, 0)
+        if held >= self._most:
             REFUSED.labels(self._what).inc()
             raise ResourceExhausted(
                 f"there are {self._most:,} {self._what} already, which is the limit; end some, or try again",
@@ -47,13 +50,31 @@ class Places:
                 metadata={"limit": str(self._most), "counted": self._what},
                 retry_after=_RETRY_SECONDS,
             )
-        self._held[key] += 1
-        try:
-            yield
-        finally:
-            self._held[key] -= 1
-            if not self._held[key]:
-                del self._held[key]
+        self._held[key] = held + 1
+
+    def give_back(self, key: Hashable) -> None:
+        """Give a place back that was taken."""
+        left = self._held[key] - 1
+        if left:
+            self._held[key] = left
+        else:
+            del self._held[key]
+
+
+class _Place(contextlib.AbstractContextManager[None]):
+    """One place. A class, as each call takes several: a generator costs three times as much."""
+
+    __slots__ = ("_key", "_places")
+
+    def __init__(self, places: Places, key: Hashable) -> None:
+        self._places = places
+        self._key = key
+
+    def __enter__(self) -> None:
+        self._places.take(self._key)
+
+    def __exit__(self, *_raised: object) -> None:
+        self._places.give_back(self._key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,18 +261,20 @@ class Pipeline:
 
         return serve
 
-    @contextlib.contextmanager
-    def _places_of(self, call: Call, method: Method) -> Iterator[None]:
+    def _places_of(self, call: Call, method: Method) -> contextlib.AbstractContextManager[None]:
         """Count a call among those of its group, or (one that waits) among the streams."""
+        if method.access.waits:
+            return self._places_of_waiting(call)
+        group_id = _bounded_group(call)
+        return contextlib.nullcontext() if group_id is None else self._capacity.group_calls.one_for(group_id)
+
+    @contextlib.contextmanager
+    def _places_of_waiting(self, call: Call) -> Iterator[None]:
         with contextlib.ExitStack() as places:
-            if method.access.waits:
-                places.enter_context(self._capacity.streams.one_for())
+            places.enter_context(self._capacity.streams.one_for())
             if call.principal is not None and not call.service:
-                if method.access.waits:
-                    places.enter_context(self._capacity.stream_of(call.principal))
-                    places.enter_context(self._traffic.stream_of(call.principal))
-                else:
-                    places.enter_context(self._capacity.group_calls.one_for(call.principal.group_id))
+                places.enter_context(self._capacity.stream_of(call.principal))
+                places.enter_context(self._traffic.stream_of(call.principal))
             yield
 
     async def _admit_again(self, call: Call) -> None:

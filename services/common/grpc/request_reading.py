@@ -57,12 +57,15 @@ class _SlowReads:
         """
         loop = asyncio.get_running_loop()
         end = None if seconds is None else loop.time() + seconds
-        limit = asyncio.timeout_at(end)
         half = self._quick_seconds / 2
+        # Nearly all come before that: a second timer for each would be set in vain.
+        limit = asyncio.timeout_at(end if seconds is not None and seconds <= half else None)
         timer: asyncio.TimerHandle
 
         def look_again() -> None:
             nonlocal timer
+            if limit.when() is None:
+                limit.reschedule(end)
             timer = loop.call_later(half, self._count, key, limit)
 
         try:
