@@ -1,10 +1,12 @@
-"""Ten thousand generated attempts to be somebody else, or to reach what is somebody else's: not one succeeds."""
+"""Generated attempts to be somebody else, or to reach what is somebody else's: not one succeeds.
+
+By default two thousand of them are made; `make test-large` makes ten thousand.
+"""
 
 import asyncio
 import base64
 import dataclasses
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -33,7 +35,7 @@ from tests.integration.auth.support import calling_service, exchange, guarded_se
 from tests.support.databricks_identity import WORKSPACE_ID, DatabricksIdentity, User
 from tests.support.harness import Harness, serve_services
 
-EXAMPLES, BATCH = 500, 20
+BATCHES, MANY_BATCHES, BATCH = 100, 500, 20
 REFUSALS = {
     grpc.StatusCode.UNAUTHENTICATED,
     grpc.StatusCode.PERMISSION_DENIED,
@@ -472,14 +474,21 @@ async def _called(
 
 
 @pytest.mark.timeout(600)
-@settings(
-    max_examples=int(os.environ.get("ATTACK_EXAMPLES", EXAMPLES)),
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@settings(max_examples=BATCHES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_no_attempt_succeeds(world: World, data: st.DataObject) -> None:
+    _attempt(world, data)
+
+
+@pytest.mark.large
+@pytest.mark.timeout(600)
+@settings(max_examples=MANY_BATCHES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_no_attempt_of_many_succeeds(world: World, data: st.DataObject) -> None:
+    _attempt(world, data)
+
+
+def _attempt(world: World, data: st.DataObject) -> None:
     attempts = [data.draw(st.sampled_from(ATTACKS))(world, data) for _ in range(BATCH)]
 
     async def all_of_them() -> list[str]:
