@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, insert, null, select, update
+from sqlalchemy import ColumnElement, bindparam, case, func, insert, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.database import Database
@@ -331,9 +331,12 @@ async def read_cancellations(database: Database, execution_ids: Collection[str])
     return {row["id"] for row in rows}
 
 
+_OF_GROUP = select(executions).where(
+    executions.c.id == bindparam("of_execution"), executions.c.group_id == bindparam("of_group")
+)
+
+
 async def read_execution(database: Database, group_id: str, execution_id: str) -> Execution | None:
     """Return an execution of a group. Callers ask all the time: one statement needs no transaction."""
-    rows = await database.fetch(
-        select(executions).where(executions.c.id == execution_id, executions.c.group_id == group_id)
-    )
+    rows = await database.fetch(_OF_GROUP, {"of_execution": execution_id, "of_group": group_id})
     return execution_of(rows[0]) if rows else None

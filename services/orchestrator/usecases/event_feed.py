@@ -75,9 +75,14 @@ class EventFeed:
         position = after
         # A first watcher who misses little gets it with what was stored since: one read for both.
         begin = after if newest - after <= _PAGE else newest
+        known = execution_id in self._topics.topics
         with self._topics.followed(execution_id, lambda: _Topic(execution_id, begin)) as topic:
-            # The row was read before anybody listened here: what was stored in between has no hint any more.
-            self._read(topic)
+            if not known:
+                # The row was read before anybody listened here: what was stored in between has no hint any more.
+                self._read(topic)
+            elif newest > topic.last:
+                topic.hinted = max(topic.hinted, newest)
+                self._read(topic)
             while True:
                 self._topics.refuse_when_draining()
                 if position < topic.floor:

@@ -140,6 +140,23 @@ async def test_one_hint_costs_one_read_however_many_watch() -> None:
         assert rows.reads == before + 1
 
 
+async def test_who_joins_others_costs_no_read_and_finds_what_a_lost_hint_was_about() -> None:
+    rows, bus = Rows(), LocalHintBus()
+    rows.append("e", "execution_queued")
+    async with serving(rows, bus) as feed:
+        first = Watcher(feed, rows, "e", 0)
+        await at_rest(feed, first, [1])
+        before = rows.reads
+        second = Watcher(feed, rows, "e", 0)
+        await at_rest(feed, second, [1])
+        assert rows.reads == before
+        rows.append("e", "task_started")
+        third = Watcher(feed, rows, "e", 1)
+        for watcher, seen in ((first, [1, 2]), (second, [1, 2]), (third, [2])):
+            await at_rest(feed, watcher, seen)
+        assert rows.reads == before + 1
+
+
 @pytest.mark.parametrize(("events", "reads"), [(1, 1), (200, 1), (201, 3)])
 async def test_the_first_watcher_gets_what_it_missed_by_the_read_for_all(events: int, reads: int) -> None:
     rows, bus = Rows(), LocalHintBus()
