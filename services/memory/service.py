@@ -47,6 +47,7 @@ from services.memory.usecases.batch_search import BatchSearches
 from services.memory.usecases.database_checks import DatabaseChecks
 from services.memory.usecases.document_parts import DocumentParts
 from services.memory.usecases.document_repairs import DocumentRepairs
+from services.memory.usecases.document_subjects import DocumentSubjects
 from services.memory.usecases.document_uploads import UploadLimits
 from services.memory.usecases.documents import Documents
 from services.memory.usecases.index_adoption import IndexAdoptions
@@ -153,7 +154,7 @@ class MemoryService:
             batches,
             self._history,
             namespaces,
-            Subjects(stores, parts, self._history),
+            Subjects(stores, DocumentSubjects(runtime.database, parts), self._history),
             Transfers(stores, memories),
         )
         self._backends = MemoryBackendServicer(

@@ -25,7 +25,7 @@ from services.memory.domain.documents import (
     part_ids,
 )
 from services.memory.domain.filters import EVERYTHING
-from services.memory.domain.namespaces import NamespaceInfo, NamespaceKey
+from services.memory.domain.namespaces import NamespaceKey
 from services.memory.domain.records import Document, Record
 from services.memory.domain.subjects import Ties
 from services.memory.filters import parts_of
@@ -34,8 +34,9 @@ from services.memory.stores.base import MemoryStore, Switch
 
 logger = structlog.get_logger(__name__)
 
-_ROWS_AT_ONCE = 500
-_MOST_ATTEMPTS = 5
+ROWS_AT_ONCE = 500
+"""Rows of documents that are read at once."""
+MOST_ATTEMPTS = 5
 """Times that a document is tried which others save at the same moment."""
 
 
@@ -213,7 +214,7 @@ class DocumentParts:
         while True:
             async with self._database.read() as connection:
                 repository = DocumentRepository(connection, key.group_id, store.backend_id)
-                some = await repository.states(after, _ROWS_AT_ONCE)
+                some = await repository.states(after, ROWS_AT_ONCE)
             if not some:
                 return
             for state in some:
@@ -222,8 +223,8 @@ class DocumentParts:
 
     async def _remove_cleared(self, store: MemoryStore, key: NamespaceKey, document_id: str) -> int:
         """Remove a document that was saved while its namespace was cleared, if parts of it may have been."""
-        for _ in range(_MOST_ATTEMPTS):
-            row = await self._row(store, key, document_id)
+        for _ in range(MOST_ATTEMPTS):
+            row = await self.row(store, key, document_id)
             if row is None or (row.document is None and store.replaces_at_once):
                 return 0
             # An index that shows writes late does not tell.
@@ -231,7 +232,7 @@ class DocumentParts:
                 return 0
             with contextlib.suppress(Aborted):
                 return await self.remove(store, key, row, utc_now())
-        raise _saved_all_the_time(document_id)
+        raise saved_all_the_time(document_id)
 
     async def remove(
         self,
@@ -296,110 +297,10 @@ class DocumentParts:
                 raise saved_meanwhile(document_id)
             return await repository.begin_removal(current, now)
 
-    async def forget(
-        self, store: MemoryStore, namespace: NamespaceInfo, subject: str, *, dry_run: bool
-    ) -> tuple[int, int, frozenset[str]]:
-        """Remove the documents that are a subject's alone, and take the subject out of others.
-
-        Return how many of their records are removed, how many are kept, and which documents are kept. With `dry_run`
-        nothing is done.
-        """
-        key = namespace.key
-        removed, kept, shared = 0, 0, set[str]()
-        now = utc_now()
-        after = ""
-        while documents := await self._page(store, key, after, now):
-            after = documents[-1].id
-            for document in documents:
-                ties = _ties_of(document)
-                if subject not in ties.subjects:
-                    continue
-                if dry_run:
-                    of_alone, count = ties.are_of_alone(subject), document.part_count
-                else:
-                    of_alone, count = await self._forget_document(store, namespace, document.id, subject)
-                removed += count if of_alone else 0
-                kept += 0 if of_alone else count
-                if dry_run or not of_alone:
-                    shared.add(document.id)
-        return removed, kept, frozenset(shared)
-
-    async def _page(self, store: MemoryStore, key: NamespaceKey, after: str, now: datetime) -> Sequence[SavedDocument]:
-        async with self._database.read() as connection:
-            repository = DocumentRepository(connection, key.group_id, store.backend_id)
-            return await repository.page(after, _ROWS_AT_ONCE, now)
-
-    async def _forget_document(
-        self, store: MemoryStore, namespace: NamespaceInfo, document_id: str, subject: str
-    ) -> tuple[bool, int]:
-        """Remove a document, or take a subject out of it, as it is now; return whether it is removed, and its parts."""
-        for _ in range(_MOST_ATTEMPTS):
-            row = await self._row(store, namespace.key, document_id)
-            document = row.document if row else None
-            if row is None or document is None or subject not in _ties_of(document).subjects:
-                return True, 0
-            try:
-                if _is_of_alone(row, subject):
-                    return True, await self.remove(store, namespace.key, row, utc_now(), only_of=subject)
-                await self._unlink(store, namespace, document, subject)
-            except Aborted as error:
-                if error.reason != "REVISION_MISMATCH":
-                    raise
-            else:
-                return False, document.part_count
-        raise _saved_all_the_time(document_id)
-
-    async def _row(self, store: MemoryStore, key: NamespaceKey, document_id: str) -> DocumentRow | None:
+    async def row(self, store: MemoryStore, key: NamespaceKey, document_id: str) -> DocumentRow | None:
+        """Return what is kept of a document as it is now; None where there is none."""
         async with self._database.read() as connection:
             return await DocumentRepository(connection, key.group_id, store.backend_id).get(document_id, utc_now())
-
-    async def _unlink(
-        self, store: MemoryStore, namespace: NamespaceInfo, document: SavedDocument, subject: str
-    ) -> None:
-        """Save the parts of a document without the subject, and then the document.
-
-        Raises:
-            Aborted: the document or one of its parts has been saved or removed meanwhile.
-        """
-        key, now = namespace.key, utc_now()
-        left = tuple(name for name in document.subjects if name != subject)
-        async for portion in store.read_through(key, parts_of(document.id), "", now, embeddings=True):
-            parts = [replace(record, subjects=left) for _, record in portion if is_part_of(document, record)]
-            if parts:
-                await self._save_again(store, namespace, document, parts)
-        async with self._database.write() as connection:
-            repository = DocumentRepository(connection, key.group_id, store.backend_id)
-            row = await repository.get(document.id, now, lock=True)
-            if row is None or row.live.revision != document.revision:
-                raise saved_meanwhile(document.id)
-            await repository.remove_subject(document.id, subject)
-
-    async def _save_again(
-        self, store: MemoryStore, namespace: NamespaceInfo, document: SavedDocument, parts: Sequence[Record]
-    ) -> None:
-        """Save parts that were read, unless the document has been replaced since: they would come back."""
-        key, now = namespace.key, utc_now()
-        if store.compares_revisions:
-            expecting = [replace(part, expected_revision=part.revision) for part in parts]
-            await store.save(key, namespace.space, expecting, now)
-            return
-        async with self._database.write() as connection:
-            # Of a process that is killed no part of an earlier revision stays.
-            repository = DocumentRepository(connection, key.group_id, store.backend_id)
-            if not await repository.expect_again(document, now):
-                raise saved_meanwhile(document.id)
-        await store.save(key, namespace.space, parts, now)
-        try:
-            await self._check_revision(store, key, document)
-        except Aborted:
-            # What has replaced them may have removed them before they were saved.
-            await store.delete(key, [part.id for part in parts], EVERYTHING, now)
-            raise
-
-    async def _check_revision(self, store: MemoryStore, key: NamespaceKey, document: SavedDocument) -> None:
-        row = await self._row(store, key, document.id)
-        if row is None or row.live.revision != document.revision:
-            raise saved_meanwhile(document.id)
 
 
 @contextlib.asynccontextmanager
@@ -425,7 +326,8 @@ def _in_order(named: Sequence[SavedDocument]) -> Sequence[SavedDocument]:
     return sorted(named, key=lambda document: document.id)
 
 
-def _saved_all_the_time(document_id: str) -> Aborted:
+def saved_all_the_time(document_id: str) -> Aborted:
+    """Return the refusal of what others have overtaken again and again."""
     return Aborted(f'the document "{document_id}" is being saved all the time; call again to continue')
 
 
@@ -438,7 +340,8 @@ def saved_meanwhile(document_id: str) -> Aborted:
     )
 
 
-def _ties_of(document: SavedDocument) -> Ties:
+def ties_of(document: SavedDocument) -> Ties:
+    """Return whom a document is tied to."""
     return Ties(document.subjects, "", json.loads(document.metadata).get("subject"))
 
 
@@ -449,11 +352,12 @@ def _is_still(current: DocumentRow, row: DocumentRow, only_of: str) -> bool:
     """
     is_same = (current.live.revision, current.last_revision) == (row.live.revision, row.last_revision)
     has_come_back = row.document is None and current.document is not None
-    return is_same and not has_come_back and (not only_of or _is_of_alone(current, only_of))
+    return is_same and not has_come_back and (not only_of or is_of_alone(current, only_of))
 
 
-def _is_of_alone(row: DocumentRow, subject: str) -> bool:
-    return row.document is not None and _ties_of(row.document).are_of_alone(subject)
+def is_of_alone(row: DocumentRow, subject: str) -> bool:
+    """Return whether a document is there, and a subject's alone."""
+    return row.document is not None and ties_of(row.document).are_of_alone(subject)
 
 
 def _no_part(path: str, document: SavedDocument) -> FailedPrecondition:

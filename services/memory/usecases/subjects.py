@@ -15,7 +15,7 @@ from services.memory.domain.records import Document, MemoryKind, Record
 from services.memory.domain.subjects import ties_of
 from services.memory.stores.base import KeepsHistory, MemoryStore
 from services.memory.stores.group_stores import BackendStores
-from services.memory.usecases.document_parts import DocumentParts
+from services.memory.usecases.document_subjects import DocumentSubjects
 from services.memory.usecases.record_history import RecordHistory
 
 logger = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ class ForgottenInNamespace:
 class Subjects:
     """Works on every namespace of the calling principal's group, in its default store and in its active backend."""
 
-    def __init__(self, stores: BackendStores, documents: DocumentParts, history: RecordHistory) -> None:
+    def __init__(self, stores: BackendStores, documents: DocumentSubjects, history: RecordHistory) -> None:
         self._stores = stores
         self._documents = documents
         self._history = history

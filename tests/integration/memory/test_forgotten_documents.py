@@ -7,7 +7,9 @@ import pytest
 
 from coxswain.memory.v1 import document_pb2 as pb
 from coxswain.memory.v1 import memory_pb2
+from services.memory.stores.databricks.store import DatabricksMemoryStore
 from services.memory.usecases.document_parts import DocumentParts
+from services.memory.usecases.document_subjects import DocumentSubjects
 from tests.integration.memory.documents import documents_stub, parts, save
 from tests.integration.memory.support import stub
 from tests.support.harness import Harness
@@ -18,16 +20,17 @@ NEW = "Boats are tied to the northern pier with two ropes each. " * 12
 
 def _once_before(patched: pytest.MonkeyPatch, method: str, happens: Callable[[], Awaitable[Any]]) -> None:
     """Let something happen once, the moment before a step of forgetting."""
-    step = getattr(DocumentParts, method)
+    owner: Any = DocumentParts if method == "remove" else DocumentSubjects
+    step = getattr(owner, method)
     done: list[int] = []
 
-    async def after(self: DocumentParts, *given: Any, **named: Any) -> Any:
+    async def after(self: Any, *given: Any, **named: Any) -> Any:
         if not done:
             done.append(1)
             await happens()
         return await step(self, *given, **named)
 
-    patched.setattr(DocumentParts, method, after)
+    patched.setattr(owner, method, after)
 
 
 async def _forget(harness: Harness) -> tuple[int, int]:
@@ -87,15 +90,15 @@ async def test_parts_saved_after_a_replacement_are_removed_again(
     ann, ben = (everywhere.channel(f"dev:{name}:sales=operator") for name in ("ann", "ben"))
     await save(ann, OLD, id="manual", chunk_characters=200)
     await save(ben, OLD, id="manual", chunk_characters=200)
-    check = DocumentParts._check_revision
+    write = DatabricksMemoryStore.save
     seen: list[int] = []
 
-    async def replaced_after(self: DocumentParts, *given: Any) -> None:
-        await check(self, *given)
+    async def replaced_before(*given: Any, **named: Any) -> Any:
         seen.append(1)
         if len(seen) == 1:
             await save(ben, NEW, id="manual", chunk_characters=200)
+        return await write(*given, **named)
 
-    monkeypatch.setattr(DocumentParts, "_check_revision", replaced_after)
+    monkeypatch.setattr(DatabricksMemoryStore, "save", replaced_before)
     assert await _forget(everywhere) == (0, 0)
     assert {part.document.document_revision for part in await parts(ben, "manual")} == {2}
