@@ -52,6 +52,9 @@ async def test_a_database_that_is_away_is_named_with_the_cause(tmp_path: Path) -
         COXSWAIN_DATA_DIR=str(tmp_path / "data"),
         COXSWAIN_AUTH_DATABASE_URL=f"postgresql://coxswain:hunter2@127.0.0.1:{closed_port}/suite",
         COXSWAIN_DATABASE_WAIT_SECONDS="0",
+        COXSWAIN_AUTH_PORT="0",
+        COXSWAIN_AUTH_INTERNAL_PORT="0",
+        COXSWAIN_METRICS_PORT="0",
     )
     assert line.startswith(f"auth cannot start: the database of auth (127.0.0.1:{closed_port}/suite) cannot be used: ")
     assert "refused" in line

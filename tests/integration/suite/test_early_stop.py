@@ -121,6 +121,11 @@ def test_a_process_that_waits_for_its_database_can_be_stopped(module: str, tmp_p
         COXSWAIN_DATA_DIR=str(tmp_path / "data"),
         COXSWAIN_DATABASE_URL=f"postgresql://coxswain@127.0.0.1:{free_port()}/coxswain",
         COXSWAIN_DATABASE_WAIT_SECONDS="600",
+        # Who finds a port taken ends before it looks for its database.
+        COXSWAIN_PORT="0",
+        COXSWAIN_MODELS_PORT="0",
+        COXSWAIN_MODELS_INTERNAL_PORT="0",
+        COXSWAIN_METRICS_PORT="0",
     )
     with ChildProcess(module, ["-m", module], environment) as process:
         process.wait_for_line("database_awaited")
