@@ -35,7 +35,8 @@ from tests.support.llm_script import Reply
 from tests.support.raw_upstream import Answer, RawUpstream, answer
 
 # Each start of litellm's helper costs seconds of CPU: one for the whole file.
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# A helper starts at low priority: on a busy machine the first call waits for minutes.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 ATTEMPTS = 2
 SECONDS = 3
 """How long an upstream may send nothing."""

@@ -18,7 +18,8 @@ from tests.support.llm_script import Fault, Reply, ToolCall, Usage
 from tests.support.text_vectors import embed_text
 
 # Each start of the helper costs seconds of CPU: one for the whole file.
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# A helper starts at low priority: on a busy machine the first call waits for minutes.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 MODEL = "together_ai/some-model"
 KEY = "tgt-marked-9c1d7e"
 SEED: list[dict[str, Any]] = [

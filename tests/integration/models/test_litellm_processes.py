@@ -25,13 +25,13 @@ from tests.support.http_emulator import HttpEmulator
 from tests.support.waiting import until
 from tests.unit.common.test_containment import holding_here
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# A helper starts at low priority: on a busy machine the first call waits for minutes.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 MODEL = "together_ai/some-model"
 LITELLM_SEED: list[dict[str, Any]] = [{"name": MODEL, "provider": "litellm", "capabilities": ["chat"]}]
 LITELLM_SEED[0]["upstream_model"] = MODEL
 MEGABYTE = 1024 * 1024
 LIMIT = 8 * MEGABYTE
-_WAIT_SECONDS = 180
 
 
 def helpers() -> list[psutil.Process]:
@@ -57,6 +57,7 @@ class Floods(HttpEmulator):
         super().__init__()
         self.sent = 0
         self.open = 0
+        self.begun = 0
         self.hanging = 0
 
     def install(self, app: web.Application) -> None:
@@ -82,6 +83,7 @@ class Floods(HttpEmulator):
         )
         data = f"data: {event}\n\n".encode()
         self.open += 1
+        self.begun += 1
         try:
             while self.sent < int(size):
                 await response.write(data)
@@ -171,14 +173,16 @@ async def test_streams_that_are_read_as_fast_as_they_come_end_at_the_limit_and_h
     served: tuple[Installation, Floods],
 ) -> None:
     installation, upstream = served
-    upstream.sent = 0
+    # A helper has started by then.
+    await installation.inference().Complete(ask(MODEL))
+    upstream.sent = upstream.begun = 0
 
     async def read_all() -> None:
         async for _ in installation.inference().StreamComplete(ask_stream(MODEL, say(f"flood {100 * MEGABYTE}"))):
             pass
 
     floods = [asyncio.create_task(read_all()) for _ in range(2)]
-    await until(lambda: upstream.open == 2)
+    await until(lambda: upstream.begun == 2)
     answers = await asyncio.gather(*(installation.inference().Complete(ask(MODEL)) for _ in range(8)))
     assert {answer.text for answer in answers} == {"short"}
     for flood in floods:
@@ -271,8 +275,11 @@ async def test_a_call_hears_before_its_deadline_that_no_helper_has_started(
     script = tmp_path / "process.py"
     script.write_text(program)
     monkeypatch.setattr("services.models.providers.litellm.helper._PROGRAM", script)
+    # A busy machine takes longer than what is left by default.
+    monkeypatch.setattr("services.models.providers.litellm.provider._ANSWER_SECONDS", 3.0)
+    monkeypatch.setattr("services.models.providers.litellm.provider._ANSWER_SHARE", 0.5)
     async with Floods() as upstream, serve(tmp_path, monkeypatch, upstream) as installation:
-        failure = await refusal(installation.inference().Complete(ask(MODEL), timeout=4))
+        failure = await refusal(installation.inference().Complete(ask(MODEL), timeout=6))
         assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE")
         assert "has not started" in failure.message
         assert failure.retry_after is not None

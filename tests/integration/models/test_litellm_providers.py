@@ -37,7 +37,8 @@ from tests.support.llm_script import Reply
 from tests.support.media_samples import PDF, PNG
 
 # One helper for the whole file.
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# A helper starts at low priority: on a busy machine the first call waits for minutes.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 CAROL = "dev:carol:finance=admin"
 AWS_SECRET = "aws-marked-7d2c41f09e"
 AWS_KEYS = {"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE", "aws_secret_access_key": AWS_SECRET}

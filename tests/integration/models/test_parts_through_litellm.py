@@ -17,7 +17,8 @@ from tests.support.llm_script import Reply, ToolCall
 from tests.support.media_samples import PDF, PNG
 
 # Each start of the helper costs seconds of CPU: one for the whole file.
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+# A helper starts at low priority: on a busy machine the first call waits for minutes.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 CLAUDE = "anthropic/claude-sonnet-4-5"
 GEMINI = "gemini/gemini-2.5-flash"
 ROUTED = "openrouter/anthropic/claude-sonnet-4.5"
