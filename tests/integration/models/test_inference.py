@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from prometheus_client import REGISTRY
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import model_pb2
 from services.common.grpc.json_values import to_struct
+from services.models.providers.offline.extract import extract
 from tests.integration.models.support import (
     CHAT,
     EMBED,
@@ -34,6 +36,7 @@ from tests.integration.models.support import (
 from tests.support.harness import BOB
 from tests.support.llm_replies import gpt_oss_blocks
 from tests.support.llm_script import Fault, Reply, ToolCall, Usage
+from tests.support.waiting import PATIENCE, until
 
 TOOL = pb.ToolDefinition(
     name="lookup",
@@ -638,8 +641,16 @@ async def test_a_prompt_past_the_offline_models_window_is_refused(
 async def test_a_long_offline_answer_does_not_hold_up_other_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def held(*arguments: Any) -> list[str]:
+        at_work.set()
+        go_on.wait(PATIENCE)
+        return extract(*arguments)
+
+    monkeypatch.setattr("services.models.providers.offline.provider.extract", held)
     seed = [{"name": OFFLINE, "provider": "offline", "capabilities": ["chat"]}]
-    # Near the largest message: more than a second of work, in which small calls come and go.
+    # Near the largest message.
     material = "\n".join(
         f"The {n}th sentence of this long report speaks of item number {n * 7}." for n in range(50_000)
     )
@@ -647,10 +658,12 @@ async def test_a_long_offline_answer_does_not_hold_up_other_calls(
         slow = asyncio.ensure_future(
             installation.inference().Complete(ask(OFFLINE, text("Key points.", material=material)))
         )
+        await until(at_work.is_set, "the answer is being made")
         count = pb.CountTokensRequest(model=OFFLINE, messages=[text("Hello")])
         for _ in range(5):
             await installation.inference().CountTokens(count)
         assert not slow.done()
+        go_on.set()
         assert set((await slow).text.split("\n\n")) <= set(material.split("\n"))
 
 

@@ -57,7 +57,7 @@ SPARE, AT_WORK = "coxswain-spare", "coxswain-crew"
 """What crew processes call themselves before and after they have been given an execution."""
 WAIT_SECONDS = 110
 QUICK = {
-    "COXSWAIN_WORKER_LEASE_SECONDS": "4",
+    "COXSWAIN_WORKER_LEASE_SECONDS": "10",
     "COXSWAIN_WORKER_HEARTBEAT_SECONDS": "1",
     "COXSWAIN_WORKER_SWEEP_SECONDS": "0.3",
     "COXSWAIN_WORKER_DRAIN_SECONDS": "2",
@@ -66,7 +66,10 @@ QUICK = {
     "COXSWAIN_WORKER_MODEL_RETRY_LONGEST_SECONDS": "0.6",
     "COXSWAIN_WORKER_MODEL_WAIT_SLOT_SECONDS": "0.6",
 }
-"""Settings of hosts that find out soon that another one has died, and wait for models fifty times as fast as usual."""
+"""Settings of hosts that find out soon that another one has died, and wait for models fifty times as fast as usual.
+
+One that is killed is known by its lock. A lease is as long as a busy machine may keep a living host waiting.
+"""
 FASTER = 50
 
 

@@ -121,10 +121,13 @@ async def test_a_long_wait_holds_no_slot_and_is_told(lone: Installation) -> None
 
 async def test_the_executions_time_counts_while_it_waits_for_a_model(lone: Installation) -> None:
     lone.llm.on(AWAY, route="chat")
-    execution = await lone.start(reckoner(), timeout=Duration(seconds=2))
-    events = await lone.watch(execution.id)
-    assert "execution_parked" in kinds(events)
-    assert events[-1].execution_failed.error.reason == "EXECUTION_TIMEOUT"
+    seconds, happened = 2, list[str]()
+    while "execution_parked" not in happened:
+        # On a busy machine the time may be over before it waits.
+        execution = await lone.start(reckoner(), timeout=Duration(seconds=seconds))
+        events = await lone.watch(execution.id)
+        assert events[-1].execution_failed.error.reason == "EXECUTION_TIMEOUT"
+        seconds, happened = 2 * seconds, kinds(events)
 
 
 async def test_a_wait_that_is_longer_than_the_patience_is_none(lone: Installation) -> None:
@@ -189,13 +192,17 @@ async def test_a_refused_key_ends_an_execution_after_it_was_looked_up_once_more(
 
 
 async def test_waiting_ends_with_the_executions_time(lone: Installation) -> None:
-    turns(lone, 1)
-    lone.llm.on(Reply(fault=Fault(status=500)), route="chat")
-    execution = await lone.start(reckoner(), timeout=Duration(seconds=4))
-    events = await lone.watch(execution.id)
-    assert events[-1].execution_failed.error.reason == "EXECUTION_TIMEOUT"
-    assert await lone.journaled_tools(execution.id) == 1
-    assert "llm_call_waiting" in kinds(events)
+    seconds, tools, happened = 4, 0, list[str]()
+    while "llm_call_waiting" not in happened:
+        # On a busy machine the time may be over before it waits.
+        lone.llm.clear_rules()
+        turns(lone, 1)
+        lone.llm.on(Reply(fault=Fault(status=500)), route="chat")
+        execution = await lone.start(reckoner(), timeout=Duration(seconds=seconds))
+        events = await lone.watch(execution.id)
+        assert events[-1].execution_failed.error.reason == "EXECUTION_TIMEOUT"
+        seconds, tools, happened = 2 * seconds, await lone.journaled_tools(execution.id), kinds(events)
+    assert tools == 1
 
 
 async def test_waiting_ends_with_the_agents_time(lone: Installation) -> None:

