@@ -5,12 +5,16 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import structlog
+
 from services.common.background import BackgroundTasks
-from services.common.errors import CoxswainError
+from services.common.errors import CoxswainError, Unavailable
 from services.common.grpc.admission import Admission
 from services.common.grpc.call import Call
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import Principal
+
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -29,7 +33,7 @@ class _Caller:
 
 
 class CallerWatch:
-    """Ends calls whose caller is no longer who was admitted.
+    """Ends calls whose caller is no longer who was admitted, or cannot be watched over.
 
     One task watches over all calls of a caller: hundreds of streams are opened, and left, in one moment.
     """
@@ -75,6 +79,12 @@ class CallerWatch:
                         watched.end(refusal)
                     # Others go on between two.
                     await asyncio.sleep(0)
+        except Exception:
+            logger.exception("caller_watch_failed")
+            # Nothing goes on that nobody watches over.
+            for watched in list(caller.calls):
+                del caller.calls[watched]
+                watched.end(Unavailable("whether you may go on with this call could not be found out; call again"))
         finally:
             if self._callers.get(key) is caller:
                 del self._callers[key]

@@ -5,6 +5,8 @@ import contextlib
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError, PermissionDenied
 from services.common.grpc.call import Call
@@ -103,3 +105,23 @@ async def test_who_has_ended_by_themselves_hears_nothing() -> None:
         present.changed.set()
         await rounds()
     assert ends == [("ann", REMOVED)]
+
+
+async def test_nothing_goes_on_unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    present: Any = Present()
+    watch, ends = CallerWatch(present), list[Any]()
+
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with watch_over(watch, "ann", ends), watch_over(watch, "ann", ends):
+        await rounds()
+        monkeypatch.setattr(present, "refusal", fail)
+        present.changed.set()
+        await rounds()
+        assert [(subject, error.code) for subject, error in ends] == [("ann", "UNAVAILABLE")] * 2
+        monkeypatch.undo()
+        present.changed.clear()
+        with watch_over(watch, "ann", ends):
+            await rounds()
+            assert present.waiting == 1
