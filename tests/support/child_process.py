@@ -23,14 +23,26 @@ WAIT_SECONDS = 180.0
 """How long a program may take to do what a test waits for; reached only when it never will."""
 
 _LASTING_PORTS = range(20_000, 32_000)
-"""Below those that Linux gives to outgoing connections, and to who asks for any port: they would take a port before its
-program listens at it, or while that is started again."""
+"""Below those that Linux by default gives to outgoing connections, and to who asks for any port: they would take a port
+before its program listens at it, or while that is started again."""
 
 _KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 # Lets coverage measurement see the processes.
 _KEPT_PREFIXES = ("COVERAGE_", "COV_CORE_")
 _TAIL_LINES = 60
-_untaken_ports = iter(random.Random().sample(_LASTING_PORTS, len(_LASTING_PORTS)))
+
+
+def _share_of_ports() -> range:
+    """Return the ports of this process of tests: another one would take a port before its program listens at it."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    # One that replaces a process that broke down has a number beyond the others.
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % processes
+    size = len(_LASTING_PORTS) // processes
+    return _LASTING_PORTS[number * size : (number + 1) * size]
+
+
+_ports = random.Random().sample(_share_of_ports(), len(_share_of_ports()))
+_untaken_ports = set(_ports)
 
 
 def scrubbed_environment(home: Path, **more: str) -> dict[str, str]:
@@ -39,12 +51,20 @@ def scrubbed_environment(home: Path, **more: str) -> dict[str, str]:
     return kept | {"HOME": str(home), "PYTHONUNBUFFERED": "1"} | more
 
 
-def free_port() -> int:
-    """Return a loopback port nobody listens on, another one each time; it stays free while nothing listens on it."""
-    for port in _untaken_ports:
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+def free_port(in_a_row: int = 1) -> int:
+    """Return the first of some loopback ports nobody listens on, others each time; they stay free until one listens."""
+    for first in _ports:
+        row = range(first, first + in_a_row)
+        if _untaken_ports.issuperset(row) and all(map(_is_free, row)):
+            _untaken_ports.difference_update(row)
+            return first
     raise AssertionError("every port was given away")
+
+
+def _is_free(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        return True
+    return False
 
 
 class ChildProcess:

@@ -1,10 +1,8 @@
 """Memory by several processes at one port: what one has saved the other finds at once, and they are seen as one."""
 
 import asyncio
-import contextlib
 import http.client
 import signal
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,16 +78,6 @@ def get(port: int, path: str) -> tuple[int, str]:
         connection.close()
 
 
-def free_ports_in_a_row(count: int) -> int:
-    """Return the first one."""
-    while True:
-        first = free_port()
-        with contextlib.ExitStack() as held, contextlib.suppress(OSError, OverflowError):
-            for port in range(first, first + count):
-                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return first
-
-
 def searches_counted(port: int) -> float:
     families = text_string_to_metric_families(get(port, "/metrics")[1])
     samples = [sample for family in families for sample in family.samples if sample.name == "coxswain_rpc_total"]
@@ -97,7 +85,7 @@ def searches_counted(port: int) -> float:
 
 
 async def test_processes_at_one_port_agree_and_end_together(tmp_path: Path) -> None:
-    metrics = free_ports_in_a_row(3)
+    metrics = free_port(in_a_row=3)
     async with serve_services(tmp_path / "data") as auth:
         environment = scrubbed_environment(
             tmp_path,
