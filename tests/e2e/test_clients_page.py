@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.child_process import WAIT_SECONDS, scrubbed_environment
 from tests.support.descriptors import product_files, product_services
 from tests.support.pages import recipe, sdk_command
 from tests.support.suite_process import SuiteProcess
@@ -23,6 +24,10 @@ GRPCURL = """#!/bin/sh
 [ "$1 $2 $4" = "-plaintext -H -d" ] || exit 2
 exec buf curl --http2-prior-knowledge --protocol grpc -H "$3" -d "$5" "http://$6/$7"
 """
+
+# Debian's packages take what Debian's generators write: those that somebody has installed beside them write for others.
+GENERATORS = Path("/usr/bin")
+GENERATORS_PATH = f"{GENERATORS}:/bin"
 
 # Where Debian installs packages of Go: golang-google-grpc-dev, and golang-github-golang-protobuf-1-5-dev for the file.
 GO_PACKAGES = Path("/usr/share/gocode")
@@ -71,15 +76,20 @@ def run(suite: SuiteProcess, *command: str, text: str, cwd: Path, **environment:
     """
     suite.restore_workers()
     own = text.replace("127.0.0.1:50051", suite.address("orchestrator"))
+    return run_alone(*command, text=own, cwd=cwd, **environment)
+
+
+def run_alone(*command: str, text: str = "", cwd: Path, **environment: str) -> str:
+    """Run a program that calls no suite, and return what it prints."""
     ran = subprocess.run(
         command,
-        input=own,
+        input=text,
         cwd=cwd,
-        env=os.environ | environment,
+        env=scrubbed_environment(cwd, **environment),
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=WAIT_SECONDS,
     )
     assert ran.returncode == 0, f"{ran.stdout}{ran.stderr}"
     return ran.stdout
@@ -147,10 +157,13 @@ def needs(*programs: str, files: Iterable[Path]) -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
 
 
+# Compilers and programs, each of which may take its time.
+@pytest.mark.timeout(1000)
 def test_go(suite: SuiteProcess, sdk: Path, tmp_path: Path) -> None:
     grpc = GO_PACKAGES / "src/google.golang.org/grpc/clientconn.go"
-    needs("go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc", files=[grpc, GO_PROTOBUF_1_5])
-    subprocess.run(["sh", "-ec", sdk_command("go_out")], cwd=sdk, check=True)
+    generators = [GENERATORS / name for name in ("protoc", "protoc-gen-go", "protoc-gen-go-grpc")]
+    needs("go", files=[*generators, grpc, GO_PROTOBUF_1_5])
+    run_alone("sh", "-ec", sdk_command("go_out"), cwd=sdk, PATH=GENERATORS_PATH)
     program = recipe(PAGE, "Go", "go")
     if "func NewClient(" not in grpc.read_text(encoding="utf-8"):
         for now, before in GO_BEFORE_1_63.items():
@@ -160,28 +173,35 @@ def test_go(suite: SuiteProcess, sdk: Path, tmp_path: Path) -> None:
     shutil.copytree(sdk / "gen", sources / "example.com" / "coxswain")
     (sources / "round").mkdir()
     (sources / "round" / "main.go").write_text(program.replace("127.0.0.1:50051", suite.address("orchestrator")))
-    go = {"GO111MODULE": "off", "GOPATH": f"{tmp_path}{os.pathsep}{GO_PACKAGES}", "GOFLAGS": ""}
-    run(suite, "go", "vet", "round", text="", cwd=tmp_path, **go)
-    run(suite, "go", "build", "-o", "round", "round", text="", cwd=tmp_path, **go)
+    go = {"GO111MODULE": "off", "GOPATH": f"{tmp_path}{os.pathsep}{GO_PACKAGES}", "GOCACHE": go_cache()}
+    run_alone("go", "vet", "round", cwd=tmp_path, **go)
+    run_alone("go", "build", "-o", "round", "round", cwd=tmp_path, **go)
     store_crew(suite, tmp_path)
     made_the_round(run(suite, str(tmp_path / "round"), text="", cwd=tmp_path))
 
 
+@pytest.mark.timeout(1000)
 def test_java(suite: SuiteProcess, sdk: Path, tmp_path: Path) -> None:
     jars = [JAVA_PACKAGES / f"{name}.jar" for name in JAVA_JARS]
-    needs("java", "javac", "protoc", "grpc_java_plugin", files=jars)
+    plugin = GENERATORS / "grpc_java_plugin"
+    needs("java", "javac", files=[GENERATORS / "protoc", plugin, *jars])
     # Debian's plugin has a name of its own, and its package of google.rpc is older than ErrorInfo.
-    (tmp_path / "protoc-gen-grpc-java").symlink_to(str(shutil.which("grpc_java_plugin")))
+    (tmp_path / "protoc-gen-grpc-java").symlink_to(plugin)
     command = sdk_command("java_out").replace("find coxswain buf ", "find coxswain buf google ")
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(["sh", "-ec", command], cwd=sdk, env=os.environ | {"PATH": path}, check=True)
+    run_alone("sh", "-ec", command, cwd=sdk, PATH=f"{tmp_path}:{GENERATORS_PATH}")
     program = recipe(PAGE, "Java", "java").replace("127.0.0.1:50051", suite.address("orchestrator"))
     (tmp_path / "Round.java").write_text(program)
     classes = ("-classpath", os.pathsep.join(map(str, [tmp_path, *jars])))
     sources = ("-sourcepath", str(sdk / "gen"), "-proc:none", "-nowarn")
-    run(suite, "javac", *classes, *sources, "-d", ".", "Round.java", text="", cwd=tmp_path)
+    run_alone("javac", *classes, *sources, "-d", ".", "Round.java", cwd=tmp_path)
     store_crew(suite, tmp_path)
     made_the_round(run(suite, "java", *classes, "Round", text="", cwd=tmp_path))
+
+
+def go_cache() -> str:
+    """Return where Go keeps what it has compiled, by content: gRPC takes long, and is compiled once for all runs."""
+    asked = subprocess.run(["go", "env", "GOCACHE"], capture_output=True, text=True, check=True, timeout=WAIT_SECONDS)
+    return asked.stdout.strip()
 
 
 def store_crew(suite: SuiteProcess, cwd: Path) -> None:
