@@ -75,7 +75,7 @@ class _Line:
         except BaseException:
             if coming in self.waiting:
                 del self.waiting[coming]
-            elif not coming.cancelled():
+            elif coming.done() and not coming.cancelled():
                 # It came, and nobody takes it any more.
                 coming.result().end()
             raise

@@ -21,6 +21,7 @@ from services.common.identity.authenticator import Authenticator
 from services.common.identity.principal_token import PrincipalVerifier
 from services.common.identity.remote import RemoteIdentity
 from services.common.identity.service_identity import ServiceIdentity, ServiceTokenVerifier
+from services.common.paced_cancel import finish_cancelling
 from services.common.paging import seal_page_tokens
 from services.common.periodic import every
 from services.common.ports import cannot_serve
@@ -234,6 +235,7 @@ class Host:
         for listener in self._listeners:
             await listener.stop(grace)
         # Cancelled handlers run once more before what they use is closed.
+        finish_cancelling()
         await asyncio.sleep(0)
         await self._background.stop()
         for hosted in reversed(self._hosted):

@@ -48,28 +48,40 @@ class PacedFuture(asyncio.Future[T]):
 class _Line:
     """The futures of one event loop that wait to be cancelled."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._futures: deque[PacedFuture[Any]] = deque()
 
     def add(self, future: PacedFuture[Any]) -> None:
         self._futures.append(future)
         if len(self._futures) == 1:
-            self._loop.call_soon(self._cancel_some)
+            future.get_loop().call_soon(self._cancel_some)
 
     def _cancel_some(self) -> None:
-        for _ in range(min(_IN_EACH_ROUND, len(self._futures))):
-            self._futures[0].cancel_now()
-            self._futures.popleft()
-        if self._futures:
-            self._loop.call_soon(self._cancel_some)
+        if not self._futures:
+            return
+        loop = self._futures[0].get_loop()
+        try:
+            for _ in range(min(_IN_EACH_ROUND, len(self._futures))):
+                self._futures.popleft().cancel_now()
+        finally:
+            if self._futures:
+                loop.call_soon(self._cancel_some)
+
+    def finish(self) -> None:
+        while self._futures:
+            self._futures.popleft().cancel_now()
 
 
 _lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
 
 
+def finish_cancelling() -> None:
+    """Cancel at once what waits to be cancelled in the running loop: at its end nobody else waits."""
+    _line_of(asyncio.get_running_loop()).finish()
+
+
 def _line_of(loop: asyncio.AbstractEventLoop) -> _Line:
     line = _lines.get(loop)
     if line is None:
-        line = _lines[loop] = _Line(loop)
+        line = _lines[loop] = _Line()
     return line

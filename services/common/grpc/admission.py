@@ -6,7 +6,7 @@ from services.common.errors import CoxswainError, FailedPrecondition, Permission
 from services.common.grpc.call import Call
 from services.common.grpc.group_traffic import GroupTraffic
 from services.common.grpc.method import Method
-from services.common.identity.authenticator import PRINCIPAL, SERVICE, Authenticator, inbound_credential
+from services.common.identity.authenticator import PRINCIPAL, SERVICE, Authenticator, Credential, inbound_credential
 from services.common.identity.principal import Principal, Role
 
 
@@ -65,24 +65,27 @@ class Admission:
         if principal_token:
             call.principal = await self._authenticator.forwarded(principal_token)
 
-    async def wait_for_change(self, call: Call, admitted: Principal) -> None:
-        """Wait until the caller of a call may no longer be who was admitted; ask `refusal` then."""
+    async def wait_for_change(self, credential: Credential, group_header: str, principal: Principal) -> None:
+        """Wait until a caller may no longer be who they were; see `readmit`."""
         # What is remembered of the caller may be old already: a fixed pace would add that age to the time they get.
-        remembered = self._authenticator.remembered_seconds(call.credential, call.group_header)
-        await self._authenticator.wait_for_change(call.principal or admitted, remembered or self._stream_check_seconds)
+        remembered = self._authenticator.remembered_seconds(credential, group_header)
+        await self._authenticator.wait_for_change(principal, remembered or self._stream_check_seconds)
 
-    async def refusal(self, call: Call, admitted: Principal) -> CoxswainError | None:
-        """Return why a caller may not go on, or None; then the principal of the call is the present one."""
+    async def readmit(self, credential: Credential, group_header: str, admitted: Principal) -> Principal | None:
+        """Return the present principal of a caller who was let in; None while nobody can say who they are.
+
+        Raises:
+            Unauthenticated, PermissionDenied, FailedPrecondition: they are no longer who was let in.
+        """
         try:
-            principal = await self._authenticator.caller(call.credential, call.group_header)
-            _require_admitted(principal, admitted)
-        except (Unauthenticated, PermissionDenied, FailedPrecondition) as error:
-            return error
+            principal = await self._authenticator.caller(credential, group_header)
+        except (Unauthenticated, PermissionDenied, FailedPrecondition):
+            raise
         except CoxswainError:
             # Auth cannot be asked just now, which says nothing about the caller.
             return None
-        call.principal = principal
-        return None
+        _require_admitted(principal, admitted)
+        return principal
 
 
 def _require_admitted(principal: Principal, admitted: Principal) -> None:

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 
-from services.common.background import BackgroundTasks
-from services.common.errors import CoxswainError, Unavailable
+from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unauthenticated, Unavailable
 from services.common.grpc.admission import Admission
 from services.common.grpc.call import Call
 from services.common.identity.authenticator import Credential
@@ -17,17 +18,24 @@ from services.common.identity.principal import Principal
 logger = structlog.get_logger(__name__)
 
 
+class _Key(NamedTuple):
+    """What all calls of one watch have in common: one look at their caller is about each of them."""
+
+    credential: Credential
+    group_header: str
+    admitted: Principal
+    issued_at: float
+
+
 @dataclass(eq=False, slots=True)
 class _Watched:
     call: Call
-    admitted: Principal
     end: Callable[[CoxswainError], None]
 
 
 @dataclass(eq=False, slots=True)
-class _Caller:
-    """One who calls with one credential and choice of group."""
-
+class _Watch:
+    present: Principal
     task: asyncio.Task[None] | None = None
     calls: dict[_Watched, None] = field(default_factory=dict)
 
@@ -35,13 +43,13 @@ class _Caller:
 class CallerWatch:
     """Ends calls whose caller is no longer who was admitted, or cannot be watched over.
 
-    One task watches over all calls of a caller: hundreds of streams are opened, and left, in one moment.
+    One task watches over all calls that were let in with one principal: hundreds of streams are opened, and left, in
+    one moment.
     """
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self._callers: dict[tuple[Credential, str], _Caller] = {}
-        self._tasks = BackgroundTasks()
+        self._watches: dict[_Key, _Watch] = {}
 
     @contextlib.contextmanager
     def over(self, call: Call, admitted: Principal, end: Callable[[CoxswainError], None]) -> Iterator[None]:
@@ -49,42 +57,45 @@ class CallerWatch:
 
         Until then, the principal of the call is the present one.
         """
-        key = call.credential, call.group_header
-        caller = self._callers.get(key)
-        if caller is None:
-            caller = self._callers[key] = _Caller()
-            caller.task = self._tasks.start(self._watch(key, caller))
-        watched = _Watched(call, admitted, end)
-        caller.calls[watched] = None
+        key = _Key(call.credential, call.group_header, admitted, admitted.issued_at)
+        watch = self._watches.get(key)
+        if watch is None:
+            watch = self._watches[key] = _Watch(admitted)
+            # Of no call: it goes on when the first one has ended, whose principal nobody renews then.
+            watch.task = asyncio.create_task(self._watch(key, watch), context=contextvars.Context())
+        call.principal = watch.present
+        watched = _Watched(call, end)
+        watch.calls[watched] = None
         try:
             yield
         finally:
-            caller.calls.pop(watched, None)
-            if not caller.calls and self._callers.get(key) is caller:
-                del self._callers[key]
-                if caller.task is not None:
-                    caller.task.cancel()
-                    # The task's frames hold the caller in their turn.
-                    caller.task = None
+            watch.calls.pop(watched, None)
+            if not watch.calls and watch.task is not None:
+                self._forget(key, watch)
+                watch.task.cancel()
+                # The task's frames hold the watch in their turn.
+                watch.task = None
 
-    async def _watch(self, key: tuple[Credential, str], caller: _Caller) -> None:
+    async def _watch(self, key: _Key, watch: _Watch) -> None:
+        ending: CoxswainError = Unavailable("whether you may go on with this call could not be found out; call again")
         try:
-            while caller.calls:
-                first = next(iter(caller.calls))
-                await self._admission.wait_for_change(first.call, first.admitted)
-                for watched in list(caller.calls):
-                    refusal = await self._admission.refusal(watched.call, watched.admitted)
-                    if refusal is not None and watched in caller.calls:
-                        del caller.calls[watched]
-                        watched.end(refusal)
-                    # Others go on between two.
-                    await asyncio.sleep(0)
+            while True:
+                await self._admission.wait_for_change(key.credential, key.group_header, watch.present)
+                principal = await self._admission.readmit(key.credential, key.group_header, key.admitted)
+                if principal is not None:
+                    watch.present = principal
+                    for watched in watch.calls:
+                        watched.call.principal = principal
+        except (Unauthenticated, PermissionDenied, FailedPrecondition) as refusal:
+            ending = refusal
         except Exception:
             logger.exception("caller_watch_failed")
-            # Nothing goes on that nobody watches over.
-            for watched in list(caller.calls):
-                del caller.calls[watched]
-                watched.end(Unavailable("whether you may go on with this call could not be found out; call again"))
         finally:
-            if self._callers.get(key) is caller:
-                del self._callers[key]
+            self._forget(key, watch)
+            # Nothing goes on that nobody watches over.
+            for watched in watch.calls:
+                watched.end(ending)
+
+    def _forget(self, key: _Key, watch: _Watch) -> None:
+        if self._watches.get(key) is watch:
+            del self._watches[key]

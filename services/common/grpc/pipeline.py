@@ -9,6 +9,7 @@ when it is registered: an interceptor would choose and wrap a handler for every 
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,8 @@ ReadT = TypeVar("ReadT")
 logger = structlog.get_logger(__name__)
 
 _MAX_REQUEST_ID = 128
+# Who takes longer to send a request may have lost a right meanwhile.
+_SLOW_SECONDS = 1.0
 # A stream cannot be told why it ends while its client takes something else; one that takes nothing is not waited for.
 _LAST_WRITE_SECONDS = 5.0
 # Two keep the process busy while one of them waits for a database. More make the rounds of the event loop longer, of
@@ -128,15 +131,18 @@ class Pipeline:
                 metadata = _enter(call, context)
                 self._arrivals.let_in()
                 data = await self._reader.read_of_stranger(messages) if method.access.open_to_strangers else None
+                is_slow = False
                 with self._capacity.calls.one_for():
                     await self._admission.admit(call, method, metadata)
                 begin_call_span(call, metadata)
                 with self._places_of(call, method), _work_of(call):
                     if data is None:
                         # Without a place of the listener: two groups that never end their requests would hold all.
+                        began = time.monotonic()
                         data = await self._reader.read(messages, _bounded_group(call))
+                        is_slow = time.monotonic() - began > _SLOW_SECONDS
                     async with self._turn_of(call, method) as has_waited:
-                        if has_waited:
+                        if has_waited or is_slow:
                             await self._admit_again(call)
                         with self._capacity.calls.one_for():
                             request = await beside_if_large(len(data), decode, method, data)
@@ -278,11 +284,11 @@ class Pipeline:
             yield
 
     async def _admit_again(self, call: Call) -> None:
-        """Refuse a caller who is no longer who was admitted: in a long line that may be minutes ago."""
+        """Refuse a caller who is no longer who was admitted: that may be minutes ago."""
         if call.principal is None or call.service:
             return
-        if (refusal := await self._admission.refusal(call, call.principal)) is not None:
-            raise refusal
+        present = await self._admission.readmit(call.credential, call.group_header, call.principal)
+        call.principal = present or call.principal
 
     def _turn_of(self, call: Call, method: Method) -> contextlib.AbstractAsyncContextManager[bool]:
         """Wait for a turn of the call's group; calls of other services, and of strangers, take none.

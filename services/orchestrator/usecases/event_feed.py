@@ -80,7 +80,8 @@ class EventFeed:
             if not known:
                 # The row was read before anybody listened here: what was stored in between has no hint any more.
                 self._read(topic)
-            elif newest > topic.last:
+            elif max(newest, topic.hinted) > topic.last:
+                # Also what the last read was to bring and has not.
                 topic.hinted = max(topic.hinted, newest)
                 self._read(topic)
             while True:

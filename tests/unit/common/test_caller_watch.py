@@ -2,18 +2,20 @@
 
 import asyncio
 import contextlib
+from collections.abc import Generator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from services.common.clock import utc_now
-from services.common.errors import CoxswainError, PermissionDenied
-from services.common.grpc.call import Call
+from services.common.errors import PermissionDenied
+from services.common.grpc.call import Call, enter_call, outgoing_call
 from services.common.grpc.caller_watch import CallerWatch
 from services.common.identity.authenticator import Credential
 from services.common.identity.principal import CredentialKind, Principal, Role
 
+EXPIRES_AT = utc_now() + timedelta(hours=1)
 REMOVED = PermissionDenied("you are not a member", reason="GROUP_NOT_MEMBER")
 
 
@@ -23,20 +25,29 @@ class Present:
     def __init__(self) -> None:
         self.removed = set[str]()
         self.changed = asyncio.Event()
+        self.changed_at = 0.0
+        """Whose principal is older need not wait for another change."""
         self.waiting = 0
+        self.asked = list[tuple[str, str]]()
+        """About whom, and on whose behalf."""
 
-    async def wait_for_change(self, _call: Call, _admitted: Principal) -> None:
+    async def wait_for_change(self, _credential: Credential, _group: str, known: Principal) -> None:
         self.waiting += 1
         try:
-            await self.changed.wait()
+            if known.issued_at >= self.changed_at:
+                await self.changed.wait()
         finally:
             self.waiting -= 1
 
-    async def refusal(self, _call: Call, admitted: Principal) -> CoxswainError | None:
-        return REMOVED if admitted.subject in self.removed else None
+    async def readmit(self, _credential: Credential, _group: str, admitted: Principal) -> Principal | None:
+        self.asked.append((admitted.subject, outgoing_call("auth")[1]))
+        if admitted.subject in self.removed:
+            raise REMOVED
+        await asyncio.sleep(0)
+        return principal(admitted.subject, self.changed_at)
 
 
-def principal(subject: str) -> Principal:
+def principal(subject: str, issued_at: float = 0.0) -> Principal:
     return Principal(
         subject=subject,
         group_id="g",
@@ -45,13 +56,22 @@ def principal(subject: str) -> Principal:
         credential_kind=CredentialKind.DEV,
         session_id="",
         execution_id="",
-        expires_at=utc_now() + timedelta(hours=1),
+        expires_at=EXPIRES_AT,
+        token=f"token of {subject}",
+        issued_at=issued_at,
     )
 
 
-def watch_over(watch: CallerWatch, subject: str, ends: list[Any]) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def watch_over(
+    watch: CallerWatch, subject: str, ends: list[Any], issued_at: float = 0.0
+) -> Generator[Call, None, None]:
+    admitted = principal(subject, issued_at)
     call = Call(request_id="r", method="/m", credential=Credential(authorization=f"Bearer {subject}"))
-    return watch.over(call, principal(subject), lambda error: ends.append((subject, error)))
+    call.principal = admitted
+    enter_call(call)
+    with watch.over(call, admitted, lambda error: ends.append((subject, error))):
+        yield call
 
 
 async def rounds() -> None:
@@ -68,10 +88,13 @@ async def test_hundreds_of_calls_are_watched_by_one_task_for_each_caller() -> No
         await rounds()
         assert present.waiting == 2
         present.removed.add("eve")
+        present.changed_at = 1.0
         present.changed.set()
+        present.changed = asyncio.Event()
         await rounds()
         assert ends == [("eve", REMOVED)] * 20
-    present.changed.clear()
+        # One look at each of them, on nobody's behalf: the principal of one of their calls may be old by then.
+        assert sorted(present.asked) == [("ann", ""), ("eve", "")]
     await rounds()
     assert present.waiting == 0
 
@@ -116,7 +139,7 @@ async def test_nothing_goes_on_unwatched(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with watch_over(watch, "ann", ends), watch_over(watch, "ann", ends):
         await rounds()
-        monkeypatch.setattr(present, "refusal", fail)
+        monkeypatch.setattr(present, "readmit", fail)
         present.changed.set()
         await rounds()
         assert [(subject, error.code) for subject, error in ends] == [("ann", "UNAVAILABLE")] * 2
@@ -125,3 +148,30 @@ async def test_nothing_goes_on_unwatched(monkeypatch: pytest.MonkeyPatch) -> Non
         with watch_over(watch, "ann", ends):
             await rounds()
             assert present.waiting == 1
+
+
+async def test_calls_have_the_present_principal_also_those_that_join() -> None:
+    present: Any = Present()
+    watch, ends = CallerWatch(present), list[Any]()
+    with watch_over(watch, "ann", ends) as first:
+        await rounds()
+        present.changed_at = 1.0
+        present.changed.set()
+        present.changed = asyncio.Event()
+        await rounds()
+        with watch_over(watch, "ann", ends) as second:
+            for call in (first, second):
+                assert call.principal is not None
+                assert call.principal.issued_at == 1.0
+
+
+async def test_one_who_joins_with_a_principal_from_before_a_change_is_looked_at() -> None:
+    present: Any = Present()
+    watch, ends = CallerWatch(present), list[Any]()
+    with watch_over(watch, "ann", ends, issued_at=2.0):
+        await rounds()
+        present.changed_at = 1.0
+        present.removed.add("ann")
+        with watch_over(watch, "ann", ends):
+            await rounds()
+            assert ends == [("ann", REMOVED)]

@@ -1,7 +1,7 @@
 """Every method that streams ends when its caller is no longer who was admitted, in each way that can happen."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from services.common.clock import utc_now
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unauthenticated
+from services.common.grpc.access import MethodAccess
 from services.common.grpc.arrivals import Arrivals
 from services.common.grpc.capacity import Capacity
 from services.common.grpc.method import Method
@@ -222,3 +223,37 @@ async def test_a_stream_whose_caller_may_do_more_now_goes_on() -> None:
     async with asyncio.timeout(60):
         await present.looked_at(3)
         await stream.go_on()
+
+
+async def test_who_is_removed_while_a_request_comes_slowly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.common.grpc.pipeline._SLOW_SECONDS", 0.0)
+    present, told, handled = Present(), list[Any](), list[object]()
+    authenticator: Any = present
+
+    async def slowly() -> AsyncGenerator[bytes, None]:
+        present.now = REMOVED
+        await asyncio.sleep(0.001)
+        yield b""
+
+    async def abort(*status: Any) -> None:
+        told.extend(status)
+        raise Aborted
+
+    async def handler(request: object, _context: object) -> Message:
+        handled.append(request)
+        return Empty()
+
+    context: Any = SimpleNamespace(invocation_metadata=tuple, time_remaining=lambda: None, peer=str, abort=abort)
+    pipeline = Pipeline(
+        authenticator,
+        internal=False,
+        stream_check_seconds=0.001,
+        max_message_bytes=1024,
+        capacity=ROOM,
+        arrivals=Arrivals(),
+    )
+    access = MethodAccess(internal=False, role=Role.OPERATOR, repeatable=True)
+    with pytest.raises(Aborted):
+        await pipeline.unary(Method("/m", "s", access, Empty), handler)(slowly(), context)
+    assert told[0] is grpc.StatusCode.PERMISSION_DENIED
+    assert not handled

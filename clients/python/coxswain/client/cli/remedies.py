@@ -62,6 +62,6 @@ def remedy_for(error: errors.CoxswainError) -> str:
     if error.reason == "NOT_FOUND" and (listing := _LISTS.get(error.metadata.get("resource", ""))):
         return f"`coxswain {listing}` lists what there is"
     if any(violation.field == "model.capabilities" for violation in error.violations):
-        return "`coxswain models create` takes it as --can, such as --can chat --can tools"
+        return "`coxswain models create` takes capabilities with --can, for example --can chat"
     kind = error.reason or error.code.name
     return how_to_reach() if kind == "UNAVAILABLE" else _REMEDIES.get(kind, "")
