@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 PATIENCE = 60
 """Seconds after which what has not happened will not: nothing of a test depends on their number."""
@@ -28,6 +28,21 @@ async def until(condition: Callable[[], object | Awaitable[object]], what: str =
         if not patience.expired():
             raise
         raise AssertionError(f"not within {PATIENCE} s: {what}") from None
+
+
+def longer(first: float) -> Iterator[float]:
+    """Yield times in seconds to try with, each twice as long as the last: a busy machine may be too slow for the first.
+
+    A loop over them is left once its try got far enough.
+
+    Raises:
+        AssertionError: it did not with any time up to `PATIENCE`.
+    """
+    seconds = first
+    while seconds <= PATIENCE:
+        yield seconds
+        seconds *= 2
+    raise AssertionError(f"no try got far enough, though the last one had {seconds / 2:.1f} s")
 
 
 async def _holds(condition: Callable[[], object | Awaitable[object]]) -> bool:

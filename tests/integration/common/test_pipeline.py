@@ -60,7 +60,7 @@ from services.common.ids import new_id
 from services.common.settings import SERVICES, CommonSettings
 from services.common.startup import StartError
 from tests.support.exhausted import fault_of_exhausted
-from tests.support.waiting import until
+from tests.support.waiting import longer, until
 
 ROOM = Capacity.of(calls=100, group_calls=100, streams=100, group_streams=100, subject_streams=100)
 
@@ -379,14 +379,14 @@ async def test_who_gives_up_while_they_wait_for_a_turn_takes_none_along(taking: 
 
 async def _waiting_with_a_deadline(taking: Counter[str], served: Served) -> Any:
     """Return a call that waits for its turn, and soon is given up; a busy machine may need longer to take it in."""
-    seconds, asked = 0.3, taking["loud"]
-    call = _waiting_of(served, "loud", timeout=seconds)
-    while call.done() or taking["loud"] == asked:
-        if call.done():
-            seconds, asked = 2 * seconds, taking["loud"]
-            call = _waiting_of(served, "loud", timeout=seconds)
-        await asyncio.sleep(0.001)
-    return call
+    times = longer(0.3)
+    while True:
+        asked = taking["loud"]
+        call = _waiting_of(served, "loud", timeout=next(times))
+        await until(lambda: call.done() or taking["loud"] > asked)  # noqa: B023 - of this turn, which waits for it
+        if not call.done():
+            return call
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 async def test_a_stream_takes_a_turn_for_its_first_response_and_none_for_the_next(

@@ -14,6 +14,7 @@ from coxswain.models.v1 import model_pb2
 from coxswain.models.v1.model_service_pb2_grpc import ModelServiceStub
 from tests.integration.auth.support import refused
 from tests.integration.identity.support import World, question, save, search, serve_world
+from tests.support.waiting import longer
 
 AT_ONCE = 100
 CALLS = 600
@@ -45,8 +46,9 @@ async def test_each_service_on_the_way_calls_the_workspace_as_the_user(world: Wo
 
 async def token_that_was_used_and_ran_out(world: World) -> str:
     """Return a token with which a memory was saved while it was good, once it is good no more."""
-    good_for = 10
+    times = longer(10)
     while True:
+        good_for = next(times)
         # Tokens count as expired 40 seconds early.
         token = world.token("ann", expires_in_s=40 + good_for)
         ends = time.time() + good_for
@@ -56,7 +58,6 @@ async def token_that_was_used_and_ran_out(world: World) -> str:
             if error.code() is not StatusCode.UNAUTHENTICATED:
                 raise
             # A busy machine was too slow for this one.
-            good_for *= 2
             world.workspace.llm.clear_log()
         else:
             await asyncio.sleep(ends - time.time())

@@ -1,14 +1,16 @@
 """Auth and models on loopback before an LLM emulator, and short ways to call them."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import yaml
 from google.rpc import error_details_pb2, status_pb2
+from prometheus_client import REGISTRY
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import inference_service_pb2_grpc, model_service_pb2_grpc, usage_service_pb2_grpc
@@ -16,6 +18,7 @@ from services.models.settings import ModelsSettings
 from tests.support.exhausted import fault_of_exhausted
 from tests.support.harness import ALICE, Harness, serve_services
 from tests.support.llm_emulator import LlmEmulator
+from tests.support.waiting import longer, until
 
 CHAT = "openai/chat"
 REASONER = "databricks/gpt-oss"
@@ -126,6 +129,26 @@ async def refusal(call: Awaitable[Any]) -> Refusal:
     except grpc.aio.AioRpcError as error:
         return read_refusal(error)
     raise AssertionError("the call succeeded")
+
+
+async def outlasted(models: Installation, call: Callable[[float], Awaitable[Any]], first: float) -> None:
+    """Make a call with so many seconds, which pass while the upstream works on it: it has logged one call.
+
+    On a busy machine they may pass before: then it is made again, with more.
+    """
+    for seconds in longer(first):
+        assert (await refusal(call(seconds))).code is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(_idle, "the service gives it up")
+        # What the service had sent by then, the upstream has read before it answers this.
+        async with aiohttp.ClientSession() as session, session.get(f"{models.llm.url}/_log") as response:
+            await response.read()
+        if models.llm.calls:
+            return
+
+
+def _idle() -> bool:
+    labels = [{"listener": "public", "kind": kind} for kind in ("calls", "streams")]
+    return not any(REGISTRY.get_sample_value("coxswain_rpc_open", one) for one in labels)
 
 
 def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:

@@ -28,7 +28,7 @@ from services.orchestrator.worker.link.crew_end import CrewEnd, LinkClosed
 from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.framing import encode_frame
 from services.orchestrator.worker.link.host_end import CrewProcessLost, HostEnd
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import PATIENCE, longer, until
 
 HostHandler = Callable[[CrewRequest], Any]
 CrewHandler = Callable[[HostRequest], CrewReply]
@@ -166,9 +166,11 @@ async def test_the_hosts_own_trouble_is_not_told_to_the_crew_process() -> None:
 
     async with joined(broken) as ends:
         # A busy host may read of a call and of its end at once, and then it does not begin.
-        while not ends.failures:
+        for seconds in longer(0.2):
             with pytest.raises(TimeoutError):
-                await asyncio.to_thread(ends.crew.call, embed(), timeout=0.2)
+                await asyncio.to_thread(ends.crew.call, embed(), timeout=seconds)
+            if ends.failures:
+                break
         told = len(ends.failures)
         ends.crew.notify(embed())
         await until(lambda: len(ends.failures) > told)
@@ -187,9 +189,11 @@ async def test_a_call_given_up_is_given_up_at_the_other_end_too() -> None:
 
     async with joined(hang) as ends:
         # A busy host may read of a call and of its end at once, and then it does not begin.
-        while not begun.is_set():
+        for seconds in longer(0.05):
             with pytest.raises(TimeoutError):
-                await asyncio.to_thread(ends.crew.call, embed(), timeout=0.05)
+                await asyncio.to_thread(ends.crew.call, embed(), timeout=seconds)
+            if begun.is_set():
+                break
         await asyncio.wait_for(given_up.wait(), PATIENCE)
 
 
