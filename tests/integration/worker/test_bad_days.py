@@ -1,11 +1,15 @@
 """Models whose providers fail, and what becomes of executions: real worker hosts and crew processes."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from sqlalchemy import select, update
 
 from coxswain.orchestrator.v1 import execution_pb2
+from services.common.clock import utc_now
+from services.orchestrator.tables import executions
 from tests.integration.worker.installation import (
     CAPABLE,
     FASTER,
@@ -15,7 +19,7 @@ from tests.integration.worker.installation import (
 )
 from tests.integration.worker.odd_answers import DONE, reckoner, requests, turns
 from tests.support.llm_script import Fault, Reply
-from tests.support.waiting import until
+from tests.support.waiting import longer, until
 
 S = execution_pb2
 
@@ -121,13 +125,18 @@ async def test_a_long_wait_holds_no_slot_and_is_told(lone: Installation) -> None
 
 async def test_the_executions_time_counts_while_it_waits_for_a_model(lone: Installation) -> None:
     lone.llm.on(AWAY, route="chat")
-    seconds, happened = 2, list[str]()
-    while "execution_parked" not in happened:
-        # On a busy machine the time may be over before it waits.
-        execution = await lone.start(reckoner(), timeout=Duration(seconds=seconds))
-        events = await lone.watch(execution.id)
-        assert events[-1].execution_failed.error.reason == "EXECUTION_TIMEOUT"
-        seconds, happened = 2 * seconds, kinds(events)
+    execution = await lone.start(reckoner(), timeout=Duration(seconds=3600))
+    seen = await lone.watch(execution.id, is_kind("execution_parked"))
+    row = executions.c.id == execution.id
+    async with lone.database.write() as connection:
+        created, ends = (
+            await connection.execute(select(executions.c.created_at, executions.c.deadline_at).where(row))
+        ).one()
+        assert ends - created == timedelta(hours=1)
+        # The hour is over.
+        await connection.execute(update(executions).where(row).values(deadline_at=utc_now()))
+    (ended,) = await lone.watch(execution.id, after=seen[-1].sequence)
+    assert ended.execution_failed.error.reason == "EXECUTION_TIMEOUT"
 
 
 async def test_a_wait_that_is_longer_than_the_patience_is_none(lone: Installation) -> None:
@@ -192,25 +201,35 @@ async def test_a_refused_key_ends_an_execution_after_it_was_looked_up_once_more(
 
 
 async def test_waiting_ends_with_the_executions_time(lone: Installation) -> None:
-    seconds, tools, happened = 4, 0, list[str]()
-    while "llm_call_waiting" not in happened:
-        # On a busy machine the time may be over before it waits.
+    for seconds in longer(4):
         lone.llm.clear_rules()
         turns(lone, 1)
         lone.llm.on(Reply(fault=Fault(status=500)), route="chat")
-        execution = await lone.start(reckoner(), timeout=Duration(seconds=seconds))
+        execution = await lone.start(reckoner(), timeout=Duration(seconds=int(seconds)))
         events = await lone.watch(execution.id)
         assert events[-1].execution_failed.error.reason == "EXECUTION_TIMEOUT"
-        seconds, tools, happened = 2 * seconds, await lone.journaled_tools(execution.id), kinds(events)
-    assert tools == 1
+        if has_called_again(events):
+            assert "llm_call_waiting" in kinds(events)
+            assert await lone.journaled_tools(execution.id) == 1
+            break
 
 
 async def test_waiting_ends_with_the_agents_time(lone: Installation) -> None:
     lone.llm.on(Reply(fault=Fault(status=500)), route="chat")
-    execution = await lone.start(reckoner(max_execution_time=Duration(seconds=2)))
-    ended = await lone.finished(execution.id)
-    assert ended.error.reason == "TASK_FAILED"
-    assert "max_execution_time" in ended.error.message
+    for seconds in longer(2):
+        execution = await lone.start(reckoner(max_execution_time=Duration(seconds=int(seconds))))
+        events = await lone.watch(execution.id)
+        error = events[-1].execution_failed.error
+        assert error.reason == "TASK_FAILED"
+        assert "max_execution_time" in error.message
+        if has_called_again(events):
+            assert "llm_call_waiting" in kinds(events)
+            break
+
+
+def has_called_again(events: list[S.ExecutionEvent]) -> bool:
+    """Whether a model was called once more after a failure: on a busy machine the time may be over before."""
+    return kinds(events).count("llm_call_failed") > 1
 
 
 async def test_a_resumed_execution_goes_on_at_the_call_that_failed(lone: Installation) -> None:
