@@ -233,6 +233,22 @@ async def test_a_database_that_fails_for_a_moment_ends_no_watch(failure: Excepti
         assert watcher.sequences == [1, 2]
 
 
+async def test_who_joins_has_that_read_which_the_last_read_could_not() -> None:
+    rows, bus = Rows(), LocalHintBus()
+    rows.append("e", "execution_queued")
+    async with serving(rows, bus) as feed:
+        first = Watcher(feed, rows, "e", 0)
+        await at_rest(feed, first, [1])
+        # Its row was read before the event was stored.
+        second = feed.follow("e", 1, rows.last["e"])
+        rows.failing, before = Unavailable("the database does not answer"), rows.reads
+        bus.publish(hint("e", rows.append("e", "task_started")))
+        await until(lambda: rows.reads > before and not feed._topics.topics["e"].reading)
+        rows.failing = None
+        assert [event.sequence for event in await anext(second)] == [2]
+        await second.aclose()
+
+
 async def test_a_draining_process_ends_watches_so_that_they_can_go_on_elsewhere() -> None:
     rows, bus = Rows(), LocalHintBus()
     rows.append("e", "execution_queued")
