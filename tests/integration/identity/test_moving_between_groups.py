@@ -36,10 +36,15 @@ class Heard:
     def __init__(self, call: Any) -> None:
         self.executions: set[str] = set()
         self.stands = asyncio.Event()
-        """Set with its first response: it tells of all that happens from then on."""
+        """Set with its first response: the stream tells of all that happens from then on."""
         self.told = asyncio.Event()
         """Set with the first of the executions."""
         self._task = asyncio.create_task(self._listen(call))
+
+    async def reach(self, point: asyncio.Event) -> None:
+        """Wait for one of the events. Raises AssertionError: the stream has ended before."""
+        await until(lambda: point.is_set() or self._task.done())
+        assert point.is_set(), f"the stream has ended: {await self._task}"
 
     async def ended(self) -> str:
         """Return the code with which it ends."""
@@ -75,8 +80,10 @@ async def nobody_asks_about(token: str, world: World, monkeypatch: pytest.Monkey
         return await exchange(credential, group_id)  # type: ignore[no-any-return]
 
     monkeypatch.setattr(identity, "exchange", exchange_afterwards)
-    yield
-    ended.set()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 async def test_streams_end_when_their_caller_moves_to_another_group(
@@ -101,11 +108,10 @@ async def test_streams_end_when_their_caller_moves_to_another_group(
         Heard(watcher.WatchExecutions(execution_pb2.WatchExecutionsRequest(crew_id=crews[ann]))),
         Heard(questions.WatchQuestions(question_pb2.WatchQuestionsRequest())),
     ]
-    async with asyncio.timeout(SLACK_SECONDS):
-        for stream in streams[:3]:
-            await stream.stands.wait()
-        of_sales.add(await start(ann))
-        await streams[1].told.wait()
+    for stream in streams[:3]:
+        await stream.reach(stream.stands)
+    of_sales.add(await start(ann))
+    await streams[1].reach(streams[1].told)
     # The last one says nothing before there is a question.
     places: Any = world.harness.host._listeners[0]._pipeline._capacity.group_streams
     await until(lambda: places.held("sales") == len(streams))
@@ -133,8 +139,7 @@ async def test_streams_end_when_their_caller_moves_to_another_group(
     again = Heard(watcher.WatchExecutions(execution_pb2.WatchExecutionsRequest()))
     refused = Heard(watcher.WatchExecution(execution_pb2.WatchExecutionRequest(id=late)))
     assert await refused.ended() == "NOT_FOUND"
-    async with asyncio.timeout(SLACK_SECONDS):
-        await again.stands.wait()
-        of_evil.add(await start(eve))
-        await again.told.wait()
+    await again.reach(again.stands)
+    of_evil.add(await start(eve))
+    await again.reach(again.told)
     assert again.executions <= of_evil

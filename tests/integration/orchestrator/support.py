@@ -1,5 +1,6 @@
 """Calling the orchestrator as somebody, reading why it refused, and playing the worker."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from services.orchestrator.repositories.questions import QuestionRepository
 from services.orchestrator.tables import execution_events, executions, task_runs
 from tests.support.exhausted import fault_of_exhausted
 from tests.support.harness import ALICE, Harness
+from tests.support.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from coxswain.orchestrator.v1.crew_service_pb2_grpc import CrewServiceAsyncStub
@@ -275,8 +277,9 @@ async def working(harness: Harness, database_url: str) -> AsyncIterator[Worker]:
     try:
         # Before it hears, it would miss what a test has happen.
         with bus.subscribe(HintKind.RESYNC) as hints:
-            await bus.start()
-            await hints.take()
+            async with asyncio.timeout(PATIENCE):
+                await bus.start()
+                await hints.take()
         yield Worker(database, bus)
     finally:
         await bus.close()
