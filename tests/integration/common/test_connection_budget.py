@@ -1,6 +1,5 @@
 """The connections that all processes may open are compared with what PostgreSQL allows."""
 
-import asyncio
 from pathlib import Path
 
 from sqlalchemy import text
@@ -15,9 +14,16 @@ async def test_the_pools_of_all_processes_count_by_their_bounds_and_other_sessio
 ) -> None:
     one_by_one = Database(postgres_url, "orchestrator", null_pool=True)
 
+    async def sessions(condition: str) -> set[int]:
+        async with one_by_one.read() as connection:
+            return set(await connection.scalars(text(f"SELECT pid FROM pg_stat_activity WHERE {condition}")))
+
     async def are_counted() -> bool:
+        if await sessions("datname = current_database() AND pid <> pg_backend_pid()"):
+            return False
         first, second = Database(postgres_url, "auth"), Database(postgres_url, "models", pool_size=40)
-        before = await _settled(one_by_one)
+        elsewhere = await sessions("datname <> current_database()")
+        before = await read_connection_budget(one_by_one)
         try:
             async with first.read() as connection, second.read(), one_by_one.read():
                 allowed = int(await connection.scalar(text("SHOW max_connections")) or 0)
@@ -26,25 +32,20 @@ async def test_the_pools_of_all_processes_count_by_their_bounds_and_other_sessio
         finally:
             for database in (first, second):
                 await database.close()
+        if await sessions("datname <> current_database()") != elsewhere:
+            return False
+        assert before is not None
         assert budget is not None
         assert budget.allowed == allowed - reserved
         assert budget.others >= 1
-        return budget.pooled - before.pooled == 10 + 80
+        assert budget.pooled - before.pooled == 10 + 80
+        return True
 
     try:
-        # Once more where a session of an earlier test has ended in between.
+        # Only where sessions of other tests, which end some time after their pools, have come or gone, once more.
         await until(are_counted)
     finally:
         await one_by_one.close()
-
-
-async def _settled(database: Database) -> ConnectionBudget:
-    """Return the budget once the sessions of earlier tests have ended, which they do some time after their pools."""
-    budget = before = None
-    while budget is None or budget != before:
-        before, budget = budget, await read_connection_budget(database)
-        await asyncio.sleep(0.1)
-    return budget
 
 
 async def test_a_file_has_no_connections_to_run_out_of(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from services.orchestrator.repositories.tool_sources import ToolSourceRepository
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tables import tool_sources
 from services.orchestrator.tool_catalogue import TOOLS
+from services.orchestrator.usecases.tool_listing import ToolListing
 from services.orchestrator.usecases.tool_sources import MAX_SOURCES
 from tests.conftest import new_database
 from tests.integration.orchestrator.support import (
@@ -233,17 +234,26 @@ async def test_a_source_that_cannot_be_listed_says_why_and_its_tools_cannot_be_u
     assert await faults(harness, f"{source.spec.name}/pay") == {}
 
 
-async def test_many_who_need_a_list_at_once_ask_for_it_once(harness: Harness, gateway: FakeToolGateway) -> None:
+async def test_many_who_need_a_list_at_once_ask_for_it_once(
+    harness: Harness, gateway: FakeToolGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = await create(harness)
     gateway.listed.clear()
     gateway.hold = asyncio.Event()
+    arrived: list[str] = []
+    listed = ToolListing.refresh
+
+    async def noted(self: ToolListing, wanted: ToolSource) -> ToolSource:
+        arrived.append(wanted.id)
+        return await listed(self, wanted)
+
+    monkeypatch.setattr(ToolListing, "refresh", noted)
     refreshing = [asyncio.create_task(refresh(harness, source)) for _ in range(8)]
-    open_calls: Any = harness.host._listeners[0]._pipeline._capacity.group_calls
-    await until(lambda: gateway.listed and open_calls.held("sales") == 8)
+    await until(lambda: len(arrived) == 8, "all wait for the list")
     gateway.hold.set()
     answers = await asyncio.gather(*refreshing)
     assert {answer.source.list_revision for answer in answers} == {1}
-    assert len(gateway.listed) < 8
+    assert gateway.listed == [source.id]
 
 
 def bad(field: str, **fields: Any) -> Any:
