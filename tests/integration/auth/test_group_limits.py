@@ -187,7 +187,7 @@ async def test_who_is_no_admin_of_the_group_lowers_nothing_of_it(auth: Harness) 
 
 @pytest.fixture
 def still(auth: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop the clocks by which calls come back."""
+    """Stop the clocks, so that no call is given back meanwhile."""
     now = utc_now()
     monkeypatch.setattr("services.auth.usecases.group_traffic.utc_now", lambda: now)
     monkeypatch.setattr(auth.host._listeners[0]._pipeline._traffic, "_clock", lambda: 1000.0)

@@ -43,7 +43,7 @@ def test_signals_come_before_any_import_that_takes_time(module: str) -> None:
     assert not {"asyncio", "grpc", "pydantic", "sqlalchemy", "structlog"} & set(loaded)
 
 
-# Root makes a namespace of processes as it is, anybody else in one of users.
+# Root may make a namespace of processes; anybody else first needs one of users.
 _USERS = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
 AS_FIRST_PROCESS = ["unshare", *_USERS, "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable]
 

@@ -261,7 +261,8 @@ def test_on_any_day_no_turn_is_lost_or_held_too_often_and_no_group_waits_for_ano
     came, begun = dict[tuple[str, bool], list[int]](), dict[tuple[str, bool], list[int]]()
 
     async def call(number: int, plan: Planned) -> None:
-        # No two come, and nobody comes when a turn is handed on: who of those notes it first says nothing of the line.
+        # No two come, and nobody comes when a turn is handed on: which of the two is noted first would say nothing
+        # about the line.
         await asyncio.sleep(plan.comes / 10 + number * 1e-5)
         key, loop = (plan.group, plan.heavy), asyncio.get_running_loop()
         came.setdefault(key, []).append(number)
