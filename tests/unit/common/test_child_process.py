@@ -19,7 +19,7 @@ from services.common.child_process import (
     encode_frame,
     isolated_python,
 )
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 ECHO = """
 import os, sys
@@ -107,7 +107,7 @@ async def test_a_process_that_works_on_is_killed_after_its_grace(tmp_path: Path)
     async with echoing(tmp_path) as child:
         await child.write(b"hang")
         started = time.monotonic()
-        await child.stop(grace=0.2)
+        await asyncio.wait_for(child.stop(grace=0.2), PATIENCE)
         assert time.monotonic() - started >= 0.2
         assert not psutil.pid_exists(child.pid)
 
@@ -116,7 +116,7 @@ async def test_a_process_ends_by_itself_when_its_input_closes(tmp_path: Path) ->
     async with echoing(tmp_path) as child:
         await child.write(b"x")
         await child.read()
-        await asyncio.wait_for(child.stop(grace=600), 60)
+        await asyncio.wait_for(child.stop(grace=600), PATIENCE)
 
 
 async def test_a_stop_that_is_cancelled_leaves_no_process_behind(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ async def test_one_that_is_killed_is_started_again_while_the_other_serves(tmp_pa
 async def test_one_that_shows_no_life_is_killed_and_started_again(tmp_path: Path) -> None:
     state = ProcessState()
     # The other one, which lives, is to be heard of within 60 turns on a busy machine too.
-    async with running(group_of(2, tmp_path, turn_seconds=0.03), state):
+    async with running(group_of(2, tmp_path, turn_seconds=0.05), state):
         silent = min(began(tmp_path))
         (tmp_path / f"{silent}.silent").touch()
         await until(lambda: len(began(tmp_path)) >= 3)
@@ -112,7 +112,8 @@ async def test_one_that_shows_no_life_and_outlives_its_kill_counts_as_hanging(
 ) -> None:
     monkeypatch.setattr(subprocess.Popen, "kill", lambda _: None)
     state = ProcessState()
-    async with running(group_of(2, tmp_path, turn_seconds=0.005), state):
+    # Within 120 turns both are to be heard of.
+    async with running(group_of(2, tmp_path, turn_seconds=0.03), state):
         assert state.alive
         (tmp_path / f"{min(began(tmp_path))}.silent").touch()
         await until(lambda: not state.alive)
