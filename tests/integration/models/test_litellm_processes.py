@@ -51,7 +51,10 @@ def begins_to_start(installation: Installation) -> bool:
 
 
 class Floods(HttpEmulator):
-    """Streams as much as is read where a prompt says "flood", and short answers elsewhere."""
+    """Streams as much as is read where a prompt says "flood", and short answers elsewhere.
+
+    While `goes_on` is not set, a flood stops below the limit of an answer.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,6 +62,8 @@ class Floods(HttpEmulator):
         self.open = 0
         self.begun = 0
         self.hanging = 0
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
 
     def install(self, app: web.Application) -> None:
         app.router.add_post("/v1/chat/completions", self._answer)
@@ -84,9 +89,13 @@ class Floods(HttpEmulator):
         data = f"data: {event}\n\n".encode()
         self.open += 1
         self.begun += 1
+        sent = 0
         try:
             while self.sent < int(size):
+                if sent > LIMIT // 2:
+                    await self.goes_on.wait()
                 await response.write(data)
+                sent += len(data)
                 self.sent += len(data)
         finally:
             self.open -= 1
@@ -176,6 +185,7 @@ async def test_streams_that_are_read_as_fast_as_they_come_end_at_the_limit_and_h
     # A helper has started by then.
     await installation.inference().Complete(ask(MODEL))
     upstream.sent = upstream.begun = 0
+    upstream.goes_on.clear()
 
     async def read_all() -> None:
         async for _ in installation.inference().StreamComplete(ask_stream(MODEL, say(f"flood {100 * MEGABYTE}"))):
@@ -185,6 +195,8 @@ async def test_streams_that_are_read_as_fast_as_they_come_end_at_the_limit_and_h
     await until(lambda: upstream.begun == 2)
     answers = await asyncio.gather(*(installation.inference().Complete(ask(MODEL)) for _ in range(8)))
     assert {answer.text for answer in answers} == {"short"}
+    assert upstream.open == 2
+    upstream.goes_on.set()
     for flood in floods:
         failure = await refusal(flood)
         assert failure.reason == "UPSTREAM_BAD_RESPONSE"

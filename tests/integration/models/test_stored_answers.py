@@ -203,10 +203,8 @@ async def test_a_failed_call_stores_nothing_and_its_repetition_tries_again(serve
     assert len(served.llm.calls) == 3
 
 
-async def test_those_who_wait_get_the_failure_of_the_call_they_wait_for(
-    served: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served.llm.on(Reply(hang=True, fault=Fault(status=400, message="no such thing")), times=1)
+def noted_arrivals(monkeypatch: pytest.MonkeyPatch) -> list[Reuse]:
+    """Return the list of calls that are made or wait for another one, as they come to that."""
     arrived: list[Reuse] = []
     turn = StoredAnswers._turn
 
@@ -215,6 +213,14 @@ async def test_those_who_wait_get_the_failure_of_the_call_they_wait_for(
         return await turn(self, principal, reuse)
 
     monkeypatch.setattr(StoredAnswers, "_turn", noted)
+    return arrived
+
+
+async def test_those_who_wait_get_the_failure_of_the_call_they_wait_for(
+    served: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.llm.on(Reply(hang=True, fault=Fault(status=400, message="no such thing")), times=1)
+    arrived = noted_arrivals(monkeypatch)
     asked = asyncio.gather(*(refusal(served.inference().Complete(whole("r1"))) for _ in range(2)))
     await served.llm.wait_for_calls(1, hanging=True)
     await until(lambda: len(arrived) == 2, "the other one waits")
@@ -223,12 +229,16 @@ async def test_those_who_wait_get_the_failure_of_the_call_they_wait_for(
     assert reasons == ["UPSTREAM_REJECTED"] * 2
 
 
-async def test_who_waits_for_a_call_that_is_cancelled_makes_it_itself(served: Installation) -> None:
+async def test_who_waits_for_a_call_that_is_cancelled_makes_it_itself(
+    served: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served.llm.on(Reply(hang=True), times=1)
+    arrived = noted_arrivals(monkeypatch)
     first = served.inference().Complete(whole("r1"))
     ended = asyncio.create_task(first.code())
     await served.llm.wait_for_calls(1, hanging=True)
     second = asyncio.gather(served.inference().Complete(whole("r1")))
+    await until(lambda: len(arrived) == 2, "the second one waits")
     first.cancel()
     assert await ended is grpc.StatusCode.CANCELLED
     await served.llm.wait_for_calls(1, outcome="client_disconnected")
