@@ -14,6 +14,7 @@ class PartsWritten:
 
     revision: int
     count: int
+    """How many; 0 says that the document was removed at that revision: no save of an earlier one counts any more."""
     until_us: int = field(default=0, compare=False)
     """Until when others may be writing them, in microseconds since 1970; 0 when nobody is."""
 

@@ -182,7 +182,7 @@ class DocumentRepository:
         existing, raised = row.document, max(document.revision, row.last_revision + 1)
         due: Mapping[str, Any] = {"due_us": _not_before(now + _SETTLED_BY)}
         if existing is None and not row.being_removed:
-            written = [parts for parts in (row.live, *row.stale) if parts.count]
+            written = [row.live, *row.stale] if row.live.count else row.stale
             # Others may be saving the same parts.
             others = [p for p in written if p.revision != document.revision or (p.until_us and not at_once)]
             due = _SETTLED if at_once and not others else due
@@ -205,6 +205,8 @@ class DocumentRepository:
         now = document.updated_at
         row = await self.get(document.id, now, lock=True)
         if row is None or row.live.revision > document.revision or row.last_revision < document.revision:
+            return False
+        if any(not parts.count and parts.revision > document.revision for parts in row.stale):
             return False
         later = [parts for parts in row.stale if parts.revision > document.revision]
         stale = later if gone else [*row.written_before(document.revision), *later]
@@ -294,17 +296,36 @@ class DocumentRepository:
         )
         return revision + 1
 
-    async def remove(self, document_id: str, last_revision: int) -> bool:
-        """Remove a document's row, if no save has begun since a revision, and return whether it was there."""
-        unchanged = documents.c.last_revision == last_revision
-        return bool(
-            (await self._connection.execute(delete(documents).where(self._is(document_id), unchanged))).rowcount
-        )
+    async def remove(self, document_id: str, last_revision: int, now: datetime | None) -> bool:
+        """Remove a document's row, if no save has begun since a revision, and return whether it was there.
 
-    async def remove_as(self, state: DocumentState) -> bool:
-        """Remove a document's row if it is in a state, and return whether it was."""
+        Where others are writing parts of it at `now`, a row is kept that says so, and that it is not there. `now` is
+        None in a store to which nothing is written outside of the transaction.
+        """
+        unchanged = and_(self._is(document_id), documents.c.last_revision == last_revision)
+        stale = await self._connection.scalar(select(documents.c.stale).where(unchanged).with_for_update())
+        if stale is None:
+            return False
+        written = [] if now is None else [parts for parts in map(_parts, stale) if _being_written([parts], now)]
+        if not written:
+            await self._connection.execute(delete(documents).where(unchanged))
+            return True
+        until_us = max(parts.until_us for parts in written)
+        await self._set(
+            document_id,
+            document=None,
+            revision=0,
+            subjects=[],
+            expires_us=None,
+            due_us=until_us,
+            stale=_stale([*written, PartsWritten(last_revision, 0, until_us)][-_MOST_STALE:]),
+        )
+        return True
+
+    async def remove_as(self, state: DocumentState, now: datetime | None) -> bool:
+        """Do what `remove` does if a document's row is in a state, and return whether it was."""
         return await self._states(self._is(state.id), 1, lock=True) == [state] and await self.remove(
-            state.id, state.last_revision
+            state.id, state.last_revision, now
         )
 
     async def begin_repair(self, row: DocumentRow, now: datetime) -> DocumentRow | None:

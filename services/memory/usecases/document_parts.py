@@ -206,8 +206,9 @@ class DocumentParts:
         return removed
 
     async def _remove_row(self, store: MemoryStore, key: NamespaceKey, state: DocumentState) -> bool:
+        now = None if store.removes_at_once else utc_now()
         async with self._database.write() as connection:
-            return await DocumentRepository(connection, key.group_id, store.backend_id).remove_as(state)
+            return await DocumentRepository(connection, key.group_id, store.backend_id).remove_as(state, now)
 
     async def _states(self, store: MemoryStore, key: NamespaceKey) -> AsyncIterator[DocumentState]:
         after = ""
@@ -263,7 +264,8 @@ class DocumentParts:
             async def end(_connection: AsyncConnection | None) -> None:
                 # A save that has begun since has a row to go on with, and parts that are left alone.
                 async with self._database.write() as connection:
-                    await DocumentRepository(connection, key.group_id, store.backend_id).remove(row.id, last)
+                    repository = DocumentRepository(connection, key.group_id, store.backend_id)
+                    await repository.remove(row.id, last, utc_now())
 
             return await store.remove_document(key, row.id, last, stale, now, end)
 
@@ -272,7 +274,7 @@ class DocumentParts:
             assert connection is not None
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
             current = await repository.get(row.id, now, lock=True)
-            if not is_still(current) or not await repository.remove(row.id, row.last_revision):
+            if not is_still(current) or not await repository.remove(row.id, row.last_revision, None):
                 raise saved_meanwhile(row.id)
 
         return await store.remove_document(key, row.id, row.last_revision, stale, now, switch)

@@ -6,12 +6,15 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from sqlalchemy import select
 
+from coxswain.memory.v1 import document_pb2 as pb
 from coxswain.memory.v1 import memory_pb2, record_pb2
 from services.common.clock import utc_now
 from services.memory.service import MemoryService
 from services.memory.stores.databricks.store import DatabricksMemoryStore
-from tests.integration.memory.documents import DOCUMENTS, parts, save
+from services.memory.tables import documents
+from tests.integration.memory.documents import DOCUMENTS, documents_stub, parts, save
 from tests.integration.memory.support import place, stub
 from tests.support.harness import Harness
 from tests.support.waiting import until
@@ -23,10 +26,26 @@ async def _revisions(channel: grpc.aio.Channel) -> set[int]:
     return {part.document.document_revision for part in await parts(channel, "manual")}
 
 
+async def _rows(harness: Harness) -> set[str]:
+    async with cast("MemoryService", harness.services["memory"])._database.read() as connection:
+        return set(await connection.scalars(select(documents.c.document_id)))
+
+
+async def _repair_after(harness: Harness, monkeypatch: pytest.MonkeyPatch, time: timedelta) -> None:
+    service = cast("MemoryService", harness.services["memory"])
+    # One that runs has read what is due by the true time.
+    await until(lambda: not service._repairs._running)
+    for module in ("document_repairs", "document_parts"):
+        monkeypatch.setattr(f"services.memory.usecases.{module}.utc_now", lambda: utc_now() + time)
+    await save(harness.channel(), "Something else.", id="other")
+    await until(lambda: not service._repairs._running)
+
+
 @pytest.mark.parametrize("store", ["databricks"], indirect=True)
 @pytest.mark.parametrize("call", ["SaveDocument", "SaveRecords", "ForgetSubject"])
-async def test_parts_that_were_written_after_another_save_has_ended_go_although_their_caller_went_away(
-    everywhere: Harness, monkeypatch: pytest.MonkeyPatch, call: str
+@pytest.mark.parametrize("other", ["SaveDocument", "DeleteDocument"])
+async def test_parts_that_were_written_after_another_call_has_ended_go_although_their_caller_went_away(
+    everywhere: Harness, monkeypatch: pytest.MonkeyPatch, call: str, other: str
 ) -> None:
     ann, ben = (everywhere.channel(f"dev:{name}:sales=admin") for name in ("ann", "ben"))
     for channel in (ann, ben):
@@ -38,9 +57,11 @@ async def test_parts_that_were_written_after_another_save_has_ended_go_although_
     async def overtaken(*given: Any, **named: Any) -> Any:
         is_first = not begun.is_set()
         begun.set()
-        if is_first:
+        if is_first and other == "SaveDocument":
             saved = await save(ben, f"New. {TEXT}", id="manual", chunk_characters=200)
             overtaking.append(saved.document.revision)
+        elif is_first:
+            await documents_stub(ben).DeleteDocument(pb.DeleteDocumentRequest(id="manual"))
         result = await write(*given, **named)
         if is_first:
             written.set()
@@ -63,12 +84,7 @@ async def test_parts_that_were_written_after_another_save_has_ended_go_although_
         if calling.done():
             await calling
         calling.cancel()
-    [counts] = overtaking
-    assert await _revisions(ann) == {2 if call == "SaveDocument" else 1, counts}
-    service = cast("MemoryService", everywhere.services["memory"])
-    # One that runs has read what is due by the true time.
-    await until(lambda: not service._repairs._running)
-    monkeypatch.setattr("services.memory.usecases.document_repairs.utc_now", lambda: utc_now() + timedelta(days=2))
-    await save(ann, "Something else.", id="other")
-    await until(lambda: not service._repairs._running)
-    assert await _revisions(ann) == {counts}
+    assert await _revisions(ann) == {2 if call == "SaveDocument" else 1, *overtaking}
+    await _repair_after(everywhere, monkeypatch, timedelta(days=2))
+    assert await _revisions(ann) == set(overtaking)
+    assert await _rows(everywhere) == {"other", *(["manual"] if overtaking else [])}

@@ -94,7 +94,7 @@ async def test_a_row_that_a_removal_takes_while_a_save_begins_is_made_anew(
         new = await insert_ignore(*given)
         if not removed:
             async with database.write() as other:
-                removed.append(await DocumentRepository(other, "sales", None).remove("manual", 1))
+                removed.append(await DocumentRepository(other, "sales", None).remove("manual", 1, None))
         return new
 
     monkeypatch.setattr("services.memory.repositories.documents.insert_ignore", overtaken)
@@ -115,10 +115,10 @@ async def test_a_row_that_was_removed_and_made_anew_is_another(database: Databas
             [state] = await repository.states("", 10)
             states.append(state)
             if len(states) == 1:
-                assert await repository.remove("manual", revision)
+                assert await repository.remove("manual", revision, None)
         assert [(state.revision, state.last_revision) for state in states] == [(1, 1), (1, 1)]
-        assert not await repository.remove_as(states[0])
-        assert await repository.remove_as(states[1])
+        assert not await repository.remove_as(states[0], None)
+        assert await repository.remove_as(states[1], None)
 
 
 async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
@@ -312,7 +312,7 @@ async def test_a_removal_that_has_begun_names_nobody_and_stays_until_it_ends(dat
         assert await repository.due(soon + timedelta(minutes=11), 5) == []
         assert [left.id for left in await repository.due(later, 5)] == ["manual"]
         assert await remove_expired_documents(connection, later, unfinished=True) == 0
-        assert await repository.remove("manual", last + 1)
+        assert await repository.remove("manual", last + 1, None)
 
 
 async def _row(harness: Harness) -> DocumentRow:
@@ -376,3 +376,29 @@ async def test_a_save_that_fails_leaves_no_trace_where_it_is_undone(
     assert row.live.revision == 5
     found = [part.document.document_revision for part in await parts(channel, "manual")]
     assert found.count(5) == row.live.count > 0
+
+
+async def test_a_removal_keeps_what_others_are_writing(database: Database) -> None:
+    now, later = utc_now(), utc_now() + timedelta(days=1, minutes=1)
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        revision, _ = await repository.claim("manual", 3, now)
+        row = await repository.get("manual", now, lock=True)
+        assert row is not None
+        last = await repository.begin_removal(row, now)
+        assert await repository.remove("manual", last, now)
+        row = await repository.get("manual", now)
+        assert row is not None
+        assert (row.document, row.being_removed, row.written_before(last)) == (None, False, [PartsWritten(1, 3)])
+        # The save that was removed counts no more, not even where parts of an earlier one have been imported since.
+        assert not await repository.switch(_document("manual", now, revision=revision), gone=False)
+        brought = _document("manual", now, revision=revision)
+        assert await repository.expect(brought, now)
+        assert await repository.bring(brought, now, at_once=False)
+        assert not await repository.switch(brought, gone=False)
+        # Later nobody writes any more.
+        row = await repository.get("manual", later, lock=True)
+        assert row is not None
+        last = await repository.begin_removal(row, later)
+        assert await repository.remove("manual", last, later)
+        assert await repository.get("manual", later) is None
