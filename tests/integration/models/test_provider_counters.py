@@ -10,7 +10,7 @@ import pytest
 from coxswain.auth.v1 import secret_pb2, secret_service_pb2_grpc
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import usage_pb2
-from tests.integration.models.support import Installation, ask, refusal, serve_models, text
+from tests.integration.models.support import Installation, ask, in_time, refusal, serve_models, text
 from tests.support.harness import ALICE, BOB
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Fault, Reply
@@ -99,7 +99,7 @@ async def test_a_key_that_no_header_can_hold_is_refused_as_a_credential(
 
 
 async def test_only_a_group_with_a_key_asks_the_counter(
-    counted: Installation, capsys: pytest.CaptureFixture[str]
+    counted: Installation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secrets: Any = secret_service_pb2_grpc.SecretServiceStub(counted.harness.channel(ALICE))
     for provider in ("anthropic", "gemini"):
@@ -147,7 +147,8 @@ async def test_only_a_group_with_a_key_asks_the_counter(
         assert 1 <= len(counted.llm.calls) <= 2
     counted.llm.clear_rules()
     counted.llm.on(Reply(hang=True), route="count")
-    # An estimate comes while the caller still waits.
-    assert not (await count(counted, timeout=4)).exact
+    # An estimate comes while the caller still waits, whose time alone counts here.
+    monkeypatch.setattr("services.models.providers.provider_counters._SECONDS", 600.0)
+    assert not (await in_time(lambda seconds: count(counted, timeout=seconds), 4)).exact
     counted.llm.release()
     assert SECRET not in capsys.readouterr().out

@@ -31,7 +31,7 @@ from tests.integration.worker.installation import (
 from tests.support.child_process import ROOT, freeze
 from tests.support.harness import BOB
 from tests.support.llm_script import Fault, Reply, ToolCall
-from tests.support.waiting import until
+from tests.support.waiting import longer, until
 
 S = execution_pb2
 
@@ -345,10 +345,14 @@ async def test_an_execution_past_its_timeout_fails_and_says_so(installation: Ins
     installation.llm.on(Reply(text="First done."), last_contains="Do the first thing.")
     # Every time: a host without CPU loses its lease, and the next one asks again.
     installation.llm.on(Reply(hang=True), last_contains="Do the second thing.")
-    execution = await installation.start(crew(*THREE), timeout=Duration(seconds=2))
-    ended = await installation.finished(execution.id)
-    assert ended.state == S.EXECUTION_STATE_FAILED
-    assert ended.error.reason == "EXECUTION_TIMEOUT"
+    for seconds in longer(2):
+        execution = await installation.start(crew(*THREE), timeout=Duration(seconds=int(seconds)))
+        ended = await installation.finished(execution.id)
+        assert ended.state == S.EXECUTION_STATE_FAILED
+        assert ended.error.reason == "EXECUTION_TIMEOUT"
+        # On a busy machine the time may be over before the second task.
+        if asked(installation, "Do the second thing."):
+            break
 
 
 async def test_a_crew_of_the_offline_model_without_a_text_fails_and_asks_for_one(installation: Installation) -> None:
