@@ -10,6 +10,8 @@ import pytest
 
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import usage_pb2
+from services.models.providers.openai import response_body
+from tests.integration.models.read_limits import ReadLimits
 from tests.integration.models.support import (
     CHAT,
     EMBED,
@@ -153,10 +155,13 @@ async def test_a_connection_cut_anywhere_in_a_stream_is_an_outage(models: Instal
 async def test_an_upstream_that_sends_headers_alone_counts_as_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serve_models(tmp_path, monkeypatch, first_byte_seconds=2, retry_base_seconds=0.01) as models:
+    limits = ReadLimits(monkeypatch, response_body)
+    async with serve_models(tmp_path, monkeypatch, first_byte_seconds=600, retry_base_seconds=0.01) as models:
         models.llm.on(Reply(hang_after_headers=True), times=1)
         models.llm.on(Reply(text="hello"))
-        assert "".join(piece.text for piece in await _read(models)) == "hello"
+        reading = asyncio.create_task(_read(models))
+        await limits.pass_in(models, 1)
+        assert "".join(piece.text for piece in await reading) == "hello"
         assert len(models.llm.calls) == 2
 
 

@@ -10,7 +10,9 @@ from coxswain.client import AsyncClient, CoxswainError
 from coxswain.models.v1 import inference_pb2
 from coxswain.models.v1 import usage_pb2 as pb
 from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
+from services.models.providers.openai import client
 from services.models.servicers.messages.inference import messages_from_proto
+from tests.integration.models.read_limits import ReadLimits
 from tests.integration.models.support import (
     CHAT,
     EMBED,
@@ -78,9 +80,13 @@ async def test_clients_do_not_repeat_by_themselves_what_the_upstream_has_billed(
 async def test_attempts_that_were_given_up_are_recorded_beside_the_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serve_models(tmp_path, monkeypatch, first_byte_seconds=2) as models:
+    limits = ReadLimits(monkeypatch, client)
+    async with serve_models(tmp_path, monkeypatch, first_byte_seconds=600) as models:
         models.llm.on(Reply(hang=True), times=2)
-        answer = await models.inference().Complete(ask(CHAT))
+        answering = asyncio.ensure_future(models.inference().Complete(ask(CHAT)))
+        await limits.pass_in(models, 1)
+        await limits.pass_in(models, 2)
+        answer = await answering
         assert len(models.llm.calls) == 3
         recorded = await row(models, CHAT, calls=3)
         assert (recorded.calls, recorded.estimated_calls) == (3, 2)

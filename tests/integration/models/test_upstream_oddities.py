@@ -12,8 +12,10 @@ import pytest
 from coxswain.models.v1 import inference_pb2 as pb
 from coxswain.models.v1 import usage_pb2
 from services.models.domain.tokens import estimate_prompt_tokens, estimate_tokens
+from services.models.providers.openai import client, response_body
 from services.models.providers.openai.events import EventParser
 from services.models.servicers.messages.inference import messages_from_proto
+from tests.integration.models.read_limits import ReadLimits
 from tests.integration.models.support import (
     CHAT,
     KEY,
@@ -420,22 +422,26 @@ async def test_a_group_that_holds_all_its_calls_at_an_upstream_leaves_others_alo
 
 
 async def test_an_upstream_that_sends_nothing_counts_as_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent, idle = ReadLimits(monkeypatch, client), ReadLimits(monkeypatch, response_body)
     async with serve_models(
-        tmp_path, monkeypatch, first_byte_seconds=2, idle_seconds=2, retry_base_seconds=0.01
+        tmp_path, monkeypatch, first_byte_seconds=600, idle_seconds=600, retry_base_seconds=0.01
     ) as models:
         models.llm.on(Reply(hang=True), times=1)
         models.llm.on(Reply(text="hello"), times=1)
-        assert (await models.inference().Complete(ask(CHAT))).text == "hello"
+        answering = asyncio.ensure_future(models.inference().Complete(ask(CHAT)))
+        await silent.pass_in(models, 1)
+        assert (await answering).text == "hello"
         assert len(models.llm.calls) == 2
         models.llm.on(Reply(chunks=["one", "two"], hang_after_chunks=1))
         pieces: list[str] = []
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             async for piece in models.inference().StreamComplete(ask_stream(CHAT)):
                 pieces.append(piece.text)
+                await idle.pass_in(models, 3)
         assert pieces == ["one"]
         failure = read_refusal(failed.value)
         assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "UPSTREAM_UNAVAILABLE")
-        assert "sent nothing for 2 s" in failure.message
+        assert "sent nothing for 600 s" in failure.message
         assert len(models.llm.calls) == 3
 
 
