@@ -99,7 +99,7 @@ def _ours(workspace: DatabricksWorkspace, token: str) -> tuple[DatabricksVectorI
     enter_call(Call(request_id="test", method="/test"))
     http = EgressClient(
         AddressPolicy([ip_network("127.0.0.0/8")], setting="TEST"),
-        connect_timeout=5,
+        connect_timeout=30,
         connections_per_origin=2,
     )
     limits = ClientLimits(

@@ -23,7 +23,7 @@ from coxswain.orchestrator.v1.execution_pb2 import (
 )
 from tests.e2e.support import MODEL, SUCCEEDED, outputs
 from tests.e2e.test_files_and_questions_pages import AGENT, Command, asked, blocks, id_in, plain, shown
-from tests.support.child_process import ROOT, free_port
+from tests.support.child_process import ROOT, WAIT_SECONDS, free_port
 from tests.support.installation import wait_until
 from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Fault, Reply, ToolCall
@@ -68,7 +68,7 @@ def server_port() -> Iterator[str]:
         yield str(port)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(WAIT_SECONDS)
 
 
 def _listens(port: int) -> bool:

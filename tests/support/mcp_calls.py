@@ -114,7 +114,7 @@ class Caller:
 @asynccontextmanager
 async def calling(policy: AddressPolicy = LOOPBACK, *, command_processes: int = 1024) -> AsyncIterator[Caller]:
     """Give an adapter for the time of a block."""
-    egress = EgressClient(policy, connect_timeout=2)
+    egress = EgressClient(policy, connect_timeout=30)
     credentials = Credentials()
     adapter = McpAdapter(egress, credentials, command_processes=command_processes)
     try:

@@ -105,7 +105,7 @@ class FixedCredentials:
 
 @asynccontextmanager
 async def egress_of(policy: AddressPolicy = LOOPBACK) -> AsyncIterator[EgressClient]:
-    client = EgressClient(policy, connect_timeout=2)
+    client = EgressClient(policy, connect_timeout=30)
     try:
         yield client
     finally:

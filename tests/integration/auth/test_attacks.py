@@ -32,6 +32,7 @@ from services.common.identity.principal import CredentialKind, Principal, Role
 from services.common.identity.principal_token import TOKEN_TYPE, encode_principal
 from services.common.identity.service_identity import TOKEN_TYPE as SERVICE_TOKEN_TYPE
 from tests.integration.auth.support import calling_service, exchange, guarded_settings, internal, make_service_keys
+from tests.support.child_process import WAIT_SECONDS
 from tests.support.databricks_identity import WORKSPACE_ID, DatabricksIdentity, User
 from tests.support.harness import Harness, serve_services
 
@@ -142,12 +143,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     closing = asyncio.Event()
     ready = threading.Event()
     serving = asyncio.run_coroutine_threadsafe(_serve(loop, directory, opened, ready, closing), loop)
-    assert ready.wait(60), "auth did not start"
+    assert ready.wait(WAIT_SECONDS), "auth did not start"
     if serving.done():
         serving.result()
     yield opened[0]
     loop.call_soon_threadsafe(closing.set)
-    serving.result(30)
+    serving.result(WAIT_SECONDS)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
 

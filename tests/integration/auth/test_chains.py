@@ -37,6 +37,7 @@ from services.common.identity.principal import CredentialKind, Principal, Role
 from tests.support.databricks_http import ApiFault
 from tests.support.databricks_identity import DatabricksIdentity
 from tests.support.service_tables import make_service_tables
+from tests.support.waiting import PATIENCE
 
 ELSEWHERE = "https://elsewhere.example.com"
 OBO, STORED, ENV_PAT, PROFILE_PAT = "obo-marked", "stored-marked", "env-marked", "profile-marked"
@@ -345,13 +346,13 @@ async def test_a_host_that_hangs_costs_no_more_than_its_time(world: World) -> No
     link._timeout_seconds = 4
     world.identity.fail(ApiFault(path="databricks-config", hang=True, times=None))
     with pytest.raises(Unavailable) as refusal:
-        await asyncio.wait_for(link.ask(_request(world)), 60)
+        await asyncio.wait_for(link.ask(_request(world)), PATIENCE)
     assert refusal.value.metadata == {"dependency": "databricks-sdk"}
     # It is remembered: nobody waits for it again.
     asked = len(world.identity.requests())
     for _ in range(3):
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(link.ask(_request(world)), 1)
+            await asyncio.wait_for(link.ask(_request(world)), PATIENCE)
     assert len(world.identity.requests()) == asked
     await link.close()
 

@@ -29,6 +29,7 @@ from services.orchestrator.worker.link.errors import TaskError
 from services.orchestrator.worker.link.limits import CrewLimits
 from tests.integration.memory.databricks_support import make_indexes, use_workspace
 from tests.integration.memory.support import DIMENSION, MODEL, place, serve_memory, stub
+from tests.support.child_process import WAIT_SECONDS
 from tests.support.harness import ALICE
 from tests.support.text_vectors import embed_text
 from tests.support.vector_search_emulator import VectorSearchEmulator
@@ -89,7 +90,7 @@ class _Attempt:
 
     def _ask(self, request: CrewRequest) -> HostReply:
         serving = self._calls.serve(CrewRequest.FromString(request.SerializeToString()))
-        reply = asyncio.run_coroutine_threadsafe(serving, self._loop).result(30)
+        reply = asyncio.run_coroutine_threadsafe(serving, self._loop).result(WAIT_SECONDS)
         return HostReply.FromString(reply.SerializeToString())
 
 

@@ -454,7 +454,7 @@ async def test_a_remembered_token_that_was_replaced_is_asked_for_again() -> None
 async def test_a_workspace_in_a_private_network_is_refused_before_anything_is_sent() -> None:
     with emulator() as vectors:
         enter_call(Call(request_id="test", method="/test"))
-        http = EgressClient(AddressPolicy(setting="TEST"), connect_timeout=5, connections_per_origin=1)
+        http = EgressClient(AddressPolicy(setting="TEST"), connect_timeout=30, connections_per_origin=1)
         client = VectorSearchClient(Transport(http, FixedCredentials("dapi-x"), LIMITS), LIMITS)
         for url in (vectors.url, vectors.url.replace("127.0.0.1", "localhost")):
             with pytest.raises(PermissionDenied) as failure:

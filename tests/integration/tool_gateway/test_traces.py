@@ -59,7 +59,9 @@ async def test_a_server_learns_of_a_trace_where_the_operator_says_so(told: bool,
 @pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
 async def test_a_tool_provider_learns_of_a_trace_where_the_operator_says_so(told: bool) -> None:
     provider = EmulatedProvider()
-    adapter = GrpcProviderAdapter(LOOPBACK, GivenHeaders(), connect_seconds=5, look_up_seconds=1, max_result_bytes=1024)
+    adapter = GrpcProviderAdapter(
+        LOOPBACK, GivenHeaders(), connect_seconds=30, look_up_seconds=9, max_result_bytes=1024
+    )
     with collecting():
         switch_on(OtlpTracer("test", ["127.0.0.1"] if told else []))
         async with served(provider) as port:
