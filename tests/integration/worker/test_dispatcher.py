@@ -14,7 +14,7 @@ from services.common.db.database import Database
 from services.orchestrator.domain.admission import Room
 from services.orchestrator.domain.execution import ExecutionState, Success, TaskOutput
 from services.orchestrator.domain.hint import Hint, HintKind
-from services.orchestrator.hints.bus import LocalHintBus
+from services.orchestrator.hints.bus import LocalHintBus, Subscription
 from services.orchestrator.repositories.events import EventRepository
 from services.orchestrator.repositories.executions import ExecutionRepository
 from services.orchestrator.worker.host import dispatcher as module
@@ -64,9 +64,8 @@ class World:
         self.hints = LocalHintBus()
         self.lease = SimpleNamespace(held=asyncio.Event())
         self.lease.held.set()
-        context = SimpleNamespace(
-            store=store, hints=self.hints, settings=WorkerSettings(slots=SLOTS, safety_read_seconds=0.05)
-        )
+        self.settings = WorkerSettings(slots=SLOTS, safety_read_seconds=0.05)
+        context = SimpleNamespace(store=store, hints=self.hints, settings=self.settings)
         self.dispatcher = Dispatcher(HOST, cast("Any", context), cast("Any", self.lease))
 
     def ready(self, execution_id: str) -> None:
@@ -150,6 +149,33 @@ async def test_who_has_ended_frees_its_slot_while_it_is_tidied_up_and_is_waited_
     await draining
     ended = await execution_row(world.database, first.claim.execution.id)
     assert (ended.state, ended.ready, ended.epoch, len(runs)) == (S.SUCCEEDED, False, 1, SLOTS + 1)
+
+
+async def test_a_cancellation_is_followed_on_its_hint_and_not_with_the_next_regular_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause = 0.0
+    take = Subscription.take
+
+    async def noted(self: Subscription, seconds: float) -> list[Hint]:
+        nonlocal pause
+        pause = 0.0 if self._arrived.is_set() else seconds
+        try:
+            return await take(self, seconds)
+        finally:
+            pause = 0.0
+
+    monkeypatch.setattr(Subscription, "take", noted)
+    world.settings.safety_read_seconds = 3600.0
+    execution_id = await queue(world.database)
+    world.ready(execution_id)
+    run = await world.begun(1)
+    await until(lambda: pause == 3600.0, "it has read what there is")
+    async with world.database.write() as connection:
+        await ExecutionRepository(connection).request_cancel(execution_id, utc_now())
+    world.hints.publish(Hint(HintKind.CANCEL_REQUESTED, execution_id))
+    await until(run.stopped.is_set)
+    assert isinstance(run.reason, Cancelled)
 
 
 async def test_only_what_has_a_slot_is_asked_for_its_cancellation(world: World) -> None:
