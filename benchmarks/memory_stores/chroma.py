@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import psutil
 
 from benchmarks.memory_stores.data import BATCH, NAMESPACES, K, Matrix, text_of
 from benchmarks.memory_stores.probes import Search
+from tests.support.child_process import free_port
 
 
 def fill(directory: Path, matrices: Sequence[Matrix]) -> float:
@@ -40,9 +40,7 @@ def server(directory: Path) -> Iterator[tuple[Any, psutil.Process]]:
     import chromadb
     from chromadb.config import Settings
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     executable = Path(sys.executable).with_name("chroma")
     command = [str(executable), "run", "--path", str(directory), "--host", "127.0.0.1", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
