@@ -157,17 +157,22 @@ class DocumentRepository:
         await self._set(document.id, **_expected(row, document, now))
         return True
 
-    async def withdraw(self, document_id: str, revision: int) -> None:
-        """Note that of a revision that was claimed or expected no part is in the store, or that it is what counts."""
+    async def withdraw(self, document_id: str, revision: int, began: datetime) -> None:
+        """Note that of a revision that was claimed or expected no part is in the store, or that it is what counts.
+
+        `began` is when it was claimed or expected. It stays noted where others are writing it as well.
+        """
+        own = {0, microseconds(began + _SAVED_BY), microseconds(began + _SETTLED_BY)}
         columns = (documents.c.stale, documents.c.revision, documents.c.document)
         row = (
             await self._connection.execute(select(*columns).where(self._is(document_id)).with_for_update())
         ).one_or_none()
         if row is None:
             return
-        left = [parts for parts in map(_parts, row.stale) if parts.revision != revision]
-        is_settled = not left and row.revision and row.document != _REMOVED
-        await self._set(document_id, stale=_stale(left), **(_SETTLED if is_settled else {}))
+        written = map(_parts, row.stale)
+        left = [parts for parts in written if parts.revision != revision or parts.until_us not in own]
+        is_there = row.revision and row.document != _REMOVED
+        await self._set(document_id, stale=_stale(left), **(_due_with(left) if is_there else {}))
 
     async def bring(self, document: SavedDocument, now: datetime, *, at_once: bool) -> DocumentState | None:
         """Let a document be there that parts from elsewhere bring, or note that parts of one that is there were saved.
@@ -209,7 +214,10 @@ class DocumentRepository:
         if any(not parts.count and parts.revision > document.revision for parts in row.stale):
             return False
         later = [parts for parts in row.stale if parts.revision > document.revision]
-        stale = later if gone else [*row.written_before(document.revision), *later]
+        # Others may be saving parts of the same revision.
+        own = (0, microseconds(now + _SAVED_BY))
+        beside = [parts for parts in row.stale if parts.revision == document.revision and parts.until_us not in own]
+        stale = later if gone else [*row.written_before(document.revision), *beside, *later]
         soon: Mapping[str, Any] = {"due_us": microseconds(now + _SETTLED_BY)}
         # Whoever saves another revision has its time.
         due = {} if later or _being_written(stale, now) else _SETTLED if gone else soon
@@ -268,7 +276,7 @@ class DocumentRepository:
             return
         written = [_parts(parts) for parts in stale]
         left = [parts for parts in written if parts.revision > last_revision or _being_written([parts], now)]
-        await self._set(document_id, stale=_stale(left), **({} if left else _SETTLED))
+        await self._set(document_id, stale=_stale(left), **_due_with(left))
 
     async def doubt(self, now: datetime) -> None:
         """Have all documents looked at after a while, unless they are gone or saved anew by then."""
@@ -467,6 +475,14 @@ def _being_written(written: Sequence[PartsWritten], now: datetime) -> bool:
     return any(parts.until_us > microseconds(now) for parts in written)
 
 
+def _due_with(left: Sequence[PartsWritten]) -> Mapping[str, Any]:
+    """Return what `due_us` becomes where a call has ended and has left what others are writing."""
+    if not left:
+        return _SETTLED
+    # Of what has no time nobody knows; then it stays as it is.
+    return {"due_us": max(parts.until_us for parts in left)} if all(parts.until_us for parts in left) else {}
+
+
 def _row(values: Mapping[str, Any], now: datetime) -> DocumentRow:
     known, was_there = values["document"], bool(values["revision"])
     saved = _saved(known, values["subjects"]) if known and known != _REMOVED else None
@@ -501,9 +517,13 @@ def _stale(written: Sequence[PartsWritten]) -> list[list[int]]:
 
 def _noted(row: DocumentRow, written: PartsWritten) -> list[list[int]]:
     others = [parts for parts in row.stale if parts.revision != written.revision]
+    for same in (parts for parts in row.stale if parts.revision == written.revision and parts.until_us):
+        # Later than any of those who write it: none of them withdraws it from under the others.
+        until_us = max(same.until_us, written.until_us) + 1
+        written = PartsWritten(written.revision, max(same.count, written.count), until_us)
     return _stale([*others, written][-_MOST_STALE:])
 
 
 def _parts(stored: Sequence[int]) -> PartsWritten:
-    # The release before stores no time.
-    return PartsWritten(*stored)
+    # The release before stores no time, and a later one may store more.
+    return PartsWritten(*stored[:3])

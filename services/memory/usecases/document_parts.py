@@ -99,14 +99,15 @@ class DocumentParts:
         if store.removes_at_once:
             yield self._noting_within(key, store, named)
             return
-        await self._expect(key, store, named)
+        began = utc_now()
+        await self._expect(key, store, named, began)
         try:
             yield None
-            await self.note_saved(key, store, named, records)
+            await self.note_saved(key, store, named, records, began)
         except asyncio.CancelledError:
             # An index that shows writes late would keep documents of which nothing was stored.
             if store.compares_revisions:
-                self._background.start(self._note_without_caller(key, store, named, records))
+                self._background.start(self._note_without_caller(key, store, named, records, began))
             raise
 
     def _noting_within(self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument]) -> Switch:
@@ -119,8 +120,9 @@ class DocumentParts:
 
         return switch
 
-    async def _expect(self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument]) -> None:
-        now = utc_now()
+    async def _expect(
+        self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument], now: datetime
+    ) -> None:
         async with self._database.write() as connection:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
             for document in _in_order(named):
@@ -128,19 +130,31 @@ class DocumentParts:
                     raise saved_meanwhile(document.id)
 
     async def _note_without_caller(
-        self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument], records: Sequence[Record]
+        self,
+        key: NamespaceKey,
+        store: MemoryStore,
+        named: Sequence[SavedDocument],
+        records: Sequence[Record],
+        began: datetime,
     ) -> None:
         outlast_caller()
         try:
-            await self.note_saved(key, store, named, records)
+            await self.note_saved(key, store, named, records, began)
         except CoxswainError as error:
             # Nobody is left to handle it; parts of another revision go with the next save of their document.
             logger.warning("parts_not_noted", reason=error.reason)
 
     async def note_saved(
-        self, key: NamespaceKey, store: MemoryStore, named: Sequence[SavedDocument], records: Sequence[Record]
+        self,
+        key: NamespaceKey,
+        store: MemoryStore,
+        named: Sequence[SavedDocument],
+        records: Sequence[Record],
+        began: datetime,
     ) -> None:
         """Bring back the documents whose parts were saved, and let those that were there count as changed.
+
+        `began` is when the parts were expected.
 
         Raises:
             Aborted: another call has saved one of them meanwhile.
@@ -154,7 +168,7 @@ class DocumentParts:
                     noted[document.id] = state
         # An index that shows writes late tells later.
         if store.compares_revisions:
-            await self._settle_noted(store, key, noted.values(), records)
+            await self._settle_noted(store, key, noted.values(), records, began)
         later = [document.id for document in named if document.id not in noted]
         if not later:
             return
@@ -165,7 +179,12 @@ class DocumentParts:
         raise saved_meanwhile(later[0])
 
     async def _settle_noted(
-        self, store: MemoryStore, key: NamespaceKey, noted: Collection[DocumentState], records: Sequence[Record]
+        self,
+        store: MemoryStore,
+        key: NamespaceKey,
+        noted: Collection[DocumentState],
+        records: Sequence[Record],
+        began: datetime,
     ) -> None:
         """Remove documents whose parts others removed after they were saved and before the documents were noted.
 
@@ -184,7 +203,7 @@ class DocumentParts:
             repository = DocumentRepository(connection, key.group_id, store.backend_id)
             for state in left:
                 # What is left of other revisions stays noted.
-                await repository.withdraw(state.id, state.revision)
+                await repository.withdraw(state.id, state.revision, began)
 
     async def clear(self, store: MemoryStore, key: NamespaceKey) -> int:
         """Remove the records of all documents and the documents that were there, and return how many records.

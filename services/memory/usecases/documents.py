@@ -343,9 +343,8 @@ class Documents:
             written = PartsWritten(document.revision, document.part_count)
             await remove_parts(store, key, part_ids(document.id, [written]), utc_now())
         async with self._database.write() as connection:
-            await DocumentRepository(connection, key.group_id, store.backend_id).withdraw(
-                document.id, document.revision
-            )
+            repository = DocumentRepository(connection, key.group_id, store.backend_id)
+            await repository.withdraw(document.id, document.revision, document.updated_at)
 
 
 def _bytes_of(document: SavedDocument) -> int:

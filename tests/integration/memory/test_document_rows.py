@@ -72,8 +72,8 @@ async def test_saves_that_never_end_are_noted_up_to_a_number(database: Database)
         assert row.stale == [PartsWritten(revision, 3) for revision in range(69, 101)]
         # One that is dropped counts all the same when it ends; what is noted of later ones stays.
         assert await repository.switch(_document("manual", now, revision=60), gone=True)
-        await repository.withdraw("manual", 99)
-        await repository.withdraw("manual", 60)
+        await repository.withdraw("manual", 99, now)
+        await repository.withdraw("manual", 60, now)
         row = await repository.get("manual", now)
         assert row is not None
         assert (row.live.revision, row.last_revision) == (60, 100)
@@ -402,3 +402,57 @@ async def test_a_removal_keeps_what_others_are_writing(database: Database) -> No
         last = await repository.begin_removal(row, later)
         assert await repository.remove("manual", last, later)
         assert await repository.get("manual", later) is None
+
+
+async def test_parts_that_several_write_stay_noted_until_the_last_has_ended_or_is_dead(database: Database) -> None:
+    now = utc_now()
+    brought = _document("imported", now, revision=1)
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        for began in (now, now + timedelta(seconds=1)):
+            assert await repository.expect(brought, began)
+            assert await repository.bring(brought, began, at_once=False)
+        for began in (now + timedelta(seconds=1), now):
+            await repository.withdraw("imported", 1, began)
+            row = await repository.get("imported", now)
+            assert row is not None
+            assert row.stale == [PartsWritten(1, 2)]
+        assert await repository.due(now + timedelta(minutes=11), 5) == [row]
+        # Who is alone withdraws all.
+        alone = replace(brought, id="alone")
+        assert await repository.expect(alone, now)
+        assert await repository.bring(alone, now, at_once=False)
+        await repository.withdraw("alone", 1, now)
+        row = await repository.get("alone", now)
+        assert row is not None
+        assert (row.stale, row.due_us) == ([], None)
+
+
+async def test_an_import_shortens_no_note_of_a_first_save(database: Database) -> None:
+    now = utc_now()
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        revision, _ = await repository.claim("manual", 9, now)
+        assert await repository.expect(_document("manual", now, revision=revision), now)
+        row = await repository.get("manual", now)
+        assert row is not None
+        [noted] = row.stale
+        assert noted == PartsWritten(revision, 9)
+        assert noted.until_us > microseconds(now + timedelta(hours=23))
+        # The import may still write when the save has ended.
+        assert await repository.switch(_document("manual", now, revision=revision), gone=False)
+        await repository.settle("manual", revision, revision, now)
+        row = await repository.get("manual", now)
+        assert row is not None
+        assert (row.stale, row.due_us) == ([noted], noted.until_us)
+
+
+async def test_notes_of_a_later_release_are_read(database: Database) -> None:
+    now = utc_now()
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        await repository.claim("manual", 2, now)
+        await connection.execute(update(documents).values(stale=[[1, 2, 3, 4], [1, 2]]))
+        row = await repository.get("manual", now)
+        assert row is not None
+        assert [(parts.revision, parts.count, parts.until_us) for parts in row.stale] == [(1, 2, 3), (1, 2, 0)]
