@@ -262,7 +262,8 @@ documents = Table(
     # The revision whose parts count, and the last one that a save has begun.
     Column("revision", BigInteger, nullable=False),
     Column("last_revision", BigInteger, nullable=False),
-    # Parts that may be in the store and do not count, as [revision, number]: the next save or removal takes them away.
+    # Parts that may be in the store and do not count, as [revision, number, until when others may write them]: the next
+    # save or removal takes them away.
     Column("stale", JsonDocument, nullable=False),
     Column("subjects", JsonDocument, nullable=False),
     Column("expires_us", BigInteger, nullable=True),

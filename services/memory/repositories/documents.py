@@ -163,7 +163,7 @@ class DocumentRepository:
         `began` is when it was claimed or expected. It stays noted where others are writing it as well.
         """
         own = {0, microseconds(began + _SAVED_BY), microseconds(began + _SETTLED_BY)}
-        columns = (documents.c.stale, documents.c.revision, documents.c.document)
+        columns = (documents.c.stale, documents.c.revision, documents.c.document, documents.c.expires_us)
         row = (
             await self._connection.execute(select(*columns).where(self._is(document_id)).with_for_update())
         ).one_or_none()
@@ -171,8 +171,13 @@ class DocumentRepository:
             return
         written = map(_parts, row.stale)
         left = [parts for parts in written if parts.revision != revision or parts.until_us not in own]
-        is_there = row.revision and row.document != _REMOVED
-        await self._set(document_id, stale=_stale(left), **(_due_with(left) if is_there else {}))
+        values: dict[str, Any] = {"stale": _stale(left)}
+        if row.revision and row.document != _REMOVED:
+            values |= _due_with(left)
+            # The claim may have moved it; below zero it is the removal that the release before has begun.
+            if not left and (row.expires_us or 0) > 0:
+                values["expires_us"] = row.document["expires_at"]
+        await self._set(document_id, **values)
 
     async def bring(self, document: SavedDocument, now: datetime, *, at_once: bool) -> DocumentState | None:
         """Let a document be there that parts from elsewhere bring, or note that parts of one that is there were saved.

@@ -143,6 +143,19 @@ async def test_the_sweep_leaves_what_is_being_saved(database: Database) -> None:
         assert row.document == replace(again, subjects=("dev|ann",))
 
 
+async def test_a_save_that_fails_keeps_no_document_that_has_expired(database: Database) -> None:
+    now = utc_now()
+    long_ago = now - timedelta(days=2)
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        revision, _ = await repository.claim("over", 2, long_ago)
+        await repository.switch(_document("over", now, revision=revision, expires_at=long_ago), gone=True)
+        revision, _ = await repository.claim("over", 2, now)
+        assert await remove_expired_documents(connection, now, unfinished=True) == 0
+        await repository.withdraw("over", revision, now)
+        assert await remove_expired_documents(connection, now, unfinished=True) == 1
+
+
 async def test_the_sweep_leaves_what_the_release_before_is_saving(database: Database) -> None:
     now = utc_now()
     async with database.write() as connection:
@@ -417,7 +430,7 @@ async def test_parts_that_several_write_stay_noted_until_the_last_has_ended_or_i
             row = await repository.get("imported", now)
             assert row is not None
             assert row.stale == [PartsWritten(1, 2)]
-        assert await repository.due(now + timedelta(minutes=11), 5) == [row]
+        assert [due.id for due in await repository.due(now + timedelta(minutes=11), 5)] == ["imported"]
         # Who is alone withdraws all.
         alone = replace(brought, id="alone")
         assert await repository.expect(alone, now)
