@@ -36,7 +36,7 @@ from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.tool_gateway.settings import ToolGatewaySettings
 from services.orchestrator.worker.default_slots import default_slots
 from services.orchestrator.worker.settings import WorkerSettings
-from services.suite.data_directory import internal_socket, lock_data_directory, private_directory
+from services.suite.data_directory import free_internal_socket, lock_data_directory, private_directory
 from services.suite.postgres import start_server
 from services.suite.settings import SuiteSettings
 from services.suite.tool_gateway import ToolGatewayProcess
@@ -94,7 +94,7 @@ async def serve_suite(common: CommonSettings, state: ProcessState, *, postgres: 
 
 async def _serve(common: CommonSettings, settings: _Settings, state: ProcessState, directory: Path, port: int) -> None:
     started = time.monotonic()
-    internal = internal_socket(directory)
+    internal = free_internal_socket(directory)
     socket, tools_socket = f"unix:{internal}", internal.with_name("tools.sock")
     addresses = {**dict.fromkeys(SERVICES, socket), **dict.fromkeys(PARTS, f"unix:{tools_socket}")}
     host = Host(common, addresses)

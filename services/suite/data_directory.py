@@ -44,14 +44,20 @@ def private_directory(path: Path) -> Path:
 
 
 def internal_socket(directory: Path) -> Path:
-    """Return the path of the internal listener's UNIX socket, free to bind to.
+    """Return the path of the internal listener's UNIX socket.
 
     The kernel limits such a path to about a hundred bytes; of a deep directory the socket lies in the temporary one.
     """
     path = directory / "run" / "internal.sock"
-    if len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
-        name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-        path = Path(tempfile.gettempdir()) / f"coxswain-{os.getuid()}-{name}" / "internal.sock"
+    if len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT:
+        return path
+    name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"coxswain-{os.getuid()}-{name}" / "internal.sock"
+
+
+def free_internal_socket(directory: Path) -> Path:
+    """Return `internal_socket`, free to bind to, in a directory that only this user can look into."""
+    path = internal_socket(directory)
     private_directory(path.parent)
     path.unlink(missing_ok=True)
     return path

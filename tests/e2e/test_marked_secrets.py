@@ -168,11 +168,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, marked: MarkedSecrets) -> It
         )
         services = {name: ServiceIdentity.load(keys, name, create=True) for name in (*SERVICES, *PARTS)}
         stack.enter_context(suite.running())
-        socket = _internal_socket(suite)
-        worker = stack.enter_context(_worker(suite, socket))
+        socket, tools_socket = suite.internal_addresses()
+        worker = stack.enter_context(_worker(suite, socket, tools_socket))
         token = marked.add("user's token", identity.mint(ann))
         internal = stack.enter_context(grpc.insecure_channel(socket))
-        gateway = stack.enter_context(grpc.insecure_channel(_tools_socket(socket)))
+        gateway = stack.enter_context(grpc.insecure_channel(tools_socket))
         caller = Caller(
             stack.enter_context(grpc.insecure_channel(suite.address("auth"))),
             {**dict.fromkeys(SERVICES, internal), "tools": gateway},
@@ -216,21 +216,10 @@ def _environment(workspace: DatabricksWorkspace, llm: LlmEmulator, *, metrics_po
     }
 
 
-def _internal_socket(suite: SuiteProcess) -> str:
-    [process] = suite.processes().values()
-    paths = {str(connection.laddr) for connection in process.net_connections("unix")}
-    [path] = [path for path in paths if path.endswith("internal.sock")]
-    return f"unix:{path}"
-
-
-def _tools_socket(socket: str) -> str:
-    return socket.replace("internal.sock", "tools.sock")
-
-
-def _worker(suite: SuiteProcess, socket: str) -> ChildProcess:
+def _worker(suite: SuiteProcess, socket: str, tools_socket: str) -> ChildProcess:
     """A worker host beside the suite: of its own ones the suite does not pass on the standard output."""
     addresses = {f"COXSWAIN_{service.upper()}_ADDRESS": socket for service in SERVICES}
-    addresses["COXSWAIN_TOOLS_ADDRESS"] = _tools_socket(socket)
+    addresses["COXSWAIN_TOOLS_ADDRESS"] = tools_socket
     environment = suite.environment() | addresses | {"COXSWAIN_METRICS_PORT": "0"}
     return ChildProcess("worker", ["-m", "services.orchestrator.worker"], environment)
 

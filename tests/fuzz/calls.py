@@ -62,7 +62,7 @@ class Caller:
         self._suite = suite
         self._longest = longest_seconds
         options = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
-        internal, tools = suite.sockets()
+        internal, tools = suite.internal_addresses()
         self._public = grpc.aio.insecure_channel(suite.address("auth"), options=options)
         self._internal = grpc.aio.insecure_channel(internal, options=options)
         self._tools = grpc.aio.insecure_channel(tools, options=options)

@@ -80,13 +80,6 @@ class FuzzedSuite(SuiteProcess):
     def line_count(self) -> int:
         return len(self._running().lines)
 
-    def sockets(self) -> tuple[str, str]:
-        """Return the addresses of the internal listeners: of all services, and of the tool gateway."""
-        [process] = self.processes().values()
-        paths = {str(connection.laddr) for connection in process.net_connections("unix")}
-        [path] = [path for path in paths if path.endswith("internal.sock")]
-        return f"unix:{path}", f"unix:{path.replace('internal.sock', 'tools.sock')}"
-
     def service_keys(self) -> dict[str, ServiceIdentity]:
         """Return the keys that services prove with who they are."""
         keys = self.data_dir / "keys"

@@ -71,7 +71,9 @@ def extract(directory: Path, services: Iterable[str] = SERVICES, paths: Iterable
     else:
         content, source = _archive(commit, paths), commit
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        archive.extractall(directory, filter="data")
+        # Python 3.11 has known the argument `filter` since 3.11.4 alone.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(directory)
     return source
 
 

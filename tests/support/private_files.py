@@ -12,3 +12,9 @@ def private_file(pid: int, name: str) -> bytes:
         if os.geteuid() == 0:
             raise
         return b""
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with; empty where `private_file` is."""
+    entries = private_file(pid, "environ").decode(errors="surrogateescape").split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)

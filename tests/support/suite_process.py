@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from services.suite.data_directory import internal_socket
 from tests.support.certificates import issue_certificates
 from tests.support.child_process import (
     ROOT,
@@ -61,6 +62,11 @@ class SuiteProcess(Installation):
         finally:
             if self.process is not None:
                 self.process.kill()
+
+    def internal_addresses(self) -> tuple[str, str]:
+        """Return the addresses of the internal listeners: of all services, and of the tool gateway."""
+        socket = internal_socket(self.data_dir)
+        return f"unix:{socket}", f"unix:{socket.with_name('tools.sock')}"
 
     def environment(self) -> dict[str, str]:
         """Return the whole environment it is started with."""

@@ -15,6 +15,7 @@ from services.common.grpc.json_values import to_struct
 from tests.integration.models.support import Installation, ask, ask_stream, refusal, serve_models
 from tests.support.llm_emulator import DEFAULT_DIMENSIONS, LlmEmulator
 from tests.support.llm_script import Fault, Reply, ToolCall, Usage
+from tests.support.private_files import environment_of
 from tests.support.text_vectors import embed_text
 
 # Each start of the helper costs seconds of CPU: one for the whole file.
@@ -222,7 +223,7 @@ async def test_the_helper_is_one_process_without_secrets_in_its_environment_and_
 ) -> None:
     await installation.inference().Complete(ask(MODEL))
     (helper,) = helpers()
-    environment = helper.environ()
+    environment = environment_of(helper.pid)
     assert KEY not in str(environment)
     assert not [name for name in environment if name.endswith(("_KEY", "_TOKEN")) or name.startswith("COXSWAIN_")]
     assert "litellm" not in sys.modules

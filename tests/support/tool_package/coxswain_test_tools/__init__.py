@@ -86,7 +86,7 @@ class Waiting:
     async def call(self, arguments: dict[str, Any], context: Any) -> None:
         child = _sleeping()
         while True:
-            context.progress(f"{os.getpid()} {child.pid}")
+            context.progress(f"{os.getpid()} {child.pid} {Path.cwd()}")
             if arguments.get("blocking"):
                 child.wait()
             await asyncio.sleep(0.2)
