@@ -235,8 +235,10 @@ class Host:
         for listener in self._listeners:
             await listener.stop(grace)
         # Cancelled handlers run once more before what they use is closed.
-        finish_cancelling()
-        await asyncio.sleep(0)
+        is_waiting = True
+        while is_waiting:
+            await asyncio.sleep(0)
+            is_waiting = finish_cancelling()
         await self._background.stop()
         for hosted in reversed(self._hosted):
             await self._quietly("close", hosted.name, hosted.service.close())

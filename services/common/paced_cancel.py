@@ -67,17 +67,21 @@ class _Line:
             if self._futures:
                 loop.call_soon(self._cancel_some)
 
-    def finish(self) -> None:
+    def finish(self) -> bool:
+        is_waiting = bool(self._futures)
         while self._futures:
             self._futures.popleft().cancel_now()
+        return is_waiting
 
 
 _lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
 
 
-def finish_cancelling() -> None:
-    """Cancel at once what waits to be cancelled in the running loop: at its end nobody else waits."""
-    _line_of(asyncio.get_running_loop()).finish()
+def finish_cancelling() -> bool:
+    """Cancel at once what waits to be cancelled in the running loop, at whose end nobody else waits; return whether
+    anything did.
+    """
+    return _line_of(asyncio.get_running_loop()).finish()
 
 
 def _line_of(loop: asyncio.AbstractEventLoop) -> _Line:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -38,6 +39,16 @@ class _Watch:
     present: Principal
     task: asyncio.Task[None] | None = None
     calls: dict[_Watched, None] = field(default_factory=dict)
+
+    def renew(self, principal: Principal) -> None:
+        self.present = principal
+        for watched in self.calls:
+            watched.call.principal = principal
+
+    def end(self, reason: CoxswainError) -> None:
+        for watched in self.calls:
+            # One exception raised by many calls would collect the traceback of each.
+            watched.end(copy.copy(reason))
 
 
 class CallerWatch:
@@ -83,18 +94,15 @@ class CallerWatch:
                 await self._admission.wait_for_change(key.credential, key.group_header, watch.present)
                 principal = await self._admission.readmit(key.credential, key.group_header, key.admitted)
                 if principal is not None:
-                    watch.present = principal
-                    for watched in watch.calls:
-                        watched.call.principal = principal
+                    watch.renew(principal)
         except (Unauthenticated, PermissionDenied, FailedPrecondition) as refusal:
-            ending = refusal
+            ending = copy.copy(refusal)
         except Exception:
             logger.exception("caller_watch_failed")
         finally:
             self._forget(key, watch)
             # Nothing goes on that nobody watches over.
-            for watched in watch.calls:
-                watched.end(ending)
+            watch.end(ending)
 
     def _forget(self, key: _Key, watch: _Watch) -> None:
         if self._watches.get(key) is watch:

@@ -287,8 +287,13 @@ class Pipeline:
         """Refuse a caller who is no longer who was admitted: that may be minutes ago."""
         if call.principal is None or call.service:
             return
-        present = await self._admission.readmit(call.credential, call.group_header, call.principal)
-        call.principal = present or call.principal
+        admitted, call.principal = call.principal, None
+        try:
+            # On nobody's behalf: the principal itself may be over by now.
+            present = await self._admission.readmit(call.credential, call.group_header, admitted)
+        finally:
+            call.principal = admitted
+        call.principal = present or admitted
 
     def _turn_of(self, call: Call, method: Method) -> contextlib.AbstractAsyncContextManager[bool]:
         """Wait for a turn of the call's group; calls of other services, and of strangers, take none.

@@ -63,8 +63,8 @@ class DocumentRow:
     def written_before(self, revision: int) -> list[PartsWritten]:
         """Return all parts that may be in the store of revisions before one."""
         # Where parts of the one that counts are being saved as well, that is what is noted.
-        written = {parts.revision: parts for parts in (self.live, *self.stale)}
-        return [parts for parts in written.values() if parts.revision < revision and parts.count]
+        written = {parts.revision: parts for parts in (self.live, *self.stale) if parts.count}
+        return [parts for parts in written.values() if parts.revision < revision]
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,8 +521,9 @@ def _stale(written: Sequence[PartsWritten]) -> list[list[int]]:
 
 
 def _noted(row: DocumentRow, written: PartsWritten) -> list[list[int]]:
-    others = [parts for parts in row.stale if parts.revision != written.revision]
-    for same in (parts for parts in row.stale if parts.revision == written.revision and parts.until_us):
+    # One without parts says that the document was removed at its revision.
+    others = [parts for parts in row.stale if parts.revision != written.revision or not parts.count]
+    for same in (parts for parts in row.stale if parts not in others and parts.until_us):
         # Later than any of those who write it: none of them withdraws it from under the others.
         until_us = max(same.until_us, written.until_us) + 1
         written = PartsWritten(written.revision, max(same.count, written.count), until_us)

@@ -417,6 +417,24 @@ async def test_a_removal_keeps_what_others_are_writing(database: Database) -> No
         assert await repository.get("manual", later) is None
 
 
+async def test_what_says_that_a_document_was_removed_hides_no_parts_and_stays(database: Database) -> None:
+    now = utc_now()
+    imported = _document("manual", now, revision=3)
+    async with database.write() as connection:
+        repository = DocumentRepository(connection, "sales", None)
+        overtaken, _ = await repository.claim("manual", 3, now)
+        assert await repository.expect(imported, now)
+        assert await repository.remove("manual", 3, now)
+        # Parts of the revision at which it was removed are imported again.
+        assert await repository.expect(imported, now)
+        assert not await repository.switch(_document("manual", now, revision=overtaken), gone=False)
+        assert await repository.bring(imported, now, at_once=False)
+        row = await repository.get("manual", now)
+        assert row is not None
+        assert [parts.revision for parts in row.written_before(4)] == [3, overtaken]
+        assert not await repository.switch(_document("manual", now, revision=overtaken), gone=False)
+
+
 async def test_parts_that_several_write_stay_noted_until_the_last_has_ended_or_is_dead(database: Database) -> None:
     now = utc_now()
     brought = _document("imported", now, revision=1)

@@ -18,6 +18,7 @@ from services.common.clock import utc_now
 from services.common.errors import CoxswainError, FailedPrecondition, PermissionDenied, Unauthenticated
 from services.common.grpc.access import MethodAccess
 from services.common.grpc.arrivals import Arrivals
+from services.common.grpc.call import outgoing_call
 from services.common.grpc.capacity import Capacity
 from services.common.grpc.method import Method
 from services.common.grpc.pipeline import Pipeline
@@ -40,6 +41,7 @@ ANN = Principal(
     session_id="",
     execution_id="",
     expires_at=utc_now() + timedelta(hours=1),
+    token="the principal of ann",
 )
 ROOM = Capacity.of(calls=9, group_calls=9, streams=9, group_streams=9, subject_streams=9)
 REMOVED = PermissionDenied("you are not a member", reason="GROUP_NOT_MEMBER")
@@ -52,6 +54,8 @@ class Present:
 
     def __init__(self) -> None:
         self.now: Principal | CoxswainError = ANN
+        self.on_behalf = list[str]()
+        """Of whose principals auth was asked."""
         self._asked = asyncio.Semaphore(0)
 
     def remembered_seconds(self, *_: object) -> float:
@@ -62,6 +66,7 @@ class Present:
 
     async def caller(self, *_: object) -> Principal:
         self._asked.release()
+        self.on_behalf.append(outgoing_call("auth")[1])
         if isinstance(self.now, CoxswainError):
             raise self.now
         return self.now
@@ -257,3 +262,5 @@ async def test_who_is_removed_while_a_request_comes_slowly_is_refused(monkeypatc
         await pipeline.unary(Method("/m", "s", access, Empty), handler)(slowly(), context)
     assert told[0] is grpc.StatusCode.PERMISSION_DENIED
     assert not handled
+    # The principal that let them in may be over when their request has come.
+    assert present.on_behalf == ["", ""]
